@@ -1,0 +1,68 @@
+// Package api is what the servers need from a node, and how a node's answers look outside.
+//
+// The servers (api/rest, api/etcd, api/uplink, api/ops) know a node as a Backend and nothing more: a member is one, and
+// a proxy or a queue is one around another. errors.go holds the one table from kv.Code to what each kind of client
+// sees. Implementations fit the interfaces by shape and do not import this package; agent asserts that they fit.
+package api
+
+import (
+	"context"
+	"iter"
+	"time"
+
+	"holdfast/kv"
+)
+
+// Backend is a node as its servers see it. All methods may be called concurrently. Errors are *kv.Error; any other
+// error is an internal fault. A context that ends before the answer makes Do return OutcomeUnknown if the command may
+// have been sent, and NoLeader, UpstreamUnavailable or the like if it was certainly not.
+type Backend interface {
+	// Do applies a command. It returns once the command is durable: on a quorum, or, when Result.Queued is set, on
+	// this node. A refusal that is part of the history (PreconditionFailed, Compacted, ...) has its Revision set.
+	Do(ctx context.Context, c kv.Command) (kv.Result, error)
+	// Read answers a query within the age it allows.
+	Read(ctx context.Context, q kv.Query) (kv.Page, error)
+	// Watch streams changes until ctx ends, the consumer stops, or the last watch is gone. It never skips an event. An
+	// error is the last thing it yields.
+	Watch(ctx context.Context, w kv.WatchSpec) iter.Seq2[kv.Batch, error]
+}
+
+// Reporter is a node as its operator sees it. Report answers from memory and never blocks.
+type Reporter interface {
+	Report() Status
+}
+
+// Status is the body of /v1/status and what `agent status` prints. Fields without a value on a kind of node are
+// absent.
+type Status struct {
+	Name     string    `json:"name"`
+	NodeID   string    `json:"node_id"`
+	Version  string    `json:"version"`
+	Mode     string    `json:"mode"`  // member or proxy: what the node is, not what was asked for
+	State    string    `json:"state"` // starting, replaying, joining, serving, stopping
+	Ready    bool      `json:"ready"`
+	Reason   string    `json:"reason,omitempty"` // why not Ready
+	Started  time.Time `json:"started"`
+	DataDir  string    `json:"data_dir"`
+	Listen   []string  `json:"listen,omitempty"`
+	Epoch    string    `json:"epoch,omitempty"`
+	Revision int64     `json:"revision"`
+
+	Member *MemberStatus `json:"member,omitempty"`
+}
+
+// MemberStatus is the part of Status that a replica has.
+type MemberStatus struct {
+	ClusterID       string `json:"cluster_id"`
+	ReplicaID       string `json:"replica_id"`
+	Leader          string `json:"leader,omitempty"` // replica id, empty while there is none
+	Term            uint64 `json:"term"`
+	Applied         uint64 `json:"applied_index"`
+	Durable         uint64 `json:"durable_index"` // what the state file holds; the log has the rest
+	CompactRevision int64  `json:"compact_revision"`
+	StateBytes      int64  `json:"state_bytes"`
+	LogBytes        int64  `json:"log_bytes"`
+	OverlayBytes    int64  `json:"overlay_bytes"`
+	DiskFreeBytes   int64  `json:"disk_free_bytes"`
+	WritesRefused   string `json:"writes_refused,omitempty"` // why writes are refused at present
+}

@@ -1,0 +1,196 @@
+package kv
+
+// Command is one change: it is encoded once at the door, and the same bytes are queue record, uplink message and raft
+// entry. All Ops of a command apply at one revision or none does.
+type Command struct {
+	ID     ID
+	By     By
+	Guards []Guard // preconditions; if one fails nothing is applied and the answer is PreconditionFailed
+	Ops    []Op
+}
+
+// ID makes a command safe to send again. Both parts are optional; a command with neither is never sent twice once a
+// byte of it has left the node.
+type ID struct {
+	Seq Seq      // place in an origin's queue
+	Key [16]byte // retry key of a synchronous write, all zero for none
+}
+
+// IsZero reports whether the command may be sent once only.
+func (id ID) IsZero() bool { return id == ID{} }
+
+// Lane is a strand of a queue; order is total within one.
+type Lane uint8
+
+// The lanes, in the order they are drained.
+const (
+	LaneHigh Lane = iota
+	LaneNormal
+	LaneBulk
+)
+
+// Seq is the place of a command in its origin's queue. N starts at 1; a Seq with N 0 is none.
+type Seq struct {
+	Origin [16]byte // who numbers: a node or a device
+	Epoch  uint64   // queue epoch, granted by the cluster
+	Lane   Lane
+	N      uint64
+}
+
+// IsZero reports whether s is no place at all.
+func (s Seq) IsZero() bool { return s.N == 0 }
+
+// Guard is a precondition. It holds if the Compare holds, or if Or is set and the last writer of the key is Or.
+type Guard struct {
+	Compare
+	Or Seq
+}
+
+// Op is one step of a command or query: Put, Delete, Range, Txn, Compact, LeaderTerm, LeaseGrant, LeaseRevoke,
+// LeaseKeepAlive, LeaseTTL or LeaseList. The set is closed; internal/wire has a tag for each.
+type Op interface{ op() }
+
+// Put sets a key.
+type Put struct {
+	Key         []byte
+	Value       []byte
+	Lease       int64 // 0 for none
+	PrevKV      bool  // answer with the value replaced
+	IgnoreValue bool  // keep the present value; the key must exist
+	IgnoreLease bool  // keep the present lease; the key must exist
+}
+
+// Delete removes the keys of a range; see Range for Key and End.
+type Delete struct {
+	Key, End []byte
+	PrevKV   bool // answer with the values removed
+}
+
+// Range reads keys. An empty End means Key alone, "\x00" all keys from Key on, else the half-open [Key, End).
+type Range struct {
+	Key, End             []byte
+	Limit                int64 // most keys to answer with, 0 for all
+	Revision             int64 // read as of this revision, 0 for the newest
+	Sort                 Target
+	Order                Order
+	KeysOnly, CountOnly  bool
+	MinMod, MaxMod       int64 // bounds on ModRevision, inclusive, 0 for none
+	MinCreate, MaxCreate int64 // bounds on CreateRevision, inclusive, 0 for none
+}
+
+// Order is the direction of a Range.
+type Order uint8
+
+// The orders. OrderNone is ascending by key, whatever Sort says, except that a Sort other than by key sorts ascending.
+const (
+	OrderNone Order = iota
+	OrderAscend
+	OrderDescend
+)
+
+// Txn applies Then if all Compares hold, else Else. Txns nest.
+type Txn struct {
+	Compares   []Compare
+	Then, Else []Op
+}
+
+// Target is the part of a key that is compared or sorted by.
+type Target uint8
+
+// The targets.
+const (
+	TargetKey Target = iota // sort only
+	TargetVersion
+	TargetCreate
+	TargetMod
+	TargetValue
+	TargetLease // compare only
+)
+
+// Relation is how a Compare relates what stands there to what is given.
+type Relation uint8
+
+// The relations.
+const (
+	Equal Relation = iota
+	Greater
+	Less
+	NotEqual
+)
+
+// Compare holds if every key of the range relates to the given value. A key that is absent has version, create and mod
+// revision and lease 0; comparing its value fails, as in etcd. A range without any key holds, except that one absent
+// key alone (End empty) is compared as said.
+type Compare struct {
+	Key, End []byte
+	Target   Target
+	Relation Relation
+	Num      int64  // for version, create, mod, lease
+	Value    []byte // for value
+}
+
+// Compact gives up the history before Revision. A Compact that carries a Term is time-driven and void unless Term is
+// the current LeaderTerm's nonce.
+type Compact struct {
+	Revision int64
+	Physical bool   // answer only when the space is free for reuse
+	Term     uint64 // 0: asked for by a client
+}
+
+// LeaderTerm is the first command of a new leader; time-driven commands carry its Nonce and are void under another.
+type LeaderTerm struct {
+	Nonce uint64
+}
+
+// LeaseGrant makes a lease. ID is chosen at the door and never 0 in the log; TTL is in seconds.
+type LeaseGrant struct {
+	ID, TTL int64
+}
+
+// LeaseRevoke ends a lease and deletes its keys. Term is as in Compact.
+type LeaseRevoke struct {
+	ID   int64
+	Term uint64
+}
+
+// LeaseKeepAlive renews a lease. The leader answers it; it never enters the log.
+type LeaseKeepAlive struct {
+	ID int64
+}
+
+// LeaseTTL asks how long a lease has left, and for its keys.
+type LeaseTTL struct {
+	ID   int64
+	Keys bool
+}
+
+// LeaseList asks for all leases.
+type LeaseList struct{}
+
+func (Put) op()            {}
+func (Delete) op()         {}
+func (Range) op()          {}
+func (Txn) op()            {}
+func (Compact) op()        {}
+func (LeaderTerm) op()     {}
+func (LeaseGrant) op()     {}
+func (LeaseRevoke) op()    {}
+func (LeaseKeepAlive) op() {}
+func (LeaseTTL) op()       {}
+func (LeaseList) op()      {}
+
+// ReadOnly reports whether none of ops, nested ones included, changes anything: then they are a Query.
+func ReadOnly(ops []Op) bool {
+	for _, op := range ops {
+		switch op := op.(type) {
+		case Range, LeaseTTL, LeaseList:
+		case Txn:
+			if !ReadOnly(op.Then) || !ReadOnly(op.Else) {
+				return false
+			}
+		default:
+			return false
+		}
+	}
+	return true
+}
