@@ -46,8 +46,8 @@ type Guard struct {
 	Or Seq
 }
 
-// Op is one step of a command or query: Put, Delete, Range, Txn, Compact, LeaderTerm, LeaseGrant, LeaseRevoke,
-// LeaseKeepAlive, LeaseTTL or LeaseList. The set is closed; internal/wire has a tag for each.
+// Op is one step of a command or query: Put, Delete, Range, Txn, Compact, LeaderTerm, OpenEpoch, LeaseGrant,
+// LeaseRevoke, LeaseKeepAlive, LeaseTTL or LeaseList. The set is closed; internal/wire has a tag for each.
 type Op interface{ op() }
 
 // Put sets a key.
@@ -142,6 +142,12 @@ type LeaderTerm struct {
 	Nonce uint64
 }
 
+// OpenEpoch names the history. It is the first command of a cluster; once an epoch is set another OpenEpoch changes
+// nothing, so a founder that crashed proposes it again. It does not move the revision.
+type OpenEpoch struct {
+	Epoch Epoch
+}
+
 // LeaseGrant makes a lease. ID is chosen at the door and never 0 in the log; TTL is in seconds.
 type LeaseGrant struct {
 	ID, TTL int64
@@ -173,6 +179,7 @@ func (Range) op()          {}
 func (Txn) op()            {}
 func (Compact) op()        {}
 func (LeaderTerm) op()     {}
+func (OpenEpoch) op()      {}
 func (LeaseGrant) op()     {}
 func (LeaseRevoke) op()    {}
 func (LeaseKeepAlive) op() {}
