@@ -1,0 +1,141 @@
+// Package config is the settings of an agent: what can be set, from where, and whether it makes sense.
+//
+// Config is the one description. Flags, environment names, file keys, defaults, checks, help texts, the sample file and
+// the reference page are all derived from its struct tags, so a new setting is a new field and nothing else:
+//
+//	mapstructure  the key in a file; flag and environment names derive from it
+//	default       the default as text; "none" is a zero that means no limit or no value
+//	help          the sentence users read in --help, in the sample file and on the reference page
+//	oneof         the values allowed, separated by commas
+//	min, max      the bounds allowed, in the field's own notation
+//	shown         how the default is described when it depends on the machine
+//	reload        "yes" if a HUP takes it over without a restart
+//	from          "env" if it is a secret that comes from the environment only
+//	since         "planned" if this version cannot do it: any value but the default is refused
+//
+// Load puts the layers together and reports every fault that it finds, not just the first.
+package config
+
+import "time"
+
+// Config is everything that can be set. A Config from Load is complete and has passed every check that needs no network;
+// whether it suits the data directory is for the agent to judge. It is a value: copy it, compare it with Compare.
+type Config struct {
+	Mode          Mode     `mapstructure:"mode" default:"auto" oneof:"auto,member,proxy" help:"what this node is to be: a member keeps a full copy and votes, a proxy caches and forwards, auto goes on as recorded in the data directory and starts as a member"`
+	Name          string   `mapstructure:"name" shown:"the host name" help:"label of this node in status and logs; not an identity"`
+	DataDir       string   `mapstructure:"data-dir" default:"holdfast.data" help:"directory of everything this node stores; one agent each"`
+	Listen        []string `mapstructure:"listen" default:"http://127.0.0.1:2379,http://[::1]:2379" help:"URLs on which clients are served: http://host:port, https://host:port or unix:///path"`
+	Socket        string   `mapstructure:"socket" shown:"agent.sock in the data directory" help:"unix socket for administration, mode 0660; at most 107 bytes"`
+	PeerListen    string   `mapstructure:"peer-listen" default:":2380" since:"planned" help:"UDP address for other nodes"`
+	PeerAdvertise []string `mapstructure:"peer-advertise" since:"planned" help:"addresses at which other nodes can reach this one"`
+	MetricsListen string   `mapstructure:"metrics-listen" shown:"on the client URLs" help:"URL of a listener of its own for metrics and health"`
+	Join          []string `mapstructure:"join" since:"planned" help:"host:port of any nodes of the cluster to join, or srv:NAME"`
+	TokenFile     string   `mapstructure:"token-file" since:"planned" help:"file with the join token"`
+	Token         Secret   `mapstructure:"token" from:"env" since:"planned" help:"the join token; token-file wins over it"`
+	Fallback      string   `mapstructure:"fallback" oneof:"proxy,none" since:"planned" shown:"proxy in auto, none in member" help:"what to become when the cluster needs no more members"`
+	Insecure      bool     `mapstructure:"insecure" default:"false" help:"allow plaintext http beyond loopback"`
+	LogLevel      string   `mapstructure:"log-level" default:"info" oneof:"debug,info,warn,error" reload:"yes" help:"least severe log line to write"`
+	LogFormat     string   `mapstructure:"log-format" default:"auto" oneof:"auto,journal,text,json" help:"form of log lines; auto is journal under systemd, text on a terminal, else json"`
+
+	TLS     TLS     `mapstructure:"tls"`
+	Cluster Cluster `mapstructure:"cluster"`
+	Proxy   Proxy   `mapstructure:"proxy"`
+	Queue   Queue   `mapstructure:"queue"`
+	Store   Store   `mapstructure:"store"`
+	Link    Link    `mapstructure:"link"`
+	Limits  Limits  `mapstructure:"limits"`
+	CORS    CORS    `mapstructure:"cors"`
+	Auth    Auth    `mapstructure:"auth"`
+}
+
+// Mode is what a node is to be.
+type Mode string
+
+// The modes.
+const (
+	ModeAuto   Mode = "auto"
+	ModeMember Mode = "member"
+	ModeProxy  Mode = "proxy"
+)
+
+// TLS is for https listeners.
+type TLS struct {
+	CertFile     string `mapstructure:"cert-file" since:"planned" reload:"yes" help:"PEM certificate chain of the https listeners"`
+	KeyFile      string `mapstructure:"key-file" since:"planned" reload:"yes" help:"PEM private key of the https listeners"`
+	ClientCAFile string `mapstructure:"client-ca-file" since:"planned" reload:"yes" help:"PEM certificates that sign client certificates; set, clients must have one"`
+	Auto         bool   `mapstructure:"auto" default:"false" since:"planned" help:"let the cluster's CA issue the certificate of the https listeners"`
+}
+
+// Cluster seeds replicated values when a cluster is made; afterwards what is replicated counts.
+type Cluster struct {
+	Voters int `mapstructure:"voters" default:"3" min:"1" max:"7" since:"planned" help:"number of voting members wanted when a cluster is made"`
+}
+
+// Proxy is what a proxy caches and how long that is good.
+type Proxy struct {
+	Prefixes     []string      `mapstructure:"prefixes" shown:"none: on demand" since:"planned" reload:"yes" help:"key prefixes that the cache mirrors"`
+	MaxBytes     Size          `mapstructure:"max-bytes" default:"64MiB" min:"1MiB" since:"planned" reload:"yes" help:"largest size of the cache"`
+	MaxAge       time.Duration `mapstructure:"max-age" default:"5s" since:"planned" reload:"yes" help:"age up to which a cached value is served without asking"`
+	StaleIfError time.Duration `mapstructure:"stale-if-error" default:"168h" since:"planned" reload:"yes" help:"age up to which a cached value is served while the uplink is lost"`
+	ReadOnly     bool          `mapstructure:"read-only" default:"false" since:"planned" help:"refuse writes"`
+}
+
+// Queue is what happens to writes while the cluster is out of reach. What a prefix leaves empty is taken from here.
+type Queue struct {
+	Prefixes    []QueuePrefix `mapstructure:"prefixes" since:"planned" reload:"yes" help:"key prefixes whose writes may be queued; the longest one that fits wins"`
+	Lane        string        `mapstructure:"lane" default:"normal" oneof:"high,normal,bulk" since:"planned" help:"urgency of queued writes"`
+	Guard       string        `mapstructure:"guard" default:"seen" oneof:"seen,none" since:"planned" help:"whether a queued write yields to a newer one by somebody else"`
+	OnFull      string        `mapstructure:"on-full" default:"reject" oneof:"reject,coalesce,drop-oldest" since:"planned" help:"what a full queue does"`
+	MaxBytes    Size          `mapstructure:"max-bytes" default:"256MiB" min:"1MiB" since:"planned" help:"largest size of the queue"`
+	DiskReserve Reserve       `mapstructure:"disk-reserve" default:"10%" since:"planned" help:"free disk space that the queue leaves, a size or a share of at most 1GiB"`
+	Expires     time.Duration `mapstructure:"expires" default:"none" since:"planned" help:"age at which a queued write is given up"`
+	DrainRate   int           `mapstructure:"drain-rate" default:"none" min:"0" since:"planned" help:"most queued writes sent per second"`
+}
+
+// QueuePrefix is one entry of queue.prefixes, which is a plain string when only the prefix matters.
+type QueuePrefix struct {
+	Prefix   string        `mapstructure:"prefix"`
+	Lane     string        `mapstructure:"lane" oneof:"high,normal,bulk"`
+	Guard    string        `mapstructure:"guard" oneof:"seen,none"`
+	OnFull   string        `mapstructure:"on-full" oneof:"reject,coalesce,drop-oldest"`
+	Expires  time.Duration `mapstructure:"expires" default:"none"`
+	MaxBytes Size          `mapstructure:"max-bytes" default:"none"`
+}
+
+// Store is how a member keeps its data.
+type Store struct {
+	History     time.Duration `mapstructure:"history" default:"10m" help:"how long superseded revisions stay readable; 0 keeps them until a client compacts, as etcd does"`
+	Quota       Size          `mapstructure:"quota" default:"2GiB" min:"16MiB" help:"size of the stored data at which writes are refused"`
+	Flush       time.Duration `mapstructure:"flush" default:"30s" min:"100ms" max:"10m" help:"longest time between writing applied changes to the state file; the log has them before"`
+	DiskReserve Size          `mapstructure:"disk-reserve" default:"256MiB" min:"1MiB" help:"free disk space below which writes are refused"`
+}
+
+// Link is how the connections to other nodes spend bytes.
+type Link struct {
+	Redundancy string `mapstructure:"redundancy" default:"auto" oneof:"auto,off,on" since:"planned" help:"whether messages are sent in copies on a lossy link"`
+	Budget     Size   `mapstructure:"budget" default:"none" since:"planned" help:"bytes per day that a metered link may carry"`
+}
+
+// Limits is what a client may ask for. gRPC clients are held to Request only, as etcd does.
+type Limits struct {
+	Value         Size          `mapstructure:"value" default:"1MiB" min:"1KiB" max:"16MiB" help:"largest value of a REST request"`
+	Key           Size          `mapstructure:"key" default:"4KiB" min:"64B" max:"64KiB" help:"longest key of a REST request"`
+	Request       Size          `mapstructure:"request" default:"1.5MiB" min:"64KiB" max:"16MiB" help:"largest request of any kind"`
+	TxnOps        int           `mapstructure:"txn-ops" default:"128" min:"1" max:"16384" help:"most operations in a transaction"`
+	Connections   int           `mapstructure:"connections" default:"1024" min:"1" max:"1000000" help:"most client connections at a time"`
+	HeaderTimeout time.Duration `mapstructure:"header-timeout" default:"10s" min:"100ms" max:"10m" help:"time a client has to send the header of a request"`
+	BodyTimeout   time.Duration `mapstructure:"body-timeout" default:"1m" min:"100ms" max:"24h" help:"time a client has to send the body of a request"`
+	IdleTimeout   time.Duration `mapstructure:"idle-timeout" default:"10m" min:"1s" max:"24h" help:"time after which an unused client connection is closed"`
+	Watches       int           `mapstructure:"watches" default:"4096" min:"1" max:"1000000" help:"most open watches at a time"`
+	Rate          int           `mapstructure:"rate" default:"none" min:"0" since:"planned" help:"most requests per second of one client"`
+}
+
+// CORS is which web pages may use the API.
+type CORS struct {
+	Origins []string `mapstructure:"origins" help:"origins of web pages that may call the API, as https://example.com"`
+}
+
+// Auth is how long this node decides on permissions by itself.
+type Auth struct {
+	MaxOffline time.Duration `mapstructure:"max-offline" default:"168h" min:"1m" since:"planned" help:"age of the mirrored policy up to which a proxy grants access while the uplink is lost"`
+}
