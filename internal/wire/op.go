@@ -1,0 +1,174 @@
+package wire
+
+import (
+	"fmt"
+
+	"holdfast/kv"
+)
+
+// opTag names the kind of an op. Append only: the numbers are in logs and queues.
+type opTag byte
+
+const (
+	tagPut opTag = 1 + iota
+	tagDelete
+	tagRange
+	tagTxn
+	tagCompact
+	tagLeaderTerm
+	tagOpenEpoch
+	tagLeaseGrant
+	tagLeaseRevoke
+	tagLeaseKeepAlive
+	tagLeaseTTL
+	tagLeaseList
+)
+
+const (
+	putPrevKV byte = 1 << iota
+	putIgnoreValue
+	putIgnoreLease
+	putFlags = putPrevKV | putIgnoreValue | putIgnoreLease
+)
+
+const (
+	rangeKeysOnly byte = 1 << iota
+	rangeCountOnly
+	rangeSort   // target and order follow
+	rangeBounds // the four bounds follow
+	rangeFlags  = rangeKeysOnly | rangeCountOnly | rangeSort | rangeBounds
+)
+
+const (
+	deletePrevKV    byte = 1
+	compactPhysical byte = 1
+	leaseKeys       byte = 1
+)
+
+func appendOp(dst []byte, o *kv.Op) []byte {
+	switch o := (*o).(type) {
+	case kv.Put:
+		dst = append(dst, byte(tagPut),
+			bit(o.PrevKV, putPrevKV)|bit(o.IgnoreValue, putIgnoreValue)|bit(o.IgnoreLease, putIgnoreLease))
+		dst = appendBytes(dst, o.Key)
+		dst = appendBytes(dst, o.Value)
+		return appendInt(dst, o.Lease)
+	case kv.Delete:
+		dst = append(dst, byte(tagDelete), bit(o.PrevKV, deletePrevKV))
+		dst = appendBytes(dst, o.Key)
+		return appendBytes(dst, o.End)
+	case kv.Range:
+		return appendRange(append(dst, byte(tagRange)), &o)
+	case kv.Txn:
+		dst = appendList(append(dst, byte(tagTxn)), o.Compares, appendCompare)
+		dst = appendList(dst, o.Then, appendOp)
+		return appendList(dst, o.Else, appendOp)
+	case kv.Compact:
+		dst = append(dst, byte(tagCompact), bit(o.Physical, compactPhysical))
+		return appendUint(appendInt(dst, o.Revision), o.Term)
+	case kv.LeaderTerm:
+		return appendFixed64(append(dst, byte(tagLeaderTerm)), o.Nonce)
+	case kv.OpenEpoch:
+		return appendEpoch(append(dst, byte(tagOpenEpoch)), o.Epoch)
+	case kv.LeaseGrant:
+		return appendInt(appendInt(append(dst, byte(tagLeaseGrant)), o.ID), o.TTL)
+	case kv.LeaseRevoke:
+		return appendUint(appendInt(append(dst, byte(tagLeaseRevoke)), o.ID), o.Term)
+	case kv.LeaseKeepAlive:
+		return appendInt(append(dst, byte(tagLeaseKeepAlive)), o.ID)
+	case kv.LeaseTTL:
+		return appendInt(append(dst, byte(tagLeaseTTL), bit(o.Keys, leaseKeys)), o.ID)
+	case kv.LeaseList:
+		return append(dst, byte(tagLeaseList))
+	default:
+		panic(fmt.Sprintf("wire: an op is a %T, which has no tag", o))
+	}
+}
+
+func op(r *reader) kv.Op {
+	switch t := opTag(r.byte("op")); t {
+	case 0:
+		r.fail(ErrMalformed, "op kind 0")
+		return nil
+	case tagPut:
+		f := r.flags(putFlags, "put")
+		return kv.Put{Key: r.bytes("key"), Value: r.bytes("value"), Lease: r.int("lease"),
+			PrevKV: f&putPrevKV != 0, IgnoreValue: f&putIgnoreValue != 0, IgnoreLease: f&putIgnoreLease != 0}
+	case tagDelete:
+		f := r.flags(deletePrevKV, "delete")
+		return kv.Delete{Key: r.bytes("key"), End: r.bytes("end of range"), PrevKV: f != 0}
+	case tagRange:
+		return rangeOp(r)
+	case tagTxn:
+		return txn(r)
+	case tagCompact:
+		f := r.flags(compactPhysical, "compaction")
+		return kv.Compact{Revision: r.int("revision"), Term: r.uint("term"), Physical: f != 0}
+	case tagLeaderTerm:
+		return kv.LeaderTerm{Nonce: r.fixed64("nonce")}
+	case tagOpenEpoch:
+		return kv.OpenEpoch{Epoch: epoch(r)}
+	case tagLeaseGrant:
+		return kv.LeaseGrant{ID: r.int("lease"), TTL: r.int("time to live")}
+	case tagLeaseRevoke:
+		return kv.LeaseRevoke{ID: r.int("lease"), Term: r.uint("term")}
+	case tagLeaseKeepAlive:
+		return kv.LeaseKeepAlive{ID: r.int("lease")}
+	case tagLeaseTTL:
+		f := r.flags(leaseKeys, "lease query")
+		return kv.LeaseTTL{ID: r.int("lease"), Keys: f != 0}
+	case tagLeaseList:
+		return kv.LeaseList{}
+	default:
+		r.fail(ErrNewer, "unknown kind of op %d", byte(t))
+		return nil
+	}
+}
+
+func txn(r *reader) (t kv.Txn) {
+	r.descend()
+	t.Compares = list(r, 6, "compares", compare)
+	t.Then = list(r, 1, "ops of then", op)
+	t.Else = list(r, 1, "ops of else", op)
+	r.ascend()
+	return t
+}
+
+func appendRange(dst []byte, o *kv.Range) []byte {
+	sorted := o.Sort != 0 || o.Order != 0
+	bounded := o.MinMod != 0 || o.MaxMod != 0 || o.MinCreate != 0 || o.MaxCreate != 0
+	dst = append(dst, bit(o.KeysOnly, rangeKeysOnly)|bit(o.CountOnly, rangeCountOnly)|
+		bit(sorted, rangeSort)|bit(bounded, rangeBounds))
+	dst = appendBytes(dst, o.Key)
+	dst = appendBytes(dst, o.End)
+	dst = appendInt(dst, o.Limit)
+	dst = appendInt(dst, o.Revision)
+	if sorted {
+		dst = append(dst, byte(o.Sort), byte(o.Order))
+	}
+	if bounded {
+		dst = appendInt(appendInt(dst, o.MinMod), o.MaxMod)
+		dst = appendInt(appendInt(dst, o.MinCreate), o.MaxCreate)
+	}
+	return dst
+}
+
+func rangeOp(r *reader) (o kv.Range) {
+	f := r.flags(rangeFlags, "range")
+	o.KeysOnly, o.CountOnly = f&rangeKeysOnly != 0, f&rangeCountOnly != 0
+	o.Key = r.bytes("key")
+	o.End = r.bytes("end of range")
+	o.Limit = r.int("limit")
+	o.Revision = r.int("revision")
+	if f&rangeSort != 0 {
+		o.Sort = enum(r, kv.TargetLease, "sort target")
+		o.Order = enum(r, kv.OrderDescend, "sort order")
+		r.present(o.Sort == 0 && o.Order == 0, "sorting")
+	}
+	if f&rangeBounds != 0 {
+		o.MinMod, o.MaxMod = r.int("revision bound"), r.int("revision bound")
+		o.MinCreate, o.MaxCreate = r.int("revision bound"), r.int("revision bound")
+		r.present(o.MinMod == 0 && o.MaxMod == 0 && o.MinCreate == 0 && o.MaxCreate == 0, "revision bounds")
+	}
+	return o
+}
