@@ -76,6 +76,7 @@ var faces = [kv.Codes]Face{
 	kv.PreconditionFailed: {http.StatusPreconditionFailed, "Precondition failed", false, OutcomeNone, 0, grpcFailedPrecondition, "holdfast: precondition failed"},
 	kv.Reused:             {http.StatusUnprocessableEntity, "Idempotency key used for another request", false, OutcomeNone, 0, grpcInvalidArgument, "holdfast: the retry key was used for another request"},
 	kv.OriginConflict:     {http.StatusConflict, "Queue numbers used by another history", false, OutcomeNone, 0, grpcAborted, "holdfast: the queue's numbers were used by another history of its disk"},
+	kv.SequenceGap:        {http.StatusConflict, "Predecessor missing", true, OutcomeNone, 0, grpcAborted, "holdfast: a queued command came before its predecessor"},
 
 	kv.RateLimited: {http.StatusTooManyRequests, "Too many requests", true, OutcomeNone, retrySoon, grpcResourceExhausted, "etcdserver: too many requests"},
 	kv.Busy:        {http.StatusServiceUnavailable, "Node is busy", true, OutcomeNone, retrySoon, grpcResourceExhausted, "etcdserver: too many requests"},

@@ -35,6 +35,7 @@ var codeNames = [...]string{
 	Stopping:            "stopping",
 	Busy:                "busy",
 	Corrupt:             "corrupt",
+	SequenceGap:         "sequence-gap",
 }
 
 // String is the last part of the problem type that REST clients see; it never changes for a code.

@@ -1,5 +1,7 @@
 package kv
 
+import "time"
+
 // Command is one change: it is encoded once at the door, and the same bytes are queue record, uplink message and raft
 // entry. All Ops of a command apply at one revision or none does.
 type Command struct {
@@ -7,7 +9,22 @@ type Command struct {
 	By     By
 	Guards []Guard // preconditions; if one fails nothing is applied and the answer is PreconditionFailed
 	Ops    []Op
+
+	// Write and Wait say what this node may do instead of waiting for a quorum. They are for the door that took the
+	// command and are not encoded: whatever is kept or sent no longer has a choice.
+	Write Write
+	Wait  time.Duration // how long WriteAuto waits for a quorum, 0 for the node's default
 }
+
+// Write says what acknowledges a command.
+type Write uint8
+
+// The ways to write. A node without a queue for the key takes WriteAuto as WriteSync and refuses WriteQueue as Invalid.
+const (
+	WriteSync  Write = iota // a quorum, or a refusal
+	WriteAuto               // a quorum, or after Wait this node's queue
+	WriteQueue              // this node's queue
+)
 
 // ID makes a command safe to send again. Both parts are optional; a command with neither is never sent twice once a
 // byte of it has left the node.
@@ -46,8 +63,8 @@ type Guard struct {
 	Or Seq
 }
 
-// Op is one step of a command or query: Put, Delete, Range, Txn, Compact, LeaderTerm, OpenEpoch, LeaseGrant,
-// LeaseRevoke, LeaseKeepAlive, LeaseTTL or LeaseList. The set is closed; internal/wire has a tag for each.
+// Op is one step of a command or query: Put, Delete, Range, Txn, Each, Skip, Compact, LeaderTerm, OpenEpoch,
+// OpenQueue, LeaseGrant, LeaseRevoke, LeaseKeepAlive, LeaseTTL or LeaseList. The set is closed; internal/wire has a tag for each.
 type Op interface{ op() }
 
 // Put sets a key.
@@ -142,6 +159,25 @@ type LeaderTerm struct {
 	Nonce uint64
 }
 
+// Each applies commands one after the other, each by itself: at its own revision, under its own ID, with its own
+// Outcome. It is the only Op of its command and does not nest. One raft entry carries a whole batch this way.
+type Each struct {
+	Commands []Command
+}
+
+// Skip gives up the sequences From to the command's own ID.Seq.N of its lane, both inclusive, as far as they were not
+// used. It is the only Op of its command.
+type Skip struct {
+	From uint64
+}
+
+// OpenQueue grants Origin the next queue epoch if Have is its present one, 0 for none; the Count of the answer is the
+// epoch granted. Else PreconditionFailed, whose Revision is the present epoch. It does not move the revision.
+type OpenQueue struct {
+	Origin [16]byte
+	Have   uint64
+}
+
 // OpenEpoch names the history. It is the first command of a cluster; once an epoch is set another OpenEpoch changes
 // nothing, so a founder that crashed proposes it again. It does not move the revision.
 type OpenEpoch struct {
@@ -179,7 +215,10 @@ func (Range) op()          {}
 func (Txn) op()            {}
 func (Compact) op()        {}
 func (LeaderTerm) op()     {}
+func (Each) op()           {}
+func (Skip) op()           {}
 func (OpenEpoch) op()      {}
+func (OpenQueue) op()      {}
 func (LeaseGrant) op()     {}
 func (LeaseRevoke) op()    {}
 func (LeaseKeepAlive) op() {}

@@ -43,6 +43,7 @@ const (
 	Stopping                 // definitely not applied: the node is shutting down
 	Busy                     // definitely not applied: a bounded queue of the node is full
 	Corrupt                  // what is stored failed its checksum; nothing of it is served
+	SequenceGap              // an ID.Seq came before its predecessor; Revision is the last sequence used
 	codes
 )
 

@@ -25,6 +25,7 @@ type OpResult struct {
 	Created   bool       // Put: the key did not exist
 	Succeeded bool       // Txn: the Compares held
 	Ops       []OpResult // Txn: of the branch taken
+	Each      []Outcome  // Each: one per command
 	Leases    []Lease    // LeaseGrant, LeaseKeepAlive, LeaseTTL: the one; LeaseList: all
 }
 
