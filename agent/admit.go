@@ -1,0 +1,66 @@
+package agent
+
+import (
+	"fmt"
+	"time"
+
+	"holdfast/config"
+)
+
+// plan is what was decided for a data dir, and how to carry it out.
+type plan struct {
+	dir    *dataDir
+	do     action
+	record record // what is, or will be, recorded
+	node   nodeID // set by make
+}
+
+// admit decides what the node is. It makes nothing.
+func admit(d *dataDir, cfg config.Config) (*plan, error) {
+	s, err := d.observe(cfg)
+	if err != nil {
+		return nil, err
+	}
+	decided, err := decide(s)
+	if err != nil {
+		return nil, err
+	}
+	p := &plan{dir: d, do: decided.do}
+	switch decided.do {
+	case bootstrapMember:
+		p.record = record{Mode: decided.mode, Wanted: cfg.Mode, Reason: decided.reason, Since: time.Now().UTC()}
+		return p, nil
+	case finishSwitch, goOn:
+		if decided.mode == config.ModeMember {
+			p.record = *s.record
+			return p, nil
+		}
+		return nil, refusef("data dir %s is recorded as a proxy, and this version cannot run a proxy yet: start the version that made it", d.path)
+	case askCluster:
+		return nil, refusef("--join: this version cannot join a cluster yet: without --join it starts a cluster of one")
+	}
+	return nil, fmt.Errorf("data dir %s: nobody carries out action %d", d.path, decided.do)
+}
+
+// make brings the dir to where its member can be opened. A crash on the way is completed by the next start.
+func (p *plan) make() (err error) {
+	if p.node, err = p.dir.ensureNodeID(); err != nil {
+		return err
+	}
+	switch p.do {
+	case bootstrapMember:
+		p.record.NodeID = p.node.String()
+		return p.dir.bootstrap(p.record)
+	case finishSwitch:
+		return p.dir.finishBootstrap()
+	}
+	return nil
+}
+
+// complete is called once the member has been opened, before any client is answered.
+func (p *plan) complete() error {
+	if p.do == goOn {
+		return nil
+	}
+	return p.dir.founded(p.record)
+}

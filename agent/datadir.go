@@ -1,0 +1,190 @@
+package agent
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// The names in a data dir. The agent makes mode.json and identity; member, queue and proxy belong to the packages of
+// those names once the agent has made the folder.
+const (
+	lockFile     = "agent.lock"
+	modeFile     = "mode.json"
+	identityName = "identity"
+	nodeFile     = "node.json" // in identity
+	memberName   = "member"
+	proxyName    = "proxy"
+	stagedName   = "member.new" // a member that is being made
+)
+
+// dataDir is the data dir of one node, held under its lock: nobody else changes it until Close.
+type dataDir struct {
+	path string
+	lock *os.File
+	step func(name string) error // called between durable steps; tests cut them short here
+}
+
+// openDataDir makes the folder if it is not there, readable by nobody else, and takes its lock. A lock held by another
+// agent is a temporary error that names its process.
+func openDataDir(path string) (*dataDir, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("data dir %s: %w", path, err)
+	}
+	if err := makeDataDir(path); err != nil {
+		return nil, storageError(fmt.Errorf("data dir %s: %w", path, err))
+	}
+	// The lock file stays when the agent ends: removing it would let two agents lock two files of one name.
+	lock, err := os.OpenFile(filepath.Join(path, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, storageError(fmt.Errorf("data dir %s: %w", path, err))
+	}
+	if err := takeLock(lock, path); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	return &dataDir{path: path, lock: lock, step: func(string) error { return nil }}, nil
+}
+
+// makeDataDir makes the folder and makes its name durable.
+func makeDataDir(path string) error {
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func takeLock(lock *os.File, dir string) error {
+	err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return temporaryf("data dir %s is in use by %s: stop that agent, or set --data-dir to a dir of this one's own", dir, holder(lock))
+	}
+	if err != nil {
+		return storageError(fmt.Errorf("lock %s: %w", lock.Name(), err))
+	}
+	if err := lock.Truncate(0); err != nil {
+		return storageError(fmt.Errorf("lock %s: %w", lock.Name(), err))
+	}
+	if _, err := lock.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0); err != nil {
+		return storageError(fmt.Errorf("lock %s: %w", lock.Name(), err))
+	}
+	return nil
+}
+
+// holder says who has the lock, as far as the file tells.
+func holder(lock *os.File) string {
+	text, err := io.ReadAll(io.LimitReader(lock, 32))
+	pid, bad := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil || bad != nil {
+		return "another process"
+	}
+	return "the process with pid " + strconv.Itoa(pid)
+}
+
+// Close gives the lock back.
+func (d *dataDir) Close() error { return d.lock.Close() }
+
+// join is the path of a name in the dir.
+func (d *dataDir) join(names ...string) string {
+	return filepath.Join(append([]string{d.path}, names...)...)
+}
+
+// presence tells what stands at a name where a folder is expected.
+type presence int
+
+const (
+	absent presence = iota
+	empty           // a folder without anything in it
+	filled
+)
+
+func (d *dataDir) look(name string) (presence, error) {
+	f, err := os.Open(d.join(name))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return absent, nil
+	case err != nil:
+		return absent, storageError(err)
+	}
+	defer f.Close()
+	switch _, err := f.ReadDir(1); {
+	case errors.Is(err, io.EOF):
+		return empty, nil
+	case err != nil:
+		return absent, storageError(fmt.Errorf("data dir %s: %w", d.path, err))
+	}
+	return filled, nil
+}
+
+// nodeID names a node for as long as its data dir lives, whatever mode it is in.
+type nodeID [16]byte
+
+func (id nodeID) String() string { return hex.EncodeToString(id[:]) }
+
+// nodeRecord is the body of identity/node.json.
+type nodeRecord struct {
+	NodeID string `json:"node_id"`
+}
+
+const (
+	nodeKind    = "holdfast-node"
+	nodeVersion = 1
+)
+
+// readNodeID returns the id of the node, with fs.ErrNotExist if it has none yet.
+func (d *dataDir) readNodeID() (nodeID, error) {
+	var id nodeID
+	var rec nodeRecord
+	path := d.join(identityName, nodeFile)
+	if err := readSealed(path, nodeKind, nodeVersion, &rec); err != nil {
+		return id, err
+	}
+	raw, err := hex.DecodeString(rec.NodeID)
+	if err != nil || len(raw) != len(id) {
+		return id, fmt.Errorf("%s: %w: node id %q", path, errDamaged, rec.NodeID)
+	}
+	return nodeID(raw), nil
+}
+
+// ensureNodeID returns the id of the node and draws it first if there is none.
+func (d *dataDir) ensureNodeID() (nodeID, error) {
+	id, err := d.readNodeID()
+	if !errors.Is(err, fs.ErrNotExist) {
+		return id, err
+	}
+	if _, err := rand.Read(id[:]); err != nil {
+		return id, fmt.Errorf("draw a node id: %w", err)
+	}
+	if err := d.makeFolder(identityName); err != nil {
+		return id, err
+	}
+	if err := d.step("identity made"); err != nil {
+		return id, err
+	}
+	if err := writeSealed(d.join(identityName, nodeFile), nodeKind, nodeVersion, nodeRecord{NodeID: id.String()}); err != nil {
+		return id, storageError(fmt.Errorf("record the node id: %w", err))
+	}
+	return id, d.step("node id recorded")
+}
+
+// makeFolder makes a folder in the dir, durably. It may be there already.
+func (d *dataDir) makeFolder(name string) error {
+	if err := os.Mkdir(d.join(name), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return storageError(err)
+	}
+	if err := syncDir(d.path); err != nil {
+		return storageError(err)
+	}
+	return nil
+}

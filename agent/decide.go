@@ -1,0 +1,187 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+
+	"holdfast/config"
+)
+
+// situation is everything that decides what a node becomes: what its data dir says, what the configuration wants, and
+// what the cluster answered if it has been asked.
+type situation struct {
+	dir string // for messages
+
+	damage error   // mode.json or the identity is there and cannot be used
+	record *record // nil: nothing is recorded
+	node   string  // node id, "" for none yet
+	member presence
+	proxy  presence
+	staged presence
+
+	wanted   config.Mode
+	fallback string // proxy, none or "" for the default of the mode
+	join     bool
+	token    bool
+
+	answer answer
+}
+
+// answer is what the cluster said to a node that wants to join.
+type answer int
+
+const (
+	notAsked answer = iota
+	nobodyAnswers
+	voterWanted
+	clusterFull
+)
+
+// action is what to do with the data dir.
+type action int
+
+const (
+	refuse          action = iota
+	bootstrapMember        // make a cluster of one, then serve
+	finishSwitch           // complete the recorded switch, then go on
+	goOn                   // serve as recorded
+	askCluster             // ask, and decide again with the answer; make nothing meanwhile
+	keepAsking             // not ready; ask again, make nothing meanwhile
+	joinMember             // join as a learner, become a voter
+	becomeProxy            // record proxy and serve
+	serveUnjoined          // serve as a proxy that has not joined, and keep trying
+)
+
+// decision is the outcome of weighing a situation.
+type decision struct {
+	do     action
+	mode   config.Mode // what the node is or becomes
+	reason string      // for the record
+}
+
+// decide weighs a situation. It looks at nothing else and changes nothing. A refusal has exit code 78 and is one line
+// that says what was found and what to do about it.
+func decide(s situation) (decision, error) {
+	switch {
+	case s.damage != nil:
+		return decision{}, damaged(s)
+	case s.record == nil:
+		return decideUnrecorded(s)
+	}
+	if err := contradiction(s); err != nil {
+		return decision{}, err
+	}
+	rec := s.record
+	if s.wanted != config.ModeAuto && s.wanted != rec.Mode && s.wanted != rec.Wanted {
+		return decision{}, wrongMode(s)
+	}
+	if rec.Switch != nil {
+		return decision{do: finishSwitch, mode: rec.Mode, reason: rec.Reason}, nil
+	}
+	return decision{do: goOn, mode: rec.Mode, reason: rec.Reason}, nil
+}
+
+// decideUnrecorded is for a dir without mode.json.
+func decideUnrecorded(s situation) (decision, error) {
+	switch {
+	case s.member != absent && s.proxy != absent:
+		return decision{}, bothThere(s)
+	case s.member != absent:
+		return decision{}, refusef("data dir %s has %s/ but no %s: put %s back from a backup, or set --data-dir to another dir", s.dir, memberName, modeFile, modeFile)
+	case s.proxy != absent:
+		return decision{}, refusef("data dir %s has %s/ but no %s: put %s back from a backup, or move %s/ (a cache) away and start again", s.dir, proxyName, modeFile, modeFile, proxyName)
+	case s.staged == filled:
+		return decision{}, refusef("data dir %s has %s/ with something in it and no %s: nothing that a start leaves behind looks like this; move %s/ away and start again", s.dir, stagedName, modeFile, stagedName)
+	case s.join:
+		return decideJoin(s)
+	case s.wanted == config.ModeProxy:
+		return decision{}, refusef("data dir %s is empty and --mode=proxy needs a cluster behind it: set --join to the address of any of its nodes, and --token-file", s.dir)
+	}
+	return decision{do: bootstrapMember, mode: config.ModeMember, reason: "bootstrap"}, nil
+}
+
+// decideJoin is for an empty dir and --join.
+func decideJoin(s situation) (decision, error) {
+	if !s.token {
+		return decision{}, refusef("joining needs a token: make one with `agent token create` on a member, and set --token-file or HOLDFAST_TOKEN")
+	}
+	proxy := s.wanted == config.ModeProxy
+	mayBeProxy := proxy || s.fallback == "proxy" || s.fallback == "" && s.wanted == config.ModeAuto
+	switch s.answer {
+	case notAsked:
+		return decision{do: askCluster}, nil
+	case nobodyAnswers:
+		if proxy {
+			return decision{do: serveUnjoined, mode: config.ModeProxy, reason: "join"}, nil
+		}
+		return decision{do: keepAsking}, nil
+	case voterWanted:
+		if proxy {
+			return decision{do: becomeProxy, mode: config.ModeProxy, reason: "join"}, nil
+		}
+		return decision{do: joinMember, mode: config.ModeMember, reason: "join"}, nil
+	case clusterFull:
+		switch {
+		case proxy:
+			return decision{do: becomeProxy, mode: config.ModeProxy, reason: "join"}, nil
+		case mayBeProxy:
+			return decision{do: becomeProxy, mode: config.ModeProxy, reason: "fallback: the cluster is full"}, nil
+		}
+		return decision{}, refusef("the cluster has all the members it wants: set --fallback=proxy to become a proxy, or raise the number of voters")
+	}
+	return decision{}, fmt.Errorf("answer %d of the cluster is unknown", s.answer)
+}
+
+// contradiction reports what in the dir does not fit its record.
+func contradiction(s situation) error {
+	rec := s.record
+	switch {
+	case rec.Mode != config.ModeMember && rec.Mode != config.ModeProxy:
+		return refusef("data dir %s: %s records the mode %q, which this version does not know", s.dir, modeFile, rec.Mode)
+	case s.node == "":
+		return refusef("data dir %s is recorded as a %s but has no %s/%s: put it back from a backup; a node never gets a second identity", s.dir, rec.Mode, identityName, nodeFile)
+	case rec.NodeID != s.node:
+		return refusef("data dir %s: %s belongs to node %s but %s/%s is node %s: put back the one that was there", s.dir, modeFile, rec.NodeID, identityName, nodeFile, s.node)
+	case rec.Switch != nil && (rec.Switch.Kind != bootstrapping || rec.Mode != config.ModeMember):
+		return refusef("data dir %s is in the middle of a switch (%q) that this version does not know: start the version that began it", s.dir, rec.Switch.Kind)
+	case s.member != absent && s.proxy != absent:
+		return bothThere(s)
+	case rec.Switch != nil && s.proxy != absent:
+		return refusef("data dir %s is being made a member but has %s/: move %s/ (a cache) away and start again", s.dir, proxyName, proxyName)
+	case rec.Switch != nil:
+		return nil // every state of member/ and member.new/ is a step of it
+	case rec.Mode == config.ModeMember && s.member != filled:
+		return refusef("data dir %s is recorded as a member but %s/ is %s: mount or put back its data; a node that lost it for good starts anew with another --data-dir", s.dir, memberName, s.member)
+	case rec.Mode == config.ModeMember && s.proxy != absent, rec.Mode == config.ModeProxy && s.member != absent:
+		return bothThere(s)
+	}
+	return nil
+}
+
+func (p presence) String() string {
+	return [...]string{absent: "missing", empty: "empty", filled: "there"}[p]
+}
+
+func damaged(s situation) error {
+	if errors.Is(s.damage, errNewer) {
+		return refusef("data dir %s: %w: start that version, or restore the dir from a backup of this one", s.dir, s.damage)
+	}
+	return refusef("data dir %s: %w: put the file back from a backup, or set --data-dir to another dir; nothing was changed", s.dir, s.damage)
+}
+
+func bothThere(s situation) error {
+	recorded := "nothing (no " + modeFile + ")"
+	if s.record != nil {
+		recorded = string(s.record.Mode)
+	}
+	return refusef("data dir %s is recorded as %s but %s/ is %s and %s/ is %s, with no switch in progress: move the one that does not belong here away (%s/ is only a cache)",
+		s.dir, recorded, memberName, s.member, proxyName, s.proxy, proxyName)
+}
+
+// wrongMode names the recorded mode and the ways out.
+func wrongMode(s situation) error {
+	if s.record.Mode == config.ModeMember {
+		return refusef("data dir %s is recorded as a member and --mode=%s wants something else: set --mode=auto to go on as a member, run `agent demote` if it belongs to a cluster, or, for a lone member, `agent leave --force` and then start with --mode=proxy --join", s.dir, s.wanted)
+	}
+	return refusef("data dir %s is recorded as a %s and --mode=%s wants something else: set --mode=auto to go on as a %s, or run `agent promote`", s.dir, s.record.Mode, s.wanted, s.record.Mode)
+}

@@ -1,0 +1,148 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"holdfast/config"
+)
+
+// record is the body of mode.json: what the node is, and how it came to be that.
+type record struct {
+	Mode   config.Mode `json:"mode"`   // member or proxy; with Switch, what it is becoming
+	Wanted config.Mode `json:"wanted"` // the --mode in force when this was recorded
+	Reason string      `json:"reason"` // for people: "bootstrap", ...
+	Since  time.Time   `json:"since"`
+	NodeID string      `json:"node_id"` // the identity that this record belongs to
+	Switch *change     `json:"switch,omitempty"`
+}
+
+// change is a switch in progress: recorded before its first step that cannot be undone by looking at the dir alone, and
+// taken out after its last.
+type change struct {
+	Kind string `json:"kind"`
+}
+
+// bootstrapping is the change from an empty dir to a cluster of one.
+const bootstrapping = "bootstrap"
+
+const (
+	modeKind    = "holdfast-mode"
+	modeVersion = 1
+)
+
+// observe looks at the dir and adds what the configuration wants. Damage is part of what is observed; an error means
+// that the dir could not be looked at.
+func (d *dataDir) observe(cfg config.Config) (situation, error) {
+	s := situation{
+		dir:      d.path,
+		wanted:   cfg.Mode,
+		fallback: cfg.Fallback,
+		join:     len(cfg.Join) > 0,
+		token:    cfg.TokenFile != "" || cfg.Token.Reveal() != "",
+	}
+	var err error
+	if s.member, err = d.look(memberName); err != nil {
+		return s, err
+	}
+	if s.proxy, err = d.look(proxyName); err != nil {
+		return s, err
+	}
+	if s.staged, err = d.look(stagedName); err != nil {
+		return s, err
+	}
+	if err := d.observeFiles(&s); err != nil {
+		return s, err
+	}
+	return s, nil
+}
+
+func (d *dataDir) observeFiles(s *situation) error {
+	rec := record{}
+	switch err := readSealed(d.join(modeFile), modeKind, modeVersion, &rec); {
+	case err == nil:
+		s.record = &rec
+	case unreadable(err):
+		s.damage = err
+		return nil
+	case !errors.Is(err, fs.ErrNotExist):
+		return storageError(err)
+	}
+	id, err := d.readNodeID()
+	switch {
+	case err == nil:
+		s.node = id.String()
+	case unreadable(err):
+		s.damage = err
+	case !errors.Is(err, fs.ErrNotExist):
+		return storageError(err)
+	}
+	return nil
+}
+
+func unreadable(err error) bool { return errors.Is(err, errDamaged) || errors.Is(err, errNewer) }
+
+// bootstrap makes the folder of a member that is a cluster of one:
+//
+//	member.new/                      staged; cut short here, the next start begins again
+//	mode.json says bootstrap         cut short here or later, the next start goes on
+//	member.new/ -> member/
+//	(the member founds its cluster)
+//	mode.json says member            see founded
+func (d *dataDir) bootstrap(rec record) error {
+	if err := d.makeFolder(stagedName); err != nil {
+		return fmt.Errorf("stage %s: %w", stagedName, err)
+	}
+	if err := d.step("staged"); err != nil {
+		return err
+	}
+	rec.Switch = &change{Kind: bootstrapping}
+	if err := d.writeRecord(rec); err != nil {
+		return err
+	}
+	if err := d.step("journaled"); err != nil {
+		return err
+	}
+	return d.finishBootstrap()
+}
+
+// finishBootstrap goes on where bootstrap was cut short. Whatever it finds, no client was ever answered: that starts
+// after founded.
+func (d *dataDir) finishBootstrap() error {
+	member, err := d.look(memberName)
+	if err != nil || member != absent {
+		return err
+	}
+	if err := d.makeFolder(stagedName); err != nil {
+		return fmt.Errorf("stage %s: %w", stagedName, err)
+	}
+	if err := os.Rename(d.join(stagedName), d.join(memberName)); err != nil {
+		return storageError(fmt.Errorf("make %s: %w", memberName, err))
+	}
+	if err := d.step("renamed"); err != nil {
+		return err
+	}
+	if err := syncDir(d.path); err != nil {
+		return storageError(fmt.Errorf("make %s: %w", memberName, err))
+	}
+	return d.step("made")
+}
+
+// founded records that the switch is complete. From here on an empty member folder is lost data.
+func (d *dataDir) founded(rec record) error {
+	rec.Switch = nil
+	if err := d.writeRecord(rec); err != nil {
+		return err
+	}
+	return d.step("recorded")
+}
+
+func (d *dataDir) writeRecord(rec record) error {
+	if err := writeSealed(d.join(modeFile), modeKind, modeVersion, rec); err != nil {
+		return storageError(fmt.Errorf("record the mode: %w", err))
+	}
+	return nil
+}
