@@ -11,7 +11,9 @@
 //	shown         how the default is described when it depends on the machine
 //	reload        "yes" if a HUP takes it over without a restart
 //	from          "env" if it is a secret that comes from the environment only
-//	since         "planned" if this version cannot do it: any value but the default is refused
+//	check         the name of a further check, see check.go
+//	planned       what this version cannot do yet: any value but the default is refused, and the documents leave it out
+//	judge         "agent" if a planned setting is refused by the agent, which knows more, and not here
 //
 // Load puts the layers together and reports every fault that it finds, not just the first.
 package config
@@ -21,18 +23,18 @@ import "time"
 // Config is everything that can be set. A Config from Load is complete and has passed every check that needs no network;
 // whether it suits the data directory is for the agent to judge. It is a value: copy it, compare it with Compare.
 type Config struct {
-	Mode          Mode     `mapstructure:"mode" default:"auto" oneof:"auto,member,proxy" help:"what this node is to be: a member keeps a full copy and votes, a proxy caches and forwards, auto goes on as recorded in the data directory and starts as a member"`
-	Name          string   `mapstructure:"name" shown:"the host name" help:"label of this node in status and logs; not an identity"`
-	DataDir       string   `mapstructure:"data-dir" default:"holdfast.data" help:"directory of everything this node stores; one agent each"`
-	Listen        []string `mapstructure:"listen" default:"http://127.0.0.1:2379,http://[::1]:2379" help:"URLs on which clients are served: http://host:port, https://host:port or unix:///path"`
-	Socket        string   `mapstructure:"socket" shown:"agent.sock in the data directory" help:"unix socket for administration, mode 0660; at most 107 bytes"`
-	PeerListen    string   `mapstructure:"peer-listen" default:":2380" since:"planned" help:"UDP address for other nodes"`
-	PeerAdvertise []string `mapstructure:"peer-advertise" since:"planned" help:"addresses at which other nodes can reach this one"`
-	MetricsListen string   `mapstructure:"metrics-listen" shown:"on the client URLs" help:"URL of a listener of its own for metrics and health"`
-	Join          []string `mapstructure:"join" since:"planned" help:"host:port of any nodes of the cluster to join, or srv:NAME"`
-	TokenFile     string   `mapstructure:"token-file" since:"planned" help:"file with the join token"`
-	Token         Secret   `mapstructure:"token" from:"env" since:"planned" help:"the join token; token-file wins over it"`
-	Fallback      string   `mapstructure:"fallback" oneof:"proxy,none" since:"planned" shown:"proxy in auto, none in member" help:"what to become when the cluster needs no more members"`
+	Mode          Mode     `mapstructure:"mode" default:"auto" oneof:"auto,member,proxy" help:"what this node is to be; auto goes on as the data directory records and makes an empty one a member. This version cannot be a proxy yet"`
+	Name          string   `mapstructure:"name" shown:"the host name" check:"label" help:"label of this node in status and logs; not an identity"`
+	DataDir       string   `mapstructure:"data-dir" default:"holdfast.data" check:"path" help:"directory of everything this node stores; one agent each"`
+	Listen        []string `mapstructure:"listen" default:"http://127.0.0.1:2379,http://[::1]:2379" check:"urls" help:"URLs on which clients are served, http://host:port or unix:///path; the default leaves out ::1 on a machine without IPv6"`
+	Socket        string   `mapstructure:"socket" shown:"agent.sock in the data directory" check:"socket" help:"unix socket for administration, mode 0660; a path of at most 107 bytes"`
+	PeerListen    string   `mapstructure:"peer-listen" default:":2380" planned:"talk to other nodes" help:"UDP address for other nodes"`
+	PeerAdvertise []string `mapstructure:"peer-advertise" planned:"talk to other nodes" help:"addresses at which other nodes can reach this one"`
+	MetricsListen string   `mapstructure:"metrics-listen" shown:"on the client URLs" check:"url" help:"URL of a listener of its own for metrics and health"`
+	Join          []string `mapstructure:"join" judge:"agent" planned:"join a cluster" help:"host:port of any nodes of the cluster to join, or srv:NAME"`
+	TokenFile     string   `mapstructure:"token-file" planned:"join a cluster" help:"file with the join token"`
+	Token         Secret   `mapstructure:"token" from:"env" planned:"join a cluster" help:"the join token; token-file wins over it"`
+	Fallback      string   `mapstructure:"fallback" oneof:"proxy,none" planned:"join a cluster" shown:"proxy in auto, none in member" help:"what to become when the cluster needs no more members"`
 	Insecure      bool     `mapstructure:"insecure" default:"false" help:"allow plaintext http beyond loopback"`
 	LogLevel      string   `mapstructure:"log-level" default:"info" oneof:"debug,info,warn,error" reload:"yes" help:"least severe log line to write"`
 	LogFormat     string   `mapstructure:"log-format" default:"auto" oneof:"auto,journal,text,json" help:"form of log lines; auto is journal under systemd, text on a terminal, else json"`
@@ -60,36 +62,36 @@ const (
 
 // TLS is for https listeners.
 type TLS struct {
-	CertFile     string `mapstructure:"cert-file" since:"planned" reload:"yes" help:"PEM certificate chain of the https listeners"`
-	KeyFile      string `mapstructure:"key-file" since:"planned" reload:"yes" help:"PEM private key of the https listeners"`
-	ClientCAFile string `mapstructure:"client-ca-file" since:"planned" reload:"yes" help:"PEM certificates that sign client certificates; set, clients must have one"`
-	Auto         bool   `mapstructure:"auto" default:"false" since:"planned" help:"let the cluster's CA issue the certificate of the https listeners"`
+	CertFile     string `mapstructure:"cert-file" planned:"serve https" reload:"yes" help:"PEM certificate chain of the https listeners"`
+	KeyFile      string `mapstructure:"key-file" planned:"serve https" reload:"yes" help:"PEM private key of the https listeners"`
+	ClientCAFile string `mapstructure:"client-ca-file" planned:"serve https" reload:"yes" help:"PEM certificates that sign client certificates; set, clients must have one"`
+	Auto         bool   `mapstructure:"auto" default:"false" planned:"serve https" help:"let the cluster's CA issue the certificate of the https listeners"`
 }
 
 // Cluster seeds replicated values when a cluster is made; afterwards what is replicated counts.
 type Cluster struct {
-	Voters int `mapstructure:"voters" default:"3" min:"1" max:"7" since:"planned" help:"number of voting members wanted when a cluster is made"`
+	Voters int `mapstructure:"voters" default:"3" min:"1" max:"7" planned:"have more than one member" help:"number of voting members wanted when a cluster is made"`
 }
 
 // Proxy is what a proxy caches and how long that is good.
 type Proxy struct {
-	Prefixes     []string      `mapstructure:"prefixes" shown:"none: on demand" since:"planned" reload:"yes" help:"key prefixes that the cache mirrors"`
-	MaxBytes     Size          `mapstructure:"max-bytes" default:"64MiB" min:"1MiB" since:"planned" reload:"yes" help:"largest size of the cache"`
-	MaxAge       time.Duration `mapstructure:"max-age" default:"5s" since:"planned" reload:"yes" help:"age up to which a cached value is served without asking"`
-	StaleIfError time.Duration `mapstructure:"stale-if-error" default:"168h" since:"planned" reload:"yes" help:"age up to which a cached value is served while the uplink is lost"`
-	ReadOnly     bool          `mapstructure:"read-only" default:"false" since:"planned" help:"refuse writes"`
+	Prefixes     []string      `mapstructure:"prefixes" shown:"none: on demand" planned:"be a proxy" reload:"yes" help:"key prefixes that the cache mirrors"`
+	MaxBytes     Size          `mapstructure:"max-bytes" default:"64MiB" min:"1MiB" planned:"be a proxy" reload:"yes" help:"largest size of the cache"`
+	MaxAge       time.Duration `mapstructure:"max-age" default:"5s" planned:"be a proxy" reload:"yes" help:"age up to which a cached value is served without asking"`
+	StaleIfError time.Duration `mapstructure:"stale-if-error" default:"168h" planned:"be a proxy" reload:"yes" help:"age up to which a cached value is served while the uplink is lost"`
+	ReadOnly     bool          `mapstructure:"read-only" default:"false" planned:"be a proxy" help:"refuse writes"`
 }
 
 // Queue is what happens to writes while the cluster is out of reach. What a prefix leaves empty is taken from here.
 type Queue struct {
-	Prefixes    []QueuePrefix `mapstructure:"prefixes" since:"planned" reload:"yes" help:"key prefixes whose writes may be queued; the longest one that fits wins"`
-	Lane        string        `mapstructure:"lane" default:"normal" oneof:"high,normal,bulk" since:"planned" help:"urgency of queued writes"`
-	Guard       string        `mapstructure:"guard" default:"seen" oneof:"seen,none" since:"planned" help:"whether a queued write yields to a newer one by somebody else"`
-	OnFull      string        `mapstructure:"on-full" default:"reject" oneof:"reject,coalesce,drop-oldest" since:"planned" help:"what a full queue does"`
-	MaxBytes    Size          `mapstructure:"max-bytes" default:"256MiB" min:"1MiB" since:"planned" help:"largest size of the queue"`
-	DiskReserve Reserve       `mapstructure:"disk-reserve" default:"10%" since:"planned" help:"free disk space that the queue leaves, a size or a share of at most 1GiB"`
-	Expires     time.Duration `mapstructure:"expires" default:"none" since:"planned" help:"age at which a queued write is given up"`
-	DrainRate   int           `mapstructure:"drain-rate" default:"none" min:"0" since:"planned" help:"most queued writes sent per second"`
+	Prefixes    []QueuePrefix `mapstructure:"prefixes" planned:"queue writes" reload:"yes" help:"key prefixes whose writes may be queued; the longest one that fits wins"`
+	Lane        string        `mapstructure:"lane" default:"normal" oneof:"high,normal,bulk" planned:"queue writes" help:"urgency of queued writes"`
+	Guard       string        `mapstructure:"guard" default:"seen" oneof:"seen,none" planned:"queue writes" help:"whether a queued write yields to a newer one by somebody else"`
+	OnFull      string        `mapstructure:"on-full" default:"reject" oneof:"reject,coalesce,drop-oldest" planned:"queue writes" help:"what a full queue does"`
+	MaxBytes    Size          `mapstructure:"max-bytes" default:"256MiB" min:"1MiB" planned:"queue writes" help:"largest size of the queue"`
+	DiskReserve Reserve       `mapstructure:"disk-reserve" default:"10%" planned:"queue writes" help:"free disk space that the queue leaves, a size or a share of at most 1GiB"`
+	Expires     time.Duration `mapstructure:"expires" default:"none" planned:"queue writes" help:"age at which a queued write is given up"`
+	DrainRate   int           `mapstructure:"drain-rate" default:"none" min:"0" planned:"queue writes" help:"most queued writes sent per second"`
 }
 
 // QueuePrefix is one entry of queue.prefixes, which is a plain string when only the prefix matters.
@@ -112,8 +114,8 @@ type Store struct {
 
 // Link is how the connections to other nodes spend bytes.
 type Link struct {
-	Redundancy string `mapstructure:"redundancy" default:"auto" oneof:"auto,off,on" since:"planned" help:"whether messages are sent in copies on a lossy link"`
-	Budget     Size   `mapstructure:"budget" default:"none" since:"planned" help:"bytes per day that a metered link may carry"`
+	Redundancy string `mapstructure:"redundancy" default:"auto" oneof:"auto,off,on" planned:"talk to other nodes" help:"whether messages are sent in copies on a lossy link"`
+	Budget     Size   `mapstructure:"budget" default:"none" planned:"talk to other nodes" help:"bytes per day that a metered link may carry"`
 }
 
 // Limits is what a client may ask for. gRPC clients are held to Request only, as etcd does.
@@ -127,15 +129,15 @@ type Limits struct {
 	BodyTimeout   time.Duration `mapstructure:"body-timeout" default:"1m" min:"100ms" max:"24h" help:"time a client has to send the body of a request"`
 	IdleTimeout   time.Duration `mapstructure:"idle-timeout" default:"10m" min:"1s" max:"24h" help:"time after which an unused client connection is closed"`
 	Watches       int           `mapstructure:"watches" default:"4096" min:"1" max:"1000000" help:"most open watches at a time"`
-	Rate          int           `mapstructure:"rate" default:"none" min:"0" since:"planned" help:"most requests per second of one client"`
+	Rate          int           `mapstructure:"rate" default:"none" min:"0" planned:"limit the rate of a client" help:"most requests per second of one client"`
 }
 
 // CORS is which web pages may use the API.
 type CORS struct {
-	Origins []string `mapstructure:"origins" help:"origins of web pages that may call the API, as https://example.com"`
+	Origins []string `mapstructure:"origins" check:"origins" help:"origins of web pages that may call the API, as https://example.com"`
 }
 
 // Auth is how long this node decides on permissions by itself.
 type Auth struct {
-	MaxOffline time.Duration `mapstructure:"max-offline" default:"168h" min:"1m" since:"planned" help:"age of the mirrored policy up to which a proxy grants access while the uplink is lost"`
+	MaxOffline time.Duration `mapstructure:"max-offline" default:"168h" min:"1m" planned:"check permissions" help:"age of the mirrored policy up to which a proxy grants access while the uplink is lost"`
 }

@@ -1,0 +1,219 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Validate checks a Config that was not loaded, and reports every fault. It judges what can be judged without the
+// network and without the data directory.
+func (c *Config) Validate() error {
+	var faults []*Fault
+	for _, f := range settings() {
+		v := f.of(c)
+		if err := f.verify(v); err != nil {
+			faults = append(faults, &Fault{Key: f.key, Value: f.text(v), Problem: err.Error()})
+		}
+	}
+	return join(append(faults, c.verifyWhole(nil)...))
+}
+
+// Complete fills in what depends on the machine or on another setting: Name and Socket.
+func (c *Config) Complete(hostname string) {
+	if c.Name == "" {
+		c.Name = hostname
+	}
+	if c.Socket == "" {
+		c.Socket = filepath.Join(c.DataDir, "agent.sock")
+	}
+}
+
+// verify checks one value by itself.
+func (f *field) verify(v reflect.Value) error {
+	if err := f.inRange(v); err != nil {
+		return err
+	}
+	if err := f.verifyContent(v); err != nil {
+		return err
+	}
+	if f.planned == "" || f.judge != "" {
+		return nil
+	}
+	def, err := f.defaultValue()
+	if err != nil {
+		return err
+	}
+	if !reflect.DeepEqual(v.Interface(), def.Interface()) && !(f.list() && v.Len() == 0) {
+		return fmt.Errorf("cannot be used: this version cannot %s yet, so leave it out", f.planned)
+	}
+	return nil
+}
+
+// inRange checks against oneof, min and max.
+func (f *field) inRange(v reflect.Value) error {
+	if len(f.oneOf) > 0 && !slices.Contains(f.oneOf, v.String()) && v.String() != f.def {
+		return errors.New("must be one of " + strings.Join(f.oneOf, ", "))
+	}
+	if f.min == "" && f.max == "" || v.IsZero() && f.def == "none" {
+		return nil
+	}
+	low, high := f.bound(f.min), f.bound(f.max)
+	switch n := v.Int(); {
+	case f.min != "" && f.max != "" && (n < low || n > high):
+		return fmt.Errorf("must be from %s to %s", f.min, f.max)
+	case f.min != "" && n < low:
+		return fmt.Errorf("must be at least %s", f.min)
+	case f.max != "" && n > high:
+		return fmt.Errorf("must be at most %s", f.max)
+	}
+	return nil
+}
+
+// bound is a min or max tag as a number. A wrong tag is a mistake in this package and panics.
+func (f *field) bound(tag string) int64 {
+	if tag == "" {
+		return 0
+	}
+	v, err := f.parseText(tag)
+	if err != nil {
+		panic(fmt.Sprintf("config: bound of %s %v", f.key, err))
+	}
+	return v.Int()
+}
+
+// verifyContent runs the check named by the field's tag.
+func (f *field) verifyContent(v reflect.Value) error {
+	if v.Kind() == reflect.Int64 && v.Int() < 0 {
+		return errors.New("must not be negative")
+	}
+	switch f.check {
+	case "label":
+		return verifyLabel(v.String())
+	case "path":
+		return verifyPath(v.String())
+	case "socket":
+		return verifySocket(v.String())
+	case "url":
+		if v.String() == "" {
+			return nil
+		}
+		_, err := ParseURL(v.String())
+		return err
+	case "urls":
+		return verifyEach(v, func(s string) error { _, err := ParseURL(s); return err })
+	case "origins":
+		return verifyEach(v, verifyOrigin)
+	}
+	return nil
+}
+
+func verifyEach(list reflect.Value, verify func(string) error) error {
+	for i := range list.Len() {
+		if err := verify(list.Index(i).String()); err != nil {
+			return fmt.Errorf("has the entry %s, which %w", quote(list.Index(i).String()), err)
+		}
+	}
+	return nil
+}
+
+// labelMax is the longest host name that DNS knows.
+const labelMax = 253
+
+func verifyLabel(name string) error {
+	switch {
+	case len(name) > labelMax:
+		return fmt.Errorf("has %d bytes, at most %d are allowed", len(name), labelMax)
+	case !utf8.ValidString(name) || strings.ContainsFunc(name, unicode.IsControl):
+		return errors.New("must be printable text")
+	}
+	return nil
+}
+
+func verifyPath(path string) error {
+	switch {
+	case path == "":
+		return errors.New("must not be empty: name a directory")
+	case strings.ContainsRune(path, 0):
+		return errors.New("must not contain a zero byte")
+	case strings.HasPrefix(path, "~"):
+		return errors.New("starts with ~, which only a shell understands: write the path out")
+	}
+	return nil
+}
+
+// socketMax is what the kernel allows in a socket's path: sun_path in unix(7) less the zero at its end.
+const socketMax = 107
+
+func verifySocket(path string) error {
+	if path == "" {
+		return nil // Complete derives it
+	}
+	if len(path) > socketMax {
+		return fmt.Errorf("has %d bytes and the system allows %d: choose a shorter one, as /run/holdfast/agent.sock", len(path), socketMax)
+	}
+	return verifyPath(path)
+}
+
+// verifyWhole checks what concerns several settings at once. from may be nil.
+func (c *Config) verifyWhole(from Provenance) []*Fault {
+	var faults []*Fault
+	fault := func(key, value, problem string) {
+		faults = append(faults, &Fault{Key: key, Value: value, Origin: from[key], Problem: problem})
+	}
+	seen := map[string]string{} // address to the key that has it
+	if c.Socket != "" {
+		seen["unix "+c.Socket] = "socket"
+	}
+	for key, url := range c.urls() {
+		u, err := ParseURL(url)
+		if err != nil {
+			continue // verify says so
+		}
+		if !c.Insecure && !u.TLS && !u.Local() {
+			fault(key, url, "would serve plaintext beyond this machine: use a loopback address or a unix socket, or allow it with --insecure")
+		}
+		if u.TLS && c.TLS.CertFile == "" && !c.TLS.Auto {
+			fault(key, url, "needs a certificate: "+httpsRemedy())
+		}
+		at := u.Network + " " + u.Address
+		if other, taken := seen[at]; taken && !u.anyPort() {
+			fault(key, url, "is taken by "+other+" already: each listener needs an address of its own")
+		}
+		seen[at] = key
+	}
+	if c.Limits.Value+c.Limits.Key > c.Limits.Request {
+		fault("limits.request", c.Limits.Request.String(), fmt.Sprintf("must be at least limits.value and limits.key together, %s", c.Limits.Value+c.Limits.Key))
+	}
+	if err := verifySocket(c.Socket); err != nil && from != nil {
+		fault("data-dir", c.DataDir, fmt.Sprintf("makes a socket path that %v, and set it with --socket", err))
+	}
+	return faults
+}
+
+// urls yields every URL listened on, with its key.
+func (c *Config) urls() func(func(key, url string) bool) {
+	return func(yield func(key, url string) bool) {
+		for _, u := range c.Listen {
+			if !yield("listen", u) {
+				return
+			}
+		}
+		if c.MetricsListen != "" {
+			yield("metrics-listen", c.MetricsListen)
+		}
+	}
+}
+
+func httpsRemedy() string {
+	f, ok := settings().find("tls.cert-file")
+	if !ok || f.planned != "" {
+		return "this version cannot serve https yet"
+	}
+	return "set tls.cert-file and tls.key-file, or tls.auto"
+}

@@ -1,0 +1,120 @@
+package config
+
+import (
+	"errors"
+	"strings"
+
+	"github.com/spf13/pflag"
+)
+
+// The name of the main file is not itself a setting: it has a flag and a variable, and no key.
+const (
+	configFlag = "config"
+	configEnv  = envPrefix + "CONFIG"
+)
+
+// AddFlags adds a flag for every setting, and --config. What users write is checked by Load, not by the flags, so that
+// all faults come out together. Flags of what this version cannot do are there, to be refused with a reason, but hidden.
+func AddFlags(flags *pflag.FlagSet) {
+	flags.String(configFlag, "", "main configuration file, YAML, TOML or JSON (default "+DefaultDir+"/"+mainName+" if it exists)")
+	for _, f := range settings() {
+		if f.envOnly {
+			continue
+		}
+		flag := flags.VarPF(&flagValue{field: f}, f.flag(), "", f.help)
+		flag.DefValue = f.described()
+		flag.Hidden = f.planned != ""
+		if f.kind() == "bool" {
+			flag.NoOptDefVal = "true"
+		}
+	}
+}
+
+// described is the default as help texts name it, "" for none.
+func (f *field) described() string {
+	switch {
+	case f.shown != "":
+		return f.shown
+	case f.def == "none" || f.def == "false":
+		return ""
+	default:
+		return f.def
+	}
+}
+
+// ParseFlags parses the arguments of `agent run` as far as it can and reports every unknown flag, where cobra stops at
+// the first.
+func ParseFlags(args []string) (*pflag.FlagSet, error) {
+	var faults []*Fault
+	for {
+		flags := pflag.NewFlagSet("agent", pflag.ContinueOnError)
+		flags.BoolP("help", "h", false, "")
+		AddFlags(flags)
+		err := flags.Parse(args)
+		if err == nil {
+			return flags, join(faults)
+		}
+		faults = append(faults, flagFault(err))
+		unknown, ok := errors.AsType[*pflag.NotExistError](err)
+		if !ok {
+			return flags, join(faults)
+		}
+		args = without(args, unknown)
+	}
+}
+
+func flagFault(err error) *Fault {
+	unknown, ok := errors.AsType[*pflag.NotExistError](err)
+	if !ok {
+		return &Fault{Problem: err.Error()}
+	}
+	if short := unknown.GetSpecifiedShortnames(); short != "" {
+		return &Fault{Key: "-" + short, Problem: "there is no such flag: flags have two dashes, as --mode"}
+	}
+	name := unknown.GetSpecifiedName()
+	names := append(settings().names((*field).flag), configFlag)
+	return &Fault{Key: "--" + name, Problem: "there is no such flag" + didYouMeanFlag(name, names)}
+}
+
+func didYouMeanFlag(name string, names []string) string {
+	if best := Nearest(name, names); best != "" {
+		return ": did you mean --" + best + "?"
+	}
+	return ""
+}
+
+// without removes an unknown flag and the value that seems to follow it. It always removes something.
+func without(args []string, unknown *pflag.NotExistError) []string {
+	for i, arg := range args {
+		name, _, hasValue := strings.Cut(strings.TrimPrefix(arg, "--"), "=")
+		long := strings.HasPrefix(arg, "--") && name == unknown.GetSpecifiedName()
+		short := unknown.GetSpecifiedShortnames() != "" && strings.HasPrefix(arg, "-"+unknown.GetSpecifiedShortnames())
+		if !long && !short {
+			continue
+		}
+		rest := args[i+1:]
+		if !hasValue && len(rest) > 0 && !strings.HasPrefix(rest[0], "-") {
+			rest = rest[1:]
+		}
+		return append(args[:i:i], rest...)
+	}
+	return nil
+}
+
+// flagValue keeps what was written. Repeated, a list grows and anything else is replaced.
+type flagValue struct {
+	field *field
+	text  string
+	set   bool
+}
+
+func (v *flagValue) String() string { return v.text }
+func (v *flagValue) Type() string   { return v.field.kind() }
+
+func (v *flagValue) Set(text string) error {
+	if v.set && v.field.list() {
+		text = v.text + "," + text
+	}
+	v.text, v.set = text, true
+	return nil
+}

@@ -1,0 +1,178 @@
+package config
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+)
+
+// envPrefix starts the name of every variable that is ours.
+const envPrefix = "HOLDFAST_"
+
+// field is one setting, as its struct tags describe it.
+type field struct {
+	key     string // proxy.read-only
+	index   []int  // for reflect.Value.FieldByIndex on a Config
+	typ     reflect.Type
+	def     string   // default as text
+	shown   string   // default as described, if it depends on the machine
+	help    string   //
+	oneOf   []string //
+	min     string   //
+	max     string   //
+	check   string   //
+	planned string   // what this version cannot do yet, empty if it can
+	judge   string   //
+	envOnly bool     //
+	reload  bool     //
+}
+
+// flag is the name of the command line flag, without dashes.
+func (f *field) flag() string { return strings.ReplaceAll(f.key, ".", "-") }
+
+// env is the name of the environment variable.
+func (f *field) env() string {
+	return envPrefix + strings.ToUpper(strings.NewReplacer("-", "_", ".", "_").Replace(f.key))
+}
+
+// secret reports whether the value must never be shown.
+func (f *field) secret() bool { return f.typ == reflect.TypeFor[Secret]() }
+
+// list reports whether the value has many parts.
+func (f *field) list() bool { return f.typ.Kind() == reflect.Slice }
+
+// schema is all settings, in the order of the struct.
+type schema []*field
+
+// schemaOf reads the tags of a struct type. A wrong tag is a mistake in this package and panics.
+func schemaOf(t reflect.Type) schema {
+	return appendFields(nil, t, "", nil)
+}
+
+// settings is the schema of Config.
+func settings() schema { return schemaOf(reflect.TypeFor[Config]()) }
+
+func appendFields(fields schema, t reflect.Type, section string, index []int) schema {
+	for sf := range fieldsOf(t) {
+		key := sf.Tag.Get("mapstructure")
+		if key == "" {
+			panic(fmt.Sprintf("config: %s.%s has no key", t, sf.Name))
+		}
+		at := append(slices.Clone(index), sf.Index...)
+		if sf.Type.Kind() == reflect.Struct && sf.Type != reflect.TypeFor[Reserve]() {
+			fields = appendFields(fields, sf.Type, section+key+".", at)
+			continue
+		}
+		fields = append(fields, newField(section+key, at, sf))
+	}
+	return fields
+}
+
+func fieldsOf(t reflect.Type) func(func(reflect.StructField) bool) {
+	return func(yield func(reflect.StructField) bool) {
+		for i := range t.NumField() {
+			if !yield(t.Field(i)) {
+				return
+			}
+		}
+	}
+}
+
+func newField(key string, index []int, sf reflect.StructField) *field {
+	f := &field{
+		key:     key,
+		index:   index,
+		typ:     sf.Type,
+		def:     sf.Tag.Get("default"),
+		shown:   sf.Tag.Get("shown"),
+		help:    sf.Tag.Get("help"),
+		min:     sf.Tag.Get("min"),
+		max:     sf.Tag.Get("max"),
+		check:   sf.Tag.Get("check"),
+		planned: sf.Tag.Get("planned"),
+		judge:   sf.Tag.Get("judge"),
+		envOnly: sf.Tag.Get("from") == "env",
+		reload:  sf.Tag.Get("reload") == "yes",
+	}
+	if list := sf.Tag.Get("oneof"); list != "" {
+		f.oneOf = strings.Split(list, ",")
+	}
+	if _, err := f.defaultValue(); err != nil {
+		panic(fmt.Sprintf("config: default of %s %v", key, err))
+	}
+	return f
+}
+
+// defaultValue is the default as a value of the field's type.
+func (f *field) defaultValue() (reflect.Value, error) {
+	if f.def == "" {
+		return reflect.Zero(f.typ), nil
+	}
+	return f.parseText(f.def)
+}
+
+// of returns the field's value in a Config.
+func (f *field) of(c *Config) reflect.Value { return reflect.ValueOf(c).Elem().FieldByIndex(f.index) }
+
+// find returns the setting of that key.
+func (s schema) find(key string) (*field, bool) {
+	i := slices.IndexFunc(s, func(f *field) bool { return f.key == key })
+	if i < 0 {
+		return nil, false
+	}
+	return s[i], true
+}
+
+// section reports whether keys below name exist.
+func (s schema) section(name string) bool {
+	return slices.ContainsFunc(s, func(f *field) bool { return strings.HasPrefix(f.key, name+".") })
+}
+
+// names returns one name of each setting, leaving out those that this version cannot do.
+func (s schema) names(of func(*field) string) []string {
+	var names []string
+	for _, f := range s {
+		if f.planned == "" {
+			names = append(names, of(f))
+		}
+	}
+	return names
+}
+
+// kind is the type of value in one word, for help texts.
+func (f *field) kind() string {
+	switch f.typ {
+	case reflect.TypeFor[time.Duration]():
+		return "duration"
+	case reflect.TypeFor[Size]():
+		return "size"
+	case reflect.TypeFor[Reserve]():
+		return "size or share"
+	}
+	switch f.typ.Kind() {
+	case reflect.Slice:
+		return "list"
+	case reflect.Bool:
+		return "bool"
+	case reflect.Int:
+		return "number"
+	default:
+		return "text"
+	}
+}
+
+// Default returns the settings of an agent started without any. Name and Socket, which depend on the machine and on
+// DataDir, are filled in by Load and by Complete.
+func Default() Config {
+	var c Config
+	for _, f := range settings() {
+		v, err := f.defaultValue()
+		if err != nil {
+			panic(err) // newField has tried it
+		}
+		f.of(&c).Set(v)
+	}
+	return c
+}
