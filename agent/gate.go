@@ -1,0 +1,164 @@
+package agent
+
+import (
+	"context"
+	"iter"
+	"sync"
+	"time"
+
+	"holdfast/api"
+	"holdfast/kv"
+)
+
+// gate is the Backend that the doors know. Before the node behind it is there, requests wait a little and are then
+// refused; once it is told to drain, new ones are refused, watches end, and those that run are waited for.
+//
+//	waiting --open--> open --drain--> draining
+//	   \---------------drain------------^
+type gate struct {
+	opened   chan struct{}   // closed by open
+	draining context.Context // ended by drain
+	refuse   context.CancelFunc
+
+	mu      sync.Mutex
+	backend api.Backend // set before opened is closed
+	running int
+	idle    chan struct{} // made by drain, closed when running is 0
+}
+
+var _ api.Backend = (*gate)(nil)
+
+// openWait is how long a request waits for a node that is still replaying: as long as for a leader.
+const openWait = 3 * time.Second
+
+func newGate() *gate {
+	g := &gate{opened: make(chan struct{})}
+	g.draining, g.refuse = context.WithCancel(context.Background())
+	return g
+}
+
+// open lets requests through to b. It may be called once.
+func (g *gate) open(b api.Backend) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.backend = b
+	close(g.opened)
+}
+
+// drain refuses what comes, ends watches, and waits until nothing runs or ctx ends. It returns how many requests still
+// run then.
+func (g *gate) drain(ctx context.Context) int {
+	g.mu.Lock()
+	if g.idle == nil {
+		g.idle = make(chan struct{})
+		g.refuse()
+		if g.running == 0 {
+			close(g.idle)
+		}
+	}
+	idle := g.idle
+	g.mu.Unlock()
+	select {
+	case <-idle:
+	case <-ctx.Done():
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.running
+}
+
+// isDraining reports whether drain has been called.
+func (g *gate) isDraining() bool { return g.draining.Err() != nil }
+
+// enter returns the backend and counts the request until leave.
+func (g *gate) enter(ctx context.Context) (api.Backend, error) {
+	select {
+	case <-g.opened:
+	default:
+		if err := g.wait(ctx); err != nil {
+			return nil, err
+		}
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.idle != nil {
+		return nil, stopping()
+	}
+	g.running++
+	return g.backend, nil
+}
+
+func (g *gate) wait(ctx context.Context) error {
+	timer := time.NewTimer(openWait)
+	defer timer.Stop()
+	select {
+	case <-g.opened:
+		return nil
+	case <-g.draining.Done():
+		return stopping()
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+	err := kv.Errorf(kv.NoLeader, "this node is still replaying its log: try again, or see its status")
+	err.RetryAfter = time.Second
+	return err
+}
+
+func (g *gate) leave() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.running--
+	if g.running == 0 && g.idle != nil {
+		close(g.idle)
+	}
+}
+
+func stopping() *kv.Error {
+	return kv.Errorf(kv.Stopping, "this node is shutting down: ask another one, or this one again when it is back")
+}
+
+// Do passes c on.
+func (g *gate) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
+	b, err := g.enter(ctx)
+	if err != nil {
+		return kv.Result{}, err
+	}
+	defer g.leave()
+	return b.Do(ctx, c)
+}
+
+// Read passes q on.
+func (g *gate) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
+	b, err := g.enter(ctx)
+	if err != nil {
+		return kv.Page{}, err
+	}
+	defer g.leave()
+	return b.Read(ctx, q)
+}
+
+// Watch passes w on. When the node drains the stream ends with kv.Stopping, after everything already under way.
+func (g *gate) Watch(ctx context.Context, w kv.WatchSpec) iter.Seq2[kv.Batch, error] {
+	return func(yield func(kv.Batch, error) bool) {
+		b, err := g.enter(ctx)
+		if err != nil {
+			yield(kv.Batch{}, err)
+			return
+		}
+		defer g.leave()
+		inner, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(g.draining, cancel)()
+		for batch, err := range b.Watch(inner, w) {
+			if err != nil && ctx.Err() == nil && g.isDraining() {
+				break // the cancellation is ours: say why instead
+			}
+			if !yield(batch, err) || err != nil {
+				return
+			}
+		}
+		if ctx.Err() == nil && g.isDraining() {
+			yield(kv.Batch{}, stopping())
+		}
+	}
+}
