@@ -138,26 +138,25 @@ func TestEveryPrefixOfAMessageIsMalformed(t *testing.T) {
 }
 
 func TestSecondSpellingsAreRefused(t *testing.T) {
-	command := func(parts ...[]byte) []byte { return slices.Concat(parts...) }
 	head := []byte{Version, byte(kindCommand)}
 	term := []byte{1, byte(tagLeaseRevoke), 0} // one op, up to its term
 	for name, b := range map[string][]byte{
-		"length in two bytes":     command(head, []byte{0, 0x80, 0x00, 0}),
-		"zero in ten bytes":       command(head, []byte{0, 0}, term, bytes.Repeat([]byte{0x80}, 9), []byte{0}),
-		"term of 65 bits":         command(head, []byte{0, 0}, term, bytes.Repeat([]byte{0xff}, 9), []byte{2}),
-		"term of eleven bytes":    command(head, []byte{0, 0}, term, bytes.Repeat([]byte{0xff}, 10), []byte{1}),
-		"empty sequence":          command(head, []byte{commandSeq}, make([]byte, 16), []byte{0, 0, 0, 0, 0}),
-		"empty retry key":         command(head, []byte{commandKey}, make([]byte, 16), []byte{0, 0}),
-		"empty principal":         command(head, []byte{commandBy, 0, 0, 0, 0, 0}),
-		"empty last writer":       command(head, []byte{0, 1, guardOr}, make([]byte, 19), make([]byte, 7)),
-		"sorting by nothing":      command(head, []byte{0, 0, 1, byte(tagRange), rangeSort, 0, 0, 0, 0, 0, 0}),
-		"no bounds":               command(head, []byte{0, 0, 1, byte(tagRange), rangeBounds, 0, 0, 0, 0, 0, 0, 0, 0}),
-		"empty epoch":             command([]byte{Version, byte(kindOutcome), 0, headerEpoch}, make([]byte, 24), []byte{0, 0, 0, 0}),
+		"length in two bytes":     slices.Concat(head, []byte{0, 0x80, 0x00, 0}),
+		"zero in ten bytes":       slices.Concat(head, []byte{0, 0}, term, bytes.Repeat([]byte{0x80}, 9), []byte{0}),
+		"term of 65 bits":         slices.Concat(head, []byte{0, 0}, term, bytes.Repeat([]byte{0xff}, 9), []byte{2}),
+		"term of eleven bytes":    slices.Concat(head, []byte{0, 0}, term, bytes.Repeat([]byte{0xff}, 10), []byte{1}),
+		"empty sequence":          slices.Concat(head, []byte{commandSeq}, make([]byte, 16), []byte{0, 0, 0, 0, 0}),
+		"empty retry key":         slices.Concat(head, []byte{commandKey}, make([]byte, 16), []byte{0, 0}),
+		"empty principal":         slices.Concat(head, []byte{commandBy, 0, 0, 0, 0, 0}),
+		"empty last writer":       slices.Concat(head, []byte{0, 1, guardOr}, make([]byte, 19), make([]byte, 7)),
+		"sorting by nothing":      slices.Concat(head, []byte{0, 0, 1, byte(tagRange), rangeSort, 0, 0, 0, 0, 0, 0}),
+		"no bounds":               slices.Concat(head, []byte{0, 0, 1, byte(tagRange), rangeBounds, 0, 0, 0, 0, 0, 0, 0, 0}),
+		"empty epoch":             slices.Concat([]byte{Version, byte(kindOutcome), 0, headerEpoch}, make([]byte, 24), []byte{0, 0, 0, 0}),
 		"empty list of keys":      {Version, byte(kindOutcome), 0, 0, 0, 0, 0, 1, resultKVs, 0, 0},
 		"empty list of results":   {Version, byte(kindOutcome), 0, 0, 0, 0, 0, 1, resultOps, 0, 0},
 		"empty list of leases":    {Version, byte(kindOutcome), 0, 0, 0, 0, 0, 1, resultLeases, 0, 0},
-		"a second of nanoseconds": command([]byte{Version, byte(kindOutcome), outcomeQueued, receiptExpires, 0}, appendUint(nil, 1e9), make([]byte, 6)),
-		"expiry never": command([]byte{Version, byte(kindOutcome), outcomeQueued, receiptExpires},
+		"a second of nanoseconds": slices.Concat([]byte{Version, byte(kindOutcome), outcomeQueued, receiptExpires, 0}, appendUint(nil, 1e9), make([]byte, 6)),
+		"expiry never": slices.Concat([]byte{Version, byte(kindOutcome), outcomeQueued, receiptExpires},
 			appendInt(nil, time.Time{}.Unix()), make([]byte, 7)),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -204,7 +203,7 @@ func TestNewerFormatIsToldFromDamage(t *testing.T) {
 			if !errors.Is(err, tc.want) {
 				t.Fatalf("got %v, want %v", err, tc.want)
 			}
-			if tc.want == ErrNewer && !strings.Contains(err.Error(), "newer version") {
+			if errors.Is(tc.want, ErrNewer) && !strings.Contains(err.Error(), "newer version") {
 				t.Fatalf("the message does not say what to do about it: %v", err)
 			}
 		})

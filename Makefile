@@ -1,0 +1,59 @@
+# Everything a change needs. Go, make and a C compiler (for the race detector) have to be there; e2e wants root and Debian.
+
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+CACHE    ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/holdfast-build
+BIN      := bin/agent
+FUZZTIME ?= 10s
+LINT     := v2.15.0
+ARCHS    := amd64 arm64
+
+# The same source, Go version and VERSION give the same bytes, wherever the tree lies.
+GOBUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -buildid= -X main.version=$(VERSION)"
+
+# What has no goroutines and no shared state gains nothing from the race detector.
+UNRACED := /(kv|config|internal/arch|internal/wire|test/.*)$$
+
+.DEFAULT_GOAL := build
+.PHONY: help build test race lint fuzz bench e2e packages reproducible clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## the static binary, bin/agent
+	@mkdir -p bin
+	$(GOBUILD) -o $(BIN) ./cmd/agent
+
+test: ## all tests; no root, under five minutes on two cores
+	go test ./...
+
+race: ## the packages with goroutines, under the race detector
+	go test -race -timeout 10m $$(go list ./... | grep -vE '$(UNRACED)')
+
+lint: $(CACHE)/golangci-lint-$(LINT) ## golangci-lint, at its pinned version
+	$< run ./...
+
+# Built from its module in a folder of its own, so that its dependencies stay out of go.mod.
+$(CACHE)/golangci-lint-$(LINT):
+	@mkdir -p $(CACHE)/lint
+	GOBIN=$(CACHE)/lint go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT)
+	mv $(CACHE)/lint/golangci-lint $@
+
+fuzz: ## each fuzz target for FUZZTIME
+	.ci/fuzz $(FUZZTIME)
+
+bench: build ## beside other stores; see test/bench
+	cd test/bench && go run . $(BENCHARGS)
+
+e2e: build ## the built binary against kills, a full disk and a real systemd; root
+	AGENT=$(CURDIR)/$(BIN) CACHE=$(CACHE) go test -tags e2e -count=1 -timeout 20m -v ./test/e2e/...
+
+packages: ## dist/: a tarball for each architecture, with checksums
+	@rm -rf dist && mkdir -p dist
+	@for arch in $(ARCHS); do .ci/tarball $(VERSION) $$arch || exit 1; done
+	cd dist && sha256sum *.tar.gz > SHA256SUMS
+
+reproducible: ## builds twice, in two folders, and compares
+	.ci/reproducible $(VERSION)
+
+clean: ## removes what was built; the cache stays
+	rm -rf bin dist
