@@ -144,6 +144,9 @@ func (fl *flattener) origin(key string) Origin {
 }
 
 func (fl *flattener) fault(key, problem string) {
+	if slices.ContainsFunc(fl.faults, func(f *Fault) bool { return f.Key == key && f.Problem == problem }) {
+		return
+	}
 	fl.faults = append(fl.faults, &Fault{Key: key, Origin: fl.origin(key), Problem: problem})
 }
 

@@ -2,7 +2,6 @@ package config
 
 import (
 	"errors"
-	"fmt"
 	"log/slog"
 	"math"
 	"strconv"
@@ -31,7 +30,10 @@ var sizeUnits = []struct {
 	{"B", Byte},
 }
 
-var errSize = errors.New(`must be a size with a unit, as "64MiB", "1GB" or "512B"`)
+var (
+	errSize = errors.New(`must be a size with a unit, as "64MiB", "1GB" or "512B"`)
+	errHuge = errors.New("is more than 8191PiB")
+)
 
 // ParseSize reads a Size from text. A number without a unit is bytes.
 func ParseSize(text string) (Size, error) {
@@ -45,13 +47,19 @@ func ParseSize(text string) (Size, error) {
 	whole, fraction, _ := strings.Cut(digits, ".")
 	n, err := strconv.ParseUint(whole, 10, 63)
 	switch {
-	case errors.Is(err, strconv.ErrRange) || err == nil && n >= math.MaxInt64/uint64(unit):
-		return 0, errors.New("is more than 8191PiB")
+	case errors.Is(err, strconv.ErrRange) || err == nil && n > math.MaxInt64/uint64(unit):
+		return 0, errHuge
 	case err != nil || strings.HasSuffix(digits, "."):
 		return 0, errSize
 	}
 	part, err := fractionOf(fraction, unit)
-	return Size(n)*unit + part, err
+	if err != nil {
+		return 0, err
+	}
+	if part > math.MaxInt64-Size(n)*unit {
+		return 0, errHuge
+	}
+	return Size(n)*unit + part, nil
 }
 
 // fractionOf is 0.digits of a unit: 512KiB for "5" of a MiB. Six digits keep the product within 63 bits.
@@ -169,14 +177,11 @@ func parseDuration(text string) (time.Duration, error) {
 // formatDuration is Duration.String without the zero parts: 10m rather than 10m0s.
 func formatDuration(d time.Duration) string {
 	text := d.String()
-	if d >= time.Minute {
+	if strings.HasSuffix(text, "m0s") {
 		text = strings.TrimSuffix(text, "0s")
-		if strings.HasSuffix(text, "h0m") {
-			text = strings.TrimSuffix(text, "0m")
-		}
 	}
-	if text == "" {
-		return fmt.Sprint(d)
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
 	}
 	return text
 }

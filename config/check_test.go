@@ -1,0 +1,224 @@
+package config
+
+import (
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestListenersAreJudged(t *testing.T) {
+	long := "unix:///" + strings.Repeat("s", 107)
+	for _, c := range []struct {
+		listen, part string // part of the fault, "" for none
+	}{
+		{"http://127.0.0.1:2379", ""},
+		{"http://127.9.9.9:0", ""},
+		{"http://localhost:2379", ""},
+		{"http://[::1]:2379", ""},
+		{"http://[::ffff:127.0.0.1]:2379", ""},
+		{"unix:///run/x.sock", ""},
+		{"unix:/run/x.sock", ""},
+		{"http://127.0.0.1:0,http://127.0.0.1:0", ""},
+		{"http://0.0.0.0:2379", "plaintext beyond this machine"},
+		{"http://:2379", "plaintext beyond this machine"},
+		{"http://[::]:2379", "plaintext beyond this machine"},
+		{"http://192.168.1.1:2379", "--insecure"},
+		{"http://localhost.example.com:2379", "plaintext beyond this machine"},
+		{"https://127.0.0.1:2379", "this version cannot serve https yet"},
+		{"http://127.0.0.1", "must name a port"},
+		{"http://127.0.0.1:", "must name a port"},
+		{"http://127.0.0.1:70000", "from 0 to 65535"},
+		{"http://127.0.0.1:02379", "from 0 to 65535"},
+		{"127.0.0.1:2379", "must be http://host:port"},
+		{"localhost:2379", "must be http://host:port"},
+		{"tcp://127.0.0.1:2379", "must be http://host:port"},
+		{"http://127.0.0.1:2379/v1", "a scheme, a host and a port only"},
+		{"http://u:p@127.0.0.1:2379", "a scheme, a host and a port only"},
+		{"unix://run/x.sock", "absolute path"},
+		{"unix:", "absolute path"},
+		{long, "has 108 bytes and the system allows 107"},
+		{long[:len(long)-1], ""},
+		{"http://127.0.0.1:1,http://127.0.0.1:1", "is taken by listen"},
+	} {
+		b := newBox(t)
+		b.args = []string{"--listen=" + c.listen}
+		_, err := b.try()
+		if c.part == "" && err != nil || c.part != "" && (err == nil || !strings.Contains(err.Error(), c.part)) {
+			t.Errorf("%s: got %v, want %q", c.listen, err, c.part)
+		}
+	}
+}
+
+func TestInsecureAllowsPlaintextBeyondLoopback(t *testing.T) {
+	b := newBox(t)
+	b.args = []string{"--listen=http://:2379", "--metrics-listen=http://0.0.0.0:9100"}
+	b.refuses([]string{"listen", "flag --listen"}, []string{"metrics-listen", "flag --metrics-listen"})
+	b.args = append(b.args, "--insecure")
+	b.load()
+	b.args = append(b.args, "--insecure=false")
+	b.refuses([]string{"listen"}, []string{"metrics-listen"})
+}
+
+func TestListenersDoNotShareAnAddress(t *testing.T) {
+	b := newBox(t)
+	b.args = []string{"--metrics-listen=http://127.0.0.1:2379"}
+	b.refuses([]string{"metrics-listen", "is taken by listen"})
+	b.args = []string{"--socket=/run/a.sock", "--listen=unix:///run/a.sock"}
+	b.refuses([]string{"listen", "is taken by socket"})
+}
+
+func TestALongSocketPathIsRefusedWithTheRemedy(t *testing.T) {
+	b := newBox(t)
+	b.args = []string{"--socket=/" + strings.Repeat("s", 107)}
+	b.refuses([]string{"socket", "108 bytes", "/run/holdfast/agent.sock"})
+	b.args = []string{"--socket=/" + strings.Repeat("s", 106)}
+	b.load()
+	b.args = []string{"--data-dir=/" + strings.Repeat("d", 96)} // and /agent.sock
+	b.refuses([]string{"data-dir", "makes a socket path", "108 bytes", "--socket"})
+	b.args = append(b.args, "--socket=/run/x.sock")
+	b.load()
+}
+
+func TestTheSocketIsInTheDataDirUnlessSet(t *testing.T) {
+	b := newBox(t)
+	b.env = []string{"HOLDFAST_DATA_DIR=/var/lib/holdfast"}
+	if got := b.load().Config.Socket; got != "/var/lib/holdfast/agent.sock" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestTheRequestLimitHoldsValueAndKey(t *testing.T) {
+	b := newBox(t)
+	b.args = []string{"--limits-value=2MiB"}
+	b.refuses([]string{"limits.request", "limits.value and limits.key"})
+	b.args = append(b.args, "--limits-request=3MiB")
+	b.load()
+}
+
+func TestContentsAreJudged(t *testing.T) {
+	for arg, part := range map[string]string{
+		"--name=" + strings.Repeat("n", 254):        "at most 253",
+		"--name=a\nb":                               "printable",
+		"--data-dir=~/x":                            "only a shell understands",
+		"--data-dir=a\x00b":                         "zero byte",
+		"--cors-origins=https://a.example/":         "must be an origin",
+		"--cors-origins=*":                          "must be an origin",
+		"--cors-origins=https://A.example":          "must be an origin",
+		"--cors-origins=null":                       "must be an origin",
+		"--metrics-listen=:9100":                    "must be http://host:port",
+		"--limits-header-timeout=0s":                "must be from 100ms to 10m",
+		"--store-flush=11m":                         "must be from 100ms to 10m",
+		"--cors-origins=https://a.example,ftp://b/": "has the entry \"ftp://b/\"",
+	} {
+		b := newBox(t)
+		b.args = []string{arg}
+		b.refuses([]string{part})
+	}
+}
+
+// What this version cannot do must be refused, never ignored, and its default must pass.
+func TestWhatThisVersionCannotDoIsRefused(t *testing.T) {
+	other := map[string]string{
+		"number": "5", "size": "5MiB", "duration": "77m", "bool": "true", "list": "x", "text": "x", "size or share": "20%",
+	}
+	for _, f := range settings() {
+		if f.planned == "" || f.judge != "" {
+			continue
+		}
+		value := other[f.kind()]
+		if len(f.oneOf) > 0 {
+			i := slices.IndexFunc(f.oneOf, func(s string) bool { return s != f.def })
+			value = f.oneOf[i]
+		}
+		b := newBox(t)
+		b.env = []string{f.env() + "=" + value}
+		b.refuses([]string{f.key + ":", "this version cannot " + f.planned + " yet", f.env()})
+		if f.def != "" {
+			b.env = []string{f.env() + "=" + f.def}
+			b.load()
+		}
+	}
+	b := newBox(t)
+	b.args = []string{"--mode=proxy", "--join=a.example:2380"} // the agent judges these: it knows the data dir
+	b.load()
+}
+
+func TestQueuePrefixesAreReadWhole(t *testing.T) {
+	f, _ := settings().find("queue.prefixes")
+	v, err := f.parse([]any{"a/", map[string]any{"prefix": "b/", "lane": "high", "expires": "1h", "max-bytes": "1MiB"}})
+	want := []QueuePrefix{{Prefix: "a/"}, {Prefix: "b/", Lane: "high", Expires: 3600e9, MaxBytes: MiB}}
+	if err != nil || !slices.Equal(v.Interface().([]QueuePrefix), want) {
+		t.Errorf("got %+v, %v", v, err)
+	}
+	for part, raw := range map[string]any{
+		"did you mean lane?":    map[string]any{"prefix": "a", "lan": "x"},
+		"must be one of high":   map[string]any{"prefix": "a", "lane": "x"},
+		"must be text or a map": 7,
+		"must be a duration":    map[string]any{"expires": "x"},
+	} {
+		if _, err := f.parse([]any{raw}); err == nil || !strings.Contains(err.Error(), part) {
+			t.Errorf("%v: got %v, want %q", raw, err, part)
+		}
+	}
+}
+
+func TestValidateJudgesAConfigMadeByHand(t *testing.T) {
+	c := Default()
+	c.Complete("x")
+	c.Mode, c.Limits.TxnOps, c.Listen, c.Store.History = "chief", 0, []string{"http://:1"}, -1
+	got := Faults(c.Validate())
+	var keys []string
+	for _, f := range got {
+		keys = append(keys, f.Key)
+	}
+	if want := []string{"mode", "store.history", "limits.txn-ops", "listen"}; !slices.Equal(keys, want) {
+		t.Errorf("got faults on %v, want %v", keys, want)
+	}
+}
+
+func TestCompareTellsReloadFromRestart(t *testing.T) {
+	old := Default()
+	changed := old
+	changed.LogLevel, changed.DataDir, changed.Token, changed.Listen = "debug", "/x", "hush", nil
+	got := Compare(old, changed)
+	want := []Change{
+		{"data-dir", "holdfast.data", "/x", false},
+		{"listen", "http://127.0.0.1:2379,http://[::1]:2379", "", false},
+		{"token", "", "[redacted]", false},
+		{"log-level", "info", "debug", true},
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	if got := Compare(old, Default()); got != nil {
+		t.Errorf("the same: got %v", got)
+	}
+}
+
+func TestDerivedNamesAreUniqueAndDescribed(t *testing.T) {
+	flags, envs := map[string]bool{"config": true, "help": true}, map[string]bool{configEnv: true}
+	for _, f := range settings() {
+		if flags[f.flag()] || envs[f.env()] {
+			t.Errorf("%s: its flag or its variable is taken", f.key)
+		}
+		flags[f.flag()], envs[f.env()] = true, true
+		if f.help == "" || strings.HasSuffix(f.help, ".") {
+			t.Errorf("%s: its help must be a sentence without the full stop", f.key)
+		}
+		if injectedByKubernetes(f.env()) {
+			t.Errorf("%s: %s would be taken for one of Kubernetes' variables", f.key, f.env())
+		}
+		if err := f.verify(f.of(new(Default()))); err != nil {
+			t.Errorf("%s: the default %v", f.key, err)
+		}
+	}
+}
+
+func TestPathsOfFilesAreAsGiven(t *testing.T) {
+	b := newBox(t)
+	b.file("agent.yaml", "")
+	if got := b.load().Files; !slices.Equal(got, []string{filepath.Join(b.dir, "agent.yaml")}) {
+		t.Errorf("got %v", got)
+	}
+}

@@ -1,0 +1,87 @@
+package config
+
+import (
+	"os"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+func TestTheSampleChangesNothing(t *testing.T) {
+	b := newBox(t)
+	b.file("agent.yaml", Sample())
+	got := b.load()
+	if len(got.Provenance) != 0 || len(got.Warnings) != 0 {
+		t.Errorf("got %v, %v", got.Provenance, got.Warnings)
+	}
+}
+
+func TestTheSampleHasEveryDefault(t *testing.T) {
+	// What a user gets who removes the # of every setting.
+	content := regexp.MustCompile(`(?m)^( *)#(\S|  - )`).ReplaceAllString(Sample(), "$1$2")
+	b := newBox(t)
+	b.file("agent.yaml", content)
+	got := b.load()
+	want := Default()
+	want.Complete("edge-7")
+	want.CORS.Origins = []string{}
+	if !reflect.DeepEqual(got.Config, want) {
+		t.Errorf("got %+v\nwant %+v", got.Config, want)
+	}
+	for _, f := range settings() {
+		if _, there := got.Provenance[f.key]; there != (f.planned == "") {
+			t.Errorf("%s: in the sample %v, can be used %v", f.key, there, f.planned == "")
+		}
+	}
+}
+
+func TestTheSampleIsReadable(t *testing.T) {
+	for i, line := range strings.Split(Sample(), "\n") {
+		if len(line) > lineMax {
+			t.Errorf("line %d has %d letters", i+1, len(line))
+		}
+	}
+}
+
+func TestTheReferencePageIsCurrent(t *testing.T) {
+	page, err := os.ReadFile("../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(page) != Reference() {
+		t.Error("docs/configuration.md differs from the settings: run agent config doc > docs/configuration.md")
+	}
+}
+
+func TestTheReferenceListsWhatWorks(t *testing.T) {
+	page := Reference()
+	for _, f := range settings() {
+		if listed := strings.Contains(page, "| `"+f.key+"` |"); listed != (f.planned == "") {
+			t.Errorf("%s: listed %v, can be used %v", f.key, listed, f.planned == "")
+		}
+	}
+}
+
+func TestSettingsNameValueAndOrigin(t *testing.T) {
+	b := newBox(t)
+	b.file("agent.yaml", "\nlimits: {value: 2048}\n")
+	b.args = []string{"--join=a:1"}
+	got := b.load()
+	want := map[string]string{
+		"mode": "auto default", "limits.value": "2KiB agent.yaml:2", "join": "a:1 flag --join",
+		"name": "edge-7 default", "listen": "http://127.0.0.1:2379,http://[::1]:2379 default",
+	}
+	for _, s := range Settings(got.Config, got.Provenance) {
+		if s.Key == "token" || s.Key == "proxy.max-age" {
+			t.Errorf("%s is shown, and cannot be used", s.Key)
+		}
+		if w, ok := want[s.Key]; ok && !strings.HasSuffix(w, strings.TrimPrefix(s.Origin.String(), b.dir+"/")) || ok && !strings.HasPrefix(w, s.Value+" ") {
+			t.Errorf("%s is %s from %s, want %s", s.Key, s.Value, s.Origin, w)
+		}
+		delete(want, s.Key)
+	}
+	if len(want) > 0 {
+		t.Errorf("missing: %v", want)
+	}
+}
