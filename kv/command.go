@@ -240,3 +240,7 @@ func ReadOnly(ops []Op) bool {
 	}
 	return true
 }
+
+// OutcomeRing is how many outcomes the replicated state keeps for each lane of an origin. A queue never has more
+// commands sent and unanswered than that, so the outcome of one sent again can always be told.
+const OutcomeRing = 64

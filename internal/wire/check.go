@@ -17,7 +17,27 @@ func CheckCommand(c kv.Command) error {
 			return err
 		}
 	}
+	if len(c.Ops) == 1 {
+		if e, ok := c.Ops[0].(kv.Each); ok {
+			return checkEach(e)
+		}
+	}
 	return checkOps(c.Ops, 0)
+}
+
+// checkEach checks the commands of a batch, which is the only op of its command.
+func checkEach(e kv.Each) error {
+	for _, c := range e.Commands {
+		for _, op := range c.Ops {
+			if _, ok := op.(kv.Each); ok {
+				return kv.Errorf(kv.Invalid, "a batch in a batch")
+			}
+		}
+		if err := CheckCommand(c); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // CheckQuery is CheckCommand for a query.
@@ -43,7 +63,9 @@ func checkOp(op kv.Op, depth int) error {
 		if op.Order > kv.OrderDescend {
 			return unknown("sort order", op.Order)
 		}
-	case kv.Put, kv.Delete, kv.Compact, kv.LeaderTerm, kv.OpenEpoch, kv.LeaseGrant, kv.LeaseRevoke,
+	case kv.Each:
+		return kv.Errorf(kv.Invalid, "a batch stands beside or inside another op")
+	case kv.Put, kv.Delete, kv.Skip, kv.Compact, kv.LeaderTerm, kv.OpenEpoch, kv.OpenQueue, kv.LeaseGrant, kv.LeaseRevoke,
 		kv.LeaseKeepAlive, kv.LeaseTTL, kv.LeaseList:
 	default:
 		return kv.Errorf(kv.Invalid, "an op of type %T is not known", op)

@@ -16,7 +16,10 @@ const (
 // AppendCommand appends the encoding of c to dst. It panics on a command that CheckCommand refuses for an op that is
 // nil or a pointer; others that CheckCommand refuses do not decode again.
 func AppendCommand(dst []byte, c kv.Command) []byte {
-	dst = appendStart(dst, kindCommand)
+	return appendCommandBody(appendStart(dst, kindCommand), &c)
+}
+
+func appendCommandBody(dst []byte, c *kv.Command) []byte {
 	hasSeq, hasKey, hasBy := c.ID.Seq != kv.Seq{}, c.ID.Key != [16]byte{}, c.By != kv.By{}
 	dst = append(dst, bit(hasSeq, commandSeq)|bit(hasKey, commandKey)|bit(hasBy, commandBy))
 	if hasSeq {

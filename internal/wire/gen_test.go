@@ -73,9 +73,9 @@ func genGuard(t *rapid.T) kv.Guard { return kv.Guard{Compare: genCompare(t), Or:
 
 func genOp(depth int) *rapid.Generator[kv.Op] {
 	return rapid.Custom(func(t *rapid.T) kv.Op {
-		last := 12
+		last := 14
 		if depth >= 3 {
-			last = 11
+			last = 13
 		}
 		switch rapid.IntRange(1, last).Draw(t, "op") {
 		case 1:
@@ -109,6 +109,10 @@ func genOp(depth int) *rapid.Generator[kv.Op] {
 			return kv.LeaseTTL{ID: genInt(t), Keys: genBool(t)}
 		case 11:
 			return kv.LeaseList{}
+		case 12:
+			return kv.Skip{From: genUint(t)}
+		case 13:
+			return kv.OpenQueue{Origin: gen16(t), Have: genUint(t)}
 		default:
 			return kv.Txn{Compares: genList(t, 3, rapid.Custom(genCompare), "compares"),
 				Then: genList(t, 3, genOp(depth+1), "then"), Else: genList(t, 3, genOp(depth+1), "else")}
@@ -116,7 +120,16 @@ func genOp(depth int) *rapid.Generator[kv.Op] {
 	})
 }
 
-func genCommand(t *rapid.T) (c kv.Command) {
+func genCommand(t *rapid.T) kv.Command {
+	if genBool(t) {
+		return genOneCommand(t)
+	}
+	c := genOneCommand(t)
+	c.Ops = []kv.Op{kv.Each{Commands: genList(t, 3, rapid.Custom(genOneCommand), "each")}}
+	return c
+}
+
+func genOneCommand(t *rapid.T) (c kv.Command) {
 	c.ID.Seq = genSeq(t)
 	if genBool(t) {
 		c.ID.Key = gen16(t)
@@ -170,6 +183,14 @@ func genReceipt(t *rapid.T) (q kv.Receipt) {
 }
 
 func genOutcome(t *rapid.T) kv.Outcome {
+	o := genOneOutcome(t)
+	if genBool(t) {
+		o.Result.Ops = append(o.Result.Ops, kv.OpResult{Each: genList(t, 3, rapid.Custom(genOneOutcome), "each")})
+	}
+	return o
+}
+
+func genOneOutcome(t *rapid.T) kv.Outcome {
 	return kv.Outcome{Err: maybe(t, genError), Result: kv.Result{Header: genHeader(t), Queued: maybe(t, genReceipt),
 		Ops: genList(t, 3, genOpResult(0), "ops")}}
 }

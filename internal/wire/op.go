@@ -22,6 +22,10 @@ const (
 	tagLeaseKeepAlive
 	tagLeaseTTL
 	tagLeaseList
+	tagEach
+	tagSkip
+	tagOpenQueue
+	tagEnd // one beyond the last
 )
 
 const (
@@ -80,6 +84,12 @@ func appendOp(dst []byte, o *kv.Op) []byte {
 		return appendInt(append(dst, byte(tagLeaseTTL), bit(o.Keys, leaseKeys)), o.ID)
 	case kv.LeaseList:
 		return append(dst, byte(tagLeaseList))
+	case kv.Each:
+		return appendList(append(dst, byte(tagEach)), o.Commands, appendCommandBody)
+	case kv.Skip:
+		return appendUint(append(dst, byte(tagSkip)), o.From)
+	case kv.OpenQueue:
+		return appendUint(append(append(dst, byte(tagOpenQueue)), o.Origin[:]...), o.Have)
 	default:
 		panic(fmt.Sprintf("wire: an op is a %T, which has no tag", o))
 	}
@@ -119,10 +129,31 @@ func op(r *reader) kv.Op {
 		return kv.LeaseTTL{ID: r.int("lease"), Keys: f != 0}
 	case tagLeaseList:
 		return kv.LeaseList{}
+	case tagEach:
+		return each(r)
+	case tagSkip:
+		return kv.Skip{From: r.uint("first sequence")}
+	case tagOpenQueue:
+		var o kv.OpenQueue
+		r.fixed(o.Origin[:], "origin")
+		o.Have = r.uint("queue epoch")
+		return o
 	default:
 		r.fail(ErrNewer, "unknown kind of op %d", byte(t))
 		return nil
 	}
+}
+
+// each reads a batch of commands. Commands in it may not hold another.
+func each(r *reader) (e kv.Each) {
+	if r.inEach {
+		r.fail(ErrMalformed, "a batch in a batch")
+		return e
+	}
+	r.inEach = true
+	e.Commands = list(r, 3, "commands", command)
+	r.inEach = false
+	return e
 }
 
 func txn(r *reader) (t kv.Txn) {

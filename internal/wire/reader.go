@@ -9,6 +9,7 @@ type reader struct {
 	off    int
 	kind   kind
 	depth  int // of transactions
+	inEach bool
 	budget int // bytes that items of lists, counted without their own lists, may still claim
 	err    error
 }

@@ -14,7 +14,10 @@ const (
 
 // AppendOutcome appends the encoding of o to dst. A kv.Result is sent as an Outcome without Err.
 func AppendOutcome(dst []byte, o kv.Outcome) []byte {
-	dst = appendStart(dst, kindOutcome)
+	return appendOutcomeBody(appendStart(dst, kindOutcome), &o)
+}
+
+func appendOutcomeBody(dst []byte, o *kv.Outcome) []byte {
 	dst = append(dst, bit(o.Err != nil, outcomeErr)|bit(o.Result.Queued != nil, outcomeQueued))
 	if o.Err != nil {
 		dst = appendError(dst, o.Err)
@@ -107,12 +110,14 @@ const (
 	resultKVs
 	resultOps
 	resultLeases
-	resultFlags = resultMore | resultCreated | resultSucceeded | resultKVs | resultOps | resultLeases
+	resultEach
+	resultFlags = resultMore | resultCreated | resultSucceeded | resultKVs | resultOps | resultLeases | resultEach
 )
 
 func appendOpResult(dst []byte, o *kv.OpResult) []byte {
 	dst = append(dst, bit(o.More, resultMore)|bit(o.Created, resultCreated)|bit(o.Succeeded, resultSucceeded)|
-		bit(len(o.KVs) > 0, resultKVs)|bit(len(o.Ops) > 0, resultOps)|bit(len(o.Leases) > 0, resultLeases))
+		bit(len(o.KVs) > 0, resultKVs)|bit(len(o.Ops) > 0, resultOps)|bit(len(o.Leases) > 0, resultLeases)|
+		bit(len(o.Each) > 0, resultEach))
 	dst = appendInt(dst, o.Count)
 	if len(o.KVs) > 0 {
 		dst = appendList(dst, o.KVs, appendKeyValue)
@@ -122,6 +127,9 @@ func appendOpResult(dst []byte, o *kv.OpResult) []byte {
 	}
 	if len(o.Leases) > 0 {
 		dst = appendList(dst, o.Leases, appendLease)
+	}
+	if len(o.Each) > 0 {
+		dst = appendList(dst, o.Each, appendOutcomeBody)
 	}
 	return dst
 }
@@ -143,6 +151,16 @@ func opResult(r *reader) (o kv.OpResult) {
 	if f&resultLeases != 0 {
 		o.Leases = list(r, 3, "leases", lease)
 		r.present(o.Leases == nil, "list of leases")
+	}
+	if f&resultEach != 0 {
+		if r.inEach {
+			r.fail(ErrMalformed, "outcomes of a batch in a batch")
+			return o
+		}
+		r.inEach = true
+		o.Each = list(r, 5, "outcomes", outcome)
+		r.inEach = false
+		r.present(o.Each == nil, "list of outcomes")
 	}
 	return o
 }

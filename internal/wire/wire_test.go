@@ -192,7 +192,7 @@ func TestNewerFormatIsToldFromDamage(t *testing.T) {
 		{"kind 0", 1, 0, ErrMalformed},
 		{"another kind", 1, byte(kindQuery), ErrMalformed},
 		{"flag of the command", flagsAt, 0x80, ErrNewer},
-		{"op unknown", opAt, byte(tagLeaseList) + 1, ErrNewer},
+		{"op unknown", opAt, byte(tagEnd), ErrNewer},
 		{"op 0", opAt, 0, ErrMalformed},
 		{"flag of the op", opAt + 1, 0x80, ErrNewer},
 	} {
