@@ -1,0 +1,63 @@
+package rest
+
+import (
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// origins decides which web pages may call. A request without Origin is no browser's, or one a browser lets no page
+// read; a page served by this node itself is at home; any other needs to be listed.
+type origins struct {
+	any    bool
+	listed []string
+}
+
+func newOrigins(listed []string) origins {
+	return origins{any: slices.Contains(listed, "*"), listed: listed}
+}
+
+const (
+	corsMethods = "GET, HEAD, PUT, DELETE"
+	corsHeaders = "Accept, Cache-Control, Content-Type, If-Match, If-None-Match, Last-Event-ID, Prefer, Holdfast-Min-Revision"
+	corsExpose  = "Age, Allow, Cache-Status, ETag, Location, Preference-Applied, Retry-After, Holdfast-Age, Holdfast-Consistency, Holdfast-Epoch, Holdfast-Expires, Holdfast-Op, Holdfast-Pending, Holdfast-Revision, Holdfast-Source"
+	corsMaxAge  = "600" // seconds a browser may remember the answer to a preflight
+)
+
+// admit refuses foreign pages, and answers the preflight of those that may call: then the request is done.
+func (o origins) admit(w http.ResponseWriter, r *http.Request) (preflight bool, err error) {
+	if len(o.listed) > 0 {
+		w.Header().Add("Vary", "Origin")
+	}
+	given := r.Header["Origin"]
+	if given == nil {
+		return false, nil
+	}
+	origin := given[0]
+	if atHome(origin, r.Host) {
+		return false, nil
+	}
+	if len(given) > 1 || !o.any && !slices.Contains(o.listed, origin) {
+		return false, errOrigin(strings.Join(given, ", "))
+	}
+	header := w.Header()
+	header.Set("Access-Control-Allow-Origin", origin)
+	if r.Method != http.MethodOptions || r.Header["Access-Control-Request-Method"] == nil {
+		header.Set("Access-Control-Expose-Headers", corsExpose)
+		return false, nil
+	}
+	header.Add("Vary", "Access-Control-Request-Method, Access-Control-Request-Headers")
+	header.Set("Access-Control-Allow-Methods", corsMethods)
+	header.Set("Access-Control-Allow-Headers", corsHeaders)
+	header.Set("Access-Control-Max-Age", corsMaxAge)
+	w.WriteHeader(http.StatusNoContent)
+	return true, nil
+}
+
+// atHome reports whether an origin names the host the request was sent to. The scheme is left out of it: behind a
+// server that ends TLS it is not known here.
+func atHome(origin, host string) bool {
+	u, err := url.Parse(origin)
+	return err == nil && u.Host != "" && strings.EqualFold(u.Host, host)
+}

@@ -1,0 +1,66 @@
+package rest
+
+import (
+	"net/http"
+	"strconv"
+
+	"holdfast/kv"
+)
+
+// get answers with the value of one key, the bytes that were put. HEAD is the same without them.
+func (h *Handler) get(w http.ResponseWriter, r *http.Request, key string, p params) (int, error) {
+	f, err := h.parseFreshness(&p, r.Header)
+	if err != nil {
+		return 0, err
+	}
+	if err := p.done(); err != nil {
+		return 0, err
+	}
+	cond, err := parsePrecond(r.Header)
+	if err != nil {
+		return 0, err
+	}
+	k := []byte(key)
+	page, err := h.Backend.Read(r.Context(), f.query(kv.Range{Key: k}))
+	if err != nil {
+		return 0, err
+	}
+	header := w.Header()
+	h.setPage(header, &page, f)
+	var found kv.KeyValue
+	if kvs := page.Ops[0].KVs; len(kvs) > 0 {
+		found = kvs[0]
+	}
+	switch cond.check(found.ModRevision) {
+	case http.StatusPreconditionFailed:
+		return 0, &kv.Error{Code: kv.PreconditionFailed, Detail: "If-Match does not hold", Revision: found.ModRevision}
+	case http.StatusNotModified:
+		header["Etag"] = []string{etag(found.ModRevision)}
+		w.WriteHeader(http.StatusNotModified)
+		return http.StatusNotModified, nil
+	}
+	if found.ModRevision == 0 {
+		return 0, errNoKey(k)
+	}
+	header["Etag"] = []string{etag(found.ModRevision)}
+	header["Content-Type"] = typeOctets
+	header["X-Content-Type-Options"] = nosniff
+	header["Content-Length"] = []string{strconv.Itoa(len(found.Value))}
+	if r.Method == http.MethodHead {
+		w.WriteHeader(http.StatusOK)
+		return http.StatusOK, nil
+	}
+	_, _ = w.Write(found.Value) // a client that has gone cannot be told
+	return http.StatusOK, nil
+}
+
+func etag(revision int64) string {
+	var buf [24]byte
+	b := append(buf[:0], '"')
+	b = strconv.AppendInt(b, revision, 10)
+	return string(append(b, '"'))
+}
+
+func errNoKey(key []byte) error {
+	return kv.Errorf(kv.KeyNotFound, "the key %q does not exist", key)
+}

@@ -1,0 +1,45 @@
+package rest
+
+import (
+	"net/url"
+	"strings"
+
+	"holdfast/kv"
+)
+
+// target is what a path leads to.
+type target uint8
+
+const (
+	toNothing target = iota
+	toKey
+	toStatus
+)
+
+const (
+	keyRoot    = "/v1/kv/"
+	statusPath = "/v1/status"
+)
+
+// route returns what a URL leads to, and for a key its bytes: everything behind /v1/kv/, each escape undone once and
+// nothing else done. "//", ".", ".." and a trailing slash are part of the key, %2F equals a slash, and a plus is a plus.
+//
+// The root itself is taken literally: /v1%2Fkv/a leads nowhere. It is compared with the path as it was sent, which is
+// RawPath where that differs from the usual encoding of Path, and has no escape in the root where it does not.
+func route(u *url.URL) (target, string) {
+	sent := u.RawPath
+	if sent == "" {
+		sent = u.Path
+	}
+	if strings.HasPrefix(sent, keyRoot) && strings.HasPrefix(u.Path, keyRoot) {
+		return toKey, u.Path[len(keyRoot):]
+	}
+	if sent == statusPath {
+		return toStatus, ""
+	}
+	return toNothing, ""
+}
+
+func errEmptyKey() error {
+	return kv.Errorf(kv.Invalid, "the key is empty; name one behind %s, or ask for all keys with GET %s?prefix", keyRoot, keyRoot)
+}

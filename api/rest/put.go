@@ -1,0 +1,191 @@
+package rest
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"time"
+
+	"holdfast/kv"
+)
+
+// write is a PUT or DELETE of one key, decoded.
+type write struct {
+	key  []byte
+	cond precond
+	preferences
+}
+
+// parseWrite reads what PUT and DELETE have in common; p has the parameters that were not asked for yet.
+func parseWrite(r *http.Request, key string, p *params) (write, error) {
+	if err := checkWrite(p); err != nil {
+		return write{}, err
+	}
+	if err := p.done(); err != nil {
+		return write{}, err
+	}
+	if err := checkLater(r.Header); err != nil {
+		return write{}, err
+	}
+	cond, err := parsePrecond(r.Header)
+	return write{key: []byte(key), cond: cond, preferences: parsePrefer(r.Header)}, err
+}
+
+// put stores the body under the key: 201 if the key is new, 200 if it was replaced, 202 if it is queued.
+func (h *Handler) put(w http.ResponseWriter, r *http.Request, key string) (int, error) {
+	if r.ContentLength > int64(h.ValueMax) {
+		return 0, h.errValue()
+	}
+	if key == "" {
+		return 0, errEmptyKey()
+	}
+	p, err := parseParams(r.URL.RawQuery)
+	if err != nil {
+		return 0, err
+	}
+	req, err := parseWrite(r, key, &p)
+	if err != nil {
+		return 0, err
+	}
+	if err := checkBody(r.Header); err != nil {
+		return 0, err
+	}
+	value, err := h.readBody(w, r)
+	if err != nil {
+		return 0, err
+	}
+	result, err := h.do(r.Context(), &req, kv.Put{Key: req.key, Value: value})
+	if err != nil {
+		return 0, err
+	}
+	if result.Queued != nil {
+		return replyQueued(w, result.Queued)
+	}
+	status := http.StatusOK
+	if result.Ops[0].Created {
+		status = http.StatusCreated
+	}
+	return h.replyWritten(w, status, &req, &result), nil
+}
+
+// do sends the command. If-Match with several revisions is tried one by one: each failure names the key's revision, and
+// revisions only grow, so that none is tried twice.
+func (h *Handler) do(ctx context.Context, req *write, op kv.Op) (kv.Result, error) {
+	c := kv.Command{Guards: req.cond.guards(req.key), Ops: []kv.Op{op}}
+	for range max(1, len(req.cond.match.revisions)) - 1 {
+		result, err := h.Backend.Do(ctx, c)
+		e, failed := errors.AsType[*kv.Error](err)
+		if !failed || e.Code != kv.PreconditionFailed || e.Revision == c.Guards[0].Num || !slices.Contains(req.cond.match.revisions, e.Revision) {
+			return result, err
+		}
+		c.Guards = slices.Clone(c.Guards) // the former ones belong to the node
+		c.Guards[0].Num = e.Revision
+	}
+	return h.Backend.Do(ctx, c)
+}
+
+// replyWritten answers a committed write.
+func (h *Handler) replyWritten(w http.ResponseWriter, status int, req *write, result *kv.Result) int {
+	var buf [40]byte
+	body := strconv.AppendInt(append(buf[:0], `{"revision":`...), result.Revision, 10)
+	revision := string(body[len(`{"revision":`):])
+	body = append(body, "}\n"...)
+
+	header := w.Header()
+	h.setResult(header, result, revision)
+	if op := result.Ops[0]; op.Count == 0 { // not for what a DELETE has removed
+		header["Etag"] = []string{`"` + revision + `"`}
+	}
+	if req.minimal {
+		header["Preference-Applied"] = []string{"return=minimal"}
+		w.WriteHeader(http.StatusNoContent)
+		return http.StatusNoContent
+	}
+	header["Content-Type"] = typeJSON
+	header["X-Content-Type-Options"] = nosniff
+	w.WriteHeader(status)
+	_, _ = w.Write(body) // a client that has gone cannot be told; the write stands
+	return status
+}
+
+// checkBody refuses bodies that are not simply the value.
+func checkBody(h http.Header) error {
+	if h["Content-Range"] != nil {
+		return kv.Errorf(kv.Invalid, "Content-Range is not served: a PUT replaces the whole value")
+	}
+	for _, encoding := range h["Content-Encoding"] {
+		if encoding != "" && encoding != "identity" {
+			return errEncoding(encoding)
+		}
+	}
+	return nil
+}
+
+func (h *Handler) errValue() error {
+	return kv.Errorf(kv.TooLarge, "the value is longer than %d bytes, the limit (limits.value)", h.ValueMax)
+}
+
+// bodyAtOnce is how much of a body is given memory before any of it has arrived: a client that only announces a large
+// one holds no more.
+const bodyAtOnce = 64 << 10
+
+// readBody returns the whole body or an error; a part of one is never a value.
+func (h *Handler) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	if r.ContentLength == 0 || r.Body == http.NoBody {
+		return []byte{}, nil
+	}
+	rc := http.NewResponseController(w)
+	if err := rc.SetReadDeadline(time.Now().Add(h.BodyTimeout)); err == nil {
+		defer func() { _ = rc.SetReadDeadline(time.Time{}) }() // the connection serves on
+	}
+	value, err := readLimited(r.Body, r.ContentLength, h.ValueMax)
+	switch {
+	case err == nil:
+		return value, nil
+	case errors.Is(err, errOverLimit):
+		return nil, h.errValue()
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, errBodyTimeout(h.BodyTimeout)
+	default:
+		return nil, kv.Errorf(kv.Invalid, "the body was cut short, nothing was stored: %w", err)
+	}
+}
+
+var errOverLimit = errors.New("body over the limit")
+
+// readLimited reads to the end. length is what the body announces, -1 for nothing.
+func readLimited(body io.Reader, length int64, limit int) ([]byte, error) {
+	size := bodyAtOnce
+	if length >= 0 {
+		size = int(min(length, bodyAtOnce))
+	} else {
+		size = 512
+	}
+	b := make([]byte, 0, size)
+	for {
+		if len(b) == cap(b) {
+			if int64(len(b)) == length {
+				return b, nil
+			}
+			b = slices.Grow(b, max(512, len(b)))
+		}
+		n, err := body.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		if len(b) > limit {
+			return nil, errOverLimit
+		}
+		if err == io.EOF {
+			if length >= 0 && int64(len(b)) != length {
+				return nil, io.ErrUnexpectedEOF
+			}
+			return b, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}

@@ -1,0 +1,184 @@
+// Package rest is the door for devices: /v1 over HTTP, on any node, from an api.Backend.
+//
+// Each file holds one part of the contract: key.go what is a key, put.go, get.go, delete.go and list.go the calls,
+// watch.go and stream.go the streams, precond.go, consistency.go and prefer.go the headers and parameters that shape
+// them, problem.go how a refusal looks, cors.go which web pages may call. A request is decoded into a small value
+// first, checked whole, and only then handed to the Backend.
+//
+// Two refusals are net/http's and not ours: a request line that is not HTTP, a broken escape in a path included, is
+// answered 400 by it in plain text, and an Expect other than 100-continue 417.
+package rest
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"holdfast/api"
+	"holdfast/kv"
+)
+
+// Options is what a Handler needs. The zero value of a field is the default its comment names.
+type Options struct {
+	Backend  api.Backend  // required
+	Reporter api.Reporter // required: answers /v1/status
+
+	Log     *slog.Logger          // nil: discarded
+	Metrics prometheus.Registerer // nil: not counted. New panics if another Handler has registered there
+
+	ValueMax    int           // longest value in bytes; 0: 1 MiB
+	KeyMax      int           // longest key in bytes, unescaped; 0: 4 KiB
+	WatchesMax  int           // most watches open at once; 0: 1024. Beyond it a watch is refused with 503 busy
+	BodyTimeout time.Duration // a body must have arrived within; 0: 60 s
+	Heartbeat   time.Duration // longest silence on a watch; 0: 25 s
+	WatchStall  time.Duration // longest a watch waits for its client to read; 0: 10 s. A client that takes longer is closed as a slow consumer, one that takes twice as long is cut off
+
+	// MaxAge and StaleIfError are what consistency=auto, the default, asks for. MaxAge 0 asks for a linearizable
+	// answer first, as a member gives it; a proxy sets its proxy.max-age.
+	MaxAge       time.Duration
+	StaleIfError time.Duration // 0: 168 h
+
+	Origins []string // web origins that may call, such as "https://panel.example"; "*" is any. Nil: only the node's own
+}
+
+// Defaults of Options.
+const (
+	valueMax     = 1 << 20
+	keyMax       = 4 << 10
+	watchesMax   = 1024
+	bodyTimeout  = 60 * time.Second
+	watchStall   = 10 * time.Second
+	staleIfError = 168 * time.Hour
+	// 25 s keeps a typical carrier NAT open: 3,456 comments a day, about 0.2 MB with their TCP and IP headers.
+	heartbeat = 25 * time.Second
+)
+
+// Handler serves /v1. It is safe for concurrent use.
+type Handler struct {
+	Options
+	origins origins
+	metrics *metrics
+	epoch   atomic.Pointer[epochValue] // the header value of the epoch seen last
+
+	watches  atomic.Int64 // open now
+	stopping context.Context
+	stop     context.CancelFunc
+}
+
+// New returns a Handler. Register its EndWatches with http.Server.RegisterOnShutdown: open watches hold up Shutdown.
+func New(o Options) *Handler {
+	if o.Backend == nil || o.Reporter == nil {
+		panic("rest: Options without Backend or Reporter")
+	}
+	setDefault(&o.ValueMax, valueMax)
+	setDefault(&o.KeyMax, keyMax)
+	setDefault(&o.WatchesMax, watchesMax)
+	setDefault(&o.BodyTimeout, bodyTimeout)
+	setDefault(&o.Heartbeat, heartbeat)
+	setDefault(&o.WatchStall, watchStall)
+	setDefault(&o.StaleIfError, staleIfError)
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	h := &Handler{Options: o, origins: newOrigins(o.Origins)}
+	h.metrics = newMetrics(o.Metrics, &h.watches)
+	h.stopping, h.stop = context.WithCancel(context.Background())
+	return h
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// EndWatches ends every open watch with a last event that says so, and refuses new ones. It does not wait for them.
+func (h *Handler) EndWatches() { h.stop() }
+
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h.metrics.inFlight.Add(1)
+	defer h.metrics.inFlight.Add(-1)
+	status, err := h.serve(w, r)
+	if err != nil {
+		status = h.refuse(w, r, err)
+	}
+	h.metrics.count(r.Method, status)
+}
+
+// Methods of the resources, as Allow lists them.
+const (
+	allowKey    = "GET, HEAD, PUT, DELETE, OPTIONS"
+	allowStatus = "GET, HEAD, OPTIONS"
+)
+
+// serve answers a request and returns the status it has sent, or an error if it has sent nothing yet.
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request) (int, error) {
+	to, key := route(r.URL)
+	if preflight, err := h.origins.admit(w, r); preflight || err != nil {
+		return http.StatusNoContent, err
+	}
+	switch to {
+	case toKey:
+		return h.serveKey(w, r, key)
+	case toStatus:
+		return h.serveStatus(w, r)
+	default:
+		return 0, errNoRoute(r)
+	}
+}
+
+func (h *Handler) serveKey(w http.ResponseWriter, r *http.Request, key string) (int, error) {
+	if len(key) > h.KeyMax {
+		return 0, kv.Errorf(kv.TooLarge, "the key is %d bytes long, the limit is %d (limits.key)", len(key), h.KeyMax)
+	}
+	switch r.Method {
+	case http.MethodGet, http.MethodHead:
+		return h.read(w, r, key)
+	case http.MethodPut:
+		return h.put(w, r, key)
+	case http.MethodDelete:
+		return h.delete(w, r, key)
+	case http.MethodOptions:
+		return replyOptions(w, allowKey)
+	default:
+		return 0, errMethod(r, allowKey)
+	}
+}
+
+// read tells the three kinds of GET apart.
+func (h *Handler) read(w http.ResponseWriter, r *http.Request, key string) (int, error) {
+	p, err := parseParams(r.URL.RawQuery)
+	if err != nil {
+		return 0, err
+	}
+	watch, err := p.flag("watch")
+	if err != nil {
+		return 0, err
+	}
+	prefix, err := p.flag("prefix")
+	if err != nil {
+		return 0, err
+	}
+	if key == "" && !prefix {
+		return 0, errEmptyKey()
+	}
+	switch {
+	case watch:
+		return h.watch(w, r, key, prefix, p)
+	case prefix:
+		return h.list(w, r, key, p)
+	default:
+		return h.get(w, r, key, p)
+	}
+}
+
+func replyOptions(w http.ResponseWriter, allow string) (int, error) {
+	w.Header().Set("Allow", allow)
+	w.WriteHeader(http.StatusNoContent)
+	return http.StatusNoContent, nil
+}
