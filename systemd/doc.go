@@ -1,0 +1,11 @@
+// Package systemd has the unit and the user that packages install, as files, and the tests that keep them safe.
+//
+// The agent's side of the protocol (readiness, status, watchdog, passed sockets) is in package agent.
+package systemd
+
+import "embed"
+
+// Files are holdfast.service and holdfast.sysusers.
+//
+//go:embed holdfast.service holdfast.sysusers
+var Files embed.FS
