@@ -1,0 +1,125 @@
+package ops
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"holdfast/api"
+)
+
+// check is one thing that may be asked of a node.
+type check struct {
+	name   string
+	ok     bool
+	detail string // why not, or what it stands on
+}
+
+// checks lists everything that is known, in the order it is shown. Only "ready" is required of every node: one without
+// uplink or quorum serves what it has.
+func checks(s api.Status) []check {
+	ready := check{"ready", s.Ready, s.State}
+	if !s.Ready && s.Reason != "" {
+		ready.detail = s.State + ": " + s.Reason
+	}
+	return []check{ready, quorum(s), uplink(s)}
+}
+
+func quorum(s api.Status) check {
+	switch {
+	case s.Member == nil:
+		return check{"quorum", false, "a " + s.Mode + " does not know the cluster's leader"}
+	case s.Member.Leader == "":
+		return check{"quorum", false, "there is no leader at present"}
+	}
+	return check{"quorum", true, "leader " + s.Member.Leader}
+}
+
+// uplink holds for a member by itself: there is nothing above it.
+func uplink(s api.Status) check {
+	if s.Member != nil {
+		return check{"uplink", true, "a member needs none"}
+	}
+	return check{"uplink", false, "no uplink is reported"}
+}
+
+// readyz is 200 when the node serves, which it does while offline, and 503 with the reason while it does not. ?require
+// names what else must hold (uplink, quorum), ?verbose lists every check.
+func readyz(w http.ResponseWriter, r *http.Request, s api.Status) {
+	query := r.URL.Query()
+	all := checks(s)
+	required := []string{"ready"}
+	for _, names := range query["require"] {
+		for name := range strings.SplitSeq(names, ",") {
+			if !slices.ContainsFunc(all, func(c check) bool { return c.name == name }) {
+				plain(w, http.StatusBadRequest)
+				fmt.Fprintf(w, "require=%q is not known; it is one of quorum and uplink\n", name)
+				return
+			}
+			required = append(required, name)
+		}
+	}
+	failed := slices.DeleteFunc(slices.Clone(all), func(c check) bool { return c.ok || !slices.Contains(required, c.name) })
+	status := http.StatusOK
+	if len(failed) > 0 {
+		status = http.StatusServiceUnavailable
+		w.Header().Set("Retry-After", "1")
+	}
+	plain(w, status)
+	switch {
+	case isSet(query, "verbose"):
+		list(w, all, required)
+	case len(failed) == 0:
+		fmt.Fprintln(w, "ok")
+	default:
+		for _, c := range failed {
+			fmt.Fprintf(w, "%s: %s\n", c.name, c.detail)
+		}
+	}
+}
+
+func list(w http.ResponseWriter, all []check, required []string) {
+	for _, c := range all {
+		mark := "[+]"
+		if !c.ok {
+			mark = "[-]"
+		}
+		note := ""
+		if !slices.Contains(required, c.name) {
+			note = " (not required)"
+		}
+		fmt.Fprintf(w, "%s%s %s%s\n", mark, c.name, c.detail, note)
+	}
+}
+
+func isSet(query url.Values, name string) bool {
+	v, ok := query[name]
+	return ok && v[0] != "0" && v[0] != "false"
+}
+
+// health answers as etcd's does, for balancers and scripts that ask it: healthy is a node that serves, sees a leader and
+// takes writes. ?serializable asks for reads of its own state only, ?exclude=NOSPACE does not mind refused writes.
+func health(w http.ResponseWriter, r *http.Request, s api.Status) {
+	query := r.URL.Query()
+	reason := ""
+	switch {
+	case !s.Ready:
+		reason = "NOT READY: " + s.State
+	case s.Member == nil || isSet(query, "serializable"):
+	case s.Member.Leader == "":
+		reason = "RAFT NO LEADER"
+	case s.Member.WritesRefused != "" && !slices.Contains(query["exclude"], "NOSPACE"):
+		reason = "ALARM NOSPACE"
+	}
+	type body struct {
+		Health string `json:"health"`
+		Reason string `json:"reason,omitempty"`
+	}
+	if reason != "" {
+		reply(w, http.StatusServiceUnavailable, body{"false", reason})
+		return
+	}
+	reply(w, http.StatusOK, body{Health: "true"})
+}
