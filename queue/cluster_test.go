@@ -1,0 +1,183 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"sync"
+
+	"holdfast/internal/wire"
+	"holdfast/kv"
+)
+
+// cluster is the node behind the queue in tests: it keeps the replicated state's side of the bargain (sequences,
+// outcomes, guards with predecessors) in a few maps, and its link fails on command.
+type cluster struct {
+	mu      sync.Mutex
+	up      bool
+	mute    bool // applies, and loses the answer
+	rev     int64
+	keys    map[string]*stored
+	epochs  map[[16]byte]uint64
+	lanes   map[laneKey]*laneState
+	applied []string // values in the order in which they were applied
+	sends   int
+}
+
+type stored struct {
+	value  string
+	mod    int64
+	writer kv.Seq
+}
+
+type laneKey struct {
+	origin [16]byte
+	lane   kv.Lane
+}
+
+type laneState struct {
+	epoch, last uint64
+	ring        map[uint64]past
+}
+
+type past struct {
+	print [16]byte
+	out   kv.Outcome
+}
+
+func newCluster() *cluster {
+	return &cluster{up: true, rev: 1, keys: map[string]*stored{}, epochs: map[[16]byte]uint64{}, lanes: map[laneKey]*laneState{}}
+}
+
+func (c *cluster) set(up, mute bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.up, c.mute = up, mute
+}
+
+func (c *cluster) log() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return append([]string(nil), c.applied...)
+}
+
+func (c *cluster) Do(_ context.Context, cmd kv.Command) (kv.Result, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.sends++
+	if !c.up {
+		return kv.Result{}, kv.Errorf(kv.UpstreamUnavailable, "the link is down")
+	}
+	cmd, err := wire.DecodeCommand(wire.AppendCommand(nil, cmd)) // as it would arrive
+	if err != nil {
+		return kv.Result{}, err
+	}
+	out := c.apply(cmd)
+	if c.mute {
+		return kv.Result{}, kv.Errorf(kv.OutcomeUnknown, "the answer was lost")
+	}
+	if out.Err != nil {
+		return kv.Result{}, out.Err
+	}
+	return out.Result, nil
+}
+
+func (c *cluster) apply(cmd kv.Command) kv.Outcome {
+	switch o := cmd.Ops[0].(type) {
+	case kv.Each:
+		var r kv.OpResult
+		for _, one := range o.Commands {
+			r.Each = append(r.Each, c.apply(one))
+		}
+		return c.ok(r)
+	case kv.OpenQueue:
+		if c.epochs[o.Origin] != o.Have {
+			return kv.Outcome{Err: &kv.Error{Code: kv.PreconditionFailed, Revision: int64(c.epochs[o.Origin])}}
+		}
+		c.epochs[o.Origin]++
+		return c.ok(kv.OpResult{Count: int64(c.epochs[o.Origin])})
+	}
+	if s := cmd.ID.Seq; !s.IsZero() {
+		return c.sequenced(cmd, s)
+	}
+	return c.change(cmd)
+}
+
+func (c *cluster) sequenced(cmd kv.Command, s kv.Seq) kv.Outcome {
+	l := c.lanes[laneKey{s.Origin, s.Lane}]
+	if l == nil || l.epoch != s.Epoch {
+		if s.Epoch != c.epochs[s.Origin] {
+			return kv.Outcome{Err: &kv.Error{Code: kv.OriginConflict}}
+		}
+		l = &laneState{epoch: s.Epoch, ring: map[uint64]past{}}
+		c.lanes[laneKey{s.Origin, s.Lane}] = l
+	}
+	print := wire.Fingerprint(wire.AppendCommand(nil, kv.Command{Ops: cmd.Ops}))
+	skip, isSkip := cmd.Ops[0].(kv.Skip)
+	if s.N <= l.last {
+		p, found := l.ring[s.N]
+		switch {
+		case isSkip:
+			return c.ok(kv.OpResult{})
+		case !found:
+			return kv.Outcome{Err: &kv.Error{Code: kv.OutcomeUnknown}}
+		case p.print != print:
+			return kv.Outcome{Err: &kv.Error{Code: kv.OriginConflict}}
+		}
+		return p.out
+	}
+	if isSkip && skip.From <= l.last+1 {
+		l.last = s.N
+		return c.ok(kv.OpResult{})
+	}
+	if s.N != l.last+1 {
+		return kv.Outcome{Err: &kv.Error{Code: kv.SequenceGap, Revision: int64(l.last)}}
+	}
+	out := c.change(cmd)
+	l.last = s.N
+	l.ring[s.N] = past{print, out}
+	delete(l.ring, s.N-kv.OutcomeRing)
+	return out
+}
+
+func (c *cluster) change(cmd kv.Command) kv.Outcome {
+	for _, g := range cmd.Guards {
+		k := c.keys[string(g.Key)]
+		if k == nil {
+			k = &stored{}
+		}
+		ok := g.Relation == kv.Equal && k.mod == g.Num || g.Relation == kv.Less && k.mod < g.Num
+		if !ok && (g.Or.IsZero() || k.writer != g.Or) {
+			return kv.Outcome{Err: &kv.Error{Code: kv.PreconditionFailed, Revision: k.mod}}
+		}
+	}
+	c.rev++
+	switch o := cmd.Ops[0].(type) {
+	case kv.Put:
+		c.keys[string(o.Key)] = &stored{value: string(o.Value), mod: c.rev, writer: cmd.ID.Seq}
+		c.applied = append(c.applied, string(o.Value))
+	case kv.Delete:
+		delete(c.keys, string(o.Key))
+	}
+	return c.ok(kv.OpResult{})
+}
+
+func (c *cluster) ok(r kv.OpResult) kv.Outcome {
+	return kv.Outcome{Result: kv.Result{Header: kv.Header{Revision: c.rev}, Ops: []kv.OpResult{r}}}
+}
+
+func (c *cluster) Read(_ context.Context, q kv.Query) (kv.Page, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r, ok := q.Ops[0].(kv.Range)
+	if !ok {
+		return kv.Page{}, errors.New("only ranges")
+	}
+	var res kv.OpResult
+	if k := c.keys[string(r.Key)]; k != nil {
+		res.KVs = []kv.KeyValue{{Key: r.Key, Value: []byte(k.value), ModRevision: k.mod}}
+	}
+	return kv.Page{Header: kv.Header{Revision: c.rev}, Ops: []kv.OpResult{res}}, nil
+}
+
+func (c *cluster) Watch(context.Context, kv.WatchSpec) iter.Seq2[kv.Batch, error] { return nil }

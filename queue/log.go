@@ -1,0 +1,412 @@
+package queue
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+
+	"holdfast/kv"
+)
+
+// Segments are cut at segmentBytes; a commit gathers at most commitBytes of records. Both bound what one fsync and one
+// read in memory cost.
+const (
+	segmentBytes = 4 << 20
+	commitBytes  = 1 << 20
+)
+
+// disk is what the log needs from a folder; a test makes it fail.
+type disk interface {
+	create(path string) (file, error) // for appending, durable in its folder
+	remove(path string) error
+}
+
+type file interface {
+	Write([]byte) (int, error)
+	ReadAt([]byte, int64) (int, error)
+	Truncate(size int64) error
+	Sync() error // durable, size included
+	Close() error
+}
+
+// log is the append-only file behind a queue. append returns when its records are on disk; those that arrive while a
+// commit is under way share the next one. A failed fsync ends it: what is on disk is unknown until a restart has read it
+// again, so nothing is acknowledged any more.
+type log struct {
+	dir  string
+	disk disk
+	slog *slog.Logger
+
+	// checkpoint returns the records without which what was said in earlier segments could not be understood. It is
+	// called without locks held.
+	checkpoint func() []byte
+
+	mu       sync.Mutex
+	filling  *commit
+	busy     bool // a leader is writing
+	segments []*segment
+	failed   error
+	commits  uint64
+}
+
+// segment is one file of the log. live counts what still needs it: pending ops and kept outcomes.
+type segment struct {
+	path string
+	id   uint64
+	f    file
+	size int64
+	live int
+}
+
+// place is where a record's command is: enough to read it again.
+type place struct {
+	seg  *segment
+	off  int64
+	size int
+}
+
+// commit is one group of records on its way to disk.
+type commit struct {
+	body   []byte
+	places []placeWant
+	done   chan struct{}
+	next   chan struct{} // given to one waiter: write the following commit
+	err    error
+}
+
+type placeWant struct {
+	off, size int
+	dst       *place
+}
+
+// append makes records durable. For ops, at receives where each command is.
+func (l *log) append(recs []record, at []*place) error {
+	c, err := l.join(recs, at)
+	if err != nil {
+		return err
+	}
+	for {
+		if c.finished() {
+			l.mu.Unlock()
+			return c.err
+		}
+		if !l.busy && l.filling == c {
+			l.busy, l.filling = true, nil
+			l.mu.Unlock()
+			c.err = l.write(c)
+			l.mu.Lock()
+			l.busy = false
+			if c.err != nil && l.failed == nil && kv.CodeOf(c.err) != kv.NoSpace {
+				l.failed = c.err
+			}
+			close(c.done)
+			if f := l.filling; f != nil && f.next != nil {
+				close(f.next)
+				f.next = nil
+			}
+			l.mu.Unlock()
+			return c.err
+		}
+		if c.next == nil {
+			c.next = make(chan struct{})
+		}
+		next := c.next
+		l.mu.Unlock()
+		select {
+		case <-c.done:
+		case <-next:
+		}
+		l.mu.Lock()
+	}
+}
+
+// join adds records to the commit being gathered and returns with l.mu held, or an error without. A full commit is
+// waited for: that is the back-pressure of a slow disk.
+func (l *log) join(recs []record, at []*place) (*commit, error) {
+	for i := range recs {
+		if len(recs[i].command)+len(recs[i].outcome) > recordMax {
+			return nil, kv.Errorf(kv.TooLarge, "queue: %d bytes are more than a record may have (%d)", len(recs[i].command), recordMax)
+		}
+	}
+	l.mu.Lock()
+	for l.failed == nil && l.filling != nil && len(l.filling.body) >= commitBytes {
+		full := l.filling
+		l.mu.Unlock()
+		<-full.done
+		l.mu.Lock()
+	}
+	if l.failed != nil {
+		defer l.mu.Unlock()
+		return nil, l.failed
+	}
+	if l.filling == nil {
+		l.filling = &commit{done: make(chan struct{})}
+	}
+	c := l.filling
+	for i := range recs {
+		c.body = appendRecord(c.body, &recs[i])
+		if at != nil && at[i] != nil {
+			n := len(recs[i].command)
+			c.places = append(c.places, placeWant{off: len(c.body) - n, size: n, dst: at[i]})
+		}
+	}
+	return c, nil
+}
+
+func (c *commit) finished() bool {
+	select {
+	case <-c.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// write puts one commit behind what is there and fsyncs it. Only one runs at a time.
+func (l *log) write(c *commit) error {
+	seg, fresh, err := l.tail()
+	if err != nil {
+		return err
+	}
+	var frame []byte
+	if fresh { // so that the segments before it can go
+		if head := l.checkpoint(); len(head) > 0 {
+			frame = appendFrame(frame, head)
+		}
+	}
+	start := int64(len(frame))
+	frame = appendFrame(frame, c.body)
+	if _, err := seg.f.Write(frame); err != nil {
+		if terr := seg.f.Truncate(seg.size); terr != nil {
+			return fmt.Errorf("queue: write %s: %w; taking it back: %w; restart the agent to read what is there", seg.path, err, terr)
+		}
+		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+			return &kv.Error{Code: kv.NoSpace, Detail: "queue: no space left on " + filepath.Dir(seg.path) + "; nothing was stored", Err: err}
+		}
+		return fmt.Errorf("queue: write %s: %w", seg.path, err)
+	}
+	if err := seg.f.Sync(); err != nil {
+		return fmt.Errorf("queue: fsync %s: %w; nothing more is acknowledged until the agent is restarted and has read what is there", seg.path, err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.commits++
+	for _, p := range c.places {
+		*p.dst = place{seg: seg, off: seg.size + start + frameHeader + int64(p.off), size: p.size}
+	}
+	seg.size += int64(len(frame))
+	return nil
+}
+
+// tail returns the segment to append to, a new one if the last is full, and whether it is still empty.
+func (l *log) tail() (s *segment, fresh bool, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	id := uint64(1)
+	if n := len(l.segments); n > 0 {
+		if s := l.segments[n-1]; s.size < segmentBytes {
+			return s, s.size == int64(len(magic)), nil
+		}
+		id = l.segments[n-1].id + 1
+	}
+	path := filepath.Join(l.dir, fmt.Sprintf("%016x.seg", id))
+	f, err := l.disk.create(path)
+	if err != nil {
+		if errors.Is(err, syscall.ENOSPC) {
+			return nil, false, &kv.Error{Code: kv.NoSpace, Detail: "queue: no space left on " + l.dir + "; nothing was stored", Err: err}
+		}
+		return nil, false, fmt.Errorf("queue: create %s: %w", path, err)
+	}
+	s = &segment{path: path, id: id, f: f, size: int64(len(magic))}
+	l.segments = append(l.segments, s)
+	return s, true, nil
+}
+
+// read returns the command at p.
+func (l *log) read(p place) ([]byte, error) {
+	b := make([]byte, p.size)
+	if _, err := p.seg.f.ReadAt(b, p.off); err != nil {
+		return nil, fmt.Errorf("queue: read %s at %d: %w", p.seg.path, p.off, err)
+	}
+	return b, nil
+}
+
+// drop removes segments from the front that nothing needs. The last one stays.
+func (l *log) drop() error {
+	for {
+		l.mu.Lock()
+		if len(l.segments) < 2 || l.segments[0].live > 0 {
+			l.mu.Unlock()
+			return nil
+		}
+		s := l.segments[0]
+		l.segments = l.segments[1:]
+		l.mu.Unlock()
+		if err := errors.Join(s.f.Close(), l.disk.remove(s.path)); err != nil {
+			return fmt.Errorf("queue: remove %s: %w", s.path, err)
+		}
+	}
+}
+
+func (l *log) hold(p place, by int) {
+	if p.seg == nil {
+		return
+	}
+	l.mu.Lock()
+	p.seg.live += by
+	l.mu.Unlock()
+}
+
+// fault is what ended the log, nil while it works.
+func (l *log) fault() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.failed
+}
+
+// bytes is the size of the log on disk.
+func (l *log) bytes() (n int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range l.segments {
+		n += s.size
+	}
+	return n
+}
+
+func (l *log) close() error {
+	var errs []error
+	for _, s := range l.segments {
+		errs = append(errs, s.f.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// open reads every segment in order and hands each record to visit. A damaged end of the last segment is cut off with a
+// log line: it was never acknowledged. Damage anywhere else is refused, because behind it lie acknowledged writes.
+func (l *log) open(visit func(record, place) error) error {
+	names, err := filepath.Glob(filepath.Join(l.dir, "*.seg"))
+	if err != nil {
+		return err
+	}
+	slices.Sort(names)
+	for i, path := range names {
+		s, err := l.openSegment(path, i == len(names)-1, visit)
+		if err != nil {
+			return err
+		}
+		l.segments = append(l.segments, s)
+	}
+	return nil
+}
+
+func (l *log) openSegment(path string, last bool, visit func(record, place) error) (*segment, error) {
+	var id uint64
+	name := strings.TrimSuffix(filepath.Base(path), ".seg")
+	if _, err := fmt.Sscanf(name, "%016x", &id); err != nil {
+		return nil, fmt.Errorf("queue: %s: not a segment; move it away", path)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("queue: %w", err)
+	}
+	s := &segment{path: path, id: id, size: int64(len(magic))}
+	if len(b) < len(magic) && last { // cut while it was made
+		if err := os.WriteFile(path, []byte(magic), 0o600); err != nil {
+			return nil, fmt.Errorf("queue: %w", err)
+		}
+		b = []byte(magic)
+	}
+	if string(b[:min(len(b), len(magic))]) != magic {
+		return nil, &kv.Error{Code: kv.Corrupt, Detail: fmt.Sprintf("queue: %s does not begin as a segment of version 1 does; a newer version wrote it, or the disk damaged it", path)}
+	}
+	rest := b[len(magic):]
+	for len(rest) > 0 {
+		body, after, err := nextFrame(rest)
+		if err != nil {
+			if !last || framesFollow(rest) {
+				return nil, &kv.Error{Code: kv.Corrupt, Detail: fmt.Sprintf("queue: %s is damaged at byte %d, and acknowledged writes follow; restore the file, or move %s away to give up what was queued", path, s.size, l.dir)}
+			}
+			l.slog.Warn("queue tail cut off: a commit was interrupted", "file", path, "at", s.size, "bytes", len(rest))
+			break
+		}
+		for len(body) > 0 {
+			r, more, err := nextRecord(body)
+			if err != nil {
+				return nil, &kv.Error{Code: kv.Corrupt, Detail: fmt.Sprintf("queue: %s at byte %d: %v", path, s.size, err)}
+			}
+			end := int64(len(b)-len(after)) - int64(len(more))
+			if err := visit(r, place{seg: s, off: end - int64(len(r.command)), size: len(r.command)}); err != nil {
+				return nil, fmt.Errorf("queue: %s at byte %d: %w", path, s.size, err)
+			}
+			body = more
+		}
+		s.size = int64(len(b) - len(after))
+		rest = after
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("queue: %w", err)
+	}
+	s.f = f
+	if s.size < int64(len(b)) {
+		if err := errors.Join(f.Truncate(s.size), f.Sync()); err != nil {
+			return nil, errors.Join(fmt.Errorf("queue: cut the end off %s: %w", path, err), f.Close())
+		}
+	}
+	return s, nil
+}
+
+// framesFollow reports whether a whole frame stands anywhere behind a damaged one.
+func framesFollow(b []byte) bool {
+	for i := 1; i+frameHeader < len(b); i++ {
+		if body, _, err := nextFrame(b[i:]); err == nil {
+			if _, _, err := nextRecord(body); err == nil {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// folder is the real disk.
+type folder struct{}
+
+func (folder) create(path string) (file, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if _, err = f.WriteString(magic); err == nil {
+		err = f.Sync()
+	}
+	if err == nil {
+		err = syncDir(filepath.Dir(path))
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close(), os.Remove(path))
+	}
+	return f, nil
+}
+
+func (folder) remove(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil // not synced: a segment that comes back after a cut holds only what ended, and is dropped again
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
