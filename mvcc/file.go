@@ -1,0 +1,198 @@
+package mvcc
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+
+	"holdfast/kv"
+)
+
+// formatVersion is what this version writes, and the newest that it reads.
+const formatVersion = 1
+
+var (
+	bucketRev  = []byte("rev")
+	bucketKey  = []byte("key")
+	bucketMeta = []byte("meta")
+
+	metaFormat = []byte("format")
+	metaState  = []byte("state")
+	metaSweep  = []byte("sweep")
+)
+
+const (
+	// pageSize is the same on every machine, so that a file may move between them.
+	pageSize = 4096
+	// firstAllocBytes and allocBytes are by how much the file is extended. The extension is sparse, but each costs an
+	// fsync: small for an empty store, larger for one that is written to.
+	firstAllocBytes = pageSize
+	allocBytes      = 128 << 10
+	// mapBytes is address space, not memory. Growing the map has to wait for every reader, so it is made large enough
+	// for several times the usual quota; machines of 32 bits have less to give.
+	mapBytes   = 16 << 30
+	mapBytes32 = 256 << 20
+	// lockTimeout is how long Open waits for another process that has the file open.
+	lockTimeout = time.Second
+)
+
+// file is an open bbolt file of a known format.
+type file struct {
+	db *bbolt.DB
+}
+
+// openFile opens or makes the file, and reads where it stands.
+func openFile(path string) (*file, state, sweep, error) {
+	var f *file
+	var st state
+	var sw sweep
+	err := guard(func() error {
+		db, err := openBolt(path, false)
+		if err != nil {
+			return err
+		}
+		f = &file{db}
+		if st, sw, err = f.load(); err != nil {
+			return errors.Join(err, db.Close())
+		}
+		db.AllocSize = allocBytes
+		return nil
+	})
+	if err != nil {
+		return nil, state{}, sweep{}, fmt.Errorf("open store %s: %w", path, err)
+	}
+	return f, st, sw, nil
+}
+
+func openBolt(path string, bulk bool) (*bbolt.DB, error) {
+	size := int64(mapBytes)
+	if strconv.IntSize == 32 {
+		size = mapBytes32
+	}
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{
+		Timeout:         lockTimeout,
+		FreelistType:    bbolt.FreelistMapType, // the other one takes a scan for each page it gives out
+		InitialMmapSize: int(size),
+		PageSize:        pageSize,
+		NoSync:          bulk,
+		NoGrowSync:      bulk,
+	})
+	switch {
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return nil, kv.Errorf(kv.Busy, "another process has it open: %w", err)
+	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum),
+		errors.Is(err, bolterrors.ErrVersionMismatch):
+		return nil, corruptf("this is not a store, or its first pages are damaged (%v)", err)
+	case err != nil:
+		return nil, err
+	}
+	db.AllocSize = firstAllocBytes
+	return db, nil
+}
+
+// load reads meta, and makes the buckets if the file is new.
+func (f *file) load() (st state, sw sweep, err error) {
+	fresh := false
+	err = f.db.View(func(tx *bbolt.Tx) error {
+		info, err := os.Stat(f.db.Path())
+		if err != nil {
+			return err
+		}
+		if info.Size() < tx.Size() {
+			return corruptf("the file has %d bytes and needs %d: it was cut short", info.Size(), tx.Size())
+		}
+		b := tx.Bucket(bucketMeta)
+		if b == nil {
+			fresh = true
+			return nil
+		}
+		if st, sw, err = readMeta(b); err != nil {
+			return err
+		}
+		if tx.Bucket(bucketRev) == nil || tx.Bucket(bucketKey) == nil {
+			return corruptf("a bucket is missing")
+		}
+		return nil
+	})
+	if err != nil || !fresh {
+		return st, sw, err
+	}
+	st = state{Revision: 1}
+	return st, sw, f.db.Update(func(tx *bbolt.Tx) error { return makeBuckets(tx, st, sw) })
+}
+
+func makeBuckets(tx *bbolt.Tx, st state, sw sweep) error {
+	for _, name := range [][]byte{bucketRev, bucketKey, bucketMeta} {
+		if _, err := tx.CreateBucket(name); err != nil {
+			return err
+		}
+	}
+	b := tx.Bucket(bucketMeta)
+	if err := b.Put(metaFormat, binary.BigEndian.AppendUint32(nil, formatVersion)); err != nil {
+		return err
+	}
+	if err := b.Put(metaSweep, sw.append(nil)); err != nil {
+		return err
+	}
+	return b.Put(metaState, st.append(nil))
+}
+
+func readMeta(b *bbolt.Bucket) (st state, sw sweep, err error) {
+	format := b.Get(metaFormat)
+	if len(format) != 4 {
+		return st, sw, corruptf("the format number is missing")
+	}
+	if n := binary.BigEndian.Uint32(format); n != formatVersion {
+		return st, sw, kv.Errorf(kv.Unsupported,
+			"the store has format %d and this version reads format %d: run the version that wrote it, or a newer one", n, formatVersion)
+	}
+	if err = st.parse(b.Get(metaState)); err != nil {
+		return st, sw, err
+	}
+	return st, sw, sw.parse(b.Get(metaSweep))
+}
+
+// size returns the bytes of the file that are in use or free for reuse, and those free for reuse.
+func (f *file) size() (used, free int64) {
+	st := f.db.Stats()
+	if err := f.db.View(func(tx *bbolt.Tx) error { used = tx.Size(); return nil }); err != nil {
+		return 0, 0
+	}
+	return used, int64(st.FreePageN+st.PendingPageN) * pageSize
+}
+
+// guard runs fn, which works on pages of the file. bbolt trusts its pages: a damaged one makes it panic, and one that
+// points beyond the end of the file makes the mapped memory fault, which would end the process. Both become an error
+// here. A page that cannot be read (an I/O error under the map) faults in the same way.
+func guard(fn func() error) (err error) {
+	old := debug.SetPanicOnFault(true)
+	defer func() {
+		debug.SetPanicOnFault(old)
+		if p := recover(); p != nil {
+			err = &pagePanic{corruptf("a page of the store is damaged or unreadable (%v)", p), stack()}
+		}
+	}()
+	return fn()
+}
+
+// pagePanic is the error of a guard that caught a panic: the transaction it interrupted may still hold locks of bbolt.
+type pagePanic struct {
+	err   *kv.Error
+	stack []byte
+}
+
+func (p *pagePanic) Error() string { return p.err.Error() + "\n" + string(p.stack) }
+func (p *pagePanic) Unwrap() error { return p.err }
+
+func stack() []byte {
+	b := make([]byte, 4096)
+	return b[:runtime.Stack(b, false)]
+}

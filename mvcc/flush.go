@@ -1,0 +1,139 @@
+package mvcc
+
+import (
+	"bytes"
+	"errors"
+	"slices"
+	"time"
+
+	"go.etcd.io/bbolt"
+)
+
+// Flush returns when everything applied before the call is in the file, the applied index included.
+func (s *Store) Flush() error { return s.flush(true) }
+
+// flush writes the active overlay and the state in one transaction. If nothing but the applied index has changed it
+// writes only when told that the index matters.
+//
+//	frozen -> (records -> index -> state) -> committed -> dropped
+//
+// A crash before the commit loses the overlay, and the log brings it back; a crash after it loses nothing.
+func (s *Store) flush(index bool) error {
+	s.flushMu.Lock()
+	defer s.flushMu.Unlock()
+	if err := s.failure(); err != nil {
+		return err
+	}
+	st, l, ok := s.freeze(index)
+	if !ok {
+		return nil
+	}
+	start := time.Now()
+	err := s.opts.at("frozen")
+	if err == nil {
+		err = s.update(func(tx *bbolt.Tx) error { return s.write(tx, st, l.flushing) })
+	}
+	if err == nil {
+		err = s.opts.at("committed")
+	}
+	if err != nil {
+		return s.fail(err)
+	}
+	s.saved = st
+	s.durable.Store(st.Applied)
+	s.layers.Store(&layers{active: l.active, file: l.file})
+	s.tail.flushed(st.Revision)
+	if st.Compact > s.sweep.Done {
+		wake(s.wakeSweep)
+	}
+	s.measure()
+	s.counts.flushes.Add(1)
+	s.counts.flushNanos.Add(int64(time.Since(start)))
+	return s.opts.at("dropped")
+}
+
+// freeze puts a new overlay in front of the active one. The caller holds flushMu.
+func (s *Store) freeze(index bool) (state, *layers, bool) {
+	s.applyMu.Lock()
+	defer s.applyMu.Unlock()
+	if !s.unsaved && (!index || s.state.Applied == s.durable.Load()) {
+		return state{}, nil, false
+	}
+	s.unsaved = false
+	old := s.layers.Load()
+	l := &layers{active: newOverlay(), flushing: old.active, file: old.file}
+	s.layers.Store(l)
+	return s.state, l, true
+}
+
+// write puts an overlay and the state it leads to into a transaction.
+func (s *Store) write(tx *bbolt.Tx, st state, o *overlay) error {
+	keep := retained(o, st.Compact)
+	if err := writeIndex(tx.Bucket(bucketKey), keep); err != nil {
+		return err
+	}
+	slices.SortFunc(keep, func(a, b *record) int {
+		if a.rev().after(b.rev()) {
+			return 1
+		}
+		return -1
+	})
+	if err := writeRecords(tx.Bucket(bucketRev), keep); err != nil {
+		return err
+	}
+	b := tx.Bucket(bucketMeta)
+	if err := b.Put(metaSweep, s.sweep.append(nil)); err != nil {
+		return err
+	}
+	return b.Put(metaState, st.append(nil))
+}
+
+// retained lists the records of an overlay in order of key, without those that an applied compaction has given up. A
+// deletion is always kept: older versions of its key may be in the file.
+func retained(o *overlay, compact int64) []*record {
+	keep := make([]*record, 0, o.count.Load())
+	var newer *record
+	for r := range o.all {
+		given := newer != nil && newer.ModRevision <= compact && r.ModRevision < compact && bytes.Equal(newer.Key, r.Key)
+		if !given {
+			keep = append(keep, r)
+		}
+		newer = r
+	}
+	return keep
+}
+
+// recFill packs bucket rev: it is only ever appended to. The key index is filled in random order.
+const recFill = 1.0
+
+func writeIndex(b *bbolt.Bucket, recs []*record) error {
+	var key []byte
+	for _, r := range recs {
+		key = appendIndexKey(key[:0], r.Key, r.rev())
+		if err := b.Put(key, appendIndexEntry(nil, key, r)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func writeRecords(b *bbolt.Bucket, recs []*record) error {
+	b.FillPercent = recFill
+	var key []byte
+	for _, r := range recs {
+		key = appendRevKey(key[:0], r.rev())
+		if err := b.Put(key, appendRecord(nil, r)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// update runs a write transaction. The caller holds flushMu, and stops the store if it fails.
+func (s *Store) update(fn func(*bbolt.Tx) error) error {
+	err := guard(func() error { return s.layers.Load().file.db.Update(fn) })
+	if _, ok := errors.AsType[*pagePanic](err); ok {
+		s.stuck = true
+	}
+	return err
+}

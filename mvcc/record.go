@@ -1,0 +1,201 @@
+package mvcc
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"math"
+
+	"holdfast/kv"
+)
+
+// revision is the place of one change in the history: the revision of its command, and its number among the changes of
+// that command, from 0.
+type revision struct {
+	main int64
+	sub  uint32
+}
+
+// last is the end of a command's changes: no change of main comes after it.
+func last(main int64) revision { return revision{main, math.MaxUint32} }
+
+func (r revision) after(o revision) bool {
+	return r.main > o.main || r.main == o.main && r.sub > o.sub
+}
+
+func (r revision) String() string { return fmt.Sprintf("%d.%d", r.main, r.sub) }
+
+// record is one change of one key. It is immutable once it is in an overlay.
+type record struct {
+	kv.KeyValue // of a delete only Key and ModRevision
+	sub         uint32
+	deleted     bool
+}
+
+func (r *record) rev() revision { return revision{r.ModRevision, r.sub} }
+
+// recordOverhead is what a record costs beside its key and value: itself, its node and its places in the tail.
+const recordOverhead = 208
+
+// size is the memory a record costs, in bytes.
+func (r *record) size() int64 { return int64(recordOverhead + len(r.Key) + len(r.Value)) }
+
+// version is a record as the key index knows it: all but the value.
+type version struct {
+	key     []byte // valid until the source it came from moves, unless rec is set
+	rev     revision
+	create  int64
+	number  int64 // the Version of a KeyValue
+	lease   int64
+	deleted bool
+	rec     *record // nil if the record is in the file
+}
+
+func (v *version) set(r *record) {
+	*v = version{
+		key: r.Key, rev: r.rev(), create: r.CreateRevision, number: r.Version, lease: r.Lease,
+		deleted: r.deleted, rec: r,
+	}
+}
+
+// The checksum of everything stored.
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+const (
+	crcLen       = 4
+	revKeyLen    = 12
+	flagDeleted  = 1
+	minRecordLen = crcLen + 1
+)
+
+// appendRevKey appends the key of bucket rev: main and sub, big endian.
+func appendRevKey(b []byte, r revision) []byte {
+	b = binary.BigEndian.AppendUint64(b, uint64(r.main))
+	return binary.BigEndian.AppendUint32(b, r.sub)
+}
+
+func parseRevKey(b []byte) (revision, error) {
+	if len(b) != revKeyLen {
+		return revision{}, corruptf("a revision key has %d bytes, want %d", len(b), revKeyLen)
+	}
+	main := int64(binary.BigEndian.Uint64(b))
+	if main < 0 {
+		return revision{}, corruptf("a revision key has the revision %d", main)
+	}
+	return revision{main, binary.BigEndian.Uint32(b[8:])}, nil
+}
+
+// appendRecord appends the value of bucket rev:
+//
+//	crc32c(4) over the revision key and the rest | flags(1) | key length, key | if not deleted:
+//	revisions since create, version, lease (uvarints) | value
+func appendRecord(b []byte, r *record) []byte {
+	start := len(b)
+	b = append(b, 0, 0, 0, 0)
+	b = append(b, flags(r.deleted))
+	b = binary.AppendUvarint(b, uint64(len(r.Key)))
+	b = append(b, r.Key...)
+	if !r.deleted {
+		b = appendNumbers(b, r.ModRevision, r.CreateRevision, r.Version, r.Lease)
+		b = append(b, r.Value...)
+	}
+	var key [revKeyLen]byte
+	sum := checksum(appendRevKey(key[:0], r.rev()), b[start+crcLen:])
+	binary.BigEndian.PutUint32(b[start:], sum)
+	return b
+}
+
+// parseRecord verifies and decodes a value of bucket rev. What it returns is a copy.
+func parseRecord(key, b []byte) (*record, error) {
+	if err := verifyRecord(key, b); err != nil {
+		return nil, err
+	}
+	return decodeRecord(key, bytes.Clone(b))
+}
+
+// viewRecord is parseRecord without the copy: its bytes are those of b.
+func viewRecord(key, b []byte) (*record, error) {
+	if err := verifyRecord(key, b); err != nil {
+		return nil, err
+	}
+	return decodeRecord(key, b)
+}
+
+func verifyRecord(key, b []byte) error {
+	rev, err := parseRevKey(key)
+	if err != nil {
+		return err
+	}
+	if len(b) < minRecordLen || binary.BigEndian.Uint32(b) != checksum(key, b[crcLen:]) {
+		return corruptf("the record of revision %v fails its checksum", rev)
+	}
+	return nil
+}
+
+// decodeRecord decodes a verified value; the record shares its bytes.
+func decodeRecord(key, b []byte) (*record, error) {
+	rev, err := parseRevKey(key)
+	if err != nil {
+		return nil, err
+	}
+	bad := func() error { return corruptf("the record of revision %v is malformed", rev) }
+	flag, b := b[crcLen], b[minRecordLen:]
+	n, w := binary.Uvarint(b)
+	if flag > flagDeleted || w <= 0 || n > uint64(len(b)-w) || n == 0 {
+		return nil, bad()
+	}
+	r := &record{sub: rev.sub, deleted: flag == flagDeleted}
+	r.ModRevision = rev.main
+	b = b[w:]
+	r.Key, b = b[:n:n], b[n:]
+	if r.deleted {
+		if len(b) > 0 {
+			return nil, bad()
+		}
+		return r, nil
+	}
+	if r.CreateRevision, r.Version, r.Lease, b, err = parseNumbers(rev.main, b); err != nil {
+		return nil, bad()
+	}
+	r.Value = b
+	return r, nil
+}
+
+func flags(deleted bool) byte {
+	if deleted {
+		return flagDeleted
+	}
+	return 0
+}
+
+func appendNumbers(b []byte, mod, create, version, lease int64) []byte {
+	b = binary.AppendUvarint(b, uint64(mod-create))
+	b = binary.AppendUvarint(b, uint64(version))
+	return binary.AppendUvarint(b, uint64(lease))
+}
+
+func parseNumbers(mod int64, b []byte) (create, version, lease int64, rest []byte, err error) {
+	var n [3]uint64
+	for i := range n {
+		v, w := binary.Uvarint(b)
+		if w <= 0 {
+			return 0, 0, 0, nil, corruptf("a number is malformed")
+		}
+		n[i], b = v, b[w:]
+	}
+	if n[0] >= uint64(mod) || n[1] == 0 || n[1] > math.MaxInt64 {
+		return 0, 0, 0, nil, corruptf("a number is out of bounds")
+	}
+	return mod - int64(n[0]), int64(n[1]), int64(n[2]), b, nil
+}
+
+// checksum is the crc32c over two pieces that are stored apart.
+func checksum(a, b []byte) uint32 {
+	return crc32.Update(crc32.Update(0, castagnoli, a), castagnoli, b)
+}
+
+// corruptf is for what is stored and cannot be trusted.
+func corruptf(format string, args ...any) *kv.Error {
+	return kv.Errorf(kv.Corrupt, format+"; rebuild this replica from the other members or from a backup", args...)
+}

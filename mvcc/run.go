@@ -1,0 +1,36 @@
+package mvcc
+
+import (
+	"context"
+	"time"
+)
+
+// Run does the work in the background until ctx ends: flushes, by size and by time, and freeing what compaction has
+// given up. It writes nothing while nothing has changed. An error is the store's failure; without Run the store works,
+// and flushes only when told to or when HardBytes are reached.
+func (s *Store) Run(ctx context.Context) error {
+	ticker := time.NewTicker(s.opts.FlushEvery)
+	defer ticker.Stop()
+	waited := 0
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.closed:
+			return nil
+		case <-s.wakeFlush:
+			waited, err = 0, s.flush(false)
+		case <-s.wakeSweep:
+			err = s.sweepUp(ctx)
+		case <-ticker.C:
+			if waited++; waited < smallWait && s.layers.Load().active.bytes.Load() < s.opts.FlushBytes/smallShare {
+				break
+			}
+			waited, err = 0, s.flush(false)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}

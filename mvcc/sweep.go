@@ -1,0 +1,153 @@
+package mvcc
+
+import (
+	"bytes"
+	"context"
+
+	"go.etcd.io/bbolt"
+)
+
+// One batch of a sweep looks at so many changes at most, and frees so many in one transaction: it holds up a flush no
+// longer than that takes.
+const (
+	sweepVisit = 8192
+	sweepFree  = 1024
+)
+
+// victim is a record that a compaction has given up.
+type victim struct {
+	indexKey []byte
+	rev      revision
+}
+
+// Sweep returns when the space of everything that a compaction at rev gives up is free for reuse: what kv.Compact asks
+// for with Physical. The compaction must have been applied.
+func (s *Store) Sweep(ctx context.Context, rev int64) error {
+	if s.swept.Load() >= rev {
+		return nil
+	}
+	if compact := s.CompactRevision(); compact < rev {
+		return future(rev, compact)
+	}
+	if err := s.flush(false); err != nil {
+		return err
+	}
+	return s.sweepUp(ctx)
+}
+
+// sweepUp frees what the compactions known to the file have given up, batch by batch.
+func (s *Store) sweepUp(ctx context.Context) error {
+	for {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		more, err := s.sweepBatch()
+		if err != nil || !more {
+			return err
+		}
+	}
+}
+
+// sweepBatch does a bounded part of a sweep and reports whether there is more to do.
+//
+// What a compaction at C gives up beside what one at Done gave up: each version that is superseded by one between Done
+// and C, and each deletion from Done on and before C. So it is enough to walk the revisions from Done to C. Only
+// compactions that the file knows of count: after a crash the store must not promise what is gone.
+func (s *Store) sweepBatch() (more bool, err error) {
+	s.flushMu.Lock()
+	defer s.flushMu.Unlock()
+	if err := s.failure(); err != nil {
+		return false, err
+	}
+	if s.isClosed() {
+		return false, nil
+	}
+	sw := s.sweep
+	if sw.Target == sw.Done {
+		if s.saved.Compact <= sw.Done {
+			return false, nil
+		}
+		sw.Target, sw.Next = s.saved.Compact, revision{main: sw.Done}
+	}
+	var victims []victim
+	err = guard(func() error {
+		return s.layers.Load().file.db.View(func(tx *bbolt.Tx) error {
+			victims, err = findVictims(tx, &sw)
+			return err
+		})
+	})
+	if err != nil {
+		return false, err
+	}
+	if len(victims) > 0 {
+		if err = s.opts.at("sweep"); err == nil {
+			err = s.update(func(tx *bbolt.Tx) error { return free(tx, victims, sw) })
+		}
+		if err != nil {
+			return false, s.fail(err)
+		}
+		s.counts.freed.Add(int64(len(victims)))
+	}
+	// Without victims the progress is saved by the next flush: losing it costs another look.
+	s.sweep = sw
+	s.swept.Store(sw.Done)
+	return sw.Target != sw.Done || s.saved.Compact > sw.Done, nil
+}
+
+// findVictims goes on from sw.Next and moves it; at the end the target is done.
+func findVictims(tx *bbolt.Tx, sw *sweep) ([]victim, error) {
+	revs, index := tx.Bucket(bucketRev).Cursor(), tx.Bucket(bucketKey).Cursor()
+	var victims []victim
+	visited := 0
+	for k, b := revs.Seek(appendRevKey(nil, sw.Next)); k != nil; k, b = revs.Next() {
+		rev, err := parseRevKey(k)
+		if err != nil {
+			return nil, err
+		}
+		if rev.main > sw.Target {
+			break
+		}
+		if visited++; visited > sweepVisit || len(victims) >= sweepFree {
+			sw.Next = rev
+			return victims, nil
+		}
+		rec, err := viewRecord(k, b)
+		if err != nil {
+			return nil, err
+		}
+		want := appendIndexKey(nil, rec.Key, rev)
+		ik, _ := index.Seek(want)
+		if !bytes.Equal(ik, want) {
+			return nil, corruptf("the record of key %q at revision %v is not in the key index", rec.Key, rev)
+		}
+		if rec.deleted && rev.main < sw.Target {
+			victims = append(victims, victim{want, rev})
+		}
+		if ik, _ = index.Next(); ik != nil && sameKey(ik, want) {
+			older, err := parseIndexRevision(ik)
+			if err != nil {
+				return nil, err
+			}
+			victims = append(victims, victim{bytes.Clone(ik), older})
+		}
+	}
+	sw.Done, sw.Next = sw.Target, revision{}
+	return victims, nil
+}
+
+// free deletes victims; one may be named twice.
+func free(tx *bbolt.Tx, victims []victim, sw sweep) error {
+	revs, index := tx.Bucket(bucketRev), tx.Bucket(bucketKey)
+	revs.FillPercent = recFill
+	var key []byte
+	for _, v := range victims {
+		if err := index.Delete(v.indexKey); err != nil {
+			return err
+		}
+		key = appendRevKey(key[:0], v.rev)
+		if err := revs.Delete(key); err != nil {
+			return err
+		}
+	}
+	return tx.Bucket(bucketMeta).Put(metaSweep, sw.append(nil))
+}
