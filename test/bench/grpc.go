@@ -1,0 +1,71 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+)
+
+// grpcPool shares a few gRPC connections among the clients, as etcd's own benchmark does: one for each client would
+// cost etcd rate and memory for nothing.
+type grpcPool struct {
+	ctx   context.Context
+	conns []*clientv3.Client
+}
+
+// grpcShare is how many clients share a connection.
+const grpcShare = 32
+
+func dialGRPC(ctx context.Context, addr string, clients int) (dialer, error) {
+	p := &grpcPool{ctx: ctx}
+	for range (clients + grpcShare - 1) / grpcShare {
+		c, err := clientv3.New(clientv3.Config{Endpoints: []string{"http://" + addr}, Context: ctx, Logger: zap.NewNop()})
+		if err != nil {
+			return nil, errors.Join(err, p.Close())
+		}
+		p.conns = append(p.conns, c)
+	}
+	return p, nil
+}
+
+func (p *grpcPool) Dial(_ context.Context, i int) (client, error) {
+	return grpcClient{p.ctx, p.conns[i%len(p.conns)]}, nil
+}
+
+func (p *grpcPool) Close() error {
+	var err error
+	for _, c := range p.conns {
+		err = errors.Join(err, c.Close())
+	}
+	return err
+}
+
+type grpcClient struct {
+	ctx context.Context
+	c   *clientv3.Client
+}
+
+func (c grpcClient) Put(key, value []byte) error {
+	_, err := c.c.Put(c.ctx, string(key), string(value))
+	return err
+}
+
+func (c grpcClient) Get(key []byte, linearizable bool) (int, error) {
+	var opts []clientv3.OpOption
+	if !linearizable {
+		opts = append(opts, clientv3.WithSerializable())
+	}
+	res, err := c.c.Get(c.ctx, string(key), opts...)
+	if err != nil {
+		return 0, err
+	}
+	if len(res.Kvs) != 1 {
+		return 0, fmt.Errorf("get %s: %d keys", key, len(res.Kvs))
+	}
+	return len(res.Kvs[0].Value), nil
+}
+
+func (c grpcClient) Close() error { return nil } // the pool closes the connections

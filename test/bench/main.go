@@ -1,0 +1,247 @@
+// Command bench measures the built agent beside its peers: real etcd, built from its Go module, and Redis where the
+// machine has it.
+//
+//	go run -C test/bench . [flags] [suite...]
+//
+// Suites are put, get, rest, trickle and million; all is the first four. Only ratios taken in one run mean anything,
+// so everything here is measured in rounds that alternate between the systems (A B A B A B), the tables show medians
+// with the spread beside them, and a ratio is the median of the ratios of the rounds. Tables go to standard output as
+// Markdown, progress to standard error, and with -json every sample to a file.
+//
+// The program talks to 127.0.0.1 only, runs no longer than -limit, and takes the servers it started and its temporary
+// directory with it when it ends.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// options are what the command line decides.
+type options struct {
+	suites   []string
+	systems  []string
+	clients  []int
+	rounds   int
+	warmup   time.Duration
+	duration time.Duration
+	keys     int
+	value    int
+	starts   int
+	idle     time.Duration
+	trickle  time.Duration
+	million  int
+	seed     uint64
+	limit    time.Duration
+
+	product string // directory of the product's module
+	agent   string // a built agent; empty: build it
+	cache   string // where built binaries are kept
+	dir     string // where data directories are made; empty: the system's temporary directory
+	json    string
+}
+
+// Bounds on what may be asked for, so that a slip of the keyboard does not take the machine for a day.
+const (
+	maxClients  = 4096
+	maxRounds   = 25
+	maxDuration = 10 * time.Minute
+	maxKeys     = 10_000_000
+	maxValue    = 1 << 20
+)
+
+var suites = []struct {
+	name string
+	all  bool
+	run  func(context.Context, *bench) error
+}{
+	{"put", true, runPut},
+	{"get", true, runGet},
+	{"rest", true, runRest},
+	{"trickle", true, runTrickle},
+	{"million", false, runMillion},
+}
+
+func main() {
+	o, err := parse(os.Args[1:])
+	if errors.Is(err, flag.ErrHelp) {
+		return
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, o); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1) //nolint:gocritic // run has cleaned up, and stop only unregisters the signals
+	}
+}
+
+func parse(args []string) (options, error) {
+	var o options
+	var systems, clients string
+	f := flag.NewFlagSet("bench", flag.ContinueOnError)
+	f.StringVar(&systems, "systems", "holdfast,etcd,redis", "what to measure; redis is left out where it is not installed")
+	f.StringVar(&clients, "clients", "1,32,256", "numbers of clients")
+	f.IntVar(&o.rounds, "rounds", 3, "times each cell is measured, systems alternating")
+	f.DurationVar(&o.warmup, "warmup", 2*time.Second, "load before each timed window")
+	f.DurationVar(&o.duration, "duration", 10*time.Second, "timed window of each cell")
+	f.IntVar(&o.keys, "keys", 10_000, "number of keys the load is spread over")
+	f.IntVar(&o.value, "value", 128, "bytes per value")
+	f.IntVar(&o.starts, "starts", 10, "times each start is measured")
+	f.DurationVar(&o.idle, "idle", time.Minute, "window of idleness")
+	f.DurationVar(&o.trickle, "trickle", 90*time.Second, "length of the trickle of one PUT a second")
+	f.IntVar(&o.million, "million", 1_000_000, "number of keys of 100 B in the suite of that name")
+	f.Uint64Var(&o.seed, "seed", 1, "seed of the keys and values")
+	f.DurationVar(&o.limit, "limit", 90*time.Minute, "longest time the whole run may take")
+	f.StringVar(&o.product, "product", filepath.Join("..", ".."), "directory of the product's module")
+	f.StringVar(&o.agent, "agent", "", "measure this binary instead of building one")
+	f.StringVar(&o.cache, "cache", "", "where built binaries are kept (default: in the user's cache directory)")
+	f.StringVar(&o.dir, "dir", "", "where data directories are made, on the disk to measure (default: the temporary directory)")
+	f.StringVar(&o.json, "json", "", "write every sample to this file too")
+	f.Usage = func() {
+		fmt.Fprintln(f.Output(), "usage: go run -C test/bench . [flags] [put|get|rest|trickle|million|all]...")
+		f.PrintDefaults()
+	}
+	if err := f.Parse(args); err != nil {
+		return o, err
+	}
+	for s := range strings.SplitSeq(systems, ",") {
+		if !slices.Contains([]string{"holdfast", "etcd", "redis"}, s) {
+			return o, fmt.Errorf("-systems: %q is not holdfast, etcd or redis", s)
+		}
+		o.systems = append(o.systems, s)
+	}
+	for s := range strings.SplitSeq(clients, ",") {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 1 || n > maxClients {
+			return o, fmt.Errorf("-clients: %q is not a number from 1 to %d", s, maxClients)
+		}
+		o.clients = append(o.clients, n)
+	}
+	var err error
+	if o.agent != "" {
+		if o.agent, err = filepath.Abs(o.agent); err != nil { // servers run in a directory of their own
+			return o, err
+		}
+	}
+	if err := o.pick(f.Args()); err != nil {
+		return o, err
+	}
+	err = o.check()
+	return o, err
+}
+
+// pick takes the suites named, in the order of the table above; none named is all.
+func (o *options) pick(names []string) error {
+	if len(names) == 0 {
+		names = []string{"all"}
+	}
+	for _, s := range suites {
+		if slices.Contains(names, s.name) || s.all && slices.Contains(names, "all") {
+			o.suites = append(o.suites, s.name)
+		}
+	}
+	for _, n := range names {
+		if n != "all" && !slices.Contains(o.suites, n) {
+			return fmt.Errorf("no suite %q: there are put, get, rest, trickle, million and all", n)
+		}
+	}
+	return nil
+}
+
+func (o *options) check() error {
+	within := func(name string, v, low, high int) error {
+		if v < low || v > high {
+			return fmt.Errorf("-%s: %d is not from %d to %d", name, v, low, high)
+		}
+		return nil
+	}
+	lasts := func(name string, d, low time.Duration) error {
+		if d < low || d > maxDuration {
+			return fmt.Errorf("-%s: %v is not from %v to %v", name, d, low, maxDuration)
+		}
+		return nil
+	}
+	return errors.Join(
+		within("rounds", o.rounds, 1, maxRounds),
+		within("keys", o.keys, 1, maxKeys),
+		within("value", o.value, valueMin, maxValue),
+		within("starts", o.starts, 1, 100),
+		within("million", o.million, 1, maxKeys),
+		lasts("warmup", o.warmup, 0),
+		lasts("duration", o.duration, 100*time.Millisecond),
+		lasts("idle", o.idle, time.Second),
+		lasts("trickle", o.trickle, time.Second),
+	)
+}
+
+// bench is one run of the program.
+type bench struct {
+	options
+	scratch string // temporary directory, gone when the run ends
+	set     []*system
+	report  *report
+}
+
+func run(ctx context.Context, o options) (err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, o.limit, fmt.Errorf("the run took longer than -limit %v", o.limit))
+	defer cancel()
+	scratch, err := os.MkdirTemp(o.dir, "holdfast-bench-")
+	if err != nil {
+		return fmt.Errorf("make a temporary directory: %w", err)
+	}
+	defer func() {
+		if rerr := os.RemoveAll(scratch); rerr != nil {
+			err = errors.Join(err, fmt.Errorf("remove %s: %w", scratch, rerr))
+		}
+	}()
+	b := &bench{options: o, scratch: scratch}
+	if b.set, err = b.find(ctx); err != nil {
+		return err
+	}
+	m, err := look(scratch)
+	if err != nil {
+		return err
+	}
+	b.report = newReport(os.Stdout, m, b.set)
+	for _, s := range suites {
+		if !slices.Contains(o.suites, s.name) {
+			continue
+		}
+		if err := s.run(ctx, b); err != nil {
+			return fmt.Errorf("suite %s: %w", s.name, because(ctx, err))
+		}
+	}
+	if err := b.report.finish(scratch); err != nil {
+		return err
+	}
+	return b.report.save(o.json)
+}
+
+// because names why ctx ended, where that is what made err.
+func because(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
+		return fmt.Errorf("%w (%w)", err, cause)
+	}
+	return err
+}
+
+func (b *bench) progress(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, format+"\n", args...)
+}
