@@ -103,7 +103,7 @@ func TestContentsAreJudged(t *testing.T) {
 		"--data-dir=~/x":                            "only a shell understands",
 		"--data-dir=a\x00b":                         "zero byte",
 		"--cors-origins=https://a.example/":         "must be an origin",
-		"--cors-origins=*":                          "must be an origin",
+		"--cors-origins=*.example":                  "must be an origin",
 		"--cors-origins=https://A.example":          "must be an origin",
 		"--cors-origins=null":                       "must be an origin",
 		"--metrics-listen=:9100":                    "must be http://host:port",

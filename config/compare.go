@@ -9,11 +9,11 @@ type Change struct {
 	Reloadable bool   // a HUP is enough; else the change waits for a restart
 }
 
-// Compare returns what changed from old to new, in the order of the reference page.
-func Compare(old, new Config) []Change {
+// Compare returns what changed from one Config to another, in the order of the reference page.
+func Compare(from, to Config) []Change {
 	var changes []Change
 	for _, f := range settings() {
-		a, b := f.of(&old), f.of(&new)
+		a, b := f.of(&from), f.of(&to)
 		if reflect.DeepEqual(a.Interface(), b.Interface()) || f.list() && a.Len() == 0 && b.Len() == 0 {
 			continue
 		}

@@ -124,17 +124,17 @@ type Limits struct {
 	Key           Size          `mapstructure:"key" default:"4KiB" min:"64B" max:"64KiB" help:"longest key of a REST request"`
 	Request       Size          `mapstructure:"request" default:"1.5MiB" min:"64KiB" max:"16MiB" help:"largest request of any kind"`
 	TxnOps        int           `mapstructure:"txn-ops" default:"128" min:"1" max:"16384" help:"most operations in a transaction"`
-	Connections   int           `mapstructure:"connections" default:"1024" min:"1" max:"1000000" help:"most client connections at a time"`
+	Connections   int           `mapstructure:"connections" default:"1024" min:"1" max:"1000000" reload:"yes" help:"most client connections at a time"`
 	HeaderTimeout time.Duration `mapstructure:"header-timeout" default:"10s" min:"100ms" max:"10m" help:"time a client has to send the header of a request"`
 	BodyTimeout   time.Duration `mapstructure:"body-timeout" default:"1m" min:"100ms" max:"24h" help:"time a client has to send the body of a request"`
 	IdleTimeout   time.Duration `mapstructure:"idle-timeout" default:"10m" min:"1s" max:"24h" help:"time after which an unused client connection is closed"`
-	Watches       int           `mapstructure:"watches" default:"4096" min:"1" max:"1000000" help:"most open watches at a time"`
+	Watches       int           `mapstructure:"watches" default:"1024" min:"1" max:"1000000" help:"most open watches at a time"`
 	Rate          int           `mapstructure:"rate" default:"none" min:"0" planned:"limit the rate of a client" help:"most requests per second of one client"`
 }
 
 // CORS is which web pages may use the API.
 type CORS struct {
-	Origins []string `mapstructure:"origins" check:"origins" help:"origins of web pages that may call the API, as https://example.com"`
+	Origins []string `mapstructure:"origins" check:"origins" help:"origins of web pages that may call the API, as https://example.com; * is any"`
 }
 
 // Auth is how long this node decides on permissions by itself.

@@ -13,7 +13,11 @@ type Fault struct {
 	Value   string // what it was set to; empty for a secret and for an unknown name
 	Origin  Origin // where it was set
 	Problem string // what is wrong, and what would be right
+	Err     error  // cause, where the system gave one
 }
+
+// Unwrap returns the cause.
+func (f *Fault) Unwrap() error { return f.Err }
 
 func (f *Fault) Error() string {
 	var b strings.Builder
@@ -33,11 +37,10 @@ func (f *Fault) Error() string {
 
 // Faults returns the faults that err joins, in the order found.
 func Faults(err error) []*Fault {
-	if f, ok := err.(*Fault); ok {
-		return []*Fault{f}
-	}
 	var all []*Fault
-	switch e := err.(type) {
+	switch e := err.(type) { //nolint:errorlint // it walks the tree of errors itself
+	case *Fault:
+		return []*Fault{e}
 	case interface{ Unwrap() []error }:
 		for _, sub := range e.Unwrap() {
 			all = append(all, Faults(sub)...)

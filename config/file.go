@@ -70,7 +70,7 @@ func (s schema) readFile(path string) (layer, []*Fault) {
 	}
 	content, err := readBounded(path)
 	if err != nil {
-		return nil, []*Fault{{Origin: at, Problem: err.Error()}}
+		return nil, []*Fault{{Origin: at, Problem: err.Error(), Err: err}}
 	}
 	return s.decode(content, format, path)
 }

@@ -68,7 +68,7 @@ func (l *loader) loadFiles(s Sources) []string {
 	main := configName(s)
 	paths, warnings, err := files(main, cmp.Or(s.Dir, DefaultDir))
 	if err != nil {
-		l.faults = append(l.faults, &Fault{Problem: err.Error()})
+		l.faults = append(l.faults, &Fault{Problem: err.Error(), Err: err})
 	}
 	l.warnings = append(l.warnings, warnings...)
 	for _, path := range paths {

@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -64,9 +65,9 @@ func (b *box) refuses(want ...[]string) {
 		b.t.Errorf("got %d faults, want %d:\n%v", len(faults), len(want), err)
 		return
 	}
-	for i, f := range faults {
-		for _, part := range want[i] {
-			if !strings.Contains(f.Error(), part) {
+	for i, parts := range want {
+		for _, part := range parts {
+			if f := faults[i]; !strings.Contains(f.Error(), part) {
 				b.t.Errorf("fault %d is %q, want %q in it", i+1, f, part)
 			}
 		}
@@ -183,6 +184,9 @@ func TestTheMainFileIsTheOneNamed(t *testing.T) {
 	}
 	b.args = []string{"--config=" + filepath.Join(b.dir, "none.yaml")}
 	b.refuses([]string{"none.yaml", "no such file"})
+	if _, err := b.try(); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("got %v, want the cause in it", err)
+	}
 	b.args = []string{"--config=" + b.file("agent.conf", "")}
 	b.refuses([]string{"agent.conf", ".yaml, .yml, .toml or .json"})
 }
@@ -201,7 +205,7 @@ func TestADropInThatIsNotReadIsNamed(t *testing.T) {
 func TestUnknownNamesAreRefusedWithTheNearestKnown(t *testing.T) {
 	b := newBox(t)
 	b.file("agent.yaml", "lisen: []\nstore:\n  flsh: 1s\nflush: 2s\nzzzzzzzzzzzz: 1\ntoken: secret\n")
-	b.env = []string{"HOLDFAST_LOG_LEVLE=debug", "HOLDFAST_=x"}
+	b.env = []string{"HOLDFAST_LOG_LEVELL=debug", "HOLDFAST_=x"}
 	b.args = []string{"--lisen", "http://x", "--mod=member", "--qqqqqqqqqq", "-x"}
 	b.refuses(
 		[]string{"--lisen", "did you mean --listen?"},
@@ -213,7 +217,7 @@ func TestUnknownNamesAreRefusedWithTheNearestKnown(t *testing.T) {
 		[]string{"flush", "agent.yaml:4", "did you mean store.flush?"},
 		[]string{"zzzzzzzzzzzz: there is no such key (", "agent.yaml:5"},
 		[]string{"token: is a secret", "agent.yaml:6", "HOLDFAST_TOKEN"},
-		[]string{"HOLDFAST_LOG_LEVLE", "did you mean HOLDFAST_LOG_LEVEL?"},
+		[]string{"HOLDFAST_LOG_LEVELL", "did you mean HOLDFAST_LOG_LEVEL?"},
 		[]string{"HOLDFAST_: there is no such variable"},
 	)
 }

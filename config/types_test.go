@@ -13,7 +13,7 @@ import (
 
 func TestSizesAreExact(t *testing.T) {
 	for text, want := range map[string]Size{
-		"0": 0, "0B": 0, "512": 512, "512B": 512, "1KiB": 1024, "1.5MiB": 1572864, "0.25KiB": 256, " 64 MiB ": 64 * MiB,
+		"0": 0, "0B": 0, "512": 512, "512B": 512, "1KiB": 1024, "1.5MiB": 1572864, "0.25KiB": 256, "64 MiB": 64 * MiB,
 		"1kB": 1000, "1KB": 1000, "2MB": 2e6, "1.000001MB": 1000001, "3GB": 3e9, "1TB": 1e12, "7TiB": 7 * TiB,
 		"9223372036854775807": 1<<63 - 1,
 	} {
