@@ -30,6 +30,10 @@ func (h *Handler) delete(w http.ResponseWriter, r *http.Request, key string) (in
 		if req.cond.given() {
 			return 0, kv.Errorf(kv.Invalid, "If-Match and If-None-Match are about one key and cannot guard a prefix")
 		}
+		if req.mode == kv.WriteQueue {
+			return 0, kv.Errorf(kv.Invalid, "write=queue is for single keys; a prefix is deleted by a quorum")
+		}
+		req.mode = kv.WriteSync
 		op.Key, op.End = kv.PrefixRange(req.key)
 	}
 	result, err := h.do(r.Context(), &req, op)

@@ -17,12 +17,14 @@ import (
 type write struct {
 	key  []byte
 	cond precond
+	mode kv.Write
 	preferences
 }
 
 // parseWrite reads what PUT and DELETE have in common; p has the parameters that were not asked for yet.
 func parseWrite(r *http.Request, key string, p *params) (write, error) {
-	if err := checkWrite(p); err != nil {
+	mode, err := parseWriteMode(p)
+	if err != nil {
 		return write{}, err
 	}
 	if err := p.done(); err != nil {
@@ -32,7 +34,7 @@ func parseWrite(r *http.Request, key string, p *params) (write, error) {
 		return write{}, err
 	}
 	cond, err := parsePrecond(r.Header)
-	return write{key: []byte(key), cond: cond, preferences: parsePrefer(r.Header)}, err
+	return write{key: []byte(key), cond: cond, mode: mode, preferences: parsePrefer(r.Header)}, err
 }
 
 // put stores the body under the key: 201 if the key is new, 200 if it was replaced, 202 if it is queued.
@@ -76,6 +78,7 @@ func (h *Handler) put(w http.ResponseWriter, r *http.Request, key string) (int, 
 // revisions only grow, so that none is tried twice.
 func (h *Handler) do(ctx context.Context, req *write, op kv.Op) (kv.Result, error) {
 	c := kv.Command{Guards: req.cond.guards(req.key), Ops: []kv.Op{op}}
+	req.setWrite(&c, req.mode)
 	for range max(1, len(req.cond.match.revisions)) - 1 {
 		result, err := h.Backend.Do(ctx, c)
 		e, failed := errors.AsType[*kv.Error](err)
