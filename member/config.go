@@ -1,0 +1,82 @@
+package member
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Defaults of Config.
+const (
+	DefaultFlushEvery   = 30 * time.Second
+	DefaultDiskReserve  = 256 << 20
+	DefaultRequestBytes = 3 << 19 // 1.5 MiB, as etcd has it
+)
+
+// Config says what a member is and where it lives.
+type Config struct {
+	// Dir holds all of the member's files. It is created if it is not there, and an empty one founds a cluster of one.
+	// Only one member may be open on it.
+	Dir string
+
+	// ClusterID, ReplicaID and NodeID are recorded when the member is founded and must be zero or the same afterwards.
+	// Zero at founding: a random cluster id, replica id 1, a random node id. NodeID has the form of a UUID.
+	ClusterID uint64
+	ReplicaID uint64
+	NodeID    string
+
+	Log     *slog.Logger          // nil for none
+	Metrics prometheus.Registerer // nil for none; names begin with holdfast_member_
+	Network Network               // to other members, nil for none; owned by the member
+
+	// History is how long superseded revisions stay readable; 0 keeps them until a client compacts.
+	History time.Duration
+	// FlushEvery is how long applied commands may wait in memory before they are written to the state file;
+	// 0 for DefaultFlushEvery.
+	FlushEvery time.Duration
+	// DiskReserve is the free space below which writes are refused; 0 for DefaultDiskReserve, but at most an eighth of
+	// the file system. Negative for none.
+	DiskReserve int64
+	// RequestBytes is the most bytes of one encoded command; 0 for DefaultRequestBytes.
+	RequestBytes int
+
+	// Free returns the bytes free for this process and the size of the file system that holds a path. Nil asks the
+	// system.
+	Free func(path string) (free, size int64, err error)
+	// Clock is a clock that no one can set and that counts suspend. Nil is the system's boot time clock.
+	Clock func() time.Duration
+}
+
+// withDefaults returns c with its zero values replaced by what they stand for.
+func (c Config) withDefaults() (Config, error) {
+	if c.Dir == "" {
+		return c, errors.New("member: no directory given")
+	}
+	if c.History < 0 || c.FlushEvery < 0 || c.RequestBytes < 0 {
+		return c, fmt.Errorf("member: negative setting: history %s, flush %s, request bytes %d",
+			c.History, c.FlushEvery, c.RequestBytes)
+	}
+	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler))
+	c.FlushEvery = cmp.Or(c.FlushEvery, DefaultFlushEvery)
+	c.RequestBytes = cmp.Or(c.RequestBytes, DefaultRequestBytes)
+	if c.RequestBytes > maxRequestBytes {
+		return c, fmt.Errorf("member: request bytes %d: at most %d", c.RequestBytes, maxRequestBytes)
+	}
+	if c.Network == nil {
+		c.Network = alone{}
+	}
+	if c.Free == nil {
+		c.Free = diskFree
+	}
+	if c.Clock == nil {
+		c.Clock = bootClock()
+	}
+	return c, nil
+}
+
+// maxRequestBytes leaves room for several commands in the log that the library keeps in memory (maxInMemLog).
+const maxRequestBytes = maxInMemLog / 4

@@ -1,0 +1,25 @@
+// Package member is a full replica: it holds all data, takes part in raft, and serves reads, writes and watches.
+//
+// A Member is a Backend. A command travels
+//
+//	Do -> door checks -> wire.AppendCommand -> propose -> raft log (one fsync) -> fsm.Update -> mvcc.Apply -> reply
+//
+// and is acknowledged once a quorum has it in its raft log; the state file follows lazily. A linearizable read takes a
+// read-index round that begins after it arrived, then reads the replica's own store.
+//
+// # Files below Config.Dir
+//
+//	member.json   format, cluster id, replica id, node id; written once, before anything else
+//	raft/         the library's NodeHost directory: log, snapshots
+//	state.db      mvcc
+//
+// # What ends a member
+//
+// The library, dragonboat, panics in goroutines of its own where its log or state machine returns an error. So they
+// never do: what fails calls halt.stop, which does not return, and Run returns the error. Nothing is acknowledged
+// after that, and the process must exit, because the goroutines that stopped hold on to what they had.
+//
+// # Locks
+//
+// None is held while another is taken, except that raftFS.mu may be taken under logFile.mu.
+package member

@@ -1,0 +1,95 @@
+package member
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/lni/dragonboat/v4/statemachine"
+
+	"holdfast/internal/wire"
+	"holdfast/mvcc"
+)
+
+// fsm is the state machine of a replica: mvcc behind the library's interface. It reads no clock and does no I/O but
+// that of mvcc.
+//
+// What cannot be applied (an entry this version does not know, a store that fails) halts the replica before the entry
+// is acknowledged: the library would panic on an error, and going on without the entry would make this replica differ
+// from others.
+type fsm struct {
+	store   *mvcc.Store
+	halt    *halt
+	applied func()       // called after each batch
+	batch   []mvcc.Entry // reused; Update is never called concurrently
+}
+
+// Open returns the index of the last entry the store holds.
+func (f *fsm) Open(<-chan struct{}) (uint64, error) { return f.store.Applied(), nil }
+
+// Update applies entries and sets their results, which are encoded kv.Outcomes.
+func (f *fsm) Update(entries []statemachine.Entry) ([]statemachine.Entry, error) {
+	f.batch = f.batch[:0]
+	for _, e := range entries {
+		c, err := wire.DecodeCommand(e.Cmd)
+		if err != nil {
+			f.halt.stop(undecodable(e.Index, err))
+		}
+		f.batch = append(f.batch, mvcc.Entry{Index: e.Index, Command: c})
+	}
+	outcomes, err := f.store.Apply(f.batch)
+	if err == nil && len(outcomes) != len(entries) {
+		err = fmt.Errorf("%d outcomes for %d entries", len(outcomes), len(entries))
+	}
+	clear(f.batch)
+	if err != nil {
+		f.halt.stop(fmt.Errorf("apply raft log entries %d to %d: %w",
+			entries[0].Index, entries[len(entries)-1].Index, err))
+	}
+	for i, o := range outcomes {
+		entries[i].Result = statemachine.Result{Value: 1, Data: wire.AppendOutcome(nil, o)}
+	}
+	f.applied()
+	return entries, nil
+}
+
+func undecodable(index uint64, err error) error {
+	if errors.Is(err, wire.ErrNewer) {
+		return fmt.Errorf("raft log entry %d was written by a newer version of holdfast; this replica stops rather "+
+			"than guess: install that version and start again, the data is intact: %w", index, err)
+	}
+	return fmt.Errorf("raft log entry %d cannot be read; this replica stops rather than differ from others: "+
+		"restore the data dir from a backup, or report it with the log: %w", index, err)
+}
+
+// Lookup is not used: reads go to the store itself.
+func (*fsm) Lookup(any) (any, error) { return nil, errors.ErrUnsupported }
+
+// Sync returns once all that was applied is durable. Nil promises that, because the log is cut behind it.
+func (f *fsm) Sync() error {
+	if err := f.store.Flush(); err != nil {
+		f.halt.stop(fmt.Errorf("write applied commands to the state file: %w", err))
+	}
+	return nil
+}
+
+// errNoStreams ends what only a replica with peers is asked for.
+var errNoStreams = errors.New("sending state to another replica is not supported by this version")
+
+// PrepareSnapshot is asked for when another replica needs the state.
+func (f *fsm) PrepareSnapshot() (any, error) {
+	f.halt.stop(errNoStreams)
+	return nil, errNoStreams
+}
+
+// SaveSnapshot is never reached.
+func (*fsm) SaveSnapshot(any, io.Writer, <-chan struct{}) error { return errNoStreams }
+
+// RecoverFromSnapshot is asked for when another replica has sent its state.
+func (f *fsm) RecoverFromSnapshot(io.Reader, <-chan struct{}) error {
+	f.halt.stop(errNoStreams)
+	return errNoStreams
+}
+
+// Close leaves the store open: it belongs to the member, and may be read until the member closes it.
+func (*fsm) Close() error { return nil }

@@ -1,0 +1,183 @@
+package member
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/lni/dragonboat/v4"
+	"github.com/lni/dragonboat/v4/config"
+	"github.com/lni/dragonboat/v4/raftio"
+	pb "github.com/lni/dragonboat/v4/raftpb"
+
+	"holdfast/kv"
+)
+
+// The ticks are the cluster's: members that join later count on them, so a lone member has them too.
+const (
+	tickMillis     = 100
+	electionTicks  = 10
+	heartbeatTicks = 1
+)
+
+const (
+	maxInMemLog       = 32 << 20 // of entries not yet applied; beyond it proposals are refused as Busy
+	maxQueueBytes     = 8 << 20  // to or from one peer; beyond it messages are dropped, which raft repairs
+	snapshotEntries   = 10_000   // entries between two snapshots, at most: a restart replays that many
+	snapshotLogBytes  = 256 << 20
+	keepEntries       = 5_000     // kept behind a snapshot for followers that lag
+	keepLogBytes      = 128 << 20 // and at most about that many bytes of them
+	snapshotTimeout   = time.Minute
+	electionFirstWait = time.Millisecond
+	electionMaxWait   = 20 * time.Millisecond
+)
+
+// openHost opens the library's NodeHost and examines the raft log. What it finds wrong is an error of this goroutine;
+// the library would panic in one of its own.
+func (m *Member) openHost() (err error) {
+	installLogger(m.cfg.Log)
+	dir := filepath.Join(m.cfg.Dir, raftDir)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if err := adoptHostName(dir); err != nil {
+		return err
+	}
+	if err := trimLogs(dir, m.cfg.Log); err != nil {
+		return err
+	}
+	m.logs = &logFactory{halt: m.halt}
+	m.net = &raftnet{net: m.cfg.Network}
+	if err := protect("open raft log in "+dir, func() error {
+		m.host, err = dragonboat.NewNodeHost(m.hostConfig(dir))
+		if err == nil && m.host == nil {
+			err = errors.New("the library gave up") // it recovers from its own panics
+		}
+		return err
+	}); err != nil {
+		return hostError(dir, err)
+	}
+	m.session = m.host.GetNoOPSession(shardID)
+	return m.examineLog()
+}
+
+func (m *Member) hostConfig(dir string) config.NodeHostConfig {
+	logdb := config.GetTinyMemLogDBConfig()
+	logdb.Shards = 1
+	logdb.KVWriteBufferSize = 64 << 10 // tan allocates sixteen of them
+	logdb.SaveBufferSize = 4 << 10
+	logdb.MaxSaveBufferSize = 1 << 20
+	return config.NodeHostConfig{
+		DeploymentID:        m.id.Cluster,
+		NodeHostID:          m.id.Node,
+		NodeHostDir:         dir,
+		RTTMillisecond:      tickMillis,
+		RaftAddress:         m.id.Node,
+		RaftEventListener:   m.leader,
+		MaxSendQueueSize:    maxQueueBytes,
+		MaxReceiveQueueSize: maxQueueBytes,
+		Expert: config.ExpertConfig{
+			LogDBFactory:        m.logs,
+			TransportFactory:    m.net,
+			NodeRegistryFactory: newRegistry(),
+			Engine: config.EngineConfig{
+				ExecShards: 1, CommitShards: 1, ApplyShards: 1, SnapshotShards: 1, CloseShards: 1,
+			},
+			LogDB: logdb,
+			FS:    m.fs,
+		},
+	}
+}
+
+// startReplica starts raft. A founder's first members are itself; afterwards the log has them.
+func (m *Member) startReplica() error {
+	cfg := config.Config{
+		ReplicaID:               m.id.Replica,
+		ShardID:                 shardID,
+		CheckQuorum:             true,
+		PreVote:                 true,
+		OrderedConfigChange:     true,
+		ElectionRTT:             electionTicks,
+		HeartbeatRTT:            heartbeatTicks,
+		SnapshotEntries:         snapshotEntries,
+		CompactionOverhead:      keepEntries,
+		MaxInMemLogSize:         maxInMemLog,
+		SnapshotCompressionType: config.Snappy,
+		EntryCompressionType:    config.Snappy,
+	}
+	founders := map[uint64]dragonboat.Target{m.id.Replica: m.id.Node}
+	return protect("start replica", func() error {
+		return m.host.StartOnDiskReplica(founders, false, m.newFSM, cfg)
+	})
+}
+
+// electAlone makes a replica that is the only voter of its cluster call its election at once, instead of after one to
+// two election timeouts. The message is the one by which a leader hands over; raft treats it as a timeout that has
+// passed, so it is safe at any time, and while a change of membership is not applied yet it is ignored.
+func (m *Member) electAlone(ctx context.Context) error {
+	for wait := electionFirstWait; ; wait = min(2*wait, electionMaxWait) {
+		now, changed := m.leader.get()
+		if now.replica != 0 {
+			return nil
+		}
+		if m.onlyVoter() {
+			m.net.recv(pb.MessageBatch{
+				DeploymentId: m.id.Cluster,
+				BinVer:       raftio.TransportBinVersion,
+				Requests: []pb.Message{{
+					Type: pb.TimeoutNow, ShardID: shardID, To: m.id.Replica, From: m.id.Replica,
+				}},
+			})
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-changed:
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		}
+		timer.Stop()
+	}
+}
+
+// onlyVoter reports whether the membership, as far as it is applied here, is this replica alone.
+func (m *Member) onlyVoter() bool {
+	info := m.host.GetNodeHostInfo(dragonboat.NodeHostInfoOption{SkipLogInfo: true})
+	i := slices.IndexFunc(info.ShardInfoList, func(s dragonboat.ShardInfo) bool { return s.ShardID == shardID })
+	if i < 0 {
+		return false
+	}
+	s := info.ShardInfoList[i]
+	_, member := s.Replicas[m.id.Replica]
+	return !s.Pending && !s.IsNonVoting && !s.IsWitness && member && len(s.Replicas) == 1
+}
+
+// protect turns a panic of the library on this goroutine into an error.
+func protect(doing string, fn func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%s: %v", doing, r)
+		}
+	}()
+	if err := fn(); err != nil {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	return nil
+}
+
+// hostError gives the errors of an open a code and a remedy.
+func hostError(dir string, err error) error {
+	switch {
+	case noRoom(err):
+		return kv.Errorf(kv.NoSpace, "no room on the disk to start; free some on the file system of %s: %w", dir, err)
+	case errors.Is(err, fs.ErrPermission):
+		return kv.Errorf(kv.Invalid, "%s belongs to another user: %w", dir, err)
+	}
+	return err
+}

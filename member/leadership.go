@@ -1,0 +1,111 @@
+package member
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/lni/dragonboat/v4/raftio"
+
+	"holdfast/kv"
+)
+
+// leaderWait is how long a call that needs a leader waits for one, from the moment there was none.
+const leaderWait = 3 * time.Second
+
+// leadership is what this replica knows about who leads. It is told by the library (LeaderUpdated) and tells whoever
+// waits.
+type leadership struct {
+	clock func() time.Duration
+
+	mu      sync.Mutex
+	now     leaderInfo
+	lost    time.Duration // when there ceased to be a leader
+	changed chan struct{} // closed at the next change
+}
+
+type leaderInfo struct {
+	replica uint64 // 0 while there is none
+	term    uint64
+}
+
+func newLeadership(clock func() time.Duration) *leadership {
+	return &leadership{clock: clock, lost: clock(), changed: make(chan struct{})}
+}
+
+// LeaderUpdated implements raftio.IRaftEventListener.
+func (l *leadership) LeaderUpdated(info raftio.LeaderInfo) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.now.replica != 0 && info.LeaderID == 0 {
+		l.lost = l.clock()
+	}
+	l.now = leaderInfo{replica: info.LeaderID, term: info.Term}
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+// get returns what is known now and a channel that is closed when it changes.
+func (l *leadership) get() (leaderInfo, <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.now, l.changed
+}
+
+// await returns once there is a leader, or NoLeader when there has been none for leaderWait.
+func (l *leadership) await(ctx context.Context) error {
+	for {
+		l.mu.Lock()
+		now, changed, left := l.now, l.changed, l.lost+leaderWait-l.clock()
+		l.mu.Unlock()
+		if now.replica != 0 {
+			return nil
+		}
+		if left <= 0 {
+			return noLeader("there has been none for %s", leaderWait)
+		}
+		timer := time.NewTimer(left)
+		select {
+		case <-changed:
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return noLeader("the caller gave up waiting: %v", context.Cause(ctx))
+		}
+		timer.Stop()
+	}
+}
+
+func noLeader(format string, args ...any) *kv.Error {
+	e := kv.Errorf(kv.NoLeader, "no leader: "+format+"; nothing was applied: try again, and if it stays so see "+
+		"which members of the cluster are up", args...)
+	e.RetryAfter = time.Second
+	return e
+}
+
+// announcer lets many wait for the next time something happens. The zero value is not usable.
+type announcer struct {
+	mu      sync.Mutex
+	waiting bool
+	ch      chan struct{}
+}
+
+func newAnnouncer() *announcer { return &announcer{ch: make(chan struct{})} }
+
+// next returns a channel that is closed by the next announce.
+func (a *announcer) next() <-chan struct{} {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.waiting = true
+	return a.ch
+}
+
+func (a *announcer) announce() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.waiting {
+		close(a.ch)
+		a.ch = make(chan struct{})
+		a.waiting = false
+	}
+}

@@ -1,0 +1,281 @@
+package member
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/lni/dragonboat/v4"
+	"github.com/lni/dragonboat/v4/client"
+	"github.com/lni/dragonboat/v4/statemachine"
+	"golang.org/x/sync/errgroup"
+
+	"holdfast/kv"
+	"holdfast/mvcc"
+)
+
+const (
+	raftDir   = "raft"     // below Config.Dir: the NodeHost's
+	stateName = "state.db" // below Config.Dir: the store
+	shardID   = 1          // of the one raft group
+)
+
+// drainMax is how long a stopping member waits for the answers to commands that are under way.
+const drainMax = 5 * time.Second
+
+// Member is a replica. All methods may be called concurrently; Do, Read and Watch from the moment Open has returned,
+// though before Run there is no leader.
+type Member struct {
+	cfg  Config
+	id   identity
+	halt *halt
+
+	store   *mvcc.Store
+	fs      *raftFS
+	logs    *logFactory
+	net     *raftnet
+	host    *dragonboat.NodeHost
+	session *client.Session
+
+	leader  *leadership
+	rounds  *rounds
+	applied *announcer // told after each applied batch
+	space   *space
+	metrics *metrics
+	nonce   atomic.Uint64 // of the LeaderTerm this replica committed as leader
+	logSize atomic.Int64  // bytes below raft/, as last measured
+
+	ready    chan struct{}
+	stopping chan struct{}  // closed when commands are no longer taken
+	calls    sync.WaitGroup // of Do
+
+	mu      sync.Mutex
+	started bool
+	stopped bool // guards calls.Add against calls.Wait
+}
+
+// Open opens the replica in cfg.Dir, or founds one in an empty dir. It checks what is there and takes no part in
+// anything before Run; a member that is never run must be closed.
+//
+// An error says what is wrong with the directory and what to do: kv.CodeOf gives Corrupt for damage, Invalid for a
+// setting that does not fit, Busy for a directory that is in use, NoSpace for a disk without room to start.
+func Open(cfg Config) (_ *Member, err error) {
+	cfg, err = cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if err := refuseSettingFiles("."); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, err
+	}
+	m := &Member{
+		cfg:      cfg,
+		halt:     newHalt(),
+		leader:   newLeadership(cfg.Clock),
+		applied:  newAnnouncer(),
+		ready:    make(chan struct{}),
+		stopping: make(chan struct{}),
+	}
+	m.metrics = newMetrics(m)
+	if m.space, err = newSpace(cfg, m.overlayBytes); err != nil {
+		return nil, err
+	}
+	if m.id, err = loadIdentity(cfg); err != nil {
+		return nil, err
+	}
+	m.rounds = newRounds(cfg.Clock, m.readIndex)
+	m.fs = newRaftFS(m.halt, m.space.waiting)
+	if err := m.open(); err != nil {
+		return nil, errors.Join(err, m.release())
+	}
+	if err := m.metrics.register(cfg.Metrics); err != nil {
+		return nil, errors.Join(err, m.release())
+	}
+	return m, nil
+}
+
+func (m *Member) open() (err error) {
+	m.store, err = mvcc.Open(filepath.Join(m.cfg.Dir, stateName), m.storeOptions())
+	if err != nil {
+		return fmt.Errorf("open state file: %w", err)
+	}
+	return m.openHost()
+}
+
+func (m *Member) storeOptions() mvcc.Options {
+	return mvcc.Options{FlushEvery: m.cfg.FlushEvery, Log: m.cfg.Log}
+}
+
+// Run takes part in the cluster until ctx ends, and returns nil then, or the first failure. It stops everything it
+// started, unless the replica has halted: then the process must exit. It may be called once.
+func (m *Member) Run(ctx context.Context) error {
+	m.mu.Lock()
+	if m.started {
+		m.mu.Unlock()
+		return errors.New("member: run or closed before")
+	}
+	m.started = true
+	m.mu.Unlock()
+
+	m.fs.armed.Store(true)
+	err := m.startReplica()
+	if err == nil {
+		err = m.work(ctx)
+	}
+	return errors.Join(err, m.shutdown())
+}
+
+// work runs what a replica does beside raft, until ctx ends or something fails.
+func (m *Member) work(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return m.watchHalt(ctx) })
+	g.Go(func() error { return m.electAlone(ctx) })
+	g.Go(func() error { return m.rounds.run(ctx) })
+	g.Go(func() error { return m.announceReady(ctx) })
+	g.Go(func() error { return m.lead(ctx) })
+	g.Go(func() error { return m.keepHistory(ctx) })
+	g.Go(func() error { return m.snapshotBySize(ctx) })
+	g.Go(func() error { return m.space.run(ctx) })
+	g.Go(func() error { return m.measureLog(ctx) })
+	g.Go(func() error {
+		if err := m.store.Run(ctx); err != nil && ctx.Err() == nil {
+			return fmt.Errorf("state file: %w", err)
+		}
+		return nil
+	})
+	g.Go(func() error {
+		<-ctx.Done()
+		m.drain()
+		return nil
+	})
+	return g.Wait()
+}
+
+// watchHalt returns why the replica halted, if it does.
+func (m *Member) watchHalt(ctx context.Context) error {
+	select {
+	case <-m.halt.done:
+		return m.halt.err
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+// drain refuses new commands and waits, for a while, until those under way are answered.
+func (m *Member) drain() {
+	m.mu.Lock()
+	if !m.stopped {
+		m.stopped = true
+		close(m.stopping)
+	}
+	m.mu.Unlock()
+	answered := make(chan struct{})
+	go func() {
+		m.calls.Wait()
+		close(answered)
+	}()
+	select {
+	case <-answered:
+	case <-m.halt.done:
+	case <-time.After(drainMax):
+	}
+}
+
+// shutdown closes everything, unless the replica has halted.
+func (m *Member) shutdown() error {
+	m.drain()
+	if m.halt.failed() {
+		return m.halt.err // see below
+	}
+	m.fs.done.Store(true)
+	done := make(chan error, 1)
+	go func() { done <- m.release() }()
+	select {
+	case err := <-done:
+		return err
+	case <-m.halt.done:
+		// The library cannot be stopped while one of its goroutines hangs in halt, and to let it go on could
+		// acknowledge what failed.
+		return m.halt.err
+	}
+}
+
+// release closes what Open opened.
+func (m *Member) release() error {
+	if m.host != nil {
+		m.host.Close()
+		m.host = nil
+	}
+	m.metrics.unregister(m.cfg.Metrics)
+	var err error
+	if m.store != nil {
+		if err = m.store.Close(); err != nil {
+			err = fmt.Errorf("close state file: %w", err)
+		}
+	}
+	if m.halt.failed() {
+		err = errors.Join(err, m.halt.err)
+	}
+	return err
+}
+
+// Close releases a member that was never run. Afterwards it has no effect.
+func (m *Member) Close() error {
+	m.mu.Lock()
+	if m.started {
+		m.mu.Unlock()
+		return nil
+	}
+	m.started = true
+	m.mu.Unlock()
+	m.drain()
+	return m.release()
+}
+
+// Ready is closed once there is a leader, the epoch is known and a linearizable read has succeeded.
+func (m *Member) Ready() <-chan struct{} { return m.ready }
+
+func (m *Member) announceReady(ctx context.Context) error {
+	for ctx.Err() == nil {
+		if err := m.rounds.join(ctx); err == nil && !m.store.Epoch().IsZero() {
+			close(m.ready)
+			return nil
+		}
+		_, changed := m.leader.get()
+		applied := m.applied.next()
+		if !m.store.Epoch().IsZero() && m.leaderKnown() {
+			continue
+		}
+		select {
+		case <-changed:
+		case <-applied:
+		case <-ctx.Done():
+		}
+	}
+	return nil
+}
+
+func (m *Member) leaderKnown() bool {
+	l, _ := m.leader.get()
+	return l.replica != 0
+}
+
+// header is the part of every answer that says who gave it.
+func (m *Member) stamp(h *kv.Header) {
+	l, _ := m.leader.get()
+	h.Member, h.Term = m.id.Replica, l.term
+	if h.Epoch.IsZero() {
+		h.Epoch = m.store.Epoch()
+	}
+}
+
+func (m *Member) newFSM(uint64, uint64) statemachine.IOnDiskStateMachine {
+	return &fsm{store: m.store, halt: m.halt, applied: m.applied.announce}
+}

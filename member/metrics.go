@@ -1,0 +1,116 @@
+package member
+
+import (
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"holdfast/kv"
+)
+
+// metrics is what a member counts, and a collector of the rest, which is read from memory when it is asked for.
+type metrics struct {
+	m             *Member
+	proposals     *prometheus.CounterVec // by outcome
+	commitSeconds prometheus.Histogram
+	gauges        []gauge
+}
+
+type gauge struct {
+	desc  *prometheus.Desc
+	kind  prometheus.ValueType
+	value func(*Member) float64
+}
+
+const namespace, subsystem = "holdfast", "member"
+
+// commitBuckets span a lone commit on a fast disk and one over a bad link.
+var commitBuckets = []float64{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5}
+
+func newMetrics(m *Member) *metrics {
+	x := &metrics{
+		m: m,
+		proposals: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "proposals_total",
+			Help: "Commands asked for, by outcome: ok or the code of the error.",
+		}, []string{"outcome"}),
+		commitSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "commit_seconds",
+			Help: "Time from proposal to answer.", Buckets: commitBuckets,
+		}),
+	}
+	x.gauge("applied_index", "Index of the newest log entry applied.", func(m *Member) float64 { return float64(m.store.Applied()) })
+	x.gauge("durable_index", "Index up to which the state file holds the log.", func(m *Member) float64 { return float64(m.store.Durable()) })
+	x.gauge("revision", "Newest revision.", func(m *Member) float64 { return float64(m.store.Revision()) })
+	x.gauge("compact_revision", "Oldest revision that can be read, 0 for all.", func(m *Member) float64 { return float64(m.store.CompactRevision()) })
+	x.gauge("overlay_bytes", "Memory of changes that are not in the state file yet.", func(m *Member) float64 { return float64(m.overlayBytes()) })
+	x.gauge("state_bytes", "Size of the state file.", func(m *Member) float64 { return float64(m.store.Stats().FileBytes) })
+	x.gauge("log_bytes", "Size of the raft log and its snapshots.", func(m *Member) float64 { return float64(m.logSize.Load()) })
+	x.gauge("disk_free_bytes", "Free space on the file system of the data dir.", func(m *Member) float64 { return float64(m.space.bytes.Load()) })
+	x.gauge("leader_known", "1 while this replica knows a leader.", func(m *Member) float64 { return bit(m.leaderKnown()) })
+	x.gauge("leader", "1 while this replica leads.", func(m *Member) float64 {
+		l, _ := m.leader.get()
+		return bit(l.replica == m.id.Replica)
+	})
+	x.gauge("writes_refused", "1 while writes are refused for want of disk space.", func(m *Member) float64 { return bit(m.space.why() != "") })
+	x.counter("refused_writes_total", "Writes refused for want of disk space.", func(m *Member) float64 { return float64(m.space.refused.Load()) })
+	x.counter("log_syncs_total", "Syncs of files and folders of the raft log.", func(m *Member) float64 { return float64(m.fs.syncs.Load()) })
+	x.counter("log_written_bytes_total", "Bytes written to the raft log and its snapshots.", func(m *Member) float64 { return float64(m.fs.written.Load()) })
+	return x
+}
+
+func (x *metrics) gauge(name, help string, value func(*Member) float64) {
+	x.add(name, help, prometheus.GaugeValue, value)
+}
+
+func (x *metrics) counter(name, help string, value func(*Member) float64) {
+	x.add(name, help, prometheus.CounterValue, value)
+}
+
+func (x *metrics) add(name, help string, kind prometheus.ValueType, value func(*Member) float64) {
+	desc := prometheus.NewDesc(prometheus.BuildFQName(namespace, subsystem, name), help, nil, nil)
+	x.gauges = append(x.gauges, gauge{desc, kind, value})
+}
+
+// Describe implements prometheus.Collector.
+func (x *metrics) Describe(ch chan<- *prometheus.Desc) {
+	x.proposals.Describe(ch)
+	x.commitSeconds.Describe(ch)
+	for _, g := range x.gauges {
+		ch <- g.desc
+	}
+}
+
+// Collect implements prometheus.Collector. It never blocks on the disk or on a quorum.
+func (x *metrics) Collect(ch chan<- prometheus.Metric) {
+	x.proposals.Collect(ch)
+	x.commitSeconds.Collect(ch)
+	for _, g := range x.gauges {
+		ch <- prometheus.MustNewConstMetric(g.desc, g.kind, g.value(x.m))
+	}
+}
+
+func (x *metrics) register(r prometheus.Registerer) error {
+	if r == nil {
+		return nil
+	}
+	if err := r.Register(x); err != nil {
+		return fmt.Errorf("register metrics of the member: %w", err)
+	}
+	return nil
+}
+
+func (x *metrics) unregister(r prometheus.Registerer) {
+	if r != nil {
+		r.Unregister(x)
+	}
+}
+
+func (x *metrics) proposed(err error) { x.proposals.WithLabelValues(kv.CodeOf(err).String()).Inc() }
+
+func bit(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

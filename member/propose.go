@@ -1,0 +1,200 @@
+package member
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/lni/dragonboat/v4"
+
+	"holdfast/internal/wire"
+	"holdfast/kv"
+	"holdfast/mvcc"
+)
+
+const (
+	// proposalTimeout is how long a command that was sent may take to come back before its outcome is given up as
+	// unknown; a caller's context may be shorter.
+	proposalTimeout = 15 * time.Second
+	// busyWait is how long a command waits for a place in a full queue.
+	busyWait = time.Second
+	busyStep = 5 * time.Millisecond
+)
+
+// Do applies a command and returns once a quorum has it on disk. Errors are *kv.Error. OutcomeUnknown says that the
+// command was sent and may have been applied; NoLeader, Busy, NoSpace and Stopping that it certainly was not.
+func (m *Member) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
+	if len(c.Guards) == 0 && kv.ReadOnly(c.Ops) {
+		p, err := m.Read(ctx, kv.Query{By: c.By, Ops: c.Ops})
+		return kv.Result{Header: p.Header, Ops: p.Ops}, err
+	}
+	res, err := m.do(ctx, c)
+	m.metrics.proposed(err)
+	return res, err
+}
+
+func (m *Member) do(ctx context.Context, c kv.Command) (kv.Result, error) {
+	if err := checkDoor(c); err != nil {
+		return kv.Result{}, err
+	}
+	buf := encodeBuffers.Get().(*[]byte)
+	defer encodeBuffers.Put(buf)
+	*buf = wire.AppendCommand((*buf)[:0], c)
+	if n := len(*buf); n > m.cfg.RequestBytes {
+		return kv.Result{}, kv.Errorf(kv.TooLarge, "the request has %d bytes, the limit is %d", n, m.cfg.RequestBytes)
+	}
+	if err := m.space.admit(int64(len(*buf)), frees(c.Ops)); err != nil {
+		return kv.Result{}, err
+	}
+	return m.propose(ctx, *buf)
+}
+
+// encodeBuffers holds buffers for commands on their way into the log, which makes a copy.
+var encodeBuffers = sync.Pool{New: func() any { return new([]byte) }}
+
+// checkDoor refuses what must not reach the log.
+func checkDoor(c kv.Command) error {
+	if err := mvcc.Check(c); err != nil {
+		return err
+	}
+	for _, op := range c.Ops {
+		switch op := op.(type) {
+		case kv.LeaderTerm, kv.OpenEpoch:
+			return kv.Errorf(kv.Invalid, "%T is proposed by a leader only", op)
+		case kv.Compact:
+			if op.Term != 0 {
+				return kv.Errorf(kv.Invalid, "a compaction with a term is proposed by a leader only")
+			}
+		}
+	}
+	return wire.CheckCommand(c)
+}
+
+// propose sends an encoded command through the log. It tries again while it is certain that nothing was applied and
+// there is time.
+func (m *Member) propose(ctx context.Context, cmd []byte) (kv.Result, error) {
+	if !m.begin() {
+		return kv.Result{}, errStopping()
+	}
+	defer m.calls.Done()
+	began := time.Now()
+	for {
+		if err := m.leader.await(ctx); err != nil {
+			return kv.Result{}, err
+		}
+		_, changed := m.leader.get()
+		rs, err := m.host.Propose(m.session, cmd, proposalTimeout)
+		switch {
+		case err == nil:
+			res, again, err := m.outcome(ctx, rs)
+			if !again {
+				m.metrics.commitSeconds.Observe(time.Since(began).Seconds())
+				return res, err
+			}
+			if time.Since(began) > leaderWait {
+				return kv.Result{}, noLeader("the command was turned away for %s", leaderWait)
+			}
+		case errors.Is(err, dragonboat.ErrSystemBusy):
+			if time.Since(began) > busyWait {
+				e := kv.Errorf(kv.Busy, "too many commands are under way; nothing was applied: send fewer at a time")
+				e.RetryAfter = busyWait
+				return kv.Result{}, e
+			}
+		case errors.Is(err, dragonboat.ErrShardNotReady):
+			if time.Since(began) > leaderWait {
+				return kv.Result{}, noLeader("this replica is still replaying its log")
+			}
+		case errors.Is(err, dragonboat.ErrClosed), errors.Is(err, dragonboat.ErrShardClosed),
+			errors.Is(err, dragonboat.ErrShardNotFound):
+			return kv.Result{}, errStopping()
+		case errors.Is(err, dragonboat.ErrPayloadTooBig):
+			return kv.Result{}, kv.Errorf(kv.TooLarge, "the request has %d bytes, which is more than the raft log takes", len(cmd))
+		default:
+			return kv.Result{}, kv.Errorf(kv.Internal, "propose: %w", err)
+		}
+		timer := time.NewTimer(busyStep)
+		select {
+		case <-changed:
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return kv.Result{}, noLeader("the caller gave up waiting: %v", context.Cause(ctx))
+		case <-m.stopping:
+			timer.Stop()
+			return kv.Result{}, errStopping()
+		}
+		timer.Stop()
+	}
+}
+
+// outcome waits for the answer to a command that was sent. Again says that it certainly was not applied.
+func (m *Member) outcome(ctx context.Context, rs *dragonboat.RequestState) (res kv.Result, again bool, err error) {
+	select {
+	case r := <-rs.ResultC():
+		switch {
+		case r.Completed():
+			data := r.GetResult().Data
+			rs.Release()
+			res, err := m.decode(data)
+			return res, false, err
+		case r.Dropped():
+			rs.Release()
+			return kv.Result{}, true, nil
+		case r.Timeout():
+			return kv.Result{}, false, unknown("no answer within %s", proposalTimeout)
+		case r.Terminated():
+			return kv.Result{}, false, unknown("the replica stopped")
+		default:
+			return kv.Result{}, false, unknown("raft gave it up")
+		}
+	case <-ctx.Done():
+		return kv.Result{}, false, unknown("the caller gave up waiting: %v", context.Cause(ctx))
+	case <-m.halt.done:
+		return kv.Result{}, false, unknown("the replica failed: %v", m.halt.err)
+	}
+}
+
+func (m *Member) decode(data []byte) (kv.Result, error) {
+	o, err := wire.DecodeOutcome(data)
+	if err != nil {
+		return kv.Result{}, unknown("its outcome cannot be read: %v", err)
+	}
+	m.stamp(&o.Result.Header)
+	if o.Err != nil {
+		return kv.Result{Header: o.Result.Header}, o.Err
+	}
+	return o.Result, nil
+}
+
+// begin counts a call that stopping waits for, unless the member is stopping already.
+func (m *Member) begin() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.stopped {
+		return false
+	}
+	m.calls.Add(1)
+	return true
+}
+
+func unknown(format string, args ...any) *kv.Error {
+	return kv.Errorf(kv.OutcomeUnknown, "the command was sent, and whether it was applied is not known: "+format+
+		"; read the keys before you send it again", args...)
+}
+
+func errStopping() *kv.Error {
+	return kv.Errorf(kv.Stopping, "this member is stopping; nothing was applied: ask another one, or this one once it is back")
+}
+
+// frees reports whether ops do nothing but give space back.
+func frees(ops []kv.Op) bool {
+	for _, op := range ops {
+		switch op.(type) {
+		case kv.Delete, kv.Compact, kv.LeaseRevoke:
+		default:
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,199 @@
+package member
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"time"
+
+	"github.com/lni/dragonboat/v4"
+
+	"holdfast/kv"
+)
+
+const (
+	// readRetry is how long a round waits before it asks again after raft has turned it away.
+	readRetry = 5 * time.Millisecond
+	// minRevisionWait is how long a read waits for its MinRevision if it does not say.
+	minRevisionWait = 5 * time.Second
+)
+
+// Read answers a query from this replica, after a read-index round if it may not be as old as what the replica is known
+// to hold. Errors are *kv.Error.
+func (m *Member) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
+	if m.isStopping() {
+		return kv.Page{}, errStopping()
+	}
+	age, err := m.freshen(ctx, q)
+	if err != nil {
+		return kv.Page{}, err
+	}
+	if err := m.awaitRevision(ctx, q); err != nil {
+		return kv.Page{}, err
+	}
+	p, err := m.store.Read(q)
+	if err != nil {
+		return kv.Page{}, asKV(err)
+	}
+	m.stamp(&p.Header)
+	p.Source, p.Age = kv.SourceMember, age
+	return p, nil
+}
+
+// freshen returns once the replica is as fresh as q asks, and how old it then is.
+func (m *Member) freshen(ctx context.Context, q kv.Query) (time.Duration, error) {
+	age := kv.AgeUnknown
+	if q.MaxAge > 0 {
+		age = m.rounds.age()
+		if q.LocalOnly || q.MaxAge == kv.Unlimited || age != kv.AgeUnknown && age <= q.MaxAge {
+			return age, nil
+		}
+	}
+	err := m.rounds.join(ctx)
+	switch {
+	case err == nil && q.MaxAge == 0:
+		return 0, nil
+	case err == nil:
+		return m.rounds.age(), nil
+	case q.StaleIfError == 0:
+		return 0, err
+	}
+	age = m.rounds.age()
+	if age != kv.AgeUnknown && age > q.StaleIfError {
+		e := kv.Errorf(kv.StalenessExceeded, "the newest proof that this replica is current is %s old, more than the "+
+			"%s allowed, and no newer one can be had: %w", age.Round(time.Millisecond), q.StaleIfError, err)
+		e.RetryAfter = time.Second
+		return 0, e
+	}
+	return age, nil
+}
+
+// awaitRevision returns once the store has q.MinRevision, or RevisionTimeout.
+func (m *Member) awaitRevision(ctx context.Context, q kv.Query) error {
+	if m.store.Revision() >= q.MinRevision {
+		return nil
+	}
+	wait := q.Wait
+	if wait == 0 {
+		wait = minRevisionWait
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	for {
+		applied := m.applied.next()
+		rev := m.store.Revision()
+		if rev >= q.MinRevision {
+			return nil
+		}
+		select {
+		case <-applied:
+			continue
+		case <-timer.C:
+		case <-ctx.Done():
+		case <-m.stopping:
+			return errStopping()
+		}
+		e := kv.Errorf(kv.RevisionTimeout, "this member is at revision %d and did not reach %d in time: wait longer, "+
+			"or check that the revision is of this cluster and epoch", rev, q.MinRevision)
+		e.Revision = rev
+		return e
+	}
+}
+
+// readIndex returns once the replica has applied everything that was committed when it was called, as rounds ask it to.
+// Sent is told the time right before each attempt.
+func (m *Member) readIndex(ctx context.Context, sent func()) error {
+	began := time.Now()
+	for {
+		if err := m.leader.await(ctx); err != nil {
+			return err
+		}
+		_, changed := m.leader.get()
+		sent()
+		rs, err := m.host.ReadIndex(shardID, leaderWait)
+		if err == nil {
+			select {
+			case r := <-rs.ResultC():
+				rs.Release()
+				switch {
+				case r.Completed():
+					return nil
+				case r.Timeout():
+					return noLeader("a read was not confirmed by a quorum within %s", leaderWait)
+				case r.Terminated():
+					return errStopping()
+				}
+			case <-ctx.Done():
+				return noLeader("the caller gave up waiting: %v", context.Cause(ctx))
+			case <-m.halt.done:
+				return errStopping()
+			}
+		} else if errors.Is(err, dragonboat.ErrClosed) || errors.Is(err, dragonboat.ErrShardClosed) ||
+			errors.Is(err, dragonboat.ErrShardNotFound) {
+			return errStopping()
+		} else if !errors.Is(err, dragonboat.ErrShardNotReady) && !errors.Is(err, dragonboat.ErrSystemBusy) {
+			return kv.Errorf(kv.Internal, "read index: %w", err)
+		}
+		if time.Since(began) > leaderWait {
+			return noLeader("a read was turned away for %s", leaderWait)
+		}
+		timer := time.NewTimer(readRetry)
+		select {
+		case <-changed:
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+	}
+}
+
+// Watch streams changes from this replica's own store until ctx ends, the consumer stops, or the member does.
+func (m *Member) Watch(ctx context.Context, w kv.WatchSpec) iter.Seq2[kv.Batch, error] {
+	return func(yield func(kv.Batch, error) bool) {
+		ctx, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		go func() {
+			select {
+			case <-m.stopping:
+				cancel(errStopping())
+			case <-ctx.Done():
+			}
+		}()
+		store, ok := any(m.store).(interface {
+			Watch(context.Context, kv.WatchSpec) iter.Seq2[kv.Batch, error]
+		})
+		if !ok {
+			yield(kv.Batch{}, kv.Errorf(kv.Unsupported, "this version does not watch"))
+			return
+		}
+		for b, err := range store.Watch(ctx, w) {
+			if err == nil {
+				m.stamp(&b.Header)
+			} else if m.isStopping() {
+				err = errStopping()
+			} else {
+				err = asKV(err)
+			}
+			if !yield(b, err) {
+				return
+			}
+		}
+	}
+}
+
+func (m *Member) isStopping() bool {
+	select {
+	case <-m.stopping:
+		return true
+	default:
+		return false
+	}
+}
+
+// asKV makes err a *kv.Error.
+func asKV(err error) error {
+	if _, ok := errors.AsType[*kv.Error](err); ok {
+		return err
+	}
+	return kv.Errorf(kv.Internal, "%w", err)
+}

@@ -1,0 +1,182 @@
+package member
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"holdfast/kv"
+)
+
+const (
+	// spacePoll is how often the file system is asked while writes are taken, spacePollFull while they are refused.
+	// A write that finds its budget used up asks at once.
+	spacePoll     = 5 * time.Second
+	spacePollFull = 500 * time.Millisecond
+
+	// A write is charged writeFactor times its bytes and writeOverhead: for the log, for the state file with its
+	// index, and for pages that are only partly filled.
+	writeFactor   = 4
+	writeOverhead = 1 << 10
+	// overlayFactor is what a byte that waits in memory may take in the state file, which copies pages on write.
+	overlayFactor = 3
+
+	// reserveShare bounds the default reserve on small file systems to this fraction of their size.
+	reserveShare = 8
+)
+
+// space refuses writes while the file system has room enough for what was promised already: the library and the state
+// file must not find the disk full. It asks the file system now and then, and in between counts what it lets through.
+//
+//	free ----- reserve ------- lower (half of it) ----- 0
+//	 all writes | only those that free space | none
+type space struct {
+	dir     string
+	reserve int64 // negative for none
+	lower   int64
+	free    func(path string) (free, size int64, err error)
+	overlay func() int64 // bytes that wait in memory to be written
+	log     *slog.Logger
+
+	left     atomic.Int64 // to be let through before the file system is asked again
+	bytes    atomic.Int64 // free, as of the last time it was asked
+	refused  atomic.Uint64
+	refusing atomic.Pointer[string] // why writes are refused at present
+
+	mu      sync.Mutex // one asks at a time
+	blocked int        // writers that wait for room, see waiting
+}
+
+func newSpace(cfg Config, overlay func() int64) (*space, error) {
+	s := &space{dir: cfg.Dir, reserve: cfg.DiskReserve, free: cfg.Free, overlay: overlay, log: cfg.Log}
+	free, size, err := s.free(s.dir)
+	if err != nil {
+		return nil, fmt.Errorf("ask for the free space of %s: %w", s.dir, err)
+	}
+	if s.reserve == 0 {
+		s.reserve = min(DefaultDiskReserve, size/reserveShare)
+	}
+	s.lower = s.reserve / 2
+	s.bytes.Store(free)
+	return s, nil
+}
+
+// admit lets a command of n encoded bytes through, or refuses it with NoSpace. Frees says that all it does is to give
+// space back.
+func (s *space) admit(n int64, frees bool) error {
+	if s.reserve < 0 {
+		return nil
+	}
+	cost := writeFactor*n + writeOverhead
+	if s.left.Add(-cost) >= 0 {
+		return nil
+	}
+	return s.ask(cost, frees)
+}
+
+// ask has a look at the file system and decides anew.
+func (s *space) ask(cost int64, frees bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	room, err := s.look()
+	if err != nil {
+		s.refused.Add(1)
+		return kv.Errorf(kv.NoSpace, "the free space of %s is not known, so nothing was stored: %w", s.dir, err)
+	}
+	switch {
+	case room-cost >= 0 && s.refusing.Load() == nil:
+		s.left.Add(-cost)
+		return nil
+	case frees && room-cost >= s.lower-s.reserve:
+		return nil
+	}
+	s.refused.Add(1)
+	why := s.refusing.Load()
+	if why == nil {
+		why = s.refuse()
+	}
+	e := kv.Errorf(kv.NoSpace, "nothing was stored: %s", *why)
+	e.RetryAfter = spacePoll
+	return e
+}
+
+// look asks the file system for the room above the reserve, and settles whether writes are refused. s.mu is held.
+func (s *space) look() (room int64, err error) {
+	free, _, err := s.free(s.dir)
+	if err != nil {
+		return 0, err
+	}
+	s.bytes.Store(free)
+	room = free - overlayFactor*s.overlay() - s.reserve
+	s.left.Store(room)
+	switch {
+	case room <= 0:
+		if s.refusing.Load() == nil {
+			s.refuse()
+		}
+	case s.refusing.Load() != nil && room >= s.reserve/16 && s.blocked == 0:
+		s.refusing.Store(nil)
+		s.log.Info("writes accepted again", "free", free)
+	}
+	if s.refusing.Load() != nil {
+		s.left.Store(0)
+	}
+	return room, nil
+}
+
+// refuse notes why writes are refused.
+func (s *space) refuse() *string {
+	why := fmt.Sprintf("%d MiB are free on the file system of %s, and %d MiB are held in reserve: free some there, or "+
+		"delete keys, which is still possible, or set a smaller reserve (store.disk-reserve)",
+		s.bytes.Load()>>20, s.dir, s.reserve>>20)
+	s.refusing.Store(&why)
+	s.log.Warn("writes refused", "reason", why)
+	return &why
+}
+
+// waiting is told when a writer of the raft log has found no room and waits for it, and when that is over.
+func (s *space) waiting(waits bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !waits {
+		s.blocked--
+		return
+	}
+	s.blocked++
+	s.left.Store(0)
+	why := fmt.Sprintf("the disk is full: the raft log waits for room on the file system of %s: free some there (%v)", s.dir, err)
+	s.refusing.Store(&why)
+	s.log.Error("disk full", "reason", why)
+}
+
+// run keeps the budget up to date until ctx ends.
+func (s *space) run(ctx context.Context) error {
+	for {
+		every := spacePoll
+		if s.refusing.Load() != nil {
+			every = spacePollFull
+		}
+		pause(ctx, every)
+		if ctx.Err() != nil {
+			return nil
+		}
+		s.mu.Lock()
+		_, err := s.look()
+		s.mu.Unlock()
+		if err != nil {
+			s.log.Warn("free space of the data dir is not known; writes go on until the budget is used up",
+				"dir", s.dir, "err", err)
+		}
+	}
+}
+
+// why is the reason for which writes are refused, empty if they are taken.
+func (s *space) why() string {
+	if w := s.refusing.Load(); w != nil {
+		return *w
+	}
+	return ""
+}
