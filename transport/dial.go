@@ -1,0 +1,206 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"github.com/quic-go/quic-go"
+)
+
+// Target is whom to dial.
+type Target struct {
+	// Addrs are host:port, tried in order, each 250 ms after the one before or as soon as that has failed; the first
+	// that answers wins.
+	Addrs []string
+	// Node is the id that must answer; empty: any that the cluster has certified.
+	Node string
+	// CAHash pins the cluster's CA, for Join: SHA-256 of its public key in hexadecimal.
+	CAHash string
+	// AllowProxy takes a proxy for an answer, for a proxy behind a proxy.
+	AllowProxy bool
+	// Early returns as soon as data can be sent, one round trip before the peer has let this node in. A refusal then
+	// shows as the end of the connection. See Conn.Confirm.
+	Early bool
+}
+
+const (
+	// dialStagger is RFC 8305's: late enough for a near address to answer before a second one is asked.
+	dialStagger = 250 * time.Millisecond
+	// maxDialAddrs bounds how many addresses one Dial tries.
+	maxDialAddrs = 16
+)
+
+// Dial opens a connection. It returns once the peer has let this node in, unless t.Early. It gives up when ctx ends, and
+// ten seconds after the last address was tried. The error says for each address what happened.
+func (e *Endpoint) Dial(ctx context.Context, p Protocol, t Target) (*Conn, error) {
+	select {
+	case <-e.started:
+	case <-e.stopped:
+		return nil, ErrClosed
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for the endpoint to run: %w", context.Cause(ctx))
+	}
+	if p == Join && t.CAHash == "" {
+		return nil, errors.New("dial to join: the hash of the CA is required (it is in the join token)")
+	}
+	addrs, err := e.resolve(ctx, t.Addrs)
+	if len(addrs) == 0 {
+		if err == nil {
+			err = errors.New("no address")
+		}
+		return nil, fmt.Errorf("dial %s: %w", p, err)
+	}
+	c, dialErr := e.race(ctx, p, t, addrs)
+	if dialErr != nil {
+		return nil, fmt.Errorf("dial %s: %w", p, errors.Join(dialErr, err))
+	}
+	return c, nil
+}
+
+// race dials the addresses one after another and keeps the first connection.
+func (e *Endpoint) race(ctx context.Context, p Protocol, t Target, addrs []netip.AddrPort) (*Conn, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type result struct {
+		c   *Conn
+		err error
+	}
+	results := make(chan result) // each dial ends in one receive below
+	var errs []error
+	var won *Conn
+	started, running := 0, 0
+	next := time.NewTimer(0)
+	defer next.Stop()
+	for started < len(addrs) && won == nil || running > 0 {
+		select {
+		case <-next.C:
+			if started == len(addrs) || won != nil {
+				continue
+			}
+			addr := addrs[started]
+			started++
+			running++
+			next.Reset(dialStagger)
+			go func() {
+				c, err := e.dialOne(ctx, p, t, addr)
+				results <- result{c, err}
+			}()
+		case r := <-results:
+			running--
+			switch {
+			case r.err != nil:
+				errs = append(errs, r.err)
+				next.Reset(0)
+			case won != nil:
+				r.c.CloseWithError(CodeDuplicate, "another address answered first")
+			default:
+				won = r.c
+				cancel()
+			}
+		}
+	}
+	if won != nil {
+		return won, nil
+	}
+	return nil, errors.Join(errs...)
+}
+
+func (e *Endpoint) dialOne(ctx context.Context, p Protocol, t Target, addr netip.AddrPort) (_ *Conn, err error) {
+	dest := addr.String()
+	defer func() {
+		e.mu.Lock()
+		e.totals.Dials++
+		if err != nil {
+			e.totals.DialsFailed++
+			err = fmt.Errorf("%s: %w", dest, err)
+		}
+		e.mu.Unlock()
+	}()
+	tlsConf, err := e.clientTLS(p, t, dest)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, handshakeMax, ErrUnreachable)
+	defer cancel()
+	tokens := &keyedTokens{TokenStore: e.tokens, key: dest, let: make(chan struct{})}
+	conf := e.quicConfig()
+	conf.KeepAlivePeriod = e.cfg.KeepAlive
+	conf.TokenStore = tokens
+	qc, err := e.tr.Dial(ctx, net.UDPAddrFromAddrPort(addr), tlsConf, conf)
+	if err != nil {
+		return nil, e.dialError(addr, err)
+	}
+	peer, ca, refused := e.verifier(p, false, t).judge(qc.ConnectionState().TLS.PeerCertificates)
+	if refused != nil { // it passed a moment ago
+		_ = qc.CloseWithError(quic.ApplicationErrorCode(CodeDone), refused.Why.Error())
+		return nil, e.dialError(addr, refused)
+	}
+	c := newConn(qc, p, peer, ca.Raw, true)
+	c.confirmed = tokens.let
+	if _, ok := e.register(c); !ok {
+		c.CloseWithError(CodeShutdown, "the node is stopping")
+		c.end()
+		return nil, ErrClosed
+	}
+	if t.Early {
+		return c, nil
+	}
+	if err := c.Confirm(ctx); err != nil {
+		c.CloseWithError(CodeDone, "gave up on the handshake")
+		return nil, e.dialError(addr, err)
+	}
+	return c, nil
+}
+
+func (e *Endpoint) dialError(addr netip.AddrPort, err error) error {
+	err = explain(err)
+	if refused, ok := errors.AsType[*RefusedError](err); ok {
+		e.noteRefusal(net.UDPAddrFromAddrPort(addr), refused)
+	}
+	return err
+}
+
+// resolve turns addresses and names into addresses, in order and without repetition. An error is of the names that could
+// not be resolved; the rest is returned with it.
+func (e *Endpoint) resolve(ctx context.Context, hostports []string) ([]netip.AddrPort, error) {
+	var out []netip.AddrPort
+	var errs []error
+	seen := make(map[netip.AddrPort]bool)
+	add := func(a netip.AddrPort) {
+		a = netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+		if !seen[a] && len(out) < maxDialAddrs {
+			seen[a] = true
+			out = append(out, a)
+		}
+	}
+	for _, hp := range hostports {
+		if a, err := netip.ParseAddrPort(hp); err == nil {
+			add(a)
+			continue
+		}
+		host, portText, err := net.SplitHostPort(hp)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("address %q: want host:port", clip(hp)))
+			continue
+		}
+		port, err := strconv.ParseUint(portText, 10, 16)
+		if err != nil || port == 0 {
+			errs = append(errs, fmt.Errorf("address %q: want a port from 1 to 65535", clip(hp)))
+			continue
+		}
+		ips, err := e.cfg.Resolve(ctx, host)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("look up %s: %w", host, err))
+			continue
+		}
+		for _, ip := range ips {
+			add(netip.AddrPortFrom(ip, uint16(port)))
+		}
+	}
+	return out, errors.Join(errs...)
+}

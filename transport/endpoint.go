@@ -1,0 +1,388 @@
+package transport
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/quic-go/quic-go"
+)
+
+// Config is what an Endpoint needs. Conn and Identity are required; the zero value of the rest is the default named.
+type Config struct {
+	// Conn is the one socket for dialing and listening. It stays the caller's, who closes it after Run.
+	Conn net.PacketConn
+	// Identity returns who this node is now. It is asked for each handshake, so a renewed certificate is used from the
+	// next one on. The secret in it, which outlives the certificate, is read once.
+	Identity func() *Identity
+	// Allowed judges a peer whose certificate is in order: membership and revocation. It runs within handshakes, for
+	// resumed sessions too, and must not block. It may return a Refusal to tell the peer why. Nil allows everybody.
+	Allowed func(PeerInfo) error
+	// Now is the time that certificates are judged by. Default: time.Now. See JudgedTime.
+	Now func() time.Time
+	// Resolve looks up host names. Default: the system's resolver. Addresses never pass through it.
+	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
+	// Log gets one line when something changes. Default: nothing.
+	Log *slog.Logger
+
+	// KeepAlive is how long a connection that this node dialed may be silent before a probe. Default 25 s; negative:
+	// never. The side that answers sends none: one exchange keeps both ends and the NATs between them awake.
+	KeepAlive time.Duration
+	// IdleTimeout ends a connection without a packet for so long; of the two ends the shorter counts. Default 75 s.
+	IdleTimeout time.Duration
+	// DisablePathMTUDiscovery saves about 10 kB of probes per connection on metered links, and keeps packets at 1200 B.
+	DisablePathMTUDiscovery bool
+	// Sessions keeps TLS sessions, so that reconnecting costs fewer bytes. Nil: every handshake is a full one.
+	Sessions tls.ClientSessionCache
+	// TicketKey seals the sessions that peers keep; members that share it take each other's. Nil: none are given out.
+	TicketKey *[32]byte
+
+	MaxConns      int // incoming connections; default 16384
+	MaxHandshakes int // incoming, under way at once; default 256
+}
+
+// Settings of every connection.
+const (
+	// 25 s keeps a typical carrier NAT open: 3,456 probes a day of 117 B with the answer, about 0.4 MB.
+	defaultKeepAlive = 25 * time.Second
+	// Three keep-alives: two may be lost, retransmissions included, before a link is given up.
+	defaultIdleTimeout = 75 * time.Second
+	// A handshake that hears nothing for 5 s has failed, and so has one that takes twice that.
+	handshakeIdle = 5 * time.Second
+	handshakeMax  = 2 * handshakeIdle
+	// With quic-go's default of 1280 a path that silently drops larger packets would fail the handshake.
+	initialPacketSize = 1200
+
+	// Ten thousand proxies that all send and none is read hold 96 KiB each at most. A window grows, out of windowBudget,
+	// while its stream is read: 4 MiB in flight is 56 Mbit/s at 600 ms.
+	initialStreamWindow = 64 << 10
+	initialConnWindow   = 96 << 10
+	maxStreamWindow     = 4 << 20
+	maxConnWindow       = 8 << 20
+	// Streams that a peer may have open at once; one more waits in OpenStream.
+	maxStreams    = 256
+	maxUniStreams = 256
+
+	// joinLife bounds a connection of a node that has shown no certificate.
+	joinLife = time.Minute
+	// samplePeriod is how often idle connections are looked at, for Health.
+	samplePeriod = 5 * time.Second
+	// refusalLogPeriod bounds the log lines about peers that are turned away, which others can cause at will.
+	refusalLogPeriod = 10 * time.Second
+)
+
+// Handler serves one connection that a peer opened. The connection is closed when it returns; ctx ends with the
+// connection.
+type Handler func(ctx context.Context, c *Conn)
+
+// Endpoint is a node on the network. Listen and Dial may be called before Run; Dial waits for it.
+type Endpoint struct {
+	cfg    Config
+	tr     *quic.Transport
+	adm    admission
+	tokens quic.TokenStore // of addresses validated before: they skip a Retry
+
+	started chan struct{} // closed by Run once dialing works
+	stopped chan struct{} // closed by Run when it no longer does
+	wg      sync.WaitGroup
+
+	mu       sync.Mutex
+	running  bool
+	closing  bool
+	handlers map[Protocol]Handler
+	conns    map[*Conn]struct{}
+	totals   Counters // of what has ended, and what is counted here
+	logged   map[Refusal]time.Time
+}
+
+// New prepares an endpoint. Run starts it.
+func New(cfg Config) (*Endpoint, error) {
+	if cfg.Conn == nil || cfg.Identity == nil {
+		return nil, errors.New("transport: Conn and Identity are required")
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Resolve == nil {
+		cfg.Resolve = func(ctx context.Context, host string) ([]netip.Addr, error) {
+			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		}
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	cfg.KeepAlive = max(orDefault(cfg.KeepAlive, defaultKeepAlive), 0)
+	cfg.IdleTimeout = orDefault(cfg.IdleTimeout, defaultIdleTimeout)
+	cfg.MaxConns = orDefault(cfg.MaxConns, defaultMaxConns)
+	cfg.MaxHandshakes = orDefault(cfg.MaxHandshakes, defaultMaxHandshakes)
+
+	e := &Endpoint{
+		cfg:      cfg,
+		tokens:   quic.NewLRUTokenStore(64, 2),
+		started:  make(chan struct{}),
+		stopped:  make(chan struct{}),
+		handlers: make(map[Protocol]Handler),
+		conns:    make(map[*Conn]struct{}),
+		logged:   make(map[Refusal]time.Time),
+	}
+	e.adm = admission{maxConns: cfg.MaxConns, maxHandshakes: cfg.MaxHandshakes, windows: make(map[*quic.Conn]uint64)}
+	id := cfg.Identity()
+	reset := quic.StatelessResetKey(id.derive("stateless reset"))
+	token := quic.TokenGeneratorKey(id.derive("address validation"))
+	e.tr = &quic.Transport{
+		Conn:                cfg.Conn,
+		StatelessResetKey:   &reset,
+		TokenGeneratorKey:   &token,
+		VerifySourceAddress: func(net.Addr) bool { return e.adm.mustValidate() },
+		ConnContext:         e.admit,
+	}
+	return e, nil
+}
+
+func orDefault[T ~int | ~int64](v, d T) T {
+	if v == 0 {
+		return d
+	}
+	return v
+}
+
+// Node is the id of this node.
+func (e *Endpoint) Node() string { return e.cfg.Identity().Node() }
+
+// Addr is the address of the socket.
+func (e *Endpoint) Addr() net.Addr { return e.cfg.Conn.LocalAddr() }
+
+// Listen serves connections of a protocol with h from now on; nil no longer serves it. A protocol that nobody serves is
+// refused during the handshake.
+func (e *Endpoint) Listen(p Protocol, h Handler) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if h == nil {
+		delete(e.handlers, p)
+		return
+	}
+	e.handlers[p] = h
+}
+
+// Run serves until ctx ends or the socket fails, then closes every connection, tells the peers, and waits for the
+// handlers. It runs once. The error is nil after ctx has ended.
+func (e *Endpoint) Run(ctx context.Context) error {
+	e.mu.Lock()
+	if e.running {
+		e.mu.Unlock()
+		return errors.New("transport: Run runs once")
+	}
+	e.running = true
+	e.mu.Unlock()
+
+	ln, err := e.tr.Listen(e.serverTLS(), e.quicConfig())
+	if err != nil {
+		close(e.stopped)
+		return fmt.Errorf("listen on %s: %w", e.Addr(), explain(err))
+	}
+	runCtx, cancel := context.WithCancel(ctx)
+	e.wg.Go(func() { e.sampleIdle(runCtx) })
+	close(e.started)
+	err = e.acceptAll(runCtx, ln)
+	cancel()
+	e.shutdown(ln)
+	if ctx.Err() != nil {
+		return nil
+	}
+	return fmt.Errorf("serve on %s: %w", e.Addr(), err)
+}
+
+func (e *Endpoint) acceptAll(ctx context.Context, ln *quic.Listener) error {
+	for {
+		qc, err := ln.Accept(ctx)
+		if err != nil {
+			return explain(err)
+		}
+		e.accept(qc)
+	}
+}
+
+// accept hands a connection whose handshake has passed to its handler.
+func (e *Endpoint) accept(qc *quic.Conn) {
+	state := qc.ConnectionState().TLS
+	p := Protocol(state.NegotiatedProtocol)
+	peer, ca, refused := e.verifier(p, true, Target{}).judge(state.PeerCertificates)
+	if refused != nil { // it passed a moment ago; what it may do has changed since
+		e.noteRefusal(qc.RemoteAddr(), refused)
+		_ = qc.CloseWithError(quic.ApplicationErrorCode(CodeDone), refused.Why.Error())
+		return
+	}
+	if !e.adm.accept(attemptOf(qc.Context()), p, peer.Role) {
+		_ = qc.CloseWithError(quic.ApplicationErrorCode(CodeFull), "no place left for more connections (try later or another node)")
+		return
+	}
+	var authority []byte
+	if ca != nil {
+		authority = ca.Raw
+	}
+	c := newConn(qc, p, peer, authority, false)
+	h, ok := e.register(c)
+	if !ok {
+		c.CloseWithError(CodeShutdown, "the node is stopping")
+		c.end()
+		return
+	}
+	e.wg.Go(func() {
+		if p == Join {
+			late := time.AfterFunc(joinLife, func() { c.CloseWithError(CodeTooSlow, "joining took too long") })
+			defer late.Stop()
+		}
+		if h == nil {
+			c.CloseWithError(CodeDone, "the protocol is no longer served")
+			return
+		}
+		h(c.Context(), c)
+		c.CloseWithError(CodeDone, "")
+	})
+}
+
+// register makes c one of the endpoint's connections and returns what serves its protocol; not once it is stopping.
+func (e *Endpoint) register(c *Conn) (Handler, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closing {
+		return nil, false
+	}
+	e.conns[c] = struct{}{}
+	e.adm.track(c.qc)
+	e.totals.Opened++
+	e.wg.Add(1)
+	context.AfterFunc(c.qc.Context(), func() {
+		defer e.wg.Done()
+		e.forget(c)
+	})
+	return e.handlers[c.protocol], true
+}
+
+// forget runs when a connection has ended.
+func (e *Endpoint) forget(c *Conn) {
+	c.end()
+	e.adm.untrack(c.qc)
+	h := c.Health()
+	e.mu.Lock()
+	delete(e.conns, c)
+	e.totals.add(h)
+	e.mu.Unlock()
+	e.cfg.Log.Debug("connection ended", "peer", c.peer.String(), "protocol", c.protocol, "addr", h.Addr,
+		"dialed", c.dialed, "age", h.Age, "cause", c.Err())
+}
+
+// shutdown ends everything in the order in which the peers get to know.
+func (e *Endpoint) shutdown(ln *quic.Listener) {
+	_ = ln.Close() // refuses handshakes under way, waits for them; always nil
+	e.mu.Lock()
+	e.closing = true
+	open := make([]*Conn, 0, len(e.conns))
+	for c := range e.conns {
+		open = append(open, c)
+	}
+	e.mu.Unlock()
+	close(e.stopped)
+	for _, c := range open {
+		c.CloseWithError(CodeShutdown, "the node is stopping")
+	}
+	_ = e.tr.Close() // ends what is still being dialed; an error would be of a socket that is the caller's
+	e.wg.Wait()
+}
+
+// admit is called with the first packet of each incoming connection.
+func (e *Endpoint) admit(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
+	t, err := e.adm.begin(info.RemoteAddr)
+	if err != nil {
+		return nil, err // quic-go answers CONNECTION_REFUSED
+	}
+	ctx = context.WithValue(ctx, attemptKey{}, t)
+	e.wg.Add(1)
+	context.AfterFunc(ctx, func() {
+		defer e.wg.Done()
+		if !e.adm.end(t) {
+			return
+		}
+		e.mu.Lock()
+		e.totals.HandshakesFailed++
+		e.mu.Unlock()
+		if refused, ok := errors.AsType[*RefusedError](explain(context.Cause(ctx))); ok {
+			e.noteRefusal(t.addr, refused)
+		}
+	})
+	return ctx, nil
+}
+
+// noteRefusal counts a refusal by or of a peer and logs it, at most once a reason in ten seconds.
+func (e *Endpoint) noteRefusal(addr net.Addr, r *RefusedError) {
+	e.mu.Lock()
+	if e.totals.Refused == nil {
+		e.totals.Refused = make(map[string]uint64)
+	}
+	e.totals.Refused[r.Why.label()]++
+	count := e.totals.Refused[r.Why.label()]
+	now := time.Now()
+	last, seen := e.logged[r.Why]
+	silent := seen && now.Sub(last) < refusalLogPeriod
+	if !silent {
+		e.logged[r.Why] = now
+	}
+	e.mu.Unlock()
+	if !silent {
+		e.cfg.Log.Warn("handshake refused", "addr", addr.String(), "reason", r.Why.label(), "by_peer", r.Remote, "err", r, "count", count)
+	}
+}
+
+// sampleIdle looks at all connections now and then, so that Health of an idle one is not of long ago.
+func (e *Endpoint) sampleIdle(ctx context.Context) {
+	tick := time.NewTicker(samplePeriod)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		for _, c := range e.open() {
+			c.monitor.sample()
+			c.loss.add(c.qc.ConnectionStats())
+		}
+	}
+}
+
+func (e *Endpoint) open() []*Conn {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	open := make([]*Conn, 0, len(e.conns))
+	for c := range e.conns {
+		open = append(open, c)
+	}
+	return open
+}
+
+// Health takes stock of every open connection, ordered by protocol and node.
+func (e *Endpoint) Health() []Health {
+	open := e.open()
+	all := make([]Health, 0, len(open))
+	for _, c := range open {
+		all = append(all, c.Health())
+	}
+	slices.SortFunc(all, func(a, b Health) int {
+		if n := strings.Compare(string(a.Protocol), string(b.Protocol)); n != 0 {
+			return n
+		}
+		if n := strings.Compare(a.Node, b.Node); n != 0 {
+			return n
+		}
+		return strings.Compare(a.Addr, b.Addr)
+	})
+	return all
+}

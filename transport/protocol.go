@@ -1,0 +1,37 @@
+package transport
+
+// Protocol is what a connection is for, told apart by ALPN. The version is part of the name: a peer that does not speak
+// it refuses the connection.
+type Protocol string
+
+// The protocols of a node.
+const (
+	Raft   Protocol = "holdfast-raft/1"   // member to member
+	Uplink Protocol = "holdfast-uplink/1" // proxy, or member, to member
+	Join   Protocol = "holdfast-join/1"   // a node without a certificate to member
+)
+
+// mayDial reports whether a node of role r may open a connection of the protocol.
+func (p Protocol) mayDial(r Role) bool {
+	switch p {
+	case Raft:
+		return r == Member
+	case Uplink:
+		return r == Member || r == Proxy
+	case Join:
+		return r == None
+	}
+	return false
+}
+
+// mayServe reports whether a node of role r may answer one. A proxy may only where the dialing side says so
+// (Target.AllowProxy): else a stolen proxy's certificate would pass for a member.
+func (p Protocol) mayServe(r Role, allowProxy bool) bool {
+	switch p {
+	case Raft:
+		return r == Member
+	case Uplink, Join:
+		return r == Member || (r == Proxy && allowProxy)
+	}
+	return false
+}

@@ -1,0 +1,139 @@
+package transport
+
+import (
+	"crypto/tls"
+	"sync"
+
+	"github.com/quic-go/quic-go"
+)
+
+// quicConfig holds for connections both ways. The dialing side adds a keep-alive.
+func (e *Endpoint) quicConfig() *quic.Config {
+	return &quic.Config{
+		HandshakeIdleTimeout:           handshakeIdle,
+		MaxIdleTimeout:                 e.cfg.IdleTimeout,
+		InitialStreamReceiveWindow:     initialStreamWindow,
+		MaxStreamReceiveWindow:         maxStreamWindow,
+		InitialConnectionReceiveWindow: initialConnWindow,
+		MaxConnectionReceiveWindow:     maxConnWindow,
+		AllowConnectionWindowIncrease:  e.adm.grow,
+		MaxIncomingStreams:             maxStreams,
+		MaxIncomingUniStreams:          maxUniStreams,
+		InitialPacketSize:              initialPacketSize,
+		DisablePathMTUDiscovery:        e.cfg.DisablePathMTUDiscovery,
+		EnableDatagrams:                true,
+	}
+}
+
+// serverTLS chooses by ALPN what the client has to show and what it is shown.
+func (e *Endpoint) serverTLS() *tls.Config {
+	base := &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		Time:       e.cfg.Now,
+		// Replaced for each handshake; a client that asks for none of ours fails on this one.
+		NextProtos: []string{"holdfast"},
+	}
+	base.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		p, ok := e.chooseProtocol(hello.SupportedProtos)
+		if !ok {
+			return base.Clone(), nil
+		}
+		id := e.cfg.Identity()
+		if !id.Joined() {
+			return nil, ErrNotJoined
+		}
+		auth := tls.RequireAnyClientCert // judged by verifier, which can say why it refuses
+		if p.mayDial(None) {
+			auth = tls.NoClientCert
+		}
+		cfg := &tls.Config{
+			MinVersion:             tls.VersionTLS13,
+			Time:                   e.cfg.Now,
+			NextProtos:             []string{string(p)},
+			Certificates:           []tls.Certificate{id.tlsCertificate(p.mayDial(None))},
+			ClientAuth:             auth,
+			VerifyConnection:       e.verifier(p, true, Target{}).verify,
+			SessionTicketsDisabled: e.cfg.TicketKey == nil || p == Join,
+		}
+		if e.cfg.TicketKey != nil {
+			cfg.SetSessionTicketKeys([][32]byte{*e.cfg.TicketKey})
+		}
+		return cfg, nil
+	}
+	return base
+}
+
+func (e *Endpoint) chooseProtocol(offered []string) (Protocol, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, o := range offered {
+		if _, ok := e.handlers[Protocol(o)]; ok {
+			return Protocol(o), true
+		}
+	}
+	return "", false
+}
+
+// clientTLS is for one dial.
+func (e *Endpoint) clientTLS(p Protocol, t Target, addr string) (*tls.Config, error) {
+	cfg := &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		Time:       e.cfg.Now,
+		NextProtos: []string{string(p)},
+		// Peers are node ids, not host names: the chain is checked by verifier, which also runs for resumed sessions.
+		InsecureSkipVerify: true, //nolint:gosec // see above
+		VerifyConnection:   e.verifier(p, false, t).verify,
+	}
+	if p.mayDial(None) {
+		return cfg, nil
+	}
+	id := e.cfg.Identity()
+	if !id.Joined() {
+		return nil, ErrNotJoined
+	}
+	cfg.Certificates = []tls.Certificate{id.tlsCertificate(false)}
+	if e.cfg.Sessions != nil {
+		cfg.ClientSessionCache = keyedSessions{e.cfg.Sessions, string(p) + " " + t.Node + " " + addr}
+	}
+	return cfg, nil
+}
+
+func (e *Endpoint) verifier(p Protocol, serving bool, t Target) verifier {
+	id := e.cfg.Identity()
+	v := verifier{
+		protocol: p, serving: serving, self: id.node, ca: id.ca, cluster: id.info.Cluster,
+		expect: t.Node, proxies: t.AllowProxy, now: e.cfg.Now, allowed: e.cfg.Allowed,
+	}
+	if !serving && p == Join {
+		v.ca, v.cluster, v.pin, v.allowed = nil, "", t.CAHash, nil // knows nobody yet
+	}
+	return v
+}
+
+// keyedSessions files TLS sessions by protocol, expected node and address. crypto/tls would file them by host, and
+// members that share one would push each other's out.
+type keyedSessions struct {
+	cache tls.ClientSessionCache
+	key   string
+}
+
+func (s keyedSessions) Get(string) (*tls.ClientSessionState, bool) { return s.cache.Get(s.key) }
+
+func (s keyedSessions) Put(_ string, cs *tls.ClientSessionState) { s.cache.Put(s.key, cs) }
+
+// keyedTokens files address validation tokens by address, and tells when the first one arrives. A server sends one with
+// the end of the handshake, after it has accepted the client's certificate, and repeats it until it is acknowledged: it
+// is the confirmation that quic-go does not offer otherwise.
+type keyedTokens struct {
+	quic.TokenStore
+	key  string
+	once sync.Once
+	let  chan struct{} // closed by the first token
+}
+
+func (s *keyedTokens) Pop(string) *quic.ClientToken { return s.TokenStore.Pop(s.key) }
+
+func (s *keyedTokens) Put(_ string, t *quic.ClientToken) {
+	s.TokenStore.Put(s.key, t)
+	s.once.Do(func() { close(s.let) })
+}
