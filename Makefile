@@ -44,8 +44,9 @@ fuzz: ## each fuzz target for FUZZTIME
 bench: build ## beside other stores; see test/bench
 	cd test/bench && go run . $(BENCHARGS)
 
+# In a process and mount namespace: whatever a test leaves behind ends with it.
 e2e: build ## the built binary against kills, a full disk and a real systemd; root
-	AGENT=$(CURDIR)/$(BIN) CACHE=$(CACHE) go test -tags e2e -count=1 -timeout 20m -v ./test/e2e/...
+	unshare --pid --fork --mount-proc --kill-child env AGENT=$(CURDIR)/$(BIN) CACHE=$(CACHE) go test -tags e2e -count=1 -timeout 20m -v ./test/e2e/...
 
 packages: ## dist/: a tarball for each architecture, with checksums
 	@rm -rf dist && mkdir -p dist
