@@ -15,8 +15,8 @@ type plan struct {
 	node   nodeID // set by make
 }
 
-// admit decides what the node is. It makes nothing.
-func admit(d *dataDir, cfg config.Config) (*plan, error) {
+// admit decides what the node is. It makes nothing. now dates the record for people.
+func admit(d *dataDir, cfg config.Config, now time.Time) (*plan, error) {
 	s, err := d.observe(cfg)
 	if err != nil {
 		return nil, err
@@ -28,7 +28,7 @@ func admit(d *dataDir, cfg config.Config) (*plan, error) {
 	p := &plan{dir: d, do: decided.do}
 	switch decided.do {
 	case bootstrapMember:
-		p.record = record{Mode: decided.mode, Wanted: cfg.Mode, Reason: decided.reason, Since: time.Now().UTC()}
+		p.record = record{Mode: decided.mode, Wanted: cfg.Mode, Reason: decided.reason, Since: now.UTC()}
 		return p, nil
 	case finishSwitch, goOn:
 		if decided.mode == config.ModeMember {

@@ -127,10 +127,24 @@ func (d *dataDir) look(name string) (presence, error) {
 	return filled, nil
 }
 
-// nodeID names a node for as long as its data dir lives, whatever mode it is in.
+// nodeID names a node for as long as its data dir lives, whatever mode it is in: 128 random bits, written as a UUID.
 type nodeID [16]byte
 
-func (id nodeID) String() string { return hex.EncodeToString(id[:]) }
+func (id nodeID) String() string {
+	return fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:])
+}
+
+func parseNodeID(text string) (nodeID, error) {
+	var id nodeID
+	raw, err := hex.DecodeString(strings.ReplaceAll(text, "-", ""))
+	if err == nil && len(raw) == len(id) {
+		id = nodeID(raw)
+	}
+	if id == (nodeID{}) || id.String() != text {
+		return id, fmt.Errorf("%w: node id %q", errDamaged, text)
+	}
+	return id, nil
+}
 
 // nodeRecord is the body of identity/node.json.
 type nodeRecord struct {
@@ -144,17 +158,16 @@ const (
 
 // readNodeID returns the id of the node, with fs.ErrNotExist if it has none yet.
 func (d *dataDir) readNodeID() (nodeID, error) {
-	var id nodeID
 	var rec nodeRecord
 	path := d.join(identityName, nodeFile)
 	if err := readSealed(path, nodeKind, nodeVersion, &rec); err != nil {
-		return id, err
+		return nodeID{}, err
 	}
-	raw, err := hex.DecodeString(rec.NodeID)
-	if err != nil || len(raw) != len(id) {
-		return id, fmt.Errorf("%s: %w: node id %q", path, errDamaged, rec.NodeID)
+	id, err := parseNodeID(rec.NodeID)
+	if err != nil {
+		return id, fmt.Errorf("%s: %w", path, err)
 	}
-	return nodeID(raw), nil
+	return id, nil
 }
 
 // ensureNodeID returns the id of the node and draws it first if there is none.

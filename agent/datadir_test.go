@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"holdfast/config"
 )
@@ -135,7 +136,7 @@ func TestWriteFileReplacesWhatACrashLeft(t *testing.T) {
 
 // prepare does what a start does with the dir, the founding of the member included.
 func prepare(d *dataDir, cfg config.Config) (nodeID, error) {
-	p, err := admit(d, cfg)
+	p, err := admit(d, cfg, time.Now())
 	if err != nil {
 		return nodeID{}, err
 	}
@@ -196,7 +197,7 @@ func TestBootstrapSurvivesAKillAtEachStep(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if s.record == nil || s.record.Switch != nil || s.record.Mode != member || s.member != filled || s.staged != absent {
+			if s.record == nil || s.record.Switch != nil || s.record.Mode != asMember || s.member != filled || s.staged != absent {
 				t.Errorf("the dir is left as %+v, record %+v", s, s.record)
 			}
 		})
@@ -206,11 +207,11 @@ func TestBootstrapSurvivesAKillAtEachStep(t *testing.T) {
 func TestNothingIsMadeBeforeAdmission(t *testing.T) {
 	d := openDir(t, t.TempDir())
 	for _, cfg := range []config.Config{
-		{Mode: proxy},
-		{Mode: auto, Join: []string{"10.0.0.1:2380"}},
-		{Mode: member, Join: []string{"10.0.0.1:2380"}, TokenFile: "t"},
+		{Mode: asProxy},
+		{Mode: asAuto, Join: []string{"10.0.0.1:2380"}},
+		{Mode: asMember, Join: []string{"10.0.0.1:2380"}, TokenFile: "t"},
 	} {
-		if _, err := admit(d, cfg); ExitCode(err) != ExitConfig {
+		if _, err := admit(d, cfg, time.Now()); ExitCode(err) != ExitConfig {
 			t.Errorf("%+v was admitted: %v", cfg, err)
 		}
 	}
@@ -222,7 +223,7 @@ func TestNothingIsMadeBeforeAdmission(t *testing.T) {
 
 func TestModeJSONIsNeverGuessedAt(t *testing.T) {
 	d := openDir(t, t.TempDir())
-	cfg := config.Config{Mode: auto}
+	cfg := config.Config{Mode: asAuto}
 	if _, err := prepare(d, cfg); err != nil {
 		t.Fatal(err)
 	}
@@ -239,7 +240,7 @@ func TestModeJSONIsNeverGuessedAt(t *testing.T) {
 		if err := os.WriteFile(path, bad, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := admit(d, cfg); ExitCode(err) != ExitConfig || !strings.Contains(err.Error(), modeFile) {
+		if _, err := admit(d, cfg, time.Now()); ExitCode(err) != ExitConfig || !strings.Contains(err.Error(), modeFile) {
 			t.Errorf("%s: %v, want a refusal that names the file", name, err)
 		}
 		if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, bad) {
@@ -249,7 +250,7 @@ func TestModeJSONIsNeverGuessedAt(t *testing.T) {
 	if err := os.WriteFile(path, good, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := admit(d, cfg); err != nil {
+	if _, err := admit(d, cfg, time.Now()); err != nil {
 		t.Errorf("put back, it is refused: %v", err)
 	}
 }

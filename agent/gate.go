@@ -72,6 +72,9 @@ func (g *gate) isDraining() bool { return g.draining.Err() != nil }
 
 // enter returns the backend and counts the request until leave.
 func (g *gate) enter(ctx context.Context) (api.Backend, error) {
+	if isBeyond(ctx) {
+		return nil, kv.Errorf(kv.Busy, "this node has all the connections it may have (limits.connections): keep connections open and use them again, or raise the limit")
+	}
 	select {
 	case <-g.opened:
 	default:

@@ -35,6 +35,14 @@ type door struct {
 	listener net.Listener
 }
 
+// String is the URL of the door, with the port it really has.
+func (d *door) String() string {
+	if d.url.Network == "unix" {
+		return "unix://" + d.url.Address
+	}
+	return "http://" + d.listener.Addr().String()
+}
+
 // locksmith opens listeners.
 type locksmith struct {
 	log       *slog.Logger

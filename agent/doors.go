@@ -1,0 +1,148 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"holdfast/config"
+)
+
+// drainMax bounds the end of the doors: requests that run get most of it to finish, what then still runs is cut off.
+const (
+	drainMax    = 10 * time.Second
+	requestsMax = 8 * time.Second
+)
+
+// headerMax is the most bytes of header that a request may have.
+const headerMax = 64 << 10
+
+// doors serves HTTP/1.1 and HTTP/2 (by prior knowledge) on every listener.
+type doors struct {
+	log     *slog.Logger
+	gate    *gate
+	force   context.Context // ended to cut a drain short
+	servers []*server
+}
+
+type server struct {
+	door *door
+	http *http.Server
+}
+
+// add puts a server behind a door. onShutdown may be nil.
+func (ds *doors) add(d *door, l *limiter, h http.Handler, limits config.Limits, onShutdown func()) {
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	srv := &http.Server{
+		Handler:           ds.closing(h),
+		Protocols:         &protocols,
+		ReadHeaderTimeout: limits.HeaderTimeout,
+		IdleTimeout:       limits.IdleTimeout, // the body's time is kept by the handler that reads it
+		MaxHeaderBytes:    headerMax,
+		ConnContext:       l.mark,
+		ErrorLog:          slog.NewLogLogger(httpLog{ds.log.Handler()}, slog.LevelDebug),
+	}
+	if onShutdown != nil {
+		srv.RegisterOnShutdown(onShutdown)
+	}
+	d.listener = l.listener(d.listener)
+	ds.servers = append(ds.servers, &server{d, srv})
+}
+
+// closing tells clients not to use a connection again that will not be served again.
+func (ds *doors) closing(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if ds.gate.isDraining() || isBeyond(r.Context()) {
+			w.Header().Set("Connection", "close")
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// Run serves until ctx ends, then drains: new requests are refused, running ones are waited for.
+func (ds *doors) Run(ctx context.Context, ready func()) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	failed := make(chan error, len(ds.servers))
+	for _, s := range ds.servers {
+		wg.Go(func() {
+			if err := s.http.Serve(s.door.listener); !errors.Is(err, http.ErrServerClosed) {
+				failed <- fmt.Errorf("serve %s on %s: %w", s.door.purpose, s.door.listener.Addr(), err)
+			}
+		})
+	}
+	ready()
+	var failure error
+	select {
+	case failure = <-failed:
+	case <-ctx.Done():
+	}
+	return errors.Join(failure, ds.drain())
+}
+
+// drain ends serving within drainMax. Requests cut off are logged, not an error: each got an answer it cannot mistake
+// for success, or none.
+func (ds *doors) drain() error {
+	begin := time.Now()
+	ctx, cancel := context.WithTimeout(ds.force, drainMax)
+	defer cancel()
+	requests, done := context.WithTimeout(ctx, requestsMax)
+	left := ds.gate.drain(requests)
+	done()
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var cut int
+	var errs []error
+	for _, s := range ds.servers {
+		wg.Go(func() {
+			err := s.http.Shutdown(ctx)
+			if err == nil {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if ctx.Err() != nil {
+				cut++
+				err = s.http.Close()
+			}
+			if err != nil && !errors.Is(err, net.ErrClosed) {
+				errs = append(errs, err)
+			}
+		})
+	}
+	wg.Wait()
+	if left > 0 || cut > 0 {
+		ds.log.Warn("doors closed on running requests", "requests", left, "after", time.Since(begin).Round(time.Millisecond))
+	}
+	return errors.Join(errs...)
+}
+
+// httpLog gives the lines of net/http a level: a panic in a handler is ours, the rest is what clients do.
+type httpLog struct{ slog.Handler }
+
+func (h httpLog) Handle(ctx context.Context, r slog.Record) error {
+	line := []byte(r.Message)
+	fresh := slog.NewRecord(r.Time, slog.LevelDebug, "client connection failed", 0)
+	if bytes.Contains(line, []byte("panic serving")) {
+		fresh.Level, fresh.Message = slog.LevelError, "handler panicked"
+	}
+	if bytes.Contains(line, []byte("Accept error")) {
+		fresh.Level, fresh.Message = slog.LevelWarn, "connections cannot be accepted"
+	}
+	if !h.Handler.Enabled(ctx, fresh.Level) {
+		return nil
+	}
+	fresh.AddAttrs(slog.String("detail", r.Message))
+	return h.Handler.Handle(ctx, fresh)
+}
+
+// Enabled lets every line come to Handle, where its level is known.
+func (h httpLog) Enabled(context.Context, slog.Level) bool { return true }

@@ -1,0 +1,137 @@
+package agent
+
+import (
+	"context"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// limiter bounds the connections of the listeners of one purpose. A connection beyond the limit is not left hanging: it
+// gets one answer, 503 for a request to the API and the usual one for health and metrics, and is closed. A reserve is
+// set aside for those answers; beyond it a connection is closed at once.
+type limiter struct {
+	max     atomic.Int64
+	open    atomic.Int64
+	refused atomic.Int64 // got a 503
+	dropped atomic.Int64 // closed at once
+}
+
+// How many connections a listener takes that is not for clients: a few people and scrapers at a time.
+const (
+	adminConnections   = 128
+	metricsConnections = 64
+)
+
+// reserve is how many connections beyond the limit are answered at a time.
+const reserve = 64
+
+func newLimiter(p purpose, limit int, reg prometheus.Registerer) *limiter {
+	l := &limiter{}
+	l.max.Store(int64(limit))
+	const refusals = "holdfast_agent_connections_refused_total"
+	help := "Connections beyond the limit: answered once with 503, or dropped when the reserve was used up too."
+	label := func(how ...string) prometheus.Labels {
+		labels := prometheus.Labels{"for": p.String()}
+		for _, how := range how {
+			labels["how"] = how
+		}
+		return labels
+	}
+	reg.MustRegister(
+		gauge("holdfast_agent_connections", "Open connections.", label(), &l.open),
+		gauge("holdfast_agent_connections_max", "Most connections at a time.", label(), &l.max),
+		counter(refusals, help, label("answered"), &l.refused),
+		counter(refusals, help, label("dropped"), &l.dropped),
+	)
+	return l
+}
+
+func gauge(name, help string, labels prometheus.Labels, v *atomic.Int64) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: labels}, func() float64 { return float64(v.Load()) })
+}
+
+func counter(name, help string, labels prometheus.Labels, v *atomic.Int64) prometheus.Collector {
+	return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help, ConstLabels: labels}, func() float64 { return float64(v.Load()) })
+}
+
+// listener counts the connections of inner.
+func (l *limiter) listener(inner net.Listener) net.Listener { return &limitedListener{inner, l} }
+
+type limitedListener struct {
+	net.Listener
+	limiter *limiter
+}
+
+func (l *limitedListener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		open, limit := l.limiter.open.Add(1), l.limiter.max.Load()
+		if open <= limit+reserve {
+			return &limitedConn{Conn: c, limiter: l.limiter, beyond: open > limit}, nil
+		}
+		l.limiter.open.Add(-1)
+		l.limiter.dropped.Add(1)
+		_ = c.Close() // nothing was said on it that could be lost
+	}
+}
+
+// limitedConn gives its place back when it is closed.
+type limitedConn struct {
+	net.Conn
+	limiter *limiter
+	beyond  bool // gets one answer
+	once    sync.Once
+	bounded atomic.Bool // a handler has set a write deadline of its own
+}
+
+func (c *limitedConn) Close() error {
+	c.once.Do(func() { c.limiter.open.Add(-1) })
+	return c.Conn.Close()
+}
+
+// CloseWrite lets net/http end a connection without losing the answer.
+func (c *limitedConn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}
+
+// stallTimeout is how long one write to a client may take: then the client has stopped reading and is cut off.
+const stallTimeout = 60 * time.Second
+
+func (c *limitedConn) Write(b []byte) (int, error) {
+	if !c.bounded.Load() {
+		if err := c.Conn.SetWriteDeadline(time.Now().Add(stallTimeout)); err != nil {
+			return 0, err
+		}
+	}
+	return c.Conn.Write(b)
+}
+
+// SetWriteDeadline replaces stallTimeout until it is called with the zero time.
+func (c *limitedConn) SetWriteDeadline(t time.Time) error {
+	c.bounded.Store(!t.IsZero())
+	return c.Conn.SetWriteDeadline(t)
+}
+
+// beyondKey marks the requests of a connection beyond the limit.
+type beyondKey struct{}
+
+// mark is for http.Server.ConnContext.
+func (l *limiter) mark(ctx context.Context, c net.Conn) context.Context {
+	if lc, ok := c.(*limitedConn); ok && lc.beyond {
+		l.refused.Add(1)
+		return context.WithValue(ctx, beyondKey{}, true)
+	}
+	return ctx
+}
+
+func isBeyond(ctx context.Context) bool { return ctx.Value(beyondKey{}) != nil }

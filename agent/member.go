@@ -1,0 +1,145 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"holdfast/api"
+	"holdfast/kv"
+	"holdfast/member"
+)
+
+// A member is a Backend.
+var _ api.Backend = (*member.Member)(nil)
+
+const (
+	// leaderWait is how long Ready waits for a leader: without one the node still serves local reads, and says so.
+	leaderWait = 5 * time.Second
+
+	// replayLook is how often a node that knows its leader is asked whether it has caught up, after leaderWait.
+	replayLook = 100 * time.Millisecond
+)
+
+// runMember is the part that holds the data. It is ready at once: the doors open while the log is replayed behind the
+// gate.
+func (a *Agent) runMember(ctx context.Context, ready func()) error {
+	ready()
+	a.opts.beforeOpen(ctx)
+	m, err := member.Open(a.memberConfig())
+	if err != nil {
+		return openError(err)
+	}
+	if err := a.plan.complete(); err != nil {
+		return errors.Join(err, m.Close())
+	}
+	n := memberNode(m)
+	a.node.Store(n)
+	waiting, done := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { a.openWhenServing(waiting, n) })
+	err = m.Run(ctx)
+	done()
+	wg.Wait()
+	return err
+}
+
+func (a *Agent) memberConfig() member.Config {
+	reserve := int64(a.cfg.Store.DiskReserve)
+	if reserve == member.DefaultDiskReserve {
+		reserve = 0 // the default yields to a small disk, a setting does not
+	}
+	return member.Config{
+		Dir:          a.dir.join(memberName),
+		NodeID:       a.plan.node.String(),
+		Log:          a.opts.Log,
+		Metrics:      a.opts.Metrics,
+		History:      a.cfg.Store.History,
+		FlushEvery:   a.cfg.Store.Flush,
+		DiskReserve:  reserve,
+		RequestBytes: int(a.cfg.Limits.Request),
+	}
+}
+
+// openWhenServing opens the gate once the node has caught up, or once it had no leader for leaderWait: then nobody can
+// tell it how much there is to catch up with.
+func (a *Agent) openWhenServing(ctx context.Context, n *node) {
+	timer := time.NewTimer(leaderWait)
+	defer timer.Stop()
+	for {
+		select {
+		case <-n.caughtUp:
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+			var s api.Status
+			if n.describe(&s); s.Member != nil && s.Member.Leader != "" {
+				timer.Reset(replayLook)
+				continue
+			}
+		}
+		a.gate.open(n.backend)
+		close(a.ready)
+		return
+	}
+}
+
+// memberNode shows a member to the rest of the agent.
+func memberNode(m *member.Member) *node {
+	return &node{
+		backend:  m,
+		caughtUp: m.Ready(),
+		alive:    func(ctx context.Context) error { return memberAlive(ctx, m) },
+		describe: func(s *api.Status) { describeMember(s, m.Status()) },
+	}
+}
+
+// memberAlive returns nil if the loop of a member has answered. A linearizable read has to pass through all of it; a
+// member that knows of no leader cannot do that, for no fault of its own, and shows its store instead.
+func memberAlive(ctx context.Context, m *member.Member) error {
+	probe := kv.Query{Ops: []kv.Op{kv.Range{Key: []byte{0}, CountOnly: true}}}
+	_, err := m.Read(ctx, probe)
+	if err == nil || m.Status().Leader != 0 {
+		return err
+	}
+	probe.MaxAge, probe.LocalOnly = kv.Unlimited, true
+	_, err = m.Read(ctx, probe)
+	return err
+}
+
+func describeMember(s *api.Status, m member.Status) {
+	if !m.Epoch.IsZero() {
+		s.Epoch = m.Epoch.String()
+	}
+	s.Revision = m.Revision
+	s.Member = &api.MemberStatus{
+		ClusterID:       fmt.Sprintf("%016x", m.ClusterID),
+		ReplicaID:       strconv.FormatUint(m.ReplicaID, 10),
+		Term:            m.Term,
+		Applied:         m.Applied,
+		Durable:         m.Durable,
+		CompactRevision: m.CompactRevision,
+		StateBytes:      m.StateBytes,
+		LogBytes:        m.LogBytes,
+		OverlayBytes:    m.OverlayBytes,
+		DiskFreeBytes:   m.DiskFreeBytes,
+		WritesRefused:   m.WritesRefused,
+	}
+	if m.Leader != 0 {
+		s.Member.Leader = strconv.FormatUint(m.Leader, 10)
+	}
+}
+
+// openError gives the reason why a store does not open its exit code.
+func openError(err error) error {
+	switch kv.CodeOf(err) {
+	case kv.Corrupt, kv.Invalid, kv.Unsupported:
+		return &exitError{ExitConfig, err}
+	case kv.Busy, kv.NoSpace:
+		return &exitError{ExitTemporary, err}
+	}
+	return storageError(err)
+}

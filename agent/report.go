@@ -1,0 +1,83 @@
+package agent
+
+import (
+	"context"
+
+	"holdfast/api"
+	"holdfast/config"
+)
+
+// node is what stands behind the gate, as the rest of the agent sees it: a member, and whatever else a node may become.
+type node struct {
+	backend  api.Backend
+	caughtUp <-chan struct{}             // closed once it has a leader and everything the leader had
+	alive    func(context.Context) error // nil once its loop has answered
+	describe func(*api.Status)           // fills in its part, from memory
+}
+
+// The states of api.Status.
+const (
+	stateReplaying = "replaying"
+	stateServing   = "serving"
+	stateStopping  = "stopping"
+)
+
+// Report describes the agent. It answers from memory, in every state.
+func (a *Agent) Report() api.Status {
+	s := api.Status{
+		Name:    a.cfg.Name,
+		NodeID:  a.plan.node.String(),
+		Version: a.opts.Version,
+		Mode:    string(a.plan.record.Mode),
+		Started: a.started,
+		DataDir: a.dir.path,
+		Listen:  a.Addrs(),
+	}
+	n := a.node.Load()
+	if n != nil {
+		n.describe(&s)
+	}
+	s.State, s.Ready, s.Reason = a.state(n)
+	return s
+}
+
+func (a *Agent) state(n *node) (state string, ready bool, reason string) {
+	switch {
+	case a.gate.isDraining():
+		return stateStopping, false, "the agent is stopping"
+	case isClosed(a.ready):
+		return stateServing, true, ""
+	case n == nil:
+		return stateReplaying, false, "the store is being opened"
+	}
+	return stateReplaying, false, "the log is being replayed, or a leader waited for"
+}
+
+// statusLine is the state in a sentence, for the service manager and the log.
+func (a *Agent) statusLine() string {
+	s := a.Report()
+	switch {
+	case s.State == stateReplaying:
+		return "Replaying the log"
+	case s.State == stateStopping:
+		return "Stopping"
+	case s.Mode != string(config.ModeMember) || s.Member == nil:
+		return "Serving"
+	case s.Member.Leader == "":
+		return "No quorum: serving local reads, refusing what needs a leader"
+	case s.Member.WritesRefused != "":
+		return "Refusing writes: " + s.Member.WritesRefused
+	case s.Member.Leader == s.Member.ReplicaID:
+		return "Serving as leader"
+	}
+	return "Serving as follower of " + s.Member.Leader
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
