@@ -52,6 +52,7 @@ func (s *Store) Apply(entries []Entry) ([]kv.Outcome, error) {
 		n, err := s.applyBatch(entries[done:], outcomes[done:])
 		s.publish()
 		s.hub.notify(s.tail, from, s.state.Revision)
+		s.applied.Store(s.state.Applied)
 		if err != nil {
 			return nil, s.fail(err)
 		}

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -44,9 +45,18 @@ const (
 	lockTimeout = time.Second
 )
 
-// file is an open bbolt file of a known format.
+// file is an open bbolt file of a known format. The store and each snapshot hold on to it; the last to let go closes
+// it.
 type file struct {
-	db *bbolt.DB
+	db   *bbolt.DB
+	refs atomic.Int32
+}
+
+func (f *file) release() error {
+	if f.refs.Add(-1) > 0 {
+		return nil
+	}
+	return f.db.Close()
 }
 
 // openFile opens or makes the file, and reads where it stands.
@@ -59,7 +69,8 @@ func openFile(path string) (*file, state, sweep, error) {
 		if err != nil {
 			return err
 		}
-		f = &file{db}
+		f = &file{db: db}
+		f.refs.Store(1)
 		if st, sw, err = f.load(); err != nil {
 			return errors.Join(err, db.Close())
 		}

@@ -103,10 +103,14 @@ func retained(o *overlay, compact int64) []*record {
 	return keep
 }
 
-// recFill packs bucket rev: it is only ever appended to. The key index is filled in random order.
-const recFill = 1.0
+// How full pages are left. Bucket rev is only ever appended to; entries of the key index come in between.
+const (
+	recFill   = 1.0
+	indexFill = 0.7
+)
 
 func writeIndex(b *bbolt.Bucket, recs []*record) error {
+	b.FillPercent = indexFill
 	var key []byte
 	for _, r := range recs {
 		key = appendIndexKey(key[:0], r.Key, r.rev())

@@ -3,6 +3,7 @@ package mvcc
 import (
 	"bytes"
 	"errors"
+	"math"
 	"runtime"
 
 	"go.etcd.io/bbolt"
@@ -313,3 +314,6 @@ func (s *fileSource) load(k, e []byte) {
 }
 
 func (s *fileSource) stop(err error) { s.ok, s.r.fail = false, err }
+
+// newest is a main revision that none comes after.
+const newest = math.MaxInt64

@@ -1,4 +1,277 @@
 package mvcc
 
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"go.etcd.io/bbolt"
+)
+
+// bulkBytes is how much a restore puts into one transaction.
+const bulkBytes = 4 << 20
+
 // restorePath is where a restore builds the new file, beside the old one.
 func restorePath(path string) string { return path + ".restore" }
+
+// Restore replaces the store by the snapshot in r. Until the new file is complete and synced, nothing changes, and an
+// error leaves the store as it was; a crash at any point leaves the old or the new state. Reads go on meanwhile. Streams
+// of Watch read on in the new history if it continues the old one (the same epoch, and no older), else their watches
+// are cancelled. It ends with kv.Stopping when stop is closed; nil is never. No Apply may run at the same time.
+//
+//	building -> synced -> renamed -> adopted
+func (s *Store) Restore(r io.Reader, stop <-chan struct{}) error {
+	temp := restorePath(s.path)
+	if err := s.build(temp, r, stop); err != nil {
+		return errors.Join(fmt.Errorf("restore %s: %w", s.path, err), removeIfThere(temp))
+	}
+	s.flushMu.Lock()
+	defer s.flushMu.Unlock()
+	s.applyMu.Lock()
+	defer s.applyMu.Unlock()
+	if err := s.failure(); err != nil {
+		return errors.Join(err, removeIfThere(temp))
+	}
+	if s.isClosed() {
+		return errors.Join(errClosed(), removeIfThere(temp))
+	}
+	if err := s.replace(temp); err != nil {
+		return s.fail(fmt.Errorf("restore: %w", err))
+	}
+	return nil
+}
+
+func removeIfThere(path string) error {
+	if err := os.Remove(path); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// replace puts a complete file in the place of the present one. The caller holds flushMu and applyMu.
+func (s *Store) replace(temp string) error {
+	if err := s.opts.at("synced"); err != nil {
+		return err
+	}
+	if err := os.Rename(temp, s.path); err != nil {
+		return err
+	}
+	if err := s.opts.at("renamed"); err != nil {
+		return err
+	}
+	if err := syncDir(filepath.Dir(s.path)); err != nil {
+		return err
+	}
+	f, st, sw, err := openFile(s.path)
+	if err != nil {
+		return err
+	}
+	old := s.layers.Load().file
+	s.adopt(f, st, sw)
+	return old.release()
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// build makes a file of a snapshot, complete and synced when it returns.
+func (s *Store) build(temp string, r io.Reader, stop <-chan struct{}) error {
+	if err := removeIfThere(temp); err != nil {
+		return err
+	}
+	// Nobody relies on this file before it is renamed, so it is synced once, at the end.
+	db, err := openBolt(temp, true)
+	if err != nil {
+		return err
+	}
+	db.AllocSize = allocBytes
+	b := &builder{db: db, fr: frameReader{r: r, stop: stop}}
+	err = guard(func() error {
+		if err := b.run(); err != nil {
+			return err
+		}
+		if err := s.opts.at("building"); err != nil {
+			return err
+		}
+		return db.Sync()
+	})
+	if _, stuck := errors.AsType[*pagePanic](err); stuck {
+		return err // bbolt may hold its locks: Close would wait for ever
+	}
+	return errors.Join(err, db.Close())
+}
+
+// builder fills an empty file from a snapshot.
+type builder struct {
+	db    *bbolt.DB
+	fr    frameReader
+	tx    *bbolt.Tx
+	bytes int // put into tx
+
+	state   state
+	sweep   sweep
+	seen    bool // the state
+	recs    uint64
+	last    revision // of the records
+	entries uint64
+	lastKey []byte // of the index
+}
+
+func (b *builder) run() error {
+	if err := b.fr.header(); err != nil {
+		return err
+	}
+	if err := b.begin(); err != nil {
+		return err
+	}
+	defer func() {
+		if b.tx != nil {
+			_ = b.tx.Rollback() // the file is thrown away
+		}
+	}()
+	if err := makeBuckets(b.tx, state{Revision: 1}, sweep{}); err != nil {
+		return err
+	}
+	for {
+		kind, payload, err := b.fr.next()
+		if err != nil {
+			return err
+		}
+		done := kind == frameEnd
+		switch {
+		case done:
+			err = b.end(payload)
+		case kind == frameState && !b.seen:
+			err = b.takeState(payload)
+		case kind == frameRecords && b.seen && b.entries == 0:
+			err = b.takeRecords(payload)
+		case kind == frameIndex && b.seen:
+			err = b.takeIndex(payload)
+		default:
+			err = damaged("frame %d of kind %q is out of place", b.fr.n-1, kind)
+		}
+		if err != nil {
+			return err
+		}
+		if done || b.bytes >= bulkBytes {
+			tx := b.tx
+			b.tx = nil
+			if err := tx.Commit(); err != nil {
+				return err
+			}
+		}
+		if done {
+			return nil
+		}
+		if b.tx == nil {
+			if err := b.begin(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (b *builder) begin() (err error) {
+	b.bytes = 0
+	b.tx, err = b.db.Begin(true)
+	return err
+}
+
+func (b *builder) takeState(p []byte) error {
+	if len(p) != stateLen+sweepLen {
+		return damaged("its state has %d bytes", len(p))
+	}
+	if err := b.state.parse(p[:stateLen]); err != nil {
+		return err
+	}
+	b.seen = true
+	return b.sweep.parse(p[stateLen:])
+}
+
+func (b *builder) takeRecords(p []byte) error {
+	revs := b.tx.Bucket(bucketRev)
+	revs.FillPercent = recFill
+	// bbolt keeps the slices it is given until the commit.
+	p = bytes.Clone(p)
+	for len(p) > 0 {
+		if len(p) < revKeyLen {
+			return damaged("a record is cut short")
+		}
+		k, rest := p[:revKeyLen], p[revKeyLen:]
+		n, w := binary.Uvarint(rest)
+		if w <= 0 || n > uint64(len(rest)-w) {
+			return damaged("a record is cut short")
+		}
+		rec := rest[w : w+int(n)]
+		p = rest[w+int(n):]
+		r, err := viewRecord(k, rec)
+		if err != nil {
+			return err
+		}
+		if !r.rev().after(b.last) || r.ModRevision > b.state.Revision || len(r.Key) > MaxKeyBytes {
+			return damaged("the record of revision %v is out of place", r.rev())
+		}
+		b.last = r.rev()
+		b.recs++
+		b.bytes += len(k) + len(rec)
+		if err := revs.Put(k, rec); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *builder) takeIndex(p []byte) error {
+	revs, index := b.tx.Bucket(bucketRev), b.tx.Bucket(bucketKey)
+	index.FillPercent = indexFill
+	var rk []byte
+	for len(p) > 0 {
+		main, w := binary.Uvarint(p)
+		sub, w2 := binary.Uvarint(p[max(w, 0):])
+		if w <= 0 || w2 <= 0 || main > uint64(b.last.main) || sub > 1<<32-1 {
+			return damaged("the order of its keys is malformed")
+		}
+		p = p[w+w2:]
+		rk = appendRevKey(rk[:0], revision{int64(main), uint32(sub)})
+		raw := revs.Get(rk)
+		if raw == nil {
+			return damaged("the order of its keys names revision %d.%d, which is not in it", main, sub)
+		}
+		r, err := viewRecord(rk, raw)
+		if err != nil {
+			return err
+		}
+		ik := appendIndexKey(nil, r.Key, r.rev())
+		if bytes.Compare(ik, b.lastKey) <= 0 {
+			return damaged("the order of its keys is wrong at key %q", r.Key)
+		}
+		entry := appendIndexEntry(nil, ik, r)
+		b.lastKey = ik
+		b.entries++
+		b.bytes += len(ik) + len(entry)
+		if err := index.Put(ik, entry); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *builder) end(p []byte) error {
+	if len(p) != 8 || binary.BigEndian.Uint64(p) != b.recs || b.entries != b.recs || !b.seen {
+		return damaged("it does not hold as many records as it says")
+	}
+	meta := b.tx.Bucket(bucketMeta)
+	if err := meta.Put(metaSweep, b.sweep.append(nil)); err != nil {
+		return err
+	}
+	return meta.Put(metaState, b.state.append(nil))
+}

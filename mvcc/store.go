@@ -3,7 +3,6 @@ package mvcc
 import (
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 	"sync/atomic"
 
@@ -60,7 +59,7 @@ func Open(path string, opts Options) (*Store, error) {
 		wakeFlush: make(chan struct{}, 1),
 		wakeSweep: make(chan struct{}, 1),
 	}
-	if err := os.Remove(restorePath(path)); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := removeIfThere(restorePath(path)); err != nil {
 		return nil, fmt.Errorf("open store %s: remove what an interrupted restore left: %w", path, err)
 	}
 	f, st, sw, err := openFile(path)
@@ -75,12 +74,15 @@ func Open(path string, opts Options) (*Store, error) {
 
 // adopt makes f what the store stands on. The caller holds both locks, or is alone.
 func (s *Store) adopt(f *file, st state, sw sweep) {
+	continues := st.Epoch == s.state.Epoch && st.Revision >= s.state.Revision
 	s.layers.Store(&layers{active: newOverlay()})
 	s.state, s.unsaved, s.saved, s.sweep = st, false, st, sw
 	s.swept.Store(sw.Done)
 	s.tail.reset(st.Revision)
 	s.durable.Store(st.Applied)
 	s.publish()
+	s.hub.reset(st.Revision, continues)
+	s.applied.Store(st.Applied)
 	s.layers.Store(&layers{active: newOverlay(), file: f})
 	s.measure()
 	if st.Compact > sw.Done {
@@ -88,7 +90,8 @@ func (s *Store) adopt(f *file, st state, sw sweep) {
 	}
 }
 
-// publish shows readers what Apply has done. The caller holds applyMu.
+// publish shows readers what Apply has done, all but the applied index: who waits for that may rely on watches having
+// been told too. The caller holds applyMu.
 func (s *Store) publish() {
 	s.revision.Store(s.state.Revision)
 	s.compact.Store(s.state.Compact)
@@ -97,7 +100,6 @@ func (s *Store) publish() {
 		s.epoch.Store(&epoch)
 	}
 	s.term.Store(s.state.Term)
-	s.applied.Store(s.state.Applied)
 }
 
 // Applied is the index of the newest entry applied, in memory.
@@ -164,7 +166,7 @@ func (s *Store) Close() error {
 		if s.stuck {
 			return
 		}
-		err = errors.Join(err, s.layers.Load().file.db.Close())
+		err = errors.Join(err, s.layers.Load().file.release())
 	})
 	return err
 }
