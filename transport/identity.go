@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/hmac"
 	"crypto/rand"
@@ -182,6 +183,9 @@ func parsePEM(data []byte) (key ed25519.PrivateKey, certs []*x509.Certificate, n
 	for {
 		block, rest := pem.Decode(data)
 		if block == nil {
+			if len(bytes.TrimSpace(data)) > 0 {
+				return nil, nil, nil, fmt.Errorf("%d bytes that are no whole PEM block: the file was cut short or edited", len(data))
+			}
 			return key, certs, node, nil
 		}
 		switch block.Type {
