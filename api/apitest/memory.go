@@ -57,6 +57,9 @@ func (m *Memory) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
 	if err := ctx.Err(); err != nil {
 		return kv.Result{}, &kv.Error{Code: kv.NoLeader, Detail: "the request ended before it was applied", Err: err}
 	}
+	if c.Write == kv.WriteQueue {
+		return kv.Result{}, kv.Errorf(kv.Invalid, "there is no queue here")
+	}
 	if err := validate(c.Ops); err != nil {
 		return kv.Result{}, err
 	}

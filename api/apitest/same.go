@@ -1,0 +1,51 @@
+package apitest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+
+	"holdfast/kv"
+)
+
+// The comparisons here take nil and empty for the same, as the vocabulary does.
+
+func asError(err error) (*kv.Error, bool) { return errors.AsType[*kv.Error](err) }
+
+func sameKV(a, b kv.KeyValue) bool {
+	return bytes.Equal(a.Key, b.Key) && bytes.Equal(a.Value, b.Value) && a.CreateRevision == b.CreateRevision &&
+		a.ModRevision == b.ModRevision && a.Version == b.Version && a.Lease == b.Lease
+}
+
+func sameKVs(a, b []kv.KeyValue) bool { return slices.EqualFunc(a, b, sameKV) }
+
+func sameOp(a, b kv.OpResult) bool {
+	return sameKVs(a.KVs, b.KVs) && a.Count == b.Count && a.More == b.More && a.Created == b.Created &&
+		a.Succeeded == b.Succeeded && slices.EqualFunc(a.Ops, b.Ops, sameOp)
+}
+
+func sameEvent(a, b kv.Event) bool { return a.Delete == b.Delete && sameKV(a.KV, b.KV) }
+
+func showKV(v kv.KeyValue) string {
+	if v.ModRevision == 0 {
+		return "no key"
+	}
+	value := fmt.Sprintf("%q", v.Value)
+	if len(v.Value) > 64 {
+		value = fmt.Sprintf("%d bytes", len(v.Value))
+	}
+	return fmt.Sprintf("%q=%s (create %d, mod %d, version %d, lease %d)", v.Key, value, v.CreateRevision, v.ModRevision, v.Version, v.Lease)
+}
+
+func showEvents(events []kv.Event) string {
+	var b bytes.Buffer
+	for _, e := range events {
+		kind := "put"
+		if e.Delete {
+			kind = "delete"
+		}
+		fmt.Fprintf(&b, "\n\t%s %s", kind, showKV(e.KV))
+	}
+	return b.String()
+}
