@@ -38,8 +38,8 @@ type Config struct {
 	// FlushEvery is how long applied commands may wait in memory before they are written to the state file;
 	// 0 for DefaultFlushEvery.
 	FlushEvery time.Duration
-	// DiskReserve is the free space below which writes are refused; 0 for DefaultDiskReserve, but at most an eighth of
-	// the file system. Negative for none.
+	// DiskReserve is the free space below which writes are refused. 0 and DefaultDiskReserve are the default: that much,
+	// but at most an eighth of the file system. Negative for none.
 	DiskReserve int64
 	// RequestBytes is the most bytes of one encoded command; 0 for DefaultRequestBytes.
 	RequestBytes int

@@ -56,7 +56,7 @@ func newSpace(cfg Config, overlay func() int64) (*space, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ask for the free space of %s: %w", s.dir, err)
 	}
-	if s.reserve == 0 {
+	if s.reserve == 0 || s.reserve == DefaultDiskReserve {
 		s.reserve = min(DefaultDiskReserve, size/reserveShare)
 	}
 	s.lower = s.reserve / 2

@@ -3,24 +3,24 @@ package member
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"path/filepath"
-	"strconv"
 	"time"
 
 	"holdfast/kv"
 )
 
-// Status is a member as its operator sees it. It has the shape of api.MemberStatus.
+// Status is a member as its operator sees it, with what api.MemberStatus needs.
 type Status struct {
-	ClusterID       string
-	ReplicaID       string
-	Leader          string // replica id, empty while there is none
+	ClusterID       uint64
+	ReplicaID       uint64
+	Leader          uint64 // replica id, 0 while there is none
 	Term            uint64
+	Epoch           kv.Epoch // zero before the cluster has one
+	Revision        int64
+	CompactRevision int64
 	Applied         uint64
 	Durable         uint64 // what the state file holds; the log has the rest
-	CompactRevision int64
 	StateBytes      int64
 	LogBytes        int64 // as measured within the last logPoll
 	OverlayBytes    int64
@@ -32,23 +32,22 @@ type Status struct {
 func (m *Member) Status() Status {
 	st := m.store.Stats()
 	l, _ := m.leader.get()
-	s := Status{
-		ClusterID:       fmt.Sprintf("%016x", m.id.Cluster),
-		ReplicaID:       strconv.FormatUint(m.id.Replica, 10),
+	return Status{
+		ClusterID:       m.id.Cluster,
+		ReplicaID:       m.id.Replica,
+		Leader:          l.replica,
 		Term:            l.term,
+		Epoch:           m.store.Epoch(),
+		Revision:        st.Revision,
+		CompactRevision: st.Compact,
 		Applied:         st.Applied,
 		Durable:         st.Durable,
-		CompactRevision: st.Compact,
 		StateBytes:      st.FileBytes,
 		LogBytes:        m.logSize.Load(),
 		OverlayBytes:    st.OverlayBytes,
 		DiskFreeBytes:   m.space.bytes.Load(),
 		WritesRefused:   m.space.why(),
 	}
-	if l.replica != 0 {
-		s.Leader = strconv.FormatUint(l.replica, 10)
-	}
-	return s
 }
 
 // Header says where this replica stands, from memory.
