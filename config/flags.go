@@ -42,14 +42,18 @@ func (f *field) described() string {
 	}
 }
 
-// ParseFlags parses the arguments of `agent run` as far as it can and reports every unknown flag, where cobra stops at
-// the first.
-func ParseFlags(args []string) (*pflag.FlagSet, error) {
+// ParseFlags parses arguments as far as it can and reports every unknown flag, where cobra stops at the first. also are
+// flags that are allowed besides the settings.
+func ParseFlags(args []string, also ...*pflag.Flag) (*pflag.FlagSet, error) {
 	var faults []*Fault
 	for {
 		flags := pflag.NewFlagSet("agent", pflag.ContinueOnError)
-		flags.BoolP("help", "h", false, "")
 		AddFlags(flags)
+		for _, f := range also {
+			if flags.Lookup(f.Name) == nil {
+				flags.AddFlag(f)
+			}
+		}
 		err := flags.Parse(args)
 		if err == nil {
 			return flags, join(faults)

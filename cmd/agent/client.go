@@ -1,0 +1,229 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"mime"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// answerMax bounds what is kept of an answer: the largest value an agent may be set up for, as base64 in a list, and
+// some.
+const answerMax = 64 << 20
+
+// client talks to one agent.
+type client struct {
+	target  target
+	http    *http.Client
+	timeout time.Duration
+}
+
+// connect returns a client for the agent that the flags mean. Nothing is sent yet.
+func (p *program) connect(f *clientFlags) (*client, error) {
+	t, err := p.target(f)
+	if err != nil {
+		return nil, err
+	}
+	if f.timeout <= 0 {
+		return nil, exitf(exitUsage, "--timeout must be more than nothing, as 10s")
+	}
+	return &client{
+		target:  t,
+		timeout: f.timeout,
+		http: &http.Client{
+			// No Proxy: an agent is on this machine or on this network.
+			Transport:     &http.Transport{DialContext: t.dial, DisableCompression: true, DisableKeepAlives: true},
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+	}, nil
+}
+
+// call is a request to an agent.
+type call struct {
+	method string
+	path   string // escaped
+	query  url.Values
+	header http.Header
+	body   []byte
+}
+
+// answer is what an agent said to a call that it did not refuse.
+type answer struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+// do makes a call and reads the whole answer. A refusal is an error.
+func (c *client) do(ctx context.Context, call call) (*answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	resp, err := c.send(ctx, call)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	body, err := readAnswer(resp.Body)
+	if err != nil {
+		return nil, c.failed(call, err)
+	}
+	return &answer{resp.StatusCode, resp.Header, body}, nil
+}
+
+// send makes a call and returns the open answer if it is no refusal.
+func (c *client) send(ctx context.Context, call call) (*http.Response, error) {
+	req, err := c.request(ctx, call)
+	if err != nil {
+		return nil, &exitError{exitUsage, err}
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.failed(call, err)
+	}
+	if resp.StatusCode >= 200 && resp.StatusCode < 300 {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	body, err := readAnswer(resp.Body)
+	if err != nil {
+		return nil, c.failed(call, err)
+	}
+	return nil, c.refused(resp, body)
+}
+
+// request puts the key into the path as it is: neither net/url nor net/http may clean or unescape it.
+func (c *client) request(ctx context.Context, call call) (*http.Request, error) {
+	u := c.target.base
+	path, err := url.PathUnescape(call.path)
+	if err != nil {
+		return nil, err
+	}
+	u.Path, u.RawPath, u.RawQuery = path, call.path, call.query.Encode()
+	req, err := http.NewRequestWithContext(ctx, call.method, u.String(), bytes.NewReader(call.body))
+	if err != nil {
+		return nil, err
+	}
+	req.URL = &u // what String wrote was parsed again
+	for name, values := range call.header {
+		req.Header[name] = values
+	}
+	req.Header.Set("User-Agent", "holdfast-agent/"+buildOf().Version)
+	return req, nil
+}
+
+func readAnswer(body io.Reader) ([]byte, error) {
+	all, err := io.ReadAll(io.LimitReader(body, answerMax+1))
+	if err == nil && len(all) > answerMax {
+		err = fmt.Errorf("the answer is larger than %d bytes", answerMax)
+	}
+	return all, err
+}
+
+// failed explains a call that got no whole answer.
+func (c *client) failed(call call, err error) error {
+	if e, ok := errors.AsType[*url.Error](err); ok {
+		err = e.Err
+	}
+	op, dialed := errors.AsType[*net.OpError](err)
+	unconnected := dialed && op.Op == "dial"
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return exitf(exitRefused, "you may not use %s: its owner and its group may (%w)", c.target.name, err)
+	case unconnected && (errors.Is(err, context.DeadlineExceeded) || os.IsTimeout(err)), unconnected, errors.Is(err, syscall.ECONNREFUSED):
+		return exitf(exitUnavailable, "no agent at %s: %w (is it running? journalctl -u holdfast says, or start it with: agent)", c.target.name, err)
+	}
+	unknown := ""
+	if call.method != http.MethodGet {
+		unknown = "; whether it was done is not known"
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return exitf(exitTemporary, "no answer from %s within %v%s (--timeout sets how long to wait)", c.target.name, c.timeout, unknown)
+	}
+	if errors.Is(err, context.Canceled) {
+		return exitf(exitTemporary, "interrupted%s", unknown)
+	}
+	return exitf(exitTemporary, "the connection to %s broke: %w%s", c.target.name, err, unknown)
+}
+
+// problem is what an agent answers when it refuses: RFC 9457.
+type problem struct {
+	Type      string `json:"type"`
+	Title     string `json:"title"`
+	Status    int    `json:"status"`
+	Detail    string `json:"detail"`
+	Code      string `json:"code"`
+	Retryable bool   `json:"retryable"`
+	Outcome   string `json:"outcome"`
+}
+
+// refused turns an answer that is no success into an error.
+func (c *client) refused(resp *http.Response, body []byte) error {
+	var p problem
+	kind, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	if err != nil || kind != "application/problem+json" || json.Unmarshal(body, &p) != nil {
+		return exitf(exitRefused, "%s answered %s, which no agent would: is it one?", c.target.name, resp.Status)
+	}
+	return p.refusal()
+}
+
+// refusal is the problem as an error: worth another try, or not.
+func (p *problem) refusal() error {
+	text := p.Title
+	if p.Detail != "" {
+		text = p.Detail
+	}
+	if p.Code != "" && !strings.Contains(text, p.Code) {
+		text += " [" + p.Code + "]"
+	}
+	if p.Outcome == "unknown" {
+		text += "; whether it was done is not known"
+	}
+	if p.Retryable {
+		return exitf(exitTemporary, "%s; try again", text)
+	}
+	return exitf(exitRefused, "%s", text)
+}
+
+// session is what a client command starts with.
+func (p *program) session(cmd *cobra.Command, f *clientFlags) (ctx context.Context, c *client, done func(), err error) {
+	ctx, stop := p.interruptible(cmd.Context())
+	c, err = p.connect(f)
+	if err != nil {
+		stop()
+		return nil, nil, nil, err
+	}
+	return ctx, c, stop, nil
+}
+
+// interruptible ends the context when the user does, so that a command can say what became of what it did.
+func (p *program) interruptible(ctx context.Context) (context.Context, func()) {
+	received, stop := p.signals(os.Interrupt, syscall.SIGTERM)
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		select {
+		case <-received:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() {
+		stop()
+		cancel()
+		<-done
+	}
+}
