@@ -55,6 +55,8 @@ var ours = []rule{
 	{"internal/service", nil},
 	{"internal/simnet", nil},
 	{"internal/arch", nil},
+	{"systemd", nil},
+	{"packaging", nil},
 
 	// who puts them together; only agent and cmd read config
 	{"agent", []string{"kv", "internal/wire", "internal/service", "config", "api/...", "mvcc", "member/...", "proxy/...",
@@ -85,6 +87,7 @@ var anywhere = []string{"agent", "api/...", "client", "cmd/...", "config", "inte
 var libraries = []library{
 	{path: "github.com/lni/dragonboat/v4", homes: []string{"member/..."}},
 	{path: "github.com/lni/vfs", homes: []string{"member/..."}},
+	{path: "github.com/cespare/xxhash/v2", homes: []string{"member/..."}},
 	{path: "go.etcd.io/bbolt", homes: []string{"mvcc", "proxy/cache"}, tests: []string{"member/..."}},
 	{path: "github.com/quic-go/quic-go", homes: []string{"transport", "internal/simnet"}, tests: []string{"test/..."}},
 	{path: "google.golang.org/grpc", homes: []string{"api/etcd"}, tests: []string{"test/..."}},
@@ -109,7 +112,7 @@ var libraries = []library{
 
 	{path: "pgregory.net/rapid", homes: []string{"api/apitest", "test/..."}, tests: []string{"..."}},
 	{path: "go.uber.org/goleak", homes: []string{"api/apitest", "test/..."}, tests: []string{"..."}},
-	{path: "github.com/anishathalye/porcupine", homes: []string{"test/..."}, tests: []string{"..."}},
+	{path: "github.com/anishathalye/porcupine", homes: []string{"api/apitest", "test/..."}, tests: []string{"..."}},
 }
 
 // pkg is a package of ours as its source has it, whatever the build tags.

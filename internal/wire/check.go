@@ -18,14 +18,26 @@ func CheckCommand(c kv.Command) error {
 		}
 	}
 	if len(c.Ops) == 1 {
-		if e, ok := c.Ops[0].(kv.Each); ok {
-			return checkEach(e)
+		switch op := c.Ops[0].(type) {
+		case kv.Skip:
+			return nil
+		case kv.Each:
+			return checkEach(op)
 		}
 	}
 	return checkOps(c.Ops, 0)
 }
 
-// checkEach checks the commands of a batch, which is the only op of its command.
+// alone reports whether op has to be the only one of its command.
+func alone(op kv.Op) bool {
+	switch op.(type) {
+	case kv.Each, kv.Skip:
+		return true
+	}
+	return false
+}
+
+// checkEach checks the commands of a batch.
 func checkEach(e kv.Each) error {
 	for _, c := range e.Commands {
 		for _, op := range c.Ops {
@@ -63,9 +75,9 @@ func checkOp(op kv.Op, depth int) error {
 		if op.Order > kv.OrderDescend {
 			return unknown("sort order", op.Order)
 		}
-	case kv.Each:
-		return kv.Errorf(kv.Invalid, "a batch stands beside or inside another op")
-	case kv.Put, kv.Delete, kv.Skip, kv.Compact, kv.LeaderTerm, kv.OpenEpoch, kv.OpenQueue, kv.LeaseGrant, kv.LeaseRevoke,
+	case kv.Each, kv.Skip:
+		return kv.Errorf(kv.Invalid, "an op of type %T has to be the only one of its command", op)
+	case kv.Put, kv.Delete, kv.Compact, kv.LeaderTerm, kv.OpenEpoch, kv.OpenQueue, kv.LeaseGrant, kv.LeaseRevoke,
 		kv.LeaseKeepAlive, kv.LeaseTTL, kv.LeaseList:
 	default:
 		return kv.Errorf(kv.Invalid, "an op of type %T is not known", op)

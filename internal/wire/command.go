@@ -2,6 +2,7 @@ package wire
 
 import (
 	"encoding/binary"
+	"slices"
 
 	"holdfast/kv"
 )
@@ -53,6 +54,9 @@ func command(r *reader) (c kv.Command) {
 	}
 	c.Guards = list(r, 7, "guards", guard)
 	c.Ops = list(r, 1, "ops", op)
+	if len(c.Ops) > 1 && slices.ContainsFunc(c.Ops, alone) {
+		r.fail(ErrMalformed, "an op stands beside others and has to be alone")
+	}
 	return c
 }
 

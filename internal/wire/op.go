@@ -130,8 +130,10 @@ func op(r *reader) kv.Op {
 	case tagLeaseList:
 		return kv.LeaseList{}
 	case tagEach:
+		r.onlyOfCommand()
 		return each(r)
 	case tagSkip:
+		r.onlyOfCommand()
 		return kv.Skip{From: r.uint("first sequence")}
 	case tagOpenQueue:
 		var o kv.OpenQueue
@@ -141,6 +143,13 @@ func op(r *reader) kv.Op {
 	default:
 		r.fail(ErrNewer, "unknown kind of op %d", byte(t))
 		return nil
+	}
+}
+
+// onlyOfCommand refuses an op inside another, or in a query.
+func (r *reader) onlyOfCommand() {
+	if r.depth > 0 || r.kind != kindCommand {
+		r.fail(ErrMalformed, "an op has to be the only one of its command and is part of another")
 	}
 }
 

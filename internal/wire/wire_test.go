@@ -3,6 +3,7 @@ package wire
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"reflect"
 	"runtime"
 	"slices"
@@ -154,6 +155,7 @@ func TestSecondSpellingsAreRefused(t *testing.T) {
 		"empty epoch":             slices.Concat([]byte{Version, byte(kindOutcome), 0, headerEpoch}, make([]byte, 24), []byte{0, 0, 0, 0}),
 		"empty list of keys":      {Version, byte(kindOutcome), 0, 0, 0, 0, 0, 1, resultKVs, 0, 0},
 		"empty list of results":   {Version, byte(kindOutcome), 0, 0, 0, 0, 0, 1, resultOps, 0, 0},
+		"empty list of outcomes":  {Version, byte(kindOutcome), 0, 0, 0, 0, 0, 1, resultEach, 0, 0},
 		"empty list of leases":    {Version, byte(kindOutcome), 0, 0, 0, 0, 0, 1, resultLeases, 0, 0},
 		"a second of nanoseconds": slices.Concat([]byte{Version, byte(kindOutcome), outcomeQueued, receiptExpires, 0}, appendUint(nil, 1e9), make([]byte, 6)),
 		"expiry never": slices.Concat([]byte{Version, byte(kindOutcome), outcomeQueued, receiptExpires},
@@ -250,6 +252,47 @@ func TestOpsWithoutATagAreRefusedAtTheDoor(t *testing.T) {
 	}
 }
 
+func TestOpsThatStandAloneAreRefusedElsewhere(t *testing.T) {
+	put := kv.Put{Key: []byte("k")}
+	each := kv.Each{Commands: []kv.Command{{Ops: []kv.Op{put}}}}
+	for _, op := range []kv.Op{each, kv.Skip{From: 1}} {
+		for name, ops := range map[string][]kv.Op{
+			"first of two":  {op, put},
+			"second of two": {put, op},
+			"in then":       {kv.Txn{Then: []kv.Op{op}}},
+			"in else":       {kv.Txn{Else: []kv.Op{op}}},
+		} {
+			t.Run(fmt.Sprintf("%T %s", op, name), func(t *testing.T) {
+				for _, c := range []kv.Command{{Ops: ops}, {Ops: []kv.Op{kv.Each{Commands: []kv.Command{{Ops: ops}}}}}} {
+					if err := CheckCommand(c); kv.CodeOf(err) != kv.Invalid {
+						t.Errorf("CheckCommand: %v", err)
+					}
+					if _, err := DecodeCommand(AppendCommand(nil, c)); !errors.Is(err, ErrMalformed) {
+						t.Errorf("DecodeCommand: %v", err)
+					}
+				}
+			})
+		}
+		if err := CheckCommand(kv.Command{Ops: []kv.Op{op}}); err != nil {
+			t.Errorf("%T alone: %v", op, err)
+		}
+		q := kv.Query{Ops: []kv.Op{op}}
+		if err := CheckQuery(q); kv.CodeOf(err) != kv.Invalid {
+			t.Errorf("CheckQuery: %v", err)
+		}
+		if _, err := DecodeQuery(AppendQuery(nil, q)); !errors.Is(err, ErrMalformed) {
+			t.Errorf("DecodeQuery: %v", err)
+		}
+	}
+	nested := kv.Command{Ops: []kv.Op{kv.Each{Commands: []kv.Command{{Ops: []kv.Op{each}}}}}}
+	if err := CheckCommand(nested); kv.CodeOf(err) != kv.Invalid {
+		t.Errorf("CheckCommand of a batch in a batch: %v", err)
+	}
+	if _, err := DecodeCommand(AppendCommand(nil, nested)); !errors.Is(err, ErrMalformed) {
+		t.Errorf("DecodeCommand of a batch in a batch: %v", err)
+	}
+}
+
 func nest(depth int) []kv.Op {
 	ops := []kv.Op{kv.Put{Key: []byte("k")}}
 	for i := range depth {
@@ -321,6 +364,8 @@ func hostile() map[string][]byte {
 		"txns":         AppendCommand(nil, kv.Command{Ops: slices.Repeat([]kv.Op{kv.Txn{}}, size/4)}),
 		"ranges":       AppendCommand(nil, kv.Command{Ops: slices.Repeat([]kv.Op{kv.Range{}}, size/6)}),
 		"ttls":         AppendCommand(nil, kv.Command{Ops: slices.Repeat([]kv.Op{kv.LeaseTTL{}}, size/3)}),
+		"batches":      AppendCommand(nil, kv.Command{Ops: []kv.Op{kv.Each{Commands: make([]kv.Command, size/3)}}}),
+		"outcomes":     AppendOutcome(nil, kv.Outcome{Result: kv.Result{Ops: []kv.OpResult{{Each: make([]kv.Outcome, size/6)}}}}),
 		"guarded":      AppendCommand(nil, kv.Command{Guards: make([]kv.Guard, size/7)}),
 	}
 }
