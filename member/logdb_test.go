@@ -279,19 +279,20 @@ func (l *testLog) wantEntries(name string, from, to uint64) {
 
 func TestImportedSnapshotReplacesTheState(t *testing.T) {
 	l := openTestLog(t, t.TempDir())
-	l.save(update(state(5, 7, 1), entry(1)))
+	was := state(5, 7, 90)
+	l.save(update(was, entry(90)))
 	ss := pb.Snapshot{Index: 90, Term: 3, ShardID: shardID, Imported: true}
 	if err := l.ImportSnapshot(ss, testReplica); err != nil {
 		t.Fatal(err)
 	}
-	// The state is now that of the snapshot, so the one before is news again.
-	l.save(update(state(5, 7, 91), entry(91)))
-	if got := l.crash().raftState().State; got != state(5, 7, 91) {
-		t.Errorf("state %+v after a crash, want term 5, vote 7, commit 91", got)
+	// The state on disk is now that of the snapshot, so the one before is news again.
+	l.save(update(was))
+	if got := l.crash().raftState().State; got != was {
+		t.Errorf("state %+v after a crash, want %+v", got, was)
 	}
-	l.save(update(pb.State{}, entry(92)))
-	if got := l.crash().raftState().State; got != state(5, 7, 91) {
-		t.Errorf("state %+v after a crash, want term 5, vote 7, commit 91", got)
+	l.save(update(pb.State{}, entry(91)))
+	if got := l.crash().raftState().State; got != was {
+		t.Errorf("state %+v after an entry and a crash, want %+v", got, was)
 	}
 }
 
