@@ -8,6 +8,7 @@ import (
 	"github.com/lni/dragonboat/v4/statemachine"
 
 	"holdfast/internal/wire"
+	"holdfast/kv"
 	"holdfast/mvcc"
 )
 
@@ -73,22 +74,57 @@ func (f *fsm) Sync() error {
 	return nil
 }
 
-// errNoStreams ends what only a replica with peers is asked for.
-var errNoStreams = errors.New("sending state to another replica is not supported by this version")
-
-// PrepareSnapshot is asked for when another replica needs the state.
+// PrepareSnapshot pins the state as it is, for a replica that needs all of it.
 func (f *fsm) PrepareSnapshot() (any, error) {
-	f.halt.stop(errNoStreams)
-	return nil, errNoStreams
+	s, err := f.store.Snapshot()
+	if err != nil {
+		f.halt.stop(fmt.Errorf("begin a snapshot of the state file: %w", err))
+	}
+	return s, nil
 }
 
-// SaveSnapshot is never reached.
-func (*fsm) SaveSnapshot(any, io.Writer, <-chan struct{}) error { return errNoStreams }
+// SaveSnapshot sends what PrepareSnapshot pinned.
+func (f *fsm) SaveSnapshot(pinned any, w io.Writer, stop <-chan struct{}) error {
+	s, ok := pinned.(*mvcc.Snapshot)
+	if !ok {
+		return fmt.Errorf("a snapshot of type %T", pinned)
+	}
+	defer s.Close()
+	out := &sink{w: w}
+	err := s.WriteTo(out, stop)
+	switch {
+	case out.err != nil:
+		return out.err // the receiver's end: nothing is wrong with the state
+	case kv.CodeOf(err) == kv.Stopping:
+		return statemachine.ErrSnapshotStopped
+	case err != nil:
+		f.halt.stop(fmt.Errorf("read the state file for a snapshot: %w", err))
+	}
+	return nil
+}
 
-// RecoverFromSnapshot is asked for when another replica has sent its state.
-func (f *fsm) RecoverFromSnapshot(io.Reader, <-chan struct{}) error {
-	f.halt.stop(errNoStreams)
-	return errNoStreams
+// sink remembers that it was writing that failed.
+type sink struct {
+	w   io.Writer
+	err error
+}
+
+func (s *sink) Write(p []byte) (n int, err error) {
+	n, s.err = s.w.Write(p)
+	return n, s.err
+}
+
+// RecoverFromSnapshot replaces the state by what another replica has sent.
+func (f *fsm) RecoverFromSnapshot(r io.Reader, stop <-chan struct{}) error {
+	err := f.store.Restore(r, stop)
+	if kv.CodeOf(err) == kv.Stopping {
+		return statemachine.ErrSnapshotStopped
+	}
+	if err != nil {
+		f.halt.stop(fmt.Errorf("replace the state file by a snapshot of another replica: %w", err))
+	}
+	f.applied()
+	return nil
 }
 
 // Close leaves the store open: it belongs to the member, and may be read until the member closes it.

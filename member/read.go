@@ -159,14 +159,7 @@ func (m *Member) Watch(ctx context.Context, w kv.WatchSpec) iter.Seq2[kv.Batch, 
 			case <-ctx.Done():
 			}
 		}()
-		store, ok := any(m.store).(interface {
-			Watch(context.Context, kv.WatchSpec) iter.Seq2[kv.Batch, error]
-		})
-		if !ok {
-			yield(kv.Batch{}, kv.Errorf(kv.Unsupported, "this version does not watch"))
-			return
-		}
-		for b, err := range store.Watch(ctx, w) {
+		for b, err := range m.store.Watch(ctx, w) {
 			if err == nil {
 				m.stamp(&b.Header)
 			} else if m.isStopping() {
