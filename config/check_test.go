@@ -166,13 +166,13 @@ func TestQueuePrefixesAreReadWhole(t *testing.T) {
 func TestValidateJudgesAConfigMadeByHand(t *testing.T) {
 	c := Default()
 	c.Complete("x")
-	c.Mode, c.Limits.TxnOps, c.Listen, c.Store.History = "chief", 0, []string{"http://:1"}, -1
+	c.Mode, c.Limits.Watches, c.Listen, c.Store.History = "chief", 0, []string{"http://:1"}, -1
 	got := Faults(c.Validate())
 	var keys []string
 	for _, f := range got {
 		keys = append(keys, f.Key)
 	}
-	if want := []string{"mode", "store.history", "limits.txn-ops", "listen"}; !slices.Equal(keys, want) {
+	if want := []string{"mode", "store.history", "limits.watches", "listen"}; !slices.Equal(keys, want) {
 		t.Errorf("got faults on %v, want %v", keys, want)
 	}
 }

@@ -23,7 +23,7 @@ import "time"
 // Config is everything that can be set. A Config from Load is complete and has passed every check that needs no network;
 // whether it suits the data directory is for the agent to judge. It is a value: copy it, compare it with Compare.
 type Config struct {
-	Mode          Mode     `mapstructure:"mode" default:"auto" oneof:"auto,member,proxy" help:"what this node is to be; auto goes on as the data directory records and makes an empty one a member. This version cannot be a proxy yet"`
+	Mode          Mode     `mapstructure:"mode" default:"auto" oneof:"auto,member,proxy" help:"what this node is to be; auto goes on as the data directory records, and makes an empty one a member; this version cannot be a proxy yet"`
 	Name          string   `mapstructure:"name" shown:"the host name" check:"label" help:"label of this node in status and logs; not an identity"`
 	DataDir       string   `mapstructure:"data-dir" default:"holdfast.data" check:"path" help:"directory of everything this node stores; one agent each"`
 	Listen        []string `mapstructure:"listen" default:"http://127.0.0.1:2379,http://[::1]:2379" check:"urls" help:"URLs on which clients are served, http://host:port or unix:///path; the default leaves out ::1 on a machine without IPv6"`
@@ -107,9 +107,9 @@ type QueuePrefix struct {
 // Store is how a member keeps its data.
 type Store struct {
 	History     time.Duration `mapstructure:"history" default:"10m" help:"how long superseded revisions stay readable; 0 keeps them until a client compacts, as etcd does"`
-	Quota       Size          `mapstructure:"quota" default:"2GiB" min:"16MiB" help:"size of the stored data at which writes are refused"`
+	Quota       Size          `mapstructure:"quota" default:"2GiB" min:"16MiB" planned:"keep to a quota" help:"size of the stored data at which writes are refused"`
 	Flush       time.Duration `mapstructure:"flush" default:"30s" min:"100ms" max:"10m" help:"longest time between writing applied changes to the state file; the log has them before"`
-	DiskReserve Size          `mapstructure:"disk-reserve" default:"256MiB" min:"1MiB" help:"free disk space below which writes are refused"`
+	DiskReserve Size          `mapstructure:"disk-reserve" default:"256MiB" min:"1MiB" help:"free disk space below which writes are refused; left at its default it is at most an eighth of the disk"`
 }
 
 // Link is how the connections to other nodes spend bytes.
@@ -120,10 +120,10 @@ type Link struct {
 
 // Limits is what a client may ask for. gRPC clients are held to Request only, as etcd does.
 type Limits struct {
-	Value         Size          `mapstructure:"value" default:"1MiB" min:"1KiB" max:"16MiB" help:"largest value of a REST request"`
+	Value         Size          `mapstructure:"value" default:"1MiB" min:"1KiB" max:"8MiB" help:"largest value of a REST request"`
 	Key           Size          `mapstructure:"key" default:"4KiB" min:"64B" max:"64KiB" help:"longest key of a REST request"`
-	Request       Size          `mapstructure:"request" default:"1.5MiB" min:"64KiB" max:"16MiB" help:"largest request of any kind"`
-	TxnOps        int           `mapstructure:"txn-ops" default:"128" min:"1" max:"16384" help:"most operations in a transaction"`
+	Request       Size          `mapstructure:"request" default:"1.5MiB" min:"64KiB" max:"8MiB" help:"largest request of any kind"`
+	TxnOps        int           `mapstructure:"txn-ops" default:"128" min:"1" max:"16384" planned:"take transactions" help:"most operations in a transaction"`
 	Connections   int           `mapstructure:"connections" default:"1024" min:"1" max:"1000000" reload:"yes" help:"most client connections at a time"`
 	HeaderTimeout time.Duration `mapstructure:"header-timeout" default:"10s" min:"100ms" max:"10m" help:"time a client has to send the header of a request"`
 	BodyTimeout   time.Duration `mapstructure:"body-timeout" default:"1m" min:"100ms" max:"24h" help:"time a client has to send the body of a request"`

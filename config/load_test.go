@@ -146,10 +146,10 @@ func TestAStrongerListReplacesTheWhole(t *testing.T) {
 
 func TestFormatsSayTheSame(t *testing.T) {
 	files := map[string]string{
-		"a.yaml": "name: x\ninsecure: true\nstore:\n  flush: 10s\n  quota: 1GiB\n  history: 0\nlimits: {txn-ops: 5, value: 2048}\ncors:\n  origins: [\"https://a.example\"]\n",
-		"a.yml":  "name: x\ninsecure: 'true'\nstore.flush: 10s\nstore.quota: 1024MiB\nstore: {history: 0s}\nlimits: {txn-ops: '5', value: 2KiB}\ncors.origins: https://a.example\n",
-		"a.toml": "name = 'x'\ninsecure = true\nstore.flush = '10s'\nstore.quota = 1_073_741_824\nstore.history = 0\n[limits]\ntxn-ops = 5\nvalue = '2KiB'\n[cors]\norigins = ['https://a.example']\n",
-		"a.json": `{"name":"x","insecure":true,"store":{"flush":"10s","quota":1073741824,"history":0},"limits":{"txn-ops":5,"value":"2KiB"},"cors":{"origins":["https://a.example"]}}`,
+		"a.yaml": "name: x\ninsecure: true\nstore:\n  flush: 10s\n  disk-reserve: 1GiB\n  history: 0\nlimits: {watches: 5, value: 2048}\ncors:\n  origins: [\"https://a.example\"]\n",
+		"a.yml":  "name: x\ninsecure: 'true'\nstore.flush: 10s\nstore.disk-reserve: 1024MiB\nstore: {history: 0s}\nlimits: {watches: '5', value: 2KiB}\ncors.origins: https://a.example\n",
+		"a.toml": "name = 'x'\ninsecure = true\nstore.flush = '10s'\nstore.disk-reserve = 1_073_741_824\nstore.history = 0\n[limits]\nwatches = 5\nvalue = '2KiB'\n[cors]\norigins = ['https://a.example']\n",
+		"a.json": `{"name":"x","insecure":true,"store":{"flush":"10s","disk-reserve":1073741824,"history":0},"limits":{"watches":5,"value":"2KiB"},"cors":{"origins":["https://a.example"]}}`,
 	}
 	for name, content := range files {
 		t.Run(name, func(t *testing.T) {
@@ -158,8 +158,8 @@ func TestFormatsSayTheSame(t *testing.T) {
 			c := b.load().Config
 			want := Default()
 			want.Name, want.Insecure, want.CORS.Origins = "x", true, []string{"https://a.example"}
-			want.Store.Flush, want.Store.Quota, want.Store.History = 10*time.Second, GiB, 0
-			want.Limits.TxnOps, want.Limits.Value = 5, 2*KiB
+			want.Store.Flush, want.Store.DiskReserve, want.Store.History = 10*time.Second, GiB, 0
+			want.Limits.Watches, want.Limits.Value = 5, 2*KiB
 			want.Complete("")
 			if !reflect.DeepEqual(c, want) {
 				t.Errorf("got %+v\nwant %+v", c, want)
@@ -250,9 +250,9 @@ func TestAKeyWithoutValueInAFileIsNotSet(t *testing.T) {
 
 func TestEveryFaultOfEveryLayerIsReported(t *testing.T) {
 	b := newBox(t)
-	b.file("agent.yaml", "mode: chief\nstore:\n  flush: 5\n  quota: lots\nlimits: 7\ninsecure: maybe\nname: 42\n")
+	b.file("agent.yaml", "mode: chief\nstore:\n  flush: 5\n  disk-reserve: lots\nlimits: 7\ninsecure: maybe\nname: 42\n")
 	b.file("agent.d/bad.yaml", "a: [\n")
-	b.env = []string{"HOLDFAST_MODE=member", "HOLDFAST_LIMITS_TXN_OPS=0"}
+	b.env = []string{"HOLDFAST_MODE=member", "HOLDFAST_LIMITS_WATCHES=0"}
 	b.args = []string{"--limits-connections=many", "--data-dir=", "--log-format", "xml"}
 	b.refuses(
 		[]string{"limits: is a section", "agent.yaml:5"},
@@ -261,9 +261,9 @@ func TestEveryFaultOfEveryLayerIsReported(t *testing.T) {
 		[]string{`mode: "chief" must be one of auto, member, proxy`, "agent.yaml:1"}, // though a variable overrides it
 		[]string{`name: "42" must be text`, "agent.yaml:7"},
 		[]string{`insecure: "maybe" must be true or false`, "agent.yaml:6"},
-		[]string{`store.quota: "lots" must be a size`, "agent.yaml:4"},
 		[]string{`store.flush: "5" must be a duration with a unit`, "agent.yaml:3"},
-		[]string{`limits.txn-ops: "0" must be from 1 to 16384`, "environment HOLDFAST_LIMITS_TXN_OPS"},
+		[]string{`store.disk-reserve: "lots" must be a size`, "agent.yaml:4"},
+		[]string{`limits.watches: "0" must be from 1 to 1000000`, "environment HOLDFAST_LIMITS_WATCHES"},
 		[]string{"data-dir: must not be empty", "flag --data-dir"},
 		[]string{`log-format: "xml" must be one of`, "flag --log-format"},
 		[]string{`limits.connections: "many" must be a whole number`, "flag --limits-connections"},
@@ -347,25 +347,25 @@ func TestSecretsNeverShow(t *testing.T) {
 
 func TestTypesAreChecked(t *testing.T) {
 	for content, part := range map[string]string{
-		"insecure: 1\n":                 "must be true or false",
-		"name: 2024-01-01\n":            "put it in quotes",
-		"name: [a]\n":                   "a single value",
-		"listen: {a: b}\n":              "entry 1 must be text",
-		"listen: [1]\n":                 "entry 1 must be text",
-		"limits: {value: -1}\n":         "must not be negative",
-		"limits: {value: 1.5}\n":        "must be a size",
-		"limits: {value: true}\n":       "must be a size",
-		"limits: {txn-ops: 1.5}\n":      "must be a whole number",
-		"store: {history: -1s}\n":       "must not be negative",
-		"store: {history: [1s]}\n":      "a single value",
-		"store: {flush: 1}\n":           "with a unit",
-		"store: {quota: 9999999TiB}\n":  "is more than 8191PiB",
-		"store: {quota: 1.0000001KB}\n": "must be a size",
-		"store: {quota: 1}\n":           "must be at least 16MiB",
-		"store: {1: 2}\n":               "store.1: there is no such key",
-		"1: 2\n":                        "1: there is no such key",
-		"[a, b]\n":                      "cannot be read as YAML",
-		"Name: a\n":                     "did you mean name?",
+		"insecure: 1\n":                        "must be true or false",
+		"name: 2024-01-01\n":                   "put it in quotes",
+		"name: [a]\n":                          "a single value",
+		"listen: {a: b}\n":                     "entry 1 must be text",
+		"listen: [1]\n":                        "entry 1 must be text",
+		"limits: {value: -1}\n":                "must not be negative",
+		"limits: {value: 1.5}\n":               "must be a size",
+		"limits: {value: true}\n":              "must be a size",
+		"limits: {watches: 1.5}\n":             "must be a whole number",
+		"store: {history: -1s}\n":              "must not be negative",
+		"store: {history: [1s]}\n":             "a single value",
+		"store: {flush: 1}\n":                  "with a unit",
+		"store: {disk-reserve: 9999999TiB}\n":  "is more than 8191PiB",
+		"store: {disk-reserve: 1.0000001KB}\n": "must be a size",
+		"store: {disk-reserve: 1}\n":           "must be at least 1MiB",
+		"store: {1: 2}\n":                      "store.1: there is no such key",
+		"1: 2\n":                               "1: there is no such key",
+		"[a, b]\n":                             "cannot be read as YAML",
+		"Name: a\n":                            "did you mean name?",
 	} {
 		b := newBox(t)
 		b.file("agent.yaml", content)
