@@ -50,6 +50,7 @@ type agent struct {
 	dir     string
 	log     string // file that has its standard error
 	spawned time.Time
+	killed  bool
 	exited  chan struct{} // closed when it has ended
 }
 
@@ -70,7 +71,7 @@ func freeAddr(t *testing.T) string {
 }
 
 // launch starts an agent on dir and addr and does not wait. It is killed when the test ends, and when the test process
-// does; its log is shown if the test fails.
+// does; its log is shown if the test fails while it runs.
 func launch(t *testing.T, dir, addr string, args ...string) *agent {
 	t.Helper()
 	a := &agent{t: t, url: "http://" + addr, dir: dir, exited: make(chan struct{})}
@@ -95,8 +96,9 @@ func launch(t *testing.T, dir, addr string, args ...string) *agent {
 		_ = a.cmd.Wait() // how it ended is in ProcessState
 	}()
 	t.Cleanup(func() {
+		killed := a.killed
 		a.kill()
-		if t.Failed() {
+		if t.Failed() && !killed {
 			t.Logf("the end of the log of pid %d:\n%s", a.cmd.Process.Pid, a.logTail())
 		}
 	})
@@ -137,6 +139,7 @@ func (a *agent) waitReady() {
 
 // kill ends the agent as a power cut would, as far as a process can tell, and waits until it is gone.
 func (a *agent) kill() {
+	a.killed = true
 	_ = a.cmd.Process.Kill() // it may have ended
 	<-a.exited
 }

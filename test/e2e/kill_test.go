@@ -27,7 +27,7 @@ func TestKillsLoseNoAcknowledgedWrite(t *testing.T) {
 	seed, kills := uint64(envInt(t, "SEED", time.Now().UnixNano())), int(envInt(t, "KILLS", 200))
 	t.Logf("SEED=%d KILLS=%d", seed, kills)
 	rng := rand.New(rand.NewPCG(seed, 0))
-	k := &killing{t: t, rng: rng, dir: filepath.Join(t.TempDir(), "data"), addr: freeAddr(t), history: linear.NewHistory()}
+	k := &killing{t: t, seed: seed, rng: rng, dir: filepath.Join(t.TempDir(), "data"), addr: freeAddr(t), history: linear.NewHistory()}
 	for id := range writers {
 		k.writers = append(k.writers, newWriter(id))
 	}
@@ -67,6 +67,7 @@ func envInt(t *testing.T, name string, otherwise int64) int64 {
 // killing is a run of that test.
 type killing struct {
 	t       *testing.T
+	seed    uint64
 	rng     *rand.Rand
 	dir     string
 	addr    string
@@ -122,7 +123,7 @@ func (k *killing) killUnderLoad() {
 		w.surprises = nil
 	}
 	if k.t.Failed() {
-		k.t.FailNow()
+		k.t.Fatalf("this is kill %d of SEED=%d; the log:\n%s", k.kills, k.seed, a.logTail())
 	}
 }
 
@@ -149,7 +150,7 @@ func (k *killing) verify(a *agent) {
 		k.writers[0].sharedGet(k.t.Context(), a.url+"/v1/kv/"+key, key, k.history)
 	}
 	if k.t.Failed() {
-		k.t.Fatalf("after kill %d", k.kills)
+		k.t.Fatalf("this is after kill %d of SEED=%d", k.kills, k.seed)
 	}
 }
 
@@ -234,7 +235,7 @@ func watch(t *testing.T, url string, more func(item) bool) {
 			if !more(e) {
 				return
 			}
-		case "progress", "synced":
+		case "created", "progress", "synced":
 		default:
 			t.Fatalf("watch: %.300s", lines.Bytes())
 		}

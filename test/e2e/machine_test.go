@@ -193,7 +193,7 @@ func (m *machine) child() int {
 func (m *machine) run(args ...string) (string, error) {
 	args = append([]string{"-t", strconv.Itoa(m.pid), "-a", "--root", "--wd=/", "env", "-i",
 		"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "SYSTEMD_COLORS=0"}, args...)
-	out, err := exec.CommandContext(m.t.Context(), "nsenter", args...).CombinedOutput()
+	out, err := exec.Command("timeout", append([]string{"60", "nsenter"}, args...)...).CombinedOutput()
 	return string(out), err
 }
 
@@ -210,6 +210,6 @@ func (m *machine) must(args ...string) string {
 // curl is the curl of this side, on the network of the machine.
 func (m *machine) curl(args ...string) (string, error) {
 	args = append([]string{"-t", strconv.Itoa(m.pid), "-n", "curl", "-sS", "--max-time", "10"}, args...)
-	out, err := exec.CommandContext(m.t.Context(), "nsenter", args...).CombinedOutput()
+	out, err := exec.Command("timeout", append([]string{"60", "nsenter"}, args...)...).CombinedOutput()
 	return string(out), err
 }

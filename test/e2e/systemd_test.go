@@ -21,12 +21,12 @@ func installed(t *testing.T) *machine {
 	t.Helper()
 	m := newMachine(t)
 	m.copyIn(os.Getenv("AGENT"), "/usr/bin/agent", 0o755)
-	for _, from := range []string{"holdfast.service", "holdfast.sysusers"} {
-		to := "/usr/lib/systemd/system/" + from
-		if strings.HasSuffix(from, ".sysusers") {
-			to = "/usr/lib/sysusers.d/holdfast.conf"
-		}
-		m.copyIn(filepath.Join("..", "..", "systemd", from), to, 0o644)
+	for from, to := range map[string]string{
+		"systemd/holdfast.service":  "/usr/lib/systemd/system/holdfast.service",
+		"systemd/holdfast.sysusers": "/usr/lib/sysusers.d/holdfast.conf",
+		"packaging/agent.yaml":      "/etc/holdfast/agent.yaml",
+	} {
+		m.copyIn(filepath.Join("..", "..", from), to, 0o644)
 	}
 	m.link("/usr/lib/systemd/system/holdfast.service", "/etc/systemd/system/multi-user.target.wants/holdfast.service")
 	return m
@@ -129,7 +129,7 @@ func activeAfterBoot(t *testing.T, m *machine) {
 }
 
 func verifies(t *testing.T, m *machine) {
-	if out := m.must("systemd-analyze", "verify", "--man=no", "holdfast.service"); strings.Contains(out, "holdfast") {
+	if out := m.must("systemd-analyze", "verify", "--man=no", "/usr/lib/systemd/system/holdfast.service"); strings.Contains(out, "holdfast") {
 		t.Errorf("systemd-analyze verify has something to say:\n%s", out)
 	}
 }
@@ -198,8 +198,7 @@ func restartedWhenKilled(t *testing.T, m *machine) {
 
 func reloads(t *testing.T, m *machine) {
 	before := m.unit()
-	m.write("/etc/holdfast/agent.yaml", "log-level: debug\nstore:\n  quota: 1GiB\n", 0o644)
-	m.must("chown", "-R", "holdfast:holdfast", "/etc/holdfast")
+	m.write("/etc/holdfast/agent.d/test.yaml", "log-level: debug\nstore:\n  quota: 1GiB\n", 0o644)
 	m.must("systemctl", "reload", "holdfast.service")
 	eventually(t, 10*time.Second, func() string {
 		out := m.must("journalctl", "--no-pager", "-b", "-u", "holdfast.service")
@@ -258,7 +257,7 @@ func stops(t *testing.T, m *machine) {
 }
 
 func staysDown(t *testing.T, m *machine) {
-	m.write("/etc/holdfast/agent.yaml", "log-levle: debug\n", 0o644)
+	m.write("/etc/holdfast/agent.d/test.yaml", "log-levle: debug\n", 0o644)
 	_, _ = m.run("systemctl", "restart", "holdfast.service") // it says that the start failed
 	u := m.waitUnit(20*time.Second, func(u unit) bool { return u["ActiveState"] == "failed" })
 	if u["ExecMainStatus"] != strconv.Itoa(exitConfig) || u["NRestarts"] != "0" {

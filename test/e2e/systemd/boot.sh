@@ -29,4 +29,4 @@ cd "$root"
 pivot_root . mnt
 umount -l /mnt
 exec env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin \
-  /lib/systemd/systemd --unit=multi-user.target --log-target=console --show-status=0
+  /lib/systemd/systemd --unit=multi-user.target --log-target=journal-or-kmsg --show-status=0
