@@ -28,7 +28,7 @@ func admit(d *dataDir, cfg config.Config, now time.Time) (*plan, error) {
 	p := &plan{dir: d, do: decided.do}
 	switch decided.do {
 	case bootstrapMember:
-		p.record = record{Mode: decided.mode, Wanted: cfg.Mode, Reason: decided.reason, Since: now.UTC()}
+		p.record = record{Mode: decided.mode, Wanted: cfg.Mode, Reason: decided.reason, Since: now.UTC().Truncate(time.Second)}
 		return p, nil
 	case finishSwitch, goOn:
 		if decided.mode == config.ModeMember {

@@ -115,6 +115,8 @@ func (a *Agent) run(ctx context.Context) {
 	a.err = errors.Join(err, a.release())
 	if a.err == nil {
 		log.Info("agent stopped")
+	} else {
+		a.tell(status("Failed: " + a.err.Error()))
 	}
 	close(a.done)
 }

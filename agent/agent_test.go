@@ -54,7 +54,7 @@ func (w testWriter) Write(b []byte) (int, error) {
 // halt stops an agent and wants that to be clean.
 func halt(t *testing.T, a *Agent) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience)
 	defer cancel()
 	if err := a.Stop(ctx); err != nil {
 		t.Errorf("stop: %v", err)
@@ -93,6 +93,7 @@ type reply struct {
 	status int
 	header http.Header
 	body   string
+	last   bool // the server said that it will close the connection
 }
 
 // send makes one request.
@@ -107,7 +108,7 @@ func send(ctx context.Context, c *http.Client, method, url, body string) (reply,
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
-	return reply{resp.StatusCode, resp.Header, string(b)}, err
+	return reply{resp.StatusCode, resp.Header, string(b), resp.Close}, err
 }
 
 // expect makes one request and wants a status.
@@ -164,7 +165,7 @@ func TestEveryAcknowledgedWriteIsThereAfterAStop(t *testing.T) {
 		wg.Go(func() {
 			for n := 0; ; n++ {
 				key := fmt.Sprintf("w%d/%d", w, n)
-				got, err := send(context.Background(), c, "PUT", a.Addrs()[0]+"/v1/kv/"+key, key)
+				got, err := send(t.Context(), c, "PUT", a.Addrs()[0]+"/v1/kv/"+key, key)
 				switch {
 				case err != nil: // the doors are closed
 					return
@@ -202,7 +203,7 @@ func TestEveryAcknowledgedWriteIsThereAfterAStop(t *testing.T) {
 func TestStopEndsWatches(t *testing.T) {
 	a := launch(t, settings(t), Options{})
 	within(t, "ready", a.Ready())
-	r, err := http.NewRequestWithContext(t.Context(), "GET", a.Addrs()[0]+"/v1/kv/?watch&prefix", nil)
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, a.Addrs()[0]+"/v1/kv/?watch&prefix", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -263,6 +264,24 @@ func TestStopBeforeTheStoreIsOpen(t *testing.T) {
 	halt(t, a)
 	if isClosed(a.Ready()) {
 		t.Error("an agent that never served says it was ready")
+	}
+}
+
+func TestForcedStopReturnsAtOnceAndEndsAllTheSame(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	hold := make(chan struct{})
+	a := launch(t, settings(t), Options{beforeOpen: func(context.Context) { <-hold }})
+	if err := a.Stop(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("a forced stop returned %v", err)
+	}
+	if isClosed(a.Done()) || a.Err() != nil {
+		t.Errorf("done although the store has not ended, Err %v", a.Err())
+	}
+	close(hold)
+	within(t, "done", a.Done())
+	if err := a.Err(); err != nil {
+		t.Errorf("Err is %v", err)
 	}
 }
 
@@ -438,7 +457,7 @@ func TestHTTP2ByPriorKnowledgeOnTheSamePort(t *testing.T) {
 			t.Fatal("another transport")
 		}
 		tr.Protocols = &only
-		r, err := http.NewRequestWithContext(t.Context(), "PUT", a.Addrs()[0]+"/v1/kv/h2", strings.NewReader("x"))
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPut, a.Addrs()[0]+"/v1/kv/h2", strings.NewReader("x"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -514,7 +533,7 @@ func TestConnectionsBeyondTheLimitAreToldSo(t *testing.T) {
 	}
 	beyond := client(t, nil)
 	got := expect(t, beyond, "PUT", base+"/v1/kv/a", "b", http.StatusServiceUnavailable)
-	if !strings.Contains(got.body, "limits.connections") || got.header.Get("Retry-After") == "" {
+	if !strings.Contains(got.body, "limits.connections") || got.header.Get("Retry-After") == "" || !got.last {
 		t.Errorf("refused with %+v", got)
 	}
 	expect(t, beyond, "GET", base+"/livez", "", http.StatusOK) // health is answered all the same

@@ -120,7 +120,7 @@ func (ds *doors) drain() error {
 	}
 	wg.Wait()
 	if left > 0 || cut > 0 {
-		ds.log.Warn("doors closed on running requests", "requests", left, "after", time.Since(begin).Round(time.Millisecond))
+		ds.log.Warn("doors closed on running requests", "requests", left, "after", time.Since(begin).Round(time.Millisecond).String())
 	}
 	return errors.Join(errs...)
 }

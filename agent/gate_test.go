@@ -56,7 +56,7 @@ func TestDrainRefusesNewRequestsAndWaitsForRunningOnes(t *testing.T) {
 		g := newGate()
 		g.open(slowNode{took: 3 * time.Second})
 		answered := make(chan error, 1)
-		go func() { _, err := g.Do(context.Background(), kv.Command{}); answered <- err }()
+		go func() { _, err := g.Do(t.Context(), kv.Command{}); answered <- err }()
 		synctest.Wait()
 
 		begin := time.Now()
@@ -99,7 +99,7 @@ func TestDrainEndsWatchesAndSaysWhy(t *testing.T) {
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
-			for _, err := range g.Watch(context.Background(), kv.WatchSpec{}) {
+			for _, err := range g.Watch(t.Context(), kv.WatchSpec{}) {
 				got = append(got, err)
 			}
 		}()

@@ -47,9 +47,9 @@ func (a *Agent) buildDoors(force context.Context) *doors {
 	a.clients = limiters[forClients]
 	ds := &doors{log: a.opts.Log, gate: a.gate, force: force}
 	for _, d := range a.open {
-		var h http.Handler = operators[d.purpose]
+		h := operators[d.purpose]
 		if d.purpose != forMetrics {
-			h = split(operators[d.purpose], devices)
+			h = split(h, devices)
 		}
 		ds.add(d, limiters[d.purpose], h, a.cfg.Limits, devices.EndWatches)
 	}

@@ -21,15 +21,16 @@ func (a *Agent) runHerald(ctx context.Context, ready func()) error {
 	ready()
 	line := a.statusLine()
 	a.tell("READY=1", status(line)) // health answers from here on; what it says is another matter
-	ticks, stop := a.ticks()
+	looks, pings, stop := a.clocks()
 	defer stop()
 	serving := a.ready
 	for {
 		select {
 		case <-serving:
 			serving = nil
-			a.opts.Log.Info("agent ready", "status", a.statusLine(), "after", a.opts.Now().Sub(a.started).Round(time.Millisecond))
-		case <-ticks:
+			a.opts.Log.Info("agent ready", "status", a.statusLine(), "after", a.opts.Now().Sub(a.started).Round(time.Millisecond).String())
+		case <-looks:
+		case <-pings:
 			a.ping(ctx)
 		case <-ctx.Done():
 			a.tell("STOPPING=1", status("Stopping: waiting for running requests, then writing the state file"))
@@ -42,29 +43,27 @@ func (a *Agent) runHerald(ctx context.Context, ready func()) error {
 	}
 }
 
-// ticks is the clock of the herald. It stands still if there is nobody to tell.
-func (a *Agent) ticks() (<-chan time.Time, func()) {
+// clocks say when to look at the status line and when to feed the watchdog: three times within its patience, so that
+// one read lost in an election starves nobody. They stand still if there is nobody to tell.
+func (a *Agent) clocks() (looks, pings <-chan time.Time, stop func()) {
 	if a.notifier == nil {
-		return nil, func() {}
+		return nil, nil, func() {}
 	}
-	every := statusEvery
-	if w := a.notifier.watchdog; w > 0 {
-		every = min(every, w/3)
+	look := time.NewTicker(statusEvery)
+	if a.notifier.watchdog <= 0 {
+		return look.C, nil, look.Stop
 	}
-	ticker := time.NewTicker(every)
-	return ticker.C, ticker.Stop
+	ping := time.NewTicker(a.notifier.watchdog / 3)
+	return look.C, ping.C, func() { look.Stop(); ping.Stop() }
 }
 
 // ping tells the watchdog that the agent is alive, if the node has answered just now. Without a sign of life the service
 // manager restarts the agent, which is the remedy for a loop that hangs.
 func (a *Agent) ping(ctx context.Context) {
 	w := a.notifier.watchdog
-	if w <= 0 {
-		return
-	}
 	if err := a.alive(ctx, w/3); err != nil {
 		if ctx.Err() == nil {
-			a.opts.Log.Warn("node gave no sign of life, the watchdog gets none either", "err", err, "restart_after", w)
+			a.opts.Log.Warn("node gave no sign of life, the watchdog gets none either", "err", err, "restart_after", w.String())
 		}
 		return
 	}

@@ -20,7 +20,7 @@ import (
 // shortDir is a temporary folder whose path leaves room for the name of a socket.
 func shortDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "hf")
+	dir, err := os.MkdirTemp("", "hf") //nolint:usetesting // t.TempDir has the name of the test in its path
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,17 +214,9 @@ func TestInheritedSocketsAreMatchedByAddress(t *testing.T) {
 		"none matched":  {"unix://" + path, []string{"exit 78", tcp.Addr().String()}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var files []*os.File
-			for _, l := range []net.Listener{tcp, unix} {
-				f, err := l.(interface{ File() (*os.File, error) }).File()
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer f.Close()
-				files = append(files, f)
-			}
+			files := []*os.File{fileOf(t, tcp), fileOf(t, unix)}
 			// The pid is known only to the process itself, as with systemd: the shell sets it and becomes the child.
-			cmd := exec.Command("/bin/sh", "-c", `LISTEN_PID=$$ exec "$0" -test.run='^TestInheritedChild$'`, os.Args[0])
+			cmd := exec.Command("/bin/sh", "-c", `LISTEN_PID=$$ exec "$0" -test.run='^TestInheritedChild$'`, os.Args[0]) //nolint:gosec // ourselves
 			cmd.Env = append(os.Environ(), "LISTEN_FDS=2", inheritEnv+"="+tc.urls)
 			cmd.ExtraFiles = files
 			out, err := cmd.CombinedOutput()
@@ -238,6 +230,21 @@ func TestInheritedSocketsAreMatchedByAddress(t *testing.T) {
 			}
 		})
 	}
+}
+
+// fileOf is a copy of the descriptor of a listener.
+func fileOf(t *testing.T, l net.Listener) *os.File {
+	t.Helper()
+	f, err := l.(interface{ File() (*os.File, error) }).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return f
 }
 
 func TestSocketsOfAnotherProcessAreNotTaken(t *testing.T) {
