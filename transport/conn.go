@@ -146,21 +146,24 @@ func (c *Conn) ReceiveDatagram(ctx context.Context) ([]byte, error) {
 		if err != nil {
 			return nil, explain(err)
 		}
-		if len(p) > 0 { // an empty one was a probe
+		if string(p) != probeText {
 			return p, nil
 		}
 	}
 }
 
-// Probe asks the peer for a sign of life: if none comes in time, the link is lost. It costs about 100 bytes on the wire
+// probeText is the datagram that asks for a sign of life. It is acknowledged like any other and handed to nobody. Its
+// length makes a packet of more than 42 bytes, which is what a peer that has restarted answers with a stateless reset.
+const probeText = "holdfast: are you alive?"
+
+// Probe asks the peer for a sign of life: if none comes in time, the link is lost. It costs about 150 bytes on the wire
 // with the answer, and never blocks.
 func (c *Conn) Probe() {
 	c.monitor.attempt()
 	c.probe()
 }
 
-// probe sends an empty datagram, which is acknowledged like any other and handed to nobody.
-func (c *Conn) probe() { c.datagrams.put(nil) }
+func (c *Conn) probe() { c.datagrams.put([]byte(probeText)) }
 
 // Lost reports whether the link is lost: something was sent and no packet has come back for max(1 s, 4 srtt). The next
 // packet clears it. A quiet link is not lost.

@@ -40,7 +40,8 @@ type Config struct {
 	IdleTimeout time.Duration
 	// DisablePathMTUDiscovery saves about 10 kB of probes per connection on metered links, and keeps packets at 1200 B.
 	DisablePathMTUDiscovery bool
-	// Sessions keeps TLS sessions, so that reconnecting costs fewer bytes. Nil: every handshake is a full one.
+	// Sessions keeps TLS sessions, which early data would build on. A resumed handshake saves the signatures, but the
+	// ticket holds the certificates: measured 8.0 kB on the wire instead of 6.8. Nil: every handshake is a full one.
 	Sessions tls.ClientSessionCache
 	// TicketKey seals the sessions that peers keep; members that share it take each other's. Nil: none are given out.
 	TicketKey *[32]byte
@@ -352,7 +353,9 @@ func (e *Endpoint) sampleIdle(ctx context.Context) {
 		case <-tick.C:
 		}
 		for _, c := range e.open() {
-			c.monitor.sample()
+			if c.monitor.sampleIdle() {
+				c.Probe()
+			}
 			c.loss.add(c.qc.ConnectionStats())
 		}
 	}

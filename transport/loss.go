@@ -34,8 +34,10 @@ type monitor struct {
 
 	received uint64    // packets received at the last look or attempt
 	sent     uint64    // packets sent at the last look
+	idle     linkCount // at the last sampleIdle
 	heard    time.Time // when received last changed, as far as seen
 	waiting  time.Time // since when something stands unanswered; zero: nothing does
+	asked    bool      // a probe was sent meanwhile
 	silent   bool      // the last look saw no packet since the one before
 	settled  int       // looks in a row that saw nothing move
 	polls    int       // while lost
@@ -92,7 +94,7 @@ func (m *monitor) arm(d time.Duration) {
 
 // hear takes note of packets received. The caller holds mu.
 func (m *monitor) hear(received uint64, now time.Time) {
-	m.received, m.heard, m.waiting, m.silent = received, now, time.Time{}, false
+	m.received, m.heard, m.waiting, m.silent, m.asked = received, now, time.Time{}, false, false
 	if m.lost {
 		m.flip()
 	}
@@ -133,11 +135,14 @@ func (m *monitor) look() {
 	}
 	m.sent = c.sent
 	if !m.waiting.IsZero() && !m.lost {
-		if silence := now.Sub(m.waiting); silence >= limit {
+		silence := now.Sub(m.waiting)
+		switch {
+		case silence >= limit:
 			m.flip()
-		} else {
-			step = min(step, limit-silence)
+		case silence >= limit/2 && !m.asked:
+			m.asked, probe = true, true // one lost packet is no lost link
 		}
+		step = min(step, max(limit-silence, 0))
 	}
 	m.settled++
 	if moved || !m.waiting.IsZero() {
@@ -167,6 +172,25 @@ func (m *monitor) sample() {
 	if c.received != m.received && !m.closed {
 		m.hear(c.received, time.Now())
 	}
+}
+
+// sampleIdle is sample for links at rest. There nothing but a keep-alive is sent, which is no attempt: if one may have
+// gone unanswered, the link is probed. (What was sent may also be a mere acknowledgement; then the probe is for nothing.)
+// So a peer that died is noticed within a keep-alive and a sampling period, not only by the idle timeout. And a peer
+// that has restarted tells so: it answers a probe with a stateless reset, which a keep-alive is too short for.
+func (m *monitor) sampleIdle() (suspect bool) {
+	c := m.count()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return false
+	}
+	if c.received != m.received {
+		m.hear(c.received, time.Now())
+	}
+	suspect = !m.running && c.sent != m.idle.sent && c.received == m.idle.received
+	m.idle = c
+	return suspect
 }
 
 // close stops the timer for good. A link that has ended is neither lost nor found.
