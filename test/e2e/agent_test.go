@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -74,14 +75,20 @@ func freeAddr(t *testing.T) string {
 // does; its log is shown if the test fails while it runs.
 func launch(t *testing.T, dir, addr string, args ...string) *agent {
 	t.Helper()
+	return launchIn(t, nil, dir, addr, args...)
+}
+
+// launchIn is launch through a command that ends by executing its arguments.
+func launchIn(t *testing.T, through []string, dir, addr string, args ...string) *agent {
+	t.Helper()
 	a := &agent{t: t, url: "http://" + addr, dir: dir, exited: make(chan struct{})}
 	log, err := os.CreateTemp(t.TempDir(), "agent-*.log")
 	if err != nil {
 		t.Fatal(err)
 	}
 	a.log = log.Name()
-	args = append([]string{"run", "--data-dir", dir, "--listen", "http://" + addr, "--log-format", "json"}, args...)
-	a.cmd = exec.Command(os.Getenv("AGENT"), args...)
+	line := slices.Concat(through, []string{os.Getenv("AGENT"), "run", "--data-dir", dir, "--listen", "http://" + addr, "--log-format", "json"}, args)
+	a.cmd = exec.Command(line[0], line[1:]...)
 	a.cmd.Env = cleanEnv(t)
 	a.cmd.Dir = filepath.Dir(a.log)
 	a.cmd.Stdout, a.cmd.Stderr = log, log

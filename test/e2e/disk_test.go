@@ -18,7 +18,7 @@ import (
 
 const (
 	diskSize  = 1 << 30
-	reserve   = 256 << 20 // the default of store.disk-reserve
+	reserve   = diskSize / 8 // store.disk-reserve on a disk of that size, a little less in truth
 	valueSize = 256 << 10
 )
 
@@ -30,7 +30,7 @@ func TestFullDiskRefusesWritesAndRecovers(t *testing.T) {
 	addr := freeAddr(t)
 	a := start(t, filepath.Join(disk.path, "data"), addr, "--store-flush=500ms")
 
-	disk.leave(reserve + 100<<20)
+	disk.leave(reserve + 200<<20)
 	refusal := disk.writeUntilRefused(a)
 	t.Logf("507 after %d values of %d KiB, with %d MiB free: %s", len(disk.acked), valueSize>>10, disk.free()>>20, refusal)
 	disk.servesReads(a)
@@ -40,9 +40,7 @@ func TestFullDiskRefusesWritesAndRecovers(t *testing.T) {
 	disk.acked = disk.acked[1:]
 
 	disk.leave(0)
-	if r := a.do("PUT", "/v1/kv/one-more", disk.value("one-more")); r.status != http.StatusInsufficientStorage {
-		t.Errorf("PUT with no byte left: %d %s", r.status, r.body)
-	}
+	disk.eventuallyRefuses(a, "more")
 	time.Sleep(2 * time.Second) // some flushes come due
 	disk.servesReads(a)
 
@@ -71,14 +69,8 @@ func TestWritesAreAcceptedAgainWhileRunning(t *testing.T) {
 	disk := &disk{t: t, path: smallDisk(t)}
 	a := start(t, filepath.Join(disk.path, "data"), freeAddr(t), "--store-flush=500ms")
 	for round := range 3 {
-		disk.leave(reserve / 2)
-		eventually(t, 10*time.Second, func() string {
-			r := a.do("PUT", fmt.Sprintf("/v1/kv/full/%d", round), []byte("v"))
-			if r.status == http.StatusInsufficientStorage {
-				return ""
-			}
-			return fmt.Sprintf("PUT below the reserve: %d %s", r.status, r.body)
-		})
+		disk.leave(reserve / 4)
+		disk.eventuallyRefuses(a, fmt.Sprintf("full-%d", round))
 		disk.room()
 		eventually(t, 10*time.Second, func() string {
 			r := a.do("PUT", fmt.Sprintf("/v1/kv/room/%d", round), []byte("v"))
@@ -88,6 +80,7 @@ func TestWritesAreAcceptedAgainWhileRunning(t *testing.T) {
 			return fmt.Sprintf("PUT with room again: %d %s", r.status, r.body)
 		})
 	}
+	disk.servesReads(a)
 }
 
 // disk is a small file system and what was acknowledged on it.
@@ -199,6 +192,27 @@ func (d *disk) writeUntilRefused(a *agent) string {
 	}
 	d.t.Fatalf("never refused, %d MiB free", d.free()>>20)
 	return ""
+}
+
+// eventuallyRefuses puts new keys until it is answered 507, soon: an agent need not look at the disk for each write. What
+// it acknowledges until then counts.
+func (d *disk) eventuallyRefuses(a *agent, prefix string) {
+	d.t.Helper()
+	n := 0
+	eventually(d.t, 15*time.Second, func() string {
+		n++
+		key := fmt.Sprintf("%s-%d", prefix, n)
+		r := a.do("PUT", "/v1/kv/"+key, d.value(key))
+		switch r.status {
+		case http.StatusInsufficientStorage:
+			return ""
+		case http.StatusCreated:
+			d.acked = append(d.acked, key)
+		default:
+			d.t.Fatalf("PUT %s: %d %s", key, r.status, r.body)
+		}
+		return fmt.Sprintf("PUT with %d MiB free: %d %s", d.free()>>20, r.status, r.body)
+	})
 }
 
 // servesReads looks at all that was acknowledged, and at what never may fail.
