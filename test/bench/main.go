@@ -193,6 +193,7 @@ type bench struct {
 	options
 	scratch string // temporary directory, gone when the run ends
 	set     []*system
+	tried   []contender // those that answer, once that is known
 	report  *report
 }
 

@@ -44,7 +44,7 @@ func runMillion(ctx context.Context, b *bench) error {
 
 // readWhole starts a server, reads every key once, and looks at its memory.
 func (b *bench) readWhole(ctx context.Context, c contender, dir string, o options, round int) error {
-	v, err := c.system.start(ctx, dir, "")
+	v, err := c.system.start(ctx, dir, watched{})
 	if err != nil {
 		return err
 	}

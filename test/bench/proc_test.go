@@ -122,3 +122,14 @@ func TestFiguresAreMediansWithTheirRange(t *testing.T) {
 		}
 	}
 }
+
+func TestSectorsWrittenAreTheSeventhField(t *testing.T) {
+	if n, err := parseDiskStat("     475   140   18609  316   901  185  1912   167 0 101 516\n"); err != nil || n != 1912*512 {
+		t.Errorf("got %d, %v, want %d", n, err, 1912*512)
+	}
+	for _, bad := range []string{"", "1 2 3", "1 2 3 4 5 6 x 8"} {
+		if n, err := parseDiskStat(bad); err == nil {
+			t.Errorf("%q: %d, want an error", bad, n)
+		}
+	}
+}

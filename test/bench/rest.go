@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -52,19 +54,13 @@ func runRest(ctx context.Context, b *bench) error {
 	return nil
 }
 
-// oneEach is one way to reach each system that has an idea of readiness over HTTP.
+// oneEach is one way to reach each system that says over HTTP how it is.
 func (b *bench) oneEach(ctx context.Context) ([]contender, error) {
 	all, err := b.contenders(ctx)
 	if err != nil {
 		return nil, err
 	}
-	var list []contender
-	for _, c := range all {
-		if c.name == hfREST || c.name == etcdGRPC {
-			list = append(list, c)
-		}
-	}
-	return list, nil
+	return slices.DeleteFunc(onePerSystem(all), func(c contender) bool { return c.name == redisRESP }), nil
 }
 
 func (b *bench) startsEmpty(ctx context.Context, list []contender) error {
@@ -98,7 +94,7 @@ func (b *bench) startsFilled(ctx context.Context, list []contender, dirs map[*sy
 }
 
 func (b *bench) measureStart(ctx context.Context, c contender, dir, what string, round int) error {
-	v, err := c.system.start(ctx, dir, "")
+	v, err := c.system.start(ctx, dir, watched{})
 	if err != nil {
 		return err
 	}
@@ -110,7 +106,7 @@ func (b *bench) measureStart(ctx context.Context, c contender, dir, what string,
 
 // idleness leaves all servers alone, side by side: they do next to nothing, so they do not disturb each other.
 func (b *bench) idleness(ctx context.Context, list []contender) error {
-	servers, end, err := b.startAll(ctx, list)
+	servers, end, err := b.startAll(ctx, list, false)
 	defer end()
 	if err != nil {
 		return err
@@ -172,26 +168,44 @@ func (v *server) atRest(ctx context.Context, since counters, window time.Duratio
 	}, nil
 }
 
-// startAll starts a server of each on an empty directory. end kills them and removes what they wrote.
-func (b *bench) startAll(ctx context.Context, list []contender) (servers []*server, end func(), err error) {
+// startAll starts a server of each on an empty directory, or an empty disk of its own. end kills them and removes what
+// they wrote.
+func (b *bench) startAll(ctx context.Context, list []contender, ownDisk bool) (servers []*server, end func(), err error) {
+	var dirs []string
 	end = func() {
 		for _, v := range servers {
 			v.kill()
-			b.discard(v.dir)
+		}
+		for _, d := range dirs {
+			b.discard(d)
 		}
 	}
 	for _, c := range list {
-		dir, err := b.tempDir()
-		if err != nil {
-			return servers, end, err
-		}
-		v, err := c.system.start(ctx, dir, "")
+		v, dir, err := b.startEmpty(ctx, c.system, ownDisk)
+		dirs = append(dirs, dir)
 		if err != nil {
 			return servers, end, err
 		}
 		servers = append(servers, v)
 	}
 	return servers, end, nil
+}
+
+// startEmpty starts a server on an empty directory. dir is what to discard afterwards, whatever err is.
+func (b *bench) startEmpty(ctx context.Context, s *system, ownDisk bool) (v *server, dir string, err error) {
+	if !ownDisk {
+		if dir, err = b.tempDir(); err != nil {
+			return nil, dir, err
+		}
+		v, err = s.start(ctx, dir, watched{})
+		return v, dir, err
+	}
+	image, dir, err := b.image(ctx)
+	if err != nil {
+		return nil, dir, err
+	}
+	v, err = s.start(ctx, filepath.Join(dir, "mnt"), watched{image: image})
+	return v, dir, err
 }
 
 // restLine is a line of a table with a column for each system.

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -43,29 +45,34 @@ type server struct {
 
 	cmd   *exec.Cmd
 	log   *tail
+	disk  *disk         // its own, nil if it shares one
 	done  chan struct{} // closed when it has ended; then final and err are set
 	final counters
 	err   error
 }
 
-// start forks a server on dir and returns when it is ready. With a trace file it runs under strace, which notes the
-// calls that make data durable and slows the server down: figures of speed mean nothing then.
-func (s *system) start(ctx context.Context, dir, trace string) (*server, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
-	}
+// watched says how a server is looked at while it runs; the zero value is not at all. Either slows it down, so that
+// figures of speed mean nothing.
+type watched struct {
+	trace string // file in which strace notes the calls that make data durable
+	image string // file system to mount on the server's directory, see disk
+}
+
+// start forks a server on dir, which must be there, and returns when it is ready.
+func (s *system) start(ctx context.Context, dir string, w watched) (*server, error) {
 	port, peer, err := freePorts()
 	if err != nil {
 		return nil, err
 	}
-	bin, args := s.bin, s.args(dir, port, peer)
-	if trace != "" {
-		bin, args = "strace", append(straceArgs(trace), append([]string{s.bin}, args...)...)
-	}
 	v := &server{system: s, dir: dir, addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), log: &tail{}, done: make(chan struct{})}
+	data := dir
+	if w.image != "" {
+		data = filepath.Join(dir, "data")
+	}
+	bin, args := w.wrap(dir, s.bin, s.args(data, port, peer))
 	v.cmd = exec.CommandContext(ctx, bin, args...)
 	v.cmd.Dir = dir
-	v.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "TMPDIR=" + dir} // no setting of the caller's reaches it
+	v.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + data, "TMPDIR=" + data} // no setting of the caller's reaches it
 	v.cmd.Stdout, v.cmd.Stderr = v.log, v.log
 	v.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	v.cmd.WaitDelay = stopLimit
@@ -80,7 +87,24 @@ func (s *system) start(ctx context.Context, dir, trace string) (*server, error) 
 		return nil, err
 	}
 	v.started = time.Since(begin)
+	if w.image != "" {
+		if v.disk, err = openDisk(v.pid, w.image, dir); err != nil {
+			v.kill()
+			return nil, err
+		}
+	}
 	return v, nil
+}
+
+// wrap puts the commands of what is watched around another. All of it stays one process.
+func (w watched) wrap(dir, bin string, args []string) (string, []string) {
+	if w.trace != "" {
+		bin, args = "strace", slices.Concat(straceArgs(w.trace), []string{bin}, args)
+	}
+	if w.image != "" {
+		bin, args = onDisk(w.image, dir, bin, args)
+	}
+	return bin, args
 }
 
 // wait reads the last counters between the end of the process and its burial. It ends with the process.
@@ -149,10 +173,13 @@ func (v *server) stop() (counters, error) {
 	return v.final, nil
 }
 
-// kill ends the server if it still runs, and waits for it.
+// kill ends the server if it still runs, waits for it, and lets its disk go.
 func (v *server) kill() {
 	_ = v.cmd.Process.Kill() // it may have ended, which is what is wanted
 	<-v.done
+	if v.disk != nil {
+		_ = v.disk.Close() // nothing was written through it
+	}
 }
 
 // freePorts returns two ports that nobody listens on.

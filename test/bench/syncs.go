@@ -30,10 +30,7 @@ func (b *bench) syncs(ctx context.Context, list []contender) error {
 	}
 	var rows [][]string
 	for _, clients := range []int{1, 32} {
-		for _, c := range list {
-			if c.name != hfREST && c.name != etcdGRPC && c.name != redisRESP {
-				continue // the protocol does not matter to the disk
-			}
+		for _, c := range onePerSystem(list) {
 			b.progress("counting fsyncs, %d clients: %s", clients, c.name)
 			values, err := b.countSyncs(ctx, c, clients)
 			if err != nil {
@@ -63,7 +60,7 @@ func (b *bench) countSyncs(ctx context.Context, c contender, clients int) (map[s
 	defer b.discard(dir)
 	trace := filepath.Join(b.scratch, "trace")
 	defer os.Remove(trace)
-	v, err := c.system.start(ctx, dir, trace)
+	v, err := c.system.start(ctx, dir, watched{trace: trace})
 	if err != nil {
 		return nil, err
 	}

@@ -129,8 +129,11 @@ type contender struct {
 	maybe bool
 }
 
-// contenders are all ways to put a key, in the order in which they take turns.
+// contenders are all ways to put a key, in the order in which they take turns. They are tried once.
 func (b *bench) contenders(ctx context.Context) ([]contender, error) {
+	if b.tried != nil {
+		return b.tried, nil
+	}
 	var list []contender
 	if s := b.system("holdfast"); s != nil {
 		list = append(list,
@@ -146,7 +149,16 @@ func (b *bench) contenders(ctx context.Context) ([]contender, error) {
 	if s := b.system("redis"); s != nil {
 		list = append(list, contender{name: redisRESP, system: s, dial: dialRedis})
 	}
-	return b.answering(ctx, list)
+	var err error
+	b.tried, err = b.answering(ctx, list)
+	return b.tried, err
+}
+
+// onePerSystem is the plainest way to each system, where the protocol does not matter: to a disk, or to a start.
+func onePerSystem(list []contender) []contender {
+	return slices.DeleteFunc(slices.Clone(list), func(c contender) bool {
+		return c.name != hfREST && c.name != etcdGRPC && c.name != redisRESP
+	})
 }
 
 // The contenders, as the tables name them.
@@ -168,7 +180,8 @@ func (b *bench) answering(ctx context.Context, list []contender) ([]contender, e
 		case err == nil:
 			there = append(there, c)
 		case c.maybe && ctx.Err() == nil:
-			b.progress("%s is left out: %v", c.name, err)
+			b.report.print("\n%s does not answer and is left out.\n", c.name)
+			b.progress("%s is left out: %.200s", c.name, err)
 		default:
 			return nil, fmt.Errorf("%s: %w", c.name, err)
 		}
@@ -183,7 +196,7 @@ func (b *bench) try(ctx context.Context, c contender) error {
 		return err
 	}
 	defer b.discard(dir)
-	v, err := c.system.start(ctx, dir, "")
+	v, err := c.system.start(ctx, dir, watched{})
 	if err != nil {
 		return err
 	}
@@ -201,5 +214,8 @@ func (b *bench) try(ctx context.Context, c contender) error {
 	o := b.options
 	o.keys = 1
 	g := newGenerator(o, 0)
-	return errors.Join(put(k, g), get(true)(k, g), get(false)(k, g))
+	if err := put(k, g); err != nil {
+		return err
+	}
+	return errors.Join(get(true)(k, g), get(false)(k, g))
 }
