@@ -136,8 +136,7 @@ const (
 )
 
 // Compare holds if every key of the range relates to the given value. A key that is absent has version, create and mod
-// revision and lease 0; comparing its value fails, as in etcd. A range without any key holds, except that one absent
-// key alone (End empty) is compared as said.
+// revision and lease 0; comparing its value fails, as in etcd. A range without any key is compared as one absent key.
 type Compare struct {
 	Key, End []byte
 	Target   Target

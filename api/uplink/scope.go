@@ -1,0 +1,117 @@
+package uplink
+
+import (
+	"bytes"
+	"strings"
+
+	"holdfast/kv"
+)
+
+// A peer's scope is a list of key prefixes. A range is in scope if one prefix covers all of it.
+
+func commandInScope(c kv.Command, peer Peer) *kv.Error {
+	for _, g := range c.Guards {
+		if err := rangeInScope(g.Key, g.End, peer); err != nil {
+			return err
+		}
+	}
+	return opsInScope(c.Ops, peer)
+}
+
+func opsInScope(ops []kv.Op, peer Peer) *kv.Error {
+	for _, op := range ops {
+		if err := opInScope(op, peer); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func opInScope(op kv.Op, peer Peer) *kv.Error {
+	switch op := op.(type) {
+	case kv.Put:
+		return rangeInScope(op.Key, nil, peer)
+	case kv.Delete:
+		return rangeInScope(op.Key, op.End, peer)
+	case kv.Range:
+		return rangeInScope(op.Key, op.End, peer)
+	case kv.Each:
+		for _, c := range op.Commands {
+			if err := commandInScope(c, peer); err != nil {
+				return err
+			}
+		}
+		return nil
+	case kv.Txn:
+		for _, c := range op.Compares {
+			if err := rangeInScope(c.Key, c.End, peer); err != nil {
+				return err
+			}
+		}
+		if err := opsInScope(op.Then, peer); err != nil {
+			return err
+		}
+		return opsInScope(op.Else, peer)
+	case kv.OpenQueue:
+		if originOf(peer) != op.Origin {
+			return kv.Errorf(kv.PermissionDenied, "node %s opens a queue for another node", peer.Node)
+		}
+		return nil
+	case kv.Skip, kv.LeaseGrant, kv.LeaseKeepAlive, kv.LeaseTTL, kv.LeaseList, kv.LeaseRevoke, kv.Compact:
+		return nil // name no key; whether this peer may is for authorisation
+	default:
+		return kv.Errorf(kv.PermissionDenied, "a proxy may not send a %T", op)
+	}
+}
+
+// originOf is the number under which a node queues: its id.
+func originOf(peer Peer) (o [16]byte) {
+	id, err := kv.ParseNodeID(peer.Node)
+	if err == nil {
+		o = id
+	}
+	return o
+}
+
+func watchesInScope(ws []kv.Watch, peer Peer) *kv.Error {
+	for _, w := range ws {
+		if err := rangeInScope(w.Key, w.End, peer); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func rangeInScope(key, end []byte, peer Peer) *kv.Error {
+	for _, prefix := range peer.Scope {
+		if covers(prefix, key, end) {
+			return nil
+		}
+	}
+	return kv.Errorf(kv.PermissionDenied, "key %q is outside the scope of node %s (%s); join it again with a wider one",
+		key, peer.Node, scopeText(peer.Scope))
+}
+
+func covers(prefix string, key, end []byte) bool {
+	if prefix == "" {
+		return true
+	}
+	if !bytes.HasPrefix(key, []byte(prefix)) {
+		return false
+	}
+	if len(end) == 0 {
+		return true
+	}
+	last := kv.PrefixEnd([]byte(prefix))
+	if bytes.Equal(last, kv.FromKey()) { // a prefix of 0xff only: nothing lies behind it
+		return true
+	}
+	return !bytes.Equal(end, kv.FromKey()) && bytes.Compare(end, last) <= 0
+}
+
+func scopeText(scope []string) string {
+	if len(scope) == 0 {
+		return "none"
+	}
+	return strings.Join(scope, ", ")
+}

@@ -1,0 +1,319 @@
+// Package uplink is what proxies speak to members: commands, queries and watches of package kv over the streams of one
+// connection. internal/wire has the format; the other end is package client.
+//
+// The server trusts the connection's word for who the peer is, and lets it touch the keys in the scope of its
+// certificate only.
+package uplink
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"holdfast/api"
+	"holdfast/internal/wire"
+	"holdfast/kv"
+)
+
+// Conn is a connection that a peer opened.
+type Conn interface {
+	AcceptStream(ctx context.Context) (Stream, error)
+}
+
+// Stream is one request and its answer. Close ends the writing half, CancelRead the reading one; Abort gives up both.
+type Stream interface {
+	io.Reader
+	io.Writer
+	Close() error
+	CancelRead(code uint64)
+	Abort(code uint64)
+}
+
+// Peer is who a connection is from, as its certificate proves.
+type Peer struct {
+	Node  string
+	Scope []string // key prefixes it may touch; "" for every key
+}
+
+// The codes a stream is aborted with.
+const (
+	codeDone     = 0
+	codeProtocol = 1
+)
+
+// Bounds of one request. The transport bounds how many streams a connection has open.
+const (
+	requestTimeout = 30 * time.Second // for an asker that names no bound
+	controlQueue   = 16               // watch controls waiting; when full the stream is read no further
+)
+
+// Server answers uplinks from a Backend.
+type Server struct {
+	backend api.Backend
+	log     *slog.Logger
+}
+
+// New returns a server over b.
+func New(b api.Backend, log *slog.Logger) *Server {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &Server{backend: b, log: log}
+}
+
+// Serve answers the streams of a connection until it or ctx ends, and waits for the answers under way.
+func (s *Server) Serve(ctx context.Context, conn Conn, peer Peer) {
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel()
+	for {
+		st, err := conn.AcceptStream(ctx)
+		if err != nil {
+			return
+		}
+		running.Go(func() { s.stream(ctx, st, peer) })
+	}
+}
+
+func (s *Server) stream(ctx context.Context, st Stream, peer Peer) {
+	stop := context.AfterFunc(ctx, func() { st.Abort(codeDone) })
+	defer stop()
+	r := bufio.NewReaderSize(st, 512) // most requests are small, and there are many connections
+	frame, err := wire.ReadFrame(r)
+	if err != nil {
+		st.Abort(codeProtocol)
+		return
+	}
+	q, err := wire.DecodeUplinkRequest(frame)
+	if err == nil && q.Verb == wire.UplinkWatch {
+		err = s.watch(ctx, st, r, q, peer)
+	} else if err == nil {
+		err = s.answer(ctx, st, q, peer)
+	} else {
+		err = wire.WriteFrame(st, wire.AppendError(nil, malformed(err)))
+	}
+	if err == nil {
+		err = st.Close()
+	}
+	if err != nil {
+		st.Abort(codeDone)
+		s.log.Debug("uplink stream ended early", "peer", peer.Node, "error", err)
+		return
+	}
+	st.CancelRead(codeDone) // so that the stream gives its place back; Abort would take back the answer
+}
+
+func malformed(err error) *kv.Error {
+	if errors.Is(err, wire.ErrNewer) {
+		return &kv.Error{Code: kv.Unsupported, Detail: err.Error() + ": upgrade the members first"}
+	}
+	return &kv.Error{Code: kv.Invalid, Detail: err.Error()}
+}
+
+// answer serves a request that has one answer.
+func (s *Server) answer(ctx context.Context, st Stream, q wire.UplinkRequest, peer Peer) error {
+	timeout := q.Timeout
+	if timeout <= 0 {
+		timeout = requestTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	switch q.Verb {
+	case wire.UplinkDo:
+		return wire.WriteFrame(st, s.do(ctx, q.Body, peer))
+	case wire.UplinkRead:
+		return s.reply(st, s.read(ctx, q.Body, peer))
+	default:
+		return s.reply(st, s.hello(ctx))
+	}
+}
+
+// reply writes an answer that may be too large for a frame.
+func (s *Server) reply(st Stream, b []byte) error {
+	if len(b) > wire.FrameMax {
+		b = wire.AppendError(nil, kv.Errorf(kv.TooLarge, "the answer has %d bytes, an uplink carries %d: ask for fewer keys at a time", len(b), wire.FrameMax))
+	}
+	return wire.WriteFrame(st, b)
+}
+
+func (s *Server) do(ctx context.Context, body []byte, peer Peer) []byte {
+	c, err := wire.DecodeCommand(body)
+	if err != nil {
+		return wire.AppendOutcome(nil, kv.Outcome{Err: malformed(err)})
+	}
+	c = as(c, peer)
+	if err := commandInScope(c, peer); err != nil {
+		return wire.AppendOutcome(nil, kv.Outcome{Err: err})
+	}
+	res, err := s.backend.Do(ctx, c)
+	if err != nil {
+		return wire.AppendOutcome(nil, kv.Outcome{Err: asError(err)})
+	}
+	return wire.AppendOutcome(nil, kv.Outcome{Result: res})
+}
+
+// as puts the peer's name on the command and on those in a batch.
+func as(c kv.Command, peer Peer) kv.Command {
+	c.By.Node = peer.Node
+	if e, ok := each(c); ok {
+		for i := range e.Commands {
+			e.Commands[i].By.Node = peer.Node
+		}
+	}
+	return c
+}
+
+func each(c kv.Command) (kv.Each, bool) {
+	if len(c.Ops) != 1 {
+		return kv.Each{}, false
+	}
+	e, ok := c.Ops[0].(kv.Each)
+	return e, ok
+}
+
+func asError(err error) *kv.Error {
+	if e, ok := errors.AsType[*kv.Error](err); ok {
+		return e
+	}
+	return &kv.Error{Code: kv.Internal, Detail: err.Error()}
+}
+
+func (s *Server) read(ctx context.Context, body []byte, peer Peer) []byte {
+	q, err := wire.DecodeQuery(body)
+	if err != nil {
+		return wire.AppendError(nil, malformed(err))
+	}
+	q.By.Node = peer.Node
+	if err := opsInScope(q.Ops, peer); err != nil {
+		return wire.AppendError(nil, err)
+	}
+	page, err := s.backend.Read(ctx, q)
+	if err != nil {
+		return wire.AppendError(nil, asError(err))
+	}
+	return wire.AppendPage(nil, page)
+}
+
+// hello says who answers. It needs no quorum, so that a proxy can tell a cut-off member from a dead one.
+func (s *Server) hello(ctx context.Context) []byte {
+	page, err := s.backend.Read(ctx, kv.Query{MaxAge: kv.Unlimited, LocalOnly: true})
+	if err != nil {
+		return wire.AppendError(nil, asError(err))
+	}
+	return wire.AppendPage(nil, page)
+}
+
+// watch serves one stream of batches, with the controls that come up meanwhile.
+func (s *Server) watch(ctx context.Context, st Stream, r *bufio.Reader, q wire.UplinkRequest, peer Peer) error {
+	spec, err := wire.DecodeWatchSpec(q.Body)
+	var fault *kv.Error
+	if err != nil {
+		fault = malformed(err)
+	} else {
+		fault = watchesInScope(spec.Watches, peer)
+	}
+	if fault != nil {
+		return wire.WriteFrame(st, wire.AppendError(nil, fault))
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	controls := make(chan kv.WatchControl, controlQueue)
+	spec.By.Node, spec.Control = peer.Node, controls
+	refused := make(chan kv.Batch, controlQueue)
+	var reading sync.WaitGroup
+	defer reading.Wait()
+	defer st.CancelRead(codeDone) // wakes the reader of controls
+	defer cancel()
+	reading.Go(func() {
+		if s.controls(ctx, r, controls, refused, peer) {
+			close(controls)
+		} else {
+			cancel()
+		}
+	})
+	return s.batches(ctx, st, spec, refused)
+}
+
+// controls passes what the peer asks for to the watch; it reports whether the peer has said that no more will come,
+// rather than gone away. A round takes a read index first; rounds are asked for one at a time, so taking it here delays
+// nothing but the next control.
+func (s *Server) controls(ctx context.Context, r *bufio.Reader, out chan<- kv.WatchControl, failed chan<- kv.Batch, peer Peer) (ended bool) {
+	for {
+		frame, err := wire.ReadFrame(r)
+		if err != nil {
+			return errors.Is(err, io.EOF)
+		}
+		c, err := wire.DecodeWatchControl(frame)
+		if err != nil {
+			s.log.Warn("uplink watch ended: its control cannot be read", "peer", peer.Node, "error", err)
+			return false
+		}
+		if c.Add != nil {
+			if fault := watchesInScope([]kv.Watch{*c.Add}, peer); fault != nil {
+				send(ctx, failed, kv.Batch{WatchID: c.Add.ID, Canceled: true, Err: fault})
+				continue
+			}
+		}
+		if c.Progress {
+			rctx, cancel := context.WithTimeout(ctx, requestTimeout)
+			_, err := s.backend.Read(rctx, kv.Query{By: kv.By{Node: peer.Node}})
+			cancel()
+			if err != nil {
+				send(ctx, failed, kv.Batch{WatchID: kv.WatchAll, Progress: true, Err: asError(err)})
+				continue
+			}
+		}
+		if !send(ctx, out, c) {
+			return false
+		}
+	}
+}
+
+func send[T any](ctx context.Context, c chan<- T, v T) bool {
+	select {
+	case c <- v:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// batches writes the watch down the stream. A round that failed is answered between batches.
+func (s *Server) batches(ctx context.Context, st Stream, spec kv.WatchSpec, failed <-chan kv.Batch) error {
+	var mu sync.Mutex // one frame at a time
+	write := func(b []byte) error {
+		mu.Lock()
+		defer mu.Unlock()
+		return wire.WriteFrame(st, b)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var answering sync.WaitGroup
+	defer answering.Wait()
+	defer cancel()
+	answering.Go(func() {
+		for {
+			select {
+			case b := <-failed:
+				if write(wire.AppendBatch(nil, b)) != nil {
+					return
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	for b, err := range s.backend.Watch(ctx, spec) {
+		if err != nil {
+			return write(wire.AppendAnyError(nil, err))
+		}
+		if err := write(wire.AppendBatch(nil, b)); err != nil {
+			return fmt.Errorf("write a batch: %w", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,412 @@
+// Package client is the Go client of an uplink: a Backend whose node is somewhere else.
+//
+// A Client keeps one connection to one of its endpoints, sends each request on a stream of its own, and moves to
+// another endpoint when the link is lost. It tells what it knows: a request of which no byte has left fails as
+// UpstreamUnavailable, at once while the link is known to be lost; one that was sent and not answered fails as
+// OutcomeUnknown. Reads are asked again on the next connection; commands are not, because who numbered them (a queue)
+// knows better when to send them again.
+package client
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"holdfast/internal/wire"
+	"holdfast/kv"
+)
+
+// Conn is a connection to a member.
+type Conn interface {
+	OpenStream(ctx context.Context) (Stream, error)
+	// LossState reports whether something was sent and nothing has come back for too long, and a channel that is closed
+	// when that changes.
+	LossState() (lost bool, changed <-chan struct{})
+	// Done is closed when the connection has ended; Err then says why.
+	Done() <-chan struct{}
+	Err() error
+	Close(reason string)
+}
+
+// Stream is one request and its answer; Close ends the writing half, CancelRead the reading one, Abort gives up both.
+type Stream interface {
+	io.Reader
+	io.Writer
+	Close() error
+	CancelRead(code uint64)
+	Abort(code uint64)
+}
+
+// Options of a Client. Dial and Endpoints are required.
+type Options struct {
+	// Dial opens a connection to an endpoint, which must have let this node in when it returns.
+	Dial func(ctx context.Context, endpoint string) (Conn, error)
+	// Endpoints are tried in this order at first, then the one that worked last comes first.
+	Endpoints []string
+	// OnGood hears of the order of endpoints when it has changed because another one worked. It may block.
+	OnGood func(endpoints []string)
+	Log    *slog.Logger
+
+	DialTimeout time.Duration // of one endpoint, 5 s
+	MinBackoff  time.Duration // pause after all endpoints failed, 200 ms
+	MaxBackoff  time.Duration // 30 s: a failed attempt costs about 7 kB on a metered link
+	LostGrace   time.Duration // how long a lost link is given to come back before another endpoint is tried, 5 s
+	Connecting  time.Duration // how long a request waits for the first connection, 2 s
+}
+
+// Client is a Backend. Its methods may be called concurrently; they fail while Run is not running.
+type Client struct {
+	opts Options
+
+	mu      sync.Mutex
+	order   []string
+	conn    Conn
+	at      string
+	last    error         // why there is no connection
+	changed chan struct{} // closed when conn changes
+	tried   bool          // the endpoints have been tried once
+}
+
+// New returns a client; Run connects it.
+func New(o Options) (*Client, error) {
+	if o.Dial == nil || len(o.Endpoints) == 0 {
+		return nil, errors.New("client: at least one endpoint and a way to dial are needed")
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	o.DialTimeout = def(o.DialTimeout, 5*time.Second)
+	o.MinBackoff = def(o.MinBackoff, 200*time.Millisecond)
+	o.MaxBackoff = def(o.MaxBackoff, 30*time.Second)
+	o.LostGrace = def(o.LostGrace, 5*time.Second)
+	o.Connecting = def(o.Connecting, 2*time.Second)
+	return &Client{opts: o, order: slices.Clone(o.Endpoints), changed: make(chan struct{}),
+		last: errors.New("not connected yet")}, nil
+}
+
+func def(v, d time.Duration) time.Duration {
+	if v == 0 {
+		return d
+	}
+	return v
+}
+
+// Run keeps the connection until ctx ends.
+func (c *Client) Run(ctx context.Context) error {
+	pause := c.opts.MinBackoff
+	for ctx.Err() == nil {
+		conn, at, err := c.dial(ctx)
+		if err != nil {
+			c.down(err)
+			// Jitter over the upper half: a fleet that lost the same member does not come back in step.
+			if !sleep(ctx, pause/2+rand.N(pause/2)) {
+				break
+			}
+			pause = min(2*pause, c.opts.MaxBackoff)
+			continue
+		}
+		pause = c.opts.MinBackoff
+		c.up(conn, at)
+		err = c.hold(ctx, conn)
+		conn.Close("done")
+		c.down(err)
+	}
+	c.down(kv.Errorf(kv.Stopping, "the client has stopped"))
+	return nil
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// dial tries each endpoint once, the last good one first.
+func (c *Client) dial(ctx context.Context) (Conn, string, error) {
+	c.mu.Lock()
+	order := slices.Clone(c.order)
+	c.mu.Unlock()
+	var errs []error
+	for _, at := range order {
+		dctx, cancel := context.WithTimeout(ctx, c.opts.DialTimeout)
+		conn, err := c.opts.Dial(dctx, at)
+		cancel()
+		if err == nil {
+			return conn, at, nil
+		}
+		errs = append(errs, fmt.Errorf("%s: %w", at, err))
+	}
+	return nil, "", errors.Join(errs...)
+}
+
+func (c *Client) up(conn Conn, at string) {
+	c.mu.Lock()
+	c.conn, c.at, c.last, c.tried = conn, at, nil, true
+	news := c.order[0] != at
+	if news {
+		i := slices.Index(c.order, at)
+		c.order = slices.Insert(slices.Delete(c.order, i, i+1), 0, at)
+	}
+	order := slices.Clone(c.order)
+	c.signal()
+	c.mu.Unlock()
+	c.opts.Log.Info("uplink up", "upstream", at)
+	if news && c.opts.OnGood != nil {
+		c.opts.OnGood(order)
+	}
+}
+
+func (c *Client) down(err error) {
+	c.mu.Lock()
+	was, first := c.at, !c.tried
+	c.conn, c.at, c.last, c.tried = nil, "", err, true
+	c.signal()
+	c.mu.Unlock()
+	switch {
+	case was != "":
+		c.opts.Log.Warn("uplink down", "upstream", was, "error", err)
+	case first:
+		c.opts.Log.Warn("uplink not up: no endpoint answers; trying on", "error", err)
+	}
+}
+
+// signal wakes those who wait for a change of conn. The caller holds c.mu.
+func (c *Client) signal() {
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// hold returns when the connection is of no more use, and why.
+func (c *Client) hold(ctx context.Context, conn Conn) error {
+	var grace <-chan time.Time
+	for {
+		lost, changed := conn.LossState()
+		switch {
+		case lost && grace == nil:
+			t := time.NewTimer(c.opts.LostGrace)
+			defer t.Stop()
+			grace = t.C
+		case !lost:
+			grace = nil
+		}
+		select {
+		case <-conn.Done():
+			return conn.Err()
+		case <-changed:
+		case <-grace:
+			return errors.New("the link is lost: nothing comes back")
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// State is the uplink as an operator sees it.
+type State struct {
+	Endpoint string // connected to, empty while down
+	Lost     bool   // connected, but nothing comes back
+	Err      error  // why it is down
+}
+
+// State answers from memory.
+func (c *Client) State() State {
+	c.mu.Lock()
+	s := State{Endpoint: c.at, Err: c.last}
+	conn := c.conn
+	c.mu.Unlock()
+	if conn != nil {
+		s.Lost, _ = conn.LossState()
+	}
+	return s
+}
+
+// Endpoints is the present order of endpoints.
+func (c *Client) Endpoints() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.order)
+}
+
+// Up returns the connection, and a channel that is closed when it changes.
+func (c *Client) current() (Conn, string, error, <-chan struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.conn == nil && !c.tried {
+		return nil, "", nil, c.changed
+	}
+	return c.conn, c.at, c.last, c.changed
+}
+
+// live returns a connection that is not known to be lost, or why there is none. Only in front of the very first
+// connection it waits.
+func (c *Client) live(ctx context.Context) (Conn, error) {
+	deadline := time.NewTimer(c.opts.Connecting)
+	defer deadline.Stop()
+	for {
+		conn, at, err, changed := c.current()
+		switch {
+		case conn != nil:
+			if lost, _ := conn.LossState(); lost {
+				return nil, unavailable(fmt.Errorf("%s: nothing comes back", at))
+			}
+			return conn, nil
+		case err != nil:
+			return nil, unavailable(err)
+		}
+		select {
+		case <-changed:
+		case <-deadline.C:
+			return nil, unavailable(errors.New("still connecting"))
+		case <-ctx.Done():
+			return nil, unavailable(ctx.Err())
+		}
+	}
+}
+
+func unavailable(err error) error {
+	if kv.CodeOf(err) == kv.Stopping {
+		return err
+	}
+	return &kv.Error{Code: kv.UpstreamUnavailable, RetryAfter: time.Second, Err: err,
+		Detail: "the uplink is down: " + err.Error() + "; nothing was applied"}
+}
+
+// Do sends a command. See the package comment for what its errors say.
+func (c *Client) Do(ctx context.Context, cmd kv.Command) (kv.Result, error) {
+	if err := wire.CheckCommand(cmd); err != nil {
+		return kv.Result{}, err
+	}
+	conn, err := c.live(ctx)
+	if err != nil {
+		return kv.Result{}, err
+	}
+	b, sent, err := exchange(ctx, conn, wire.UplinkDo, wire.AppendCommand(nil, cmd))
+	switch {
+	case err != nil && !sent:
+		return kv.Result{}, unavailable(err)
+	case err != nil:
+		return kv.Result{}, &kv.Error{Code: kv.OutcomeUnknown, Err: err,
+			Detail: "the write was sent and no answer came: " + err.Error() + "; read the key before writing it again"}
+	}
+	out, err := wire.DecodeOutcome(b)
+	if err != nil {
+		return kv.Result{}, &kv.Error{Code: kv.OutcomeUnknown, Detail: "the answer cannot be read: " + err.Error(), Err: err}
+	}
+	if out.Err != nil {
+		return kv.Result{}, out.Err
+	}
+	return out.Result, nil
+}
+
+// Read asks, and asks once more on another connection if the first one breaks.
+func (c *Client) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
+	if err := wire.CheckQuery(q); err != nil {
+		return kv.Page{}, err
+	}
+	if q.LocalOnly {
+		return kv.Page{}, kv.Errorf(kv.NotCached, "a client holds nothing itself, and the request forbids asking the cluster")
+	}
+	body := wire.AppendQuery(nil, q)
+	var last error
+	for range 2 {
+		conn, err := c.live(ctx)
+		if err != nil {
+			return kv.Page{}, err
+		}
+		b, _, err := exchange(ctx, conn, wire.UplinkRead, body)
+		if err == nil {
+			return page(b)
+		}
+		last = err
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return kv.Page{}, unavailable(last)
+}
+
+func page(b []byte) (kv.Page, error) {
+	if wire.IsError(b) {
+		e, err := wire.DecodeError(b)
+		if err != nil {
+			return kv.Page{}, fmt.Errorf("uplink: %w", err)
+		}
+		return kv.Page{}, e
+	}
+	p, err := wire.DecodePage(b)
+	if err != nil {
+		return kv.Page{}, fmt.Errorf("uplink: %w", err)
+	}
+	p.Source = kv.SourceUpstream
+	return p, nil
+}
+
+// exchange sends one request and returns its one answer. sent reports whether a byte may have left.
+func exchange(ctx context.Context, conn Conn, verb wire.UplinkVerb, body []byte) (b []byte, sent bool, err error) {
+	st, err := conn.OpenStream(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	req := wire.UplinkRequest{Verb: verb, Body: body}
+	if d, ok := ctx.Deadline(); ok {
+		req.Timeout = max(time.Until(d), time.Millisecond)
+	}
+	done := make(chan struct{})
+	var watching sync.WaitGroup
+	var why error
+	watching.Go(func() { why = giveUp(ctx, conn, st, done) })
+	defer func() {
+		close(done)
+		watching.Wait()
+		if err == nil {
+			st.CancelRead(0)
+			return
+		}
+		st.Abort(0)
+		if why != nil {
+			err = why
+		}
+	}()
+	if err := errors.Join(wire.WriteFrame(st, req.Append(nil)), st.Close()); err != nil {
+		return nil, true, err
+	}
+	b, err = wire.ReadFrame(bufio.NewReaderSize(st, 512))
+	if err != nil {
+		return nil, true, fmt.Errorf("wait for the answer: %w", err)
+	}
+	return b, true, nil
+}
+
+// giveUp aborts a stream when its asker no longer waits or the link is lost, and says which.
+func giveUp(ctx context.Context, conn Conn, st Stream, done <-chan struct{}) error {
+	for {
+		lost, changed := conn.LossState()
+		if lost {
+			st.Abort(0)
+			return errors.New("the link is lost: nothing comes back")
+		}
+		select {
+		case <-done:
+			return nil
+		case <-changed:
+		case <-conn.Done():
+			st.Abort(0)
+			return conn.Err()
+		case <-ctx.Done():
+			st.Abort(0)
+			return ctx.Err()
+		}
+	}
+}

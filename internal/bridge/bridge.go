@@ -1,0 +1,64 @@
+// Package bridge fits the connections of transport to what client and api/uplink ask for, so that neither knows the
+// other or QUIC.
+package bridge
+
+import (
+	"context"
+
+	"holdfast/api/uplink"
+	"holdfast/client"
+	"holdfast/transport"
+)
+
+// Dialed is a connection as a client sees it.
+type Dialed struct{ *transport.Conn }
+
+// OpenStream opens a stream for one request.
+func (d Dialed) OpenStream(ctx context.Context) (client.Stream, error) {
+	s, err := d.Conn.OpenStream(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Done is closed when the connection has ended.
+func (d Dialed) Done() <-chan struct{} { return d.Context().Done() }
+
+// Close ends the connection.
+func (d Dialed) Close(reason string) { d.CloseWithError(transport.CodeDone, reason) }
+
+// Accepted is a connection as a server sees it.
+type Accepted struct{ *transport.Conn }
+
+// AcceptStream waits for the next request.
+func (a Accepted) AcceptStream(ctx context.Context) (uplink.Stream, error) {
+	s, err := a.Conn.AcceptStream(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Serve lets ep answer uplinks from s.
+func Serve(ep *transport.Endpoint, s *uplink.Server) {
+	ep.Listen(transport.Uplink, func(ctx context.Context, c *transport.Conn) {
+		peer := c.Peer()
+		scope := peer.Scope
+		if peer.Role == transport.Member {
+			scope = []string{""}
+		}
+		s.Serve(ctx, Accepted{c}, uplink.Peer{Node: peer.Node, Scope: scope})
+	})
+}
+
+// Dial is client.Options.Dial over ep.
+func Dial(ep *transport.Endpoint) func(ctx context.Context, endpoint string) (client.Conn, error) {
+	return func(ctx context.Context, endpoint string) (client.Conn, error) {
+		c, err := ep.Dial(ctx, transport.Uplink, transport.Target{Addrs: []string{endpoint}})
+		if err != nil {
+			return nil, err
+		}
+		return Dialed{c}, nil
+	}
+}

@@ -1,0 +1,52 @@
+package proxy
+
+import (
+	"bytes"
+	"cmp"
+	"slices"
+
+	"holdfast/kv"
+)
+
+// evaluate answers a Range of the newest revision from the keys of the range, which are in order.
+func evaluate(r kv.Range, kvs []kv.KeyValue) (res kv.OpResult) {
+	res.Count = int64(len(kvs)) // as etcd has it, before the filters
+	if r.CountOnly {
+		return res
+	}
+	kvs = slices.DeleteFunc(slices.Clone(kvs), func(v kv.KeyValue) bool {
+		return r.MinMod > 0 && v.ModRevision < r.MinMod || r.MaxMod > 0 && v.ModRevision > r.MaxMod ||
+			r.MinCreate > 0 && v.CreateRevision < r.MinCreate || r.MaxCreate > 0 && v.CreateRevision > r.MaxCreate
+	})
+	if r.Sort != kv.TargetKey {
+		slices.SortStableFunc(kvs, func(a, b kv.KeyValue) int { return compareBy(r.Sort, a, b) })
+	}
+	if r.Order == kv.OrderDescend {
+		slices.Reverse(kvs)
+	}
+	if r.Limit > 0 && int64(len(kvs)) > r.Limit {
+		kvs, res.More = kvs[:r.Limit], true
+	}
+	if r.KeysOnly {
+		for i := range kvs {
+			kvs[i].Value = nil
+		}
+	}
+	res.KVs = kvs
+	return res
+}
+
+func compareBy(t kv.Target, a, b kv.KeyValue) int {
+	switch t {
+	case kv.TargetVersion:
+		return cmp.Compare(a.Version, b.Version)
+	case kv.TargetCreate:
+		return cmp.Compare(a.CreateRevision, b.CreateRevision)
+	case kv.TargetMod:
+		return cmp.Compare(a.ModRevision, b.ModRevision)
+	case kv.TargetValue:
+		return bytes.Compare(a.Value, b.Value)
+	default:
+		return bytes.Compare(a.Key, b.Key)
+	}
+}

@@ -1,0 +1,54 @@
+package proxy
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// metrics are what a proxy counts.
+type metrics struct {
+	reg                         prometheus.Registerer
+	all                         []prometheus.Collector
+	hits, misses, stale, rounds prometheus.Counter
+}
+
+func newMetrics(p *Proxy, reg prometheus.Registerer) *metrics {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: "holdfast_proxy_" + name, Help: help})
+	}
+	gauge := func(name, help string, v func(State) float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "holdfast_proxy_" + name, Help: help}, func() float64 { return v(p.State()) })
+	}
+	m := &metrics{reg: reg,
+		hits:   counter("cache_hits_total", "Reads answered by the cache."),
+		misses: counter("forwarded_reads_total", "Reads answered by the cluster."),
+		stale:  counter("stale_reads_total", "Reads answered by the cache because the cluster did not answer."),
+		rounds: counter("rounds_total", "Reads that waited for a progress round."),
+	}
+	m.all = []prometheus.Collector{m.hits, m.misses, m.stale, m.rounds,
+		gauge("cache_bytes", "Size of keys and values held.", func(s State) float64 { return float64(s.Bytes) }),
+		gauge("cache_age_seconds", "Proven age of the cache, -1 without proof.", func(s State) float64 {
+			if s.Age < 0 {
+				return -1
+			}
+			return s.Age.Seconds()
+		}),
+		gauge("synced_info", "1 if every prefix is mirrored and fed.", func(s State) float64 {
+			if s.Synced {
+				return 1
+			}
+			return 0
+		}),
+	}
+	if reg != nil {
+		for _, c := range m.all {
+			reg.MustRegister(c)
+		}
+	}
+	return m
+}
+
+func (m *metrics) unregister() {
+	if m.reg != nil {
+		for _, c := range m.all {
+			m.reg.Unregister(c)
+		}
+	}
+}

@@ -1,0 +1,65 @@
+package proxy
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"holdfast/kv"
+	"holdfast/proxy/cache"
+)
+
+// openCache opens the cache, moving one aside that cannot be read, and lets go of spans that are no longer configured.
+func openCache(o Options) (*cache.Cache, error) {
+	if err := os.MkdirAll(filepath.Dir(o.Path), 0o700); err != nil {
+		return nil, fmt.Errorf("proxy: %w", err)
+	}
+	c, err := cache.Open(o.Path, o.MaxBytes)
+	if err != nil {
+		o.Log.Warn("cache cannot be read and starts empty; its contents will be fetched again", "file", o.Path, "error", err)
+		if err := os.Remove(o.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("proxy: remove the unreadable cache: %w", err)
+		}
+		if c, err = cache.Open(o.Path, o.MaxBytes); err != nil {
+			return nil, err
+		}
+	}
+	for _, s := range c.Spans() {
+		wanted := slices.ContainsFunc(o.Prefixes, func(p []byte) bool {
+			key, end := kv.PrefixRange(p)
+			return bytes.Equal(s.Key, key) && bytes.Equal(s.End, end)
+		})
+		if !wanted {
+			if err := c.Drop(s.Key, s.End); err != nil {
+				return nil, errors.Join(err, c.Close())
+			}
+		}
+	}
+	return c, nil
+}
+
+// merge puts events over a sorted list of keys.
+func merge(key, end []byte, kvs []kv.KeyValue, events map[string]kv.Event) []kv.KeyValue {
+	kvs = slices.Clone(kvs)
+	for k, e := range events {
+		if !kv.Contains(key, end, []byte(k)) {
+			continue
+		}
+		i, found := slices.BinarySearchFunc(kvs, k, func(v kv.KeyValue, k string) int { return strings.Compare(string(v.Key), k) })
+		switch {
+		case found && kvs[i].ModRevision >= e.KV.ModRevision:
+		case found && e.Delete:
+			kvs = slices.Delete(kvs, i, i+1)
+		case found:
+			kvs[i] = e.KV
+		case !e.Delete:
+			kvs = slices.Insert(kvs, i, e.KV)
+		}
+	}
+	return kvs
+}
