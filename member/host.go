@@ -118,21 +118,19 @@ func (m *Member) startReplica() error {
 
 // electAlone makes a replica that is the only voter of its cluster call its election at once, instead of after one to
 // two election timeouts. The message is the one by which a leader hands over; raft treats it as a timeout that has
-// passed, so it is safe at any time, and while a change of membership is not applied yet it is ignored.
+// passed, so it is safe at any time, and while a change of membership is not applied yet it is ignored. Until the
+// membership is known the replica is woken, or it would take the next tick to find out.
 func (m *Member) electAlone(ctx context.Context) error {
 	for wait := electionFirstWait; ; wait = min(2*wait, electionMaxWait) {
 		now, changed := m.leader.get()
-		if now.replica != 0 {
+		voters, known := m.voters()
+		switch {
+		case now.replica != 0, known && voters > 1:
 			return nil
-		}
-		if m.onlyVoter() {
-			m.net.recv(pb.MessageBatch{
-				DeploymentId: m.id.Cluster,
-				BinVer:       raftio.TransportBinVersion,
-				Requests: []pb.Message{{
-					Type: pb.TimeoutNow, ShardID: shardID, To: m.id.Replica, From: m.id.Replica,
-				}},
-			})
+		case known && voters == 1:
+			m.nudge(pb.TimeoutNow)
+		default:
+			m.nudge(pb.NoOP)
 		}
 		timer := time.NewTimer(wait)
 		select {
@@ -146,16 +144,28 @@ func (m *Member) electAlone(ctx context.Context) error {
 	}
 }
 
-// onlyVoter reports whether the membership, as far as it is applied here, is this replica alone.
-func (m *Member) onlyVoter() bool {
+// nudge delivers a message from this replica to itself.
+func (m *Member) nudge(t pb.MessageType) {
+	m.net.recv(pb.MessageBatch{
+		DeploymentId: m.id.Cluster,
+		BinVer:       raftio.TransportBinVersion,
+		Requests:     []pb.Message{{Type: t, ShardID: shardID, To: m.id.Replica, From: m.id.Replica}},
+	})
+}
+
+// voters returns how many voters with data the cluster has, this replica included, as far as that is applied here.
+// Known is false before anything is, and for a replica that is no voter.
+func (m *Member) voters() (n int, known bool) {
 	info := m.host.GetNodeHostInfo(dragonboat.NodeHostInfoOption{SkipLogInfo: true})
 	i := slices.IndexFunc(info.ShardInfoList, func(s dragonboat.ShardInfo) bool { return s.ShardID == shardID })
 	if i < 0 {
-		return false
+		return 0, false
 	}
 	s := info.ShardInfoList[i]
-	_, member := s.Replicas[m.id.Replica]
-	return !s.Pending && !s.IsNonVoting && !s.IsWitness && member && len(s.Replicas) == 1
+	if _, voter := s.Replicas[m.id.Replica]; s.Pending || !voter {
+		return 0, false
+	}
+	return len(s.Replicas), true
 }
 
 // protect turns a panic of the library on this goroutine into an error.
