@@ -64,7 +64,7 @@ type Guard struct {
 }
 
 // Op is one step of a command or query: Put, Delete, Range, Txn, Each, Skip, Compact, LeaderTerm, OpenEpoch,
-// OpenQueue, LeaseGrant, LeaseRevoke, LeaseKeepAlive, LeaseTTL or LeaseList. The set is closed; internal/wire has a tag for each.
+// OpenQueue, SetRecord, Records, LeaseGrant, LeaseRevoke, LeaseKeepAlive, LeaseTTL or LeaseList. The set is closed; internal/wire has a tag for each.
 type Op interface{ op() }
 
 // Put sets a key.
@@ -183,6 +183,21 @@ type OpenEpoch struct {
 	Epoch Epoch
 }
 
+// SetRecord sets one of the cluster's own records (tokens, nodes, policy), which live beside the keys and never move the
+// revision. A nil Value removes it. Unless Have is -1 the record must be at version Have, 0 for absent; else
+// PreconditionFailed, whose Revision is the present version. The Count of the answer is the new version.
+type SetRecord struct {
+	Name  []byte
+	Value []byte
+	Have  int64
+}
+
+// Records asks for the records whose names begin with Prefix, in order: a KeyValue each, with Key and Value, and the
+// record's version in Version. No client may ask for them.
+type Records struct {
+	Prefix []byte
+}
+
 // LeaseGrant makes a lease. ID is chosen at the door and never 0 in the log; TTL is in seconds.
 type LeaseGrant struct {
 	ID, TTL int64
@@ -218,6 +233,8 @@ func (Each) op()           {}
 func (Skip) op()           {}
 func (OpenEpoch) op()      {}
 func (OpenQueue) op()      {}
+func (SetRecord) op()      {}
+func (Records) op()        {}
 func (LeaseGrant) op()     {}
 func (LeaseRevoke) op()    {}
 func (LeaseKeepAlive) op() {}
@@ -228,7 +245,7 @@ func (LeaseList) op()      {}
 func ReadOnly(ops []Op) bool {
 	for _, op := range ops {
 		switch op := op.(type) {
-		case Range, LeaseTTL, LeaseList:
+		case Range, LeaseTTL, LeaseList, Records:
 		case Txn:
 			if !ReadOnly(op.Then) || !ReadOnly(op.Else) {
 				return false

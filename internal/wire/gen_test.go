@@ -111,6 +111,14 @@ func genOp(depth int) *rapid.Generator[kv.Op] {
 			return kv.LeaseList{}
 		case 12:
 			return kv.OpenQueue{Origin: gen16(t), Have: genUint(t)}
+		case 14:
+			o := kv.SetRecord{Name: draw(t, genBytes()), Have: genInt(t)}
+			if genBool(t) {
+				o.Value = append([]byte{}, draw(t, genBytes())...)
+			}
+			return o
+		case 15:
+			return kv.Records{Prefix: draw(t, genBytes())}
 		default:
 			return kv.Txn{Compares: genList(t, 3, rapid.Custom(genCompare), "compares"),
 				Then: genList(t, 3, genOp(depth+1), "then"), Else: genList(t, 3, genOp(depth+1), "else")}

@@ -25,6 +25,8 @@ const (
 	tagEach
 	tagSkip
 	tagOpenQueue
+	tagSetRecord
+	tagRecords
 	tagEnd // one beyond the last
 )
 
@@ -47,6 +49,7 @@ const (
 	deletePrevKV    byte = 1
 	compactPhysical byte = 1
 	leaseKeys       byte = 1
+	recordValue     byte = 1 // a value follows, perhaps an empty one; else the record is removed
 )
 
 func appendOp(dst []byte, o *kv.Op) []byte {
@@ -90,6 +93,15 @@ func appendOp(dst []byte, o *kv.Op) []byte {
 		return appendUint(append(dst, byte(tagSkip)), o.From)
 	case kv.OpenQueue:
 		return appendUint(append(append(dst, byte(tagOpenQueue)), o.Origin[:]...), o.Have)
+	case kv.SetRecord:
+		dst = append(dst, byte(tagSetRecord), bit(o.Value != nil, recordValue))
+		dst = appendBytes(dst, o.Name)
+		if o.Value != nil {
+			dst = appendBytes(dst, o.Value)
+		}
+		return appendInt(dst, o.Have)
+	case kv.Records:
+		return appendBytes(append(dst, byte(tagRecords)), o.Prefix)
 	default:
 		panic(fmt.Sprintf("wire: an op is a %T, which has no tag", o))
 	}
@@ -140,6 +152,18 @@ func op(r *reader) kv.Op {
 		r.fixed(o.Origin[:], "origin")
 		o.Have = r.uint("queue epoch")
 		return o
+	case tagSetRecord:
+		f := r.flags(recordValue, "record")
+		o := kv.SetRecord{Name: r.bytes("name")}
+		if f != 0 {
+			if o.Value = r.bytes("value"); o.Value == nil {
+				o.Value = []byte{}
+			}
+		}
+		o.Have = r.int("version")
+		return o
+	case tagRecords:
+		return kv.Records{Prefix: r.bytes("prefix")}
 	default:
 		r.fail(ErrNewer, "unknown kind of op %d", byte(t))
 		return nil
