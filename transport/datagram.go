@@ -84,7 +84,7 @@ func (q *datagramQueue) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.closed = true
-	q.dropped += uint64(q.n) //nolint:gosec // not negative
+	q.dropped += uint64(q.n)
 	q.ring, q.head, q.n = nil, 0, 0
 }
 

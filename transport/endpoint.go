@@ -195,10 +195,10 @@ func (e *Endpoint) Run(ctx context.Context) error {
 	err = e.acceptAll(runCtx, ln)
 	cancel()
 	e.shutdown(ln)
-	if ctx.Err() != nil {
-		return nil
+	if ctx.Err() == nil {
+		return fmt.Errorf("serve on %s: %w", e.Addr(), err)
 	}
-	return fmt.Errorf("serve on %s: %w", e.Addr(), err)
+	return nil // on request
 }
 
 func (e *Endpoint) acceptAll(ctx context.Context, ln *quic.Listener) error {

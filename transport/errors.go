@@ -146,7 +146,7 @@ func clipReason(s string) string {
 		return s
 	}
 	s = s[:maxReason]
-	for len(s) > 0 && !utf8.ValidString(s) {
+	for s != "" && !utf8.ValidString(s) {
 		s = s[:len(s)-1]
 	}
 	return s

@@ -3,13 +3,9 @@ package transport
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 )
-
-// secretFileMode is the mode of every file here: each holds a private key.
-const secretFileMode fs.FileMode = 0o600
 
 // maxFileBytes bounds what is read from an identity or CA file: a key and two certificates are below 4 KiB.
 const maxFileBytes = 64 << 10
@@ -36,7 +32,7 @@ func writeFile(dir, name string, data []byte) (err error) {
 	if err != nil {
 		return errors.Join(err, os.Remove(tmp))
 	}
-	d, err := os.Open(dir) //nolint:gosec // the caller's own data dir
+	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
@@ -57,5 +53,5 @@ func readSecret(dir, name string) ([]byte, error) {
 	if info.Size() > maxFileBytes {
 		return nil, fmt.Errorf("read %s: %d bytes: want at most %d", path, info.Size(), maxFileBytes)
 	}
-	return os.ReadFile(path) //nolint:gosec // the caller's own data dir
+	return os.ReadFile(path)
 }

@@ -63,14 +63,14 @@ func (f *FrameReader) ReadFrame() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if n > uint64(f.max) { //nolint:gosec // max is positive
+	if n > uint64(f.max) {
 		return nil, fmt.Errorf("read a frame of %d bytes: %w of %d", n, ErrTooLarge, f.max)
 	}
 	if cap(f.buf) > frameStep && n <= frameStep {
 		f.buf = nil
 	}
 	f.buf = f.buf[:0]
-	for left := int(n); left > 0; { //nolint:gosec // n is at most max
+	for left := int(n); left > 0; {
 		step := min(left, frameStep)
 		start := len(f.buf)
 		f.buf = append(f.buf, make([]byte, step)...)

@@ -84,7 +84,7 @@ func TestDamagedOrReadableIdentityIsRefusedWithARemedy(t *testing.T) {
 
 func read(t *testing.T, path string) []byte {
 	t.Helper()
-	data, err := os.ReadFile(path) //nolint:gosec // a test's own file
+	data, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -263,7 +263,7 @@ func FuzzParseIdentity(f *testing.F) {
 	if err := id.Save(dir); err != nil {
 		f.Fatal(err)
 	}
-	data, err := os.ReadFile(filepath.Join(dir, "node.pem")) //nolint:gosec // a test's own file
+	data, err := os.ReadFile(filepath.Join(dir, "node.pem"))
 	if err != nil {
 		f.Fatal(err)
 	}

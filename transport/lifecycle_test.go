@@ -53,7 +53,7 @@ func TestStoppingEndsADialUnderWay(t *testing.T) {
 		a := w.start("a")
 		errs := make(chan error, 1)
 		go func() {
-			_, err := a.Dial(context.Background(), Raft, Target{Addrs: []string{"10.9.9.9:1"}})
+			_, err := a.Dial(t.Context(), Raft, Target{Addrs: []string{"10.9.9.9:1"}})
 			errs <- err
 		}()
 		time.Sleep(time.Second)
@@ -109,7 +109,7 @@ func TestDeadPeerOfAnIdleLinkIsNoticedByTheKeepAlive(t *testing.T) {
 		c := w.dial(a, "b", Raft)
 		time.Sleep(time.Minute)
 		w.net.Cut("a", "b")
-		if took := lostIn(t, c, time.Minute); took > defaultKeepAlive+samplePeriod+lostMin+lostMin/10 {
+		if took := lostIn(t, c, time.Minute); took > defaultKeepAlive+samplePeriod+lostAtLeast+lostAtLeast/10 {
 			t.Errorf("lost after %v", took)
 		}
 	})
@@ -251,11 +251,11 @@ func TestRenewedCertificateIsUsedFromTheNextConnectionOn(t *testing.T) {
 func TestRealSocketsLeaveNothingBehind(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	ca := mustCA(t, "c1")
-	type real struct {
+	type loopback struct {
 		ep   *Endpoint
 		stop func()
 	}
-	start := func() real {
+	start := func() loopback {
 		conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 		if err != nil {
 			t.Fatal(err)
@@ -265,10 +265,10 @@ func TestRealSocketsLeaveNothingBehind(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithCancel(context.Background())
+		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- ep.Run(ctx) }()
-		return real{ep, func() {
+		return loopback{ep, func() {
 			cancel()
 			if err := <-done; err != nil {
 				t.Error(err)

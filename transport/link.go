@@ -131,8 +131,8 @@ func (l *link) run(ctx context.Context) {
 	defer timer.Stop()
 	for {
 		c, lost, changed := l.watch()
-		if d.cancel != nil && ((c != nil && !lost) || l.hasMoved()) {
-			d.cancel() // no longer needed, or to the wrong place
+		if d.cancel != nil && (l.hasMoved() || d.needless(c, lost)) {
+			d.cancel()
 		}
 		next, wantDial := l.plan(c, lost, d.cancel != nil)
 		if wantDial && !next.After(time.Now()) {
@@ -175,6 +175,7 @@ type dialer struct {
 	link    *link
 	wg      sync.WaitGroup
 	cancel  context.CancelFunc // of the dial under way; nil: none is
+	beside  *Conn              // the lost connection beside which it was started
 	results chan dialResult    // one place: the dial never waits
 }
 
@@ -187,11 +188,21 @@ type dialResult struct {
 func (d *dialer) start(ctx context.Context) {
 	l := d.link
 	ctx, d.cancel = context.WithCancel(ctx)
+	d.beside = l.current()
 	t := Target{Addrs: l.takeAddrs(), Node: l.node, AllowProxy: l.pool.opts.AllowProxy}
 	d.wg.Go(func() {
 		c, err := l.pool.ep.Dial(ctx, l.pool.opts.Protocol, t)
 		d.results <- dialResult{c, err}
 	})
+}
+
+// needless reports whether the dial under way can be given up for c. A connection that the larger node dialed is no
+// reason: it gives up its own dials for this node's in turn, and both would be left with nothing, again and again.
+func (d *dialer) needless(c *Conn, lost bool) bool {
+	if c == nil || lost {
+		return false
+	}
+	return c == d.beside || d.link.pool.ep.Node() > d.link.node
 }
 
 // settle takes what the dial came to.

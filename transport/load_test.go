@@ -28,7 +28,7 @@ func storm(t *testing.T, w *world, from []*node, to string) []error {
 	errs := make([]error, len(from))
 	var wg sync.WaitGroup
 	for i, n := range from {
-		wg.Go(func() { _, errs[i] = n.Dial(context.Background(), Raft, w.target(to)) })
+		wg.Go(func() { _, errs[i] = n.Dial(t.Context(), Raft, w.target(to)) })
 	}
 	wg.Wait()
 	return errs

@@ -7,7 +7,7 @@ import (
 
 // The clock of loss detection.
 const (
-	lostMin       = time.Second            // a link is not called lost before this
+	lostAtLeast       = time.Second            // a link is not called lost before this
 	lostRTTs      = 4                      // nor before this many smoothed round trips
 	watchSteps    = 4                      // looks per lost time while something is under way
 	lostPoll      = 100 * time.Millisecond // looks for the first packet back while lost
@@ -57,7 +57,7 @@ func newMonitor(count func() linkCount, probe func()) *monitor {
 }
 
 // lostAfter is how long an attempt waits for a packet.
-func lostAfter(srtt time.Duration) time.Duration { return max(lostMin, lostRTTs*srtt) }
+func lostAfter(srtt time.Duration) time.Duration { return max(lostAtLeast, lostRTTs*srtt) }
 
 // attempt notes that the peer is asked for something now. Only the first one since the last packet counts: the question
 // is how long the link has been silent, not how much was said.

@@ -64,7 +64,7 @@ func (s *SendStream) SetWriteDeadline(t time.Time) error { return s.s.SetWriteDe
 // SetUrgency orders the streams of one connection that have data to send: 0 goes first, 7 last; streams begin at 3.
 // Streams of the same urgency take turns.
 func (s *SendStream) SetUrgency(urgency int) {
-	s.s.SetPriority(int8(min(max(urgency, 0), 7)), true) //nolint:gosec // clamped
+	s.s.SetPriority(int8(min(max(urgency, 0), 7)), true)
 }
 
 // ReceiveStream is a stream, or half of one, that the peer writes.
