@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"time"
 
 	"holdfast/config"
 )
@@ -83,12 +84,13 @@ type journalLine struct {
 
 func newJournalHandler(out io.Writer, level slog.Leveler) *journalHandler {
 	line := &journalLine{out: out}
-	text := slog.NewTextHandler(&line.buf, &slog.HandlerOptions{Level: level, ReplaceAttr: dropTimeAndLevel})
+	text := slog.NewTextHandler(&line.buf, &slog.HandlerOptions{Level: level, ReplaceAttr: dropLevel})
 	return &journalHandler{text: text, line: line}
 }
 
-func dropTimeAndLevel(groups []string, a slog.Attr) slog.Attr {
-	if len(groups) == 0 && (a.Key == slog.TimeKey || a.Key == slog.LevelKey) {
+// dropLevel drops the level of the line, and no attribute that happens to have that name.
+func dropLevel(groups []string, a slog.Attr) slog.Attr {
+	if _, ours := a.Value.Any().(slog.Level); ours && len(groups) == 0 && a.Key == slog.LevelKey {
 		return slog.Attr{}
 	}
 	return a
@@ -103,6 +105,7 @@ func (h *journalHandler) Handle(ctx context.Context, r slog.Record) error {
 	defer h.line.mu.Unlock()
 	h.line.buf.Reset()
 	h.line.buf.WriteString(priority(r.Level))
+	r.Time = time.Time{} // a handler leaves out a zero time
 	if err := h.text.Handle(ctx, r); err != nil {
 		return err
 	}

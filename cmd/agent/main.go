@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/signal"
 
@@ -83,12 +84,13 @@ func (p *program) complain(err error) {
 	}
 }
 
-// sayError writes a line to standard error, with a priority if the journal reads it.
+// sayError writes a line to standard error: for the journal, which knows the program, with a priority instead.
 func (p *program) sayError(text string) {
+	prefix := "agent: "
 	if journalReads(p.env, p.stderr) {
-		text = "<3>" + text
+		prefix = priority(slog.LevelError)
 	}
-	fmt.Fprintln(p.stderr, "agent: "+text)
+	fmt.Fprintln(p.stderr, prefix+text)
 }
 
 // note writes a line for a person beside the output proper.

@@ -82,10 +82,10 @@ func (p *program) flagError(cmd *cobra.Command, err error) error {
 	if !ok {
 		return &exitError{exitUsage, err}
 	}
-	name := unknown.GetSpecifiedName()
-	if name == "" {
-		return exitf(exitUsage, "there is no flag -%s: see %s --help", unknown.GetSpecifiedShortnames(), cmd.CommandPath())
+	if short := unknown.GetSpecifiedShortnames(); short != "" {
+		return exitf(exitUsage, "there is no flag -%s: see %s --help", short, cmd.CommandPath())
 	}
+	name := unknown.GetSpecifiedName()
 	var names []string
 	cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
 	if near := config.Nearest(name, names); near != "" {

@@ -1,0 +1,245 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"testing"
+
+	"holdfast/config"
+)
+
+const statusBody = `{"name":"edge-7","mode":"member","state":"serving","ready":true,"listen":["http://a","http://b"],"revision":7,"member":{"leader":"1","log_bytes":5242880}}`
+
+func TestStatusShowsWhatTheAgentReports(t *testing.T) {
+	w := newWorld(t)
+	f := newFakeAgent(t, w.path("a.sock"), answering(200, "application/json", statusBody+"\n"))
+	want := `name              edge-7
+mode              member
+state             serving
+ready             true
+listen            http://a, http://b
+revision          7
+member.leader     1
+member.log_bytes  5242880 (5MiB)
+`
+	if got := w.runs(0, "status", "--socket", f.socket); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	if r := f.request(t); r.method != "GET" || r.uri != "/v1/status" {
+		t.Errorf("asked %+v", r)
+	}
+	if got := w.runs(0, "status", "-o", "json", "--socket", f.socket); got != statusBody+"\n" {
+		t.Errorf("got %s", got)
+	}
+	want = `name: "edge-7"
+mode: "member"
+state: "serving"
+ready: true
+listen:
+  - "http://a"
+  - "http://b"
+revision: 7
+member:
+  leader: "1"
+  log_bytes: 5242880
+`
+	if got := w.runs(0, "status", "-o", "yaml", "--socket", f.socket); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestYAMLOfAnyDocument(t *testing.T) {
+	for doc, want := range map[string]string{
+		`{}`: "{}\n", `[]`: "[]\n", `null`: "null\n", `"a: b"`: "\"a: b\"\n", `12345678901234567890`: "12345678901234567890\n",
+		`{"a":{},"b":[],"c":{"d":[1,{"e":2,"f":[3]},[4,5]]}}`: "a: {}\nb: []\nc:\n  d:\n    - 1\n    - e: 2\n      f:\n        - 3\n    - - 4\n      - 5\n",
+		`{"true":1,"9":2,"a-b":3,"":4,"x9":5}`:                "\"true\": 1\n\"9\": 2\n\"a-b\": 3\n\"\": 4\nx9: 5\n",
+	} {
+		var b strings.Builder
+		if err := outputYAML.printJSON(&b, []byte(doc)); err != nil || b.String() != want {
+			t.Errorf("%s: got\n%s%v\nwant\n%s", doc, b.String(), err, want)
+		}
+	}
+	for _, doc := range []string{"", "{", `{"a"}`, `[1`, "nonsense"} {
+		if err := outputYAML.printJSON(&strings.Builder{}, []byte(doc)); err == nil {
+			t.Errorf("%q was taken", doc)
+		}
+	}
+}
+
+func TestConfigInitWritesASampleThatIsGood(t *testing.T) {
+	w := newWorld(t)
+	if got := w.runs(0, "config", "init"); got != config.Sample() {
+		t.Errorf("got %q", got)
+	}
+	path := w.path("agent.yaml")
+	w.runs(0, "config", "init", path)
+	if got := w.runs(0, "config", "check", "--config", path); got != "the configuration is good ("+path+")\n" {
+		t.Errorf("got %q", got)
+	}
+	if err := os.WriteFile(path, []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.runs(1, "config", "init", path)
+	w.says("exists already")
+	if content, err := os.ReadFile(path); err != nil || string(content) != "mine" {
+		t.Errorf("the file is %q, %v", content, err)
+	}
+	w.runs(1, "config", "init", w.path("no/such/dir.yaml"))
+	w.runs(2, "config", "init", "a", "b")
+}
+
+func TestConfigCheckFindsEverything(t *testing.T) {
+	w := newWorld(t)
+	if got := w.runs(0, "config", "check"); got != "the configuration is good (no file)\n" {
+		t.Errorf("got %q", got)
+	}
+	w.env = []string{"HOLDFAST_PORT=tcp://x"}
+	w.runs(0, "config", "check")
+	w.says("Kubernetes")
+	w.write("etc/agent.yaml", "mode: chief\nxyz: 1\n")
+	w.env = []string{"HOLDFAST_LOG_LEVEL=loud"}
+	if got := w.runs(78, "config", "check", "--lisen=x", "--tls-auto"); got != "" {
+		t.Errorf("printed %q", got)
+	}
+	w.says("--lisen", `mode: "chief"`, "agent.yaml:1", "xyz", "agent.yaml:2", "HOLDFAST_LOG_LEVEL", "this version cannot serve https yet")
+	if lines := strings.Count(w.stderr.String(), "\n"); lines != 5 {
+		t.Errorf("got %d lines, want one for each fault:\n%s", lines, w.stderr)
+	}
+	w.runs(78, "config", "check", "x")
+}
+
+func TestConfigShowNamesOrigins(t *testing.T) {
+	w := newWorld(t)
+	w.write("etc/agent.yaml", "\nstore: {flush: 10s}\n")
+	w.env = []string{"HOLDFAST_NAME=edge-7"}
+	got := w.runs(0, "config", "show", "--log-level=warn")
+	for _, line := range []string{
+		"KEY VALUE FROM", "mode auto default", "name edge-7 environment HOLDFAST_NAME", "store.flush 10s " + w.path("etc/agent.yaml") + ":2", "log-level warn flag --log-level",
+	} {
+		if !hasLine(got, line) {
+			t.Errorf("got\n%s\nwant the line %q", got, line)
+		}
+	}
+	var list []struct{ Key, Value, From string }
+	if err := json.Unmarshal([]byte(w.runs(0, "config", "show", "-o", "json")), &list); err != nil || len(list) < 20 || list[0].Key != "mode" || list[0].From != "default" {
+		t.Errorf("got %+v, %v", list, err)
+	}
+	if got := w.runs(0, "config", "show", "-o", "yaml"); !strings.HasPrefix(got, "- key: \"mode\"\n  value: \"auto\"\n  from: \"default\"\n") {
+		t.Errorf("got %s", got)
+	}
+	w.runs(78, "config", "show", "--bogus", "-o", "json")
+	if strings.Contains(w.stderr.String(), "-o") {
+		t.Errorf("-o is a flag of this command: %s", w.stderr)
+	}
+}
+
+func hasLine(text, words string) bool {
+	for line := range strings.Lines(text) {
+		if strings.Join(strings.Fields(line), " ") == words {
+			return true
+		}
+	}
+	return false
+}
+
+func TestConfigDocIsTheReferencePage(t *testing.T) {
+	page, err := os.ReadFile("../../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := newWorld(t).runs(0, "config", "doc"); got != string(page) {
+		t.Error("docs/configuration.md is not what agent config doc prints")
+	}
+}
+
+func TestVersion(t *testing.T) {
+	w := newWorld(t)
+	got := w.runs(0, "version")
+	if !hasLine(got, "go "+runtime.Version()) || !hasLine(got, "platform "+runtime.GOOS+"/"+runtime.GOARCH) || !strings.HasPrefix(got, "version ") {
+		t.Errorf("got %s", got)
+	}
+	var b build
+	if err := json.Unmarshal([]byte(w.runs(0, "version", "-o", "json")), &b); err != nil || b != buildOf() {
+		t.Errorf("got %+v, %v", b, err)
+	}
+}
+
+func TestVersionComesFromTheLinkerOrTheBuild(t *testing.T) {
+	info := &debug.BuildInfo{Main: debug.Module{Version: "v1.2.3"}, Settings: []debug.BuildSetting{{Key: "vcs.revision", Value: "abc"}, {Key: "vcs.modified", Value: "true"}}}
+	b := build{}
+	b.fill(info)
+	if b.Version != "v1.2.3" || b.Commit != "abc+changes" {
+		t.Errorf("got %+v", b)
+	}
+	b = build{Version: "9", Commit: "def"}
+	b.fill(info)
+	if b.Version != "9" || b.Commit != "def" {
+		t.Errorf("what the linker says must stay: %+v", b)
+	}
+	b = build{}
+	if b.fill(&debug.BuildInfo{Main: debug.Module{Version: "(devel)"}}); b != (build{}) {
+		t.Errorf("got %+v", b)
+	}
+}
+
+func TestCompletion(t *testing.T) {
+	w := newWorld(t)
+	for _, shell := range []string{"bash", "zsh", "fish"} {
+		if got := w.runs(0, "completion", shell); !strings.Contains(got, "agent") {
+			t.Errorf("%s: got %q", shell, got)
+		}
+	}
+	if got := w.runs(0, "__complete", "kv", "w"); !strings.HasPrefix(got, "watch\t") {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestWhatThisVersionCannotDoSaysSo(t *testing.T) {
+	w := newWorld(t)
+	for _, args := range [][]string{{"promote"}, {"demote", "--data-dir=x"}, {"leave", "--force"}} {
+		w.runs(1, args...)
+		w.says("this version cannot " + args[0])
+	}
+	w.runs(2, "leave", "--fource")
+	w.says("did you mean --force?")
+}
+
+const help = `Holdfast, a key-value agent for edge nodes.
+
+Without a command it runs a node, as "agent run" does; no configuration is needed.
+
+Usage:
+  agent [flags]
+  agent [command]
+
+Available Commands:
+  completion  Generate the autocompletion script for the specified shell
+  config      Write, check and show the configuration
+  demote      Make a member a proxy; not in this version
+  help        Help about any command
+  kv          Read, write and watch keys
+  leave       Take this node out of its cluster; not in this version
+  promote     Make a proxy a member; not in this version
+  run         Run a node; the default
+  status      Show how the agent is doing
+  version     Print the version
+
+Flags:
+      --config string  `
+
+func TestHelp(t *testing.T) {
+	w := newWorld(t)
+	for _, args := range [][]string{{"--help"}, {"-h"}, {"help"}} {
+		if got := w.runs(0, args...); !strings.HasPrefix(got, help) || strings.Contains(got, "--proxy-") {
+			t.Errorf("%v: got\n%s\nwant\n%s", args, got, help)
+		}
+	}
+	for _, args := range [][]string{{"run", "-h"}, {"kv", "-h"}, {"kv", "get", "-h"}, {"help", "kv", "watch"}, {"config", "show", "--help"}} {
+		if got := w.runs(0, args...); !strings.Contains(got, "Usage:\n  agent ") {
+			t.Errorf("%v: got %s", args, got)
+		}
+	}
+}
