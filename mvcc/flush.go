@@ -114,7 +114,7 @@ func writeIndex(b *bbolt.Bucket, recs []*record) error {
 	var key []byte
 	for _, r := range recs {
 		key = appendIndexKey(key[:0], r.Key, r.rev())
-		if err := b.Put(key, appendIndexEntry(nil, key, r)); err != nil {
+		if err := b.Put(key, appendIndexEntry(make([]byte, 0, 16), key, r)); err != nil {
 			return err
 		}
 	}
@@ -126,7 +126,7 @@ func writeRecords(b *bbolt.Bucket, recs []*record) error {
 	var key []byte
 	for _, r := range recs {
 		key = appendRevKey(key[:0], r.rev())
-		if err := b.Put(key, appendRecord(nil, r)); err != nil {
+		if err := b.Put(key, appendRecord(make([]byte, 0, len(r.Key)+len(r.Value)+24), r)); err != nil {
 			return err
 		}
 	}

@@ -2,8 +2,15 @@ package mvcc
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
 
 	"go.etcd.io/bbolt"
+
+	"holdfast/kv"
 )
 
 // tb is what the helpers need of a testing.T or a rapid.T, which shrinks what it fails on.
@@ -54,4 +61,106 @@ func checkFile(t tb, s *Store) (records int) {
 	})
 	must(t, err)
 	return records
+}
+
+// rig is a store with a log of its own.
+type rig struct {
+	*replica
+	index uint64
+}
+
+func newRig(t *testing.T, opts Options) *rig {
+	t.Helper()
+	g := &rig{replica: newReplica(t, t.TempDir(), "store", opts)}
+	t.Cleanup(func() { g.s.crash() })
+	return g
+}
+
+// try applies ops as one command.
+func (g *rig) try(ops ...kv.Op) kv.Outcome {
+	g.t.Helper()
+	return g.command(kv.Command{Ops: ops})
+}
+
+func (g *rig) command(c kv.Command) kv.Outcome {
+	g.t.Helper()
+	g.index++
+	out, err := g.s.Apply([]Entry{{g.index, c}})
+	must(g.t, err)
+	return out[0]
+}
+
+// do is try for what must succeed; it returns the results.
+func (g *rig) do(ops ...kv.Op) []kv.OpResult {
+	g.t.Helper()
+	out := g.try(ops...)
+	if out.Err != nil {
+		g.t.Fatalf("%+v: %v", ops, out.Err)
+	}
+	return out.Result.Ops
+}
+
+func (g *rig) put(key, value string) int64 {
+	g.t.Helper()
+	g.do(put(key, value))
+	return g.s.Revision()
+}
+
+// refuse applies ops that must be refused with a code, and checks that nothing changes.
+func (g *rig) refuse(code kv.Code, ops ...kv.Op) *kv.Error {
+	g.t.Helper()
+	before := g.s.Revision()
+	out := g.try(ops...)
+	if out.Err == nil || out.Err.Code != code {
+		g.t.Fatalf("%+v: got %v, want %v", ops, out.Err, code)
+	}
+	if g.s.Revision() != before {
+		g.t.Fatalf("%+v was refused and moved the revision", ops)
+	}
+	return out.Err
+}
+
+func (g *rig) list(rev int64) string {
+	g.t.Helper()
+	page, err := g.s.Read(kv.Query{Ops: []kv.Op{kv.Range{Key: []byte{0}, End: []byte{0}, Revision: rev}}})
+	must(g.t, err)
+	return show(page.Ops[0].KVs)
+}
+
+// show is key=value@mod for each pair.
+func show(kvs []kv.KeyValue) string {
+	var b strings.Builder
+	for i, p := range kvs {
+		if i > 0 {
+			b.WriteByte(' ')
+		}
+		fmt.Fprintf(&b, "%s=%s@%d", p.Key, p.Value, p.ModRevision)
+	}
+	return b.String()
+}
+
+func put(key, value string) kv.Put { return kv.Put{Key: []byte(key), Value: []byte(value)} }
+
+func del(key, end string) kv.Delete { return kv.Delete{Key: []byte(key), End: []byte(end)} }
+
+func get(key string) kv.Range { return kv.Range{Key: []byte(key)} }
+
+func scan(key, end string) kv.Range { return kv.Range{Key: []byte(key), End: []byte(end)} }
+
+// errDied is what a failpoint returns in place of a process that died.
+var errDied = errors.New("died")
+
+// dieAt makes a failpoint that fails once, the nth time it is passed; then the store must be crashed and opened again.
+func dieAt(name string, nth int) func(string) error {
+	var mu sync.Mutex
+	return func(at string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if at == name {
+			if nth--; nth == 0 {
+				return errDied
+			}
+		}
+		return nil
+	}
 }

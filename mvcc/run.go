@@ -24,13 +24,24 @@ func (s *Store) Run(ctx context.Context) error {
 		case <-s.wakeSweep:
 			err = s.sweepUp(ctx)
 		case <-ticker.C:
-			if waited++; waited < smallWait && s.layers.Load().active.bytes.Load() < s.opts.FlushBytes/smallShare {
-				break
+			if waited = s.waits(waited); waited == 0 {
+				err = s.flush(false)
 			}
-			waited, err = 0, s.flush(false)
 		}
-		if err != nil {
+		if err != nil && ctx.Err() == nil {
 			return err
 		}
 	}
+}
+
+// waits decides at a tick whether to go on waiting, and returns for how many ticks it has, 0 to flush now.
+func (s *Store) waits(ticks int) int {
+	s.applyMu.Lock()
+	unsaved := s.unsaved
+	s.applyMu.Unlock()
+	little := s.layers.Load().active.bytes.Load() < s.opts.FlushBytes/smallShare
+	if !unsaved || !little || ticks+1 >= smallWait {
+		return 0
+	}
+	return ticks + 1
 }
