@@ -8,6 +8,7 @@ package apitest
 import (
 	"context"
 	"fmt"
+	"runtime/debug"
 	"testing"
 	"time"
 
@@ -27,6 +28,8 @@ type Harness struct {
 	Queue bool
 	// IDs says that commands with an ID apply once, however often they are sent.
 	IDs bool
+
+	patience time.Duration // for what must come; 0: 20 s
 }
 
 // Run tests all promises that need no hook.
@@ -36,18 +39,12 @@ func Run(t *testing.T, open func(t *testing.T) api.Backend) {
 
 // Run tests all promises that the harness has hooks for.
 func (h Harness) Run(t *testing.T) {
-	shared := h.Open(t)
-	groups := []struct {
-		name   string
-		claims []claim
-	}{
-		{"put", putClaims}, {"delete", deleteClaims}, {"command", commandClaims}, {"guard", guardClaims},
-		{"txn", txnClaims}, {"range", rangeClaims}, {"read", readClaims}, {"history", historyClaims},
-		{"watch", watchClaims}, {"stream", streamClaims}, {"cancel", cancelClaims}, {"concurrent", concurrentClaims},
-		{"model", modelClaims}, {"id", idClaims}, {"restart", restartClaims}, {"isolated", isolatedClaims},
+	if h.patience == 0 {
+		h.patience = patience
 	}
+	shared := h.Open(t)
 	serial := 0
-	for _, g := range groups {
+	for _, g := range groups() {
 		t.Run(g.name, func(t *testing.T) {
 			for _, c := range g.claims {
 				if c.needs != nil && !c.needs(h) {
@@ -62,6 +59,7 @@ func (h Harness) Run(t *testing.T) {
 					ctx, cancel := context.WithTimeout(t.Context(), claimTimeout)
 					defer cancel()
 					n.ctx = ctx
+					defer n.recover()
 					c.test(n)
 				})
 			}
@@ -69,8 +67,25 @@ func (h Harness) Run(t *testing.T) {
 	}
 }
 
-// claimTimeout bounds one promise; a node that takes longer hangs.
-const claimTimeout = time.Minute
+const (
+	claimTimeout = time.Minute      // for one promise; a node that takes longer hangs
+	patience     = 20 * time.Second // for one batch, or for what must happen at once
+)
+
+// group is the promises about one thing.
+type group struct {
+	name   string
+	claims []claim
+}
+
+func groups() []group {
+	return []group{
+		{"put", putClaims}, {"delete", deleteClaims}, {"command", commandClaims}, {"guard", guardClaims},
+		{"txn", txnClaims}, {"range", rangeClaims}, {"read", readClaims}, {"history", historyClaims},
+		{"watch", watchClaims}, {"stream", streamClaims}, {"cancel", cancelClaims}, {"concurrent", concurrentClaims},
+		{"model", modelClaims}, {"id", idClaims}, {"restart", restartClaims}, {"isolated", isolatedClaims},
+	}
+}
 
 // claim is one promise.
 type claim struct {
@@ -87,6 +102,13 @@ type node struct {
 	b      api.Backend
 	ctx    context.Context
 	prefix string
+}
+
+// recover turns a panic over an answer of another shape into a failure of its claim alone.
+func (n *node) recover() {
+	if v := recover(); v != nil {
+		n.Fatalf("panic: %v\n%s", v, debug.Stack())
+	}
 }
 
 // key returns a key that no other claim uses.

@@ -9,9 +9,6 @@ import (
 	"holdfast/kv"
 )
 
-// promptly bounds what must not wait.
-const promptly = 5 * time.Second
-
 var cancelClaims = []claim{
 	{name: "before a write refuses it, and what is refused is not there", test: func(n *node) {
 		ctx, cancel := context.WithCancel(n.ctx)
@@ -21,7 +18,7 @@ var cancelClaims = []claim{
 		if err == nil {
 			n.Fatal("a write without time to live was answered")
 		}
-		if took := time.Since(began); took > promptly {
+		if took := time.Since(began); took > n.h.patience {
 			n.Errorf("refused after %v", took)
 		}
 		if n.get("k").ModRevision != 0 && kv.CodeOf(err) != kv.OutcomeUnknown {
@@ -42,8 +39,8 @@ var cancelClaims = []claim{
 		ctx, cancel := context.WithTimeout(n.ctx, 20*time.Millisecond)
 		defer cancel()
 		began := time.Now()
-		_, err := n.b.Read(ctx, kv.Query{Ops: []kv.Op{n.all()}, MinRevision: n.revision() + 1000, Wait: claimTimeout})
-		if err == nil || time.Since(began) > promptly {
+		_, err := n.b.Read(ctx, kv.Query{Ops: []kv.Op{n.all()}, MinRevision: n.revision() + 1000, Wait: 2 * n.h.patience})
+		if err == nil || time.Since(began) > n.h.patience {
 			n.Errorf("%v after %v, want a prompt refusal", err, time.Since(began))
 		}
 	}},

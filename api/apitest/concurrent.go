@@ -1,11 +1,13 @@
 package apitest
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -44,28 +46,24 @@ var concurrentClaims = []claim{
 	}},
 	{name: "guards let one of many win", test: func(n *node) {
 		const writers, rounds = 8, 20
-		wins := make([]int, writers)
-		n.put("k", "0")
-		n.together(writers, func(w int) error {
-			for wins[w] < rounds {
-				now := n.get("k")
-				i, err := strconv.Atoi(string(now.Value))
-				if err != nil {
-					return err
+		for range rounds {
+			at := n.get("k").ModRevision
+			wins := make([]bool, writers)
+			n.together(writers, func(w int) error {
+				_, err := n.guarded(kv.Put{Key: n.key("k"), Value: []byte(strconv.Itoa(w))}, n.modIs("k", at))
+				if kv.CodeOf(err) == kv.PreconditionFailed {
+					return nil
 				}
-				_, err = n.guarded(kv.Put{Key: n.key("k"), Value: []byte(strconv.Itoa(i + 1))}, n.modIs("k", now.ModRevision))
-				switch kv.CodeOf(err) {
-				case kv.OK:
-					wins[w]++
-				case kv.PreconditionFailed:
-				default:
-					return err
-				}
+				wins[w] = err == nil
+				return err
+			})
+			winner := slices.Index(wins, true)
+			if count := len(slices.DeleteFunc(slices.Clone(wins), func(won bool) bool { return !won })); count != 1 {
+				n.Fatalf("%d of %d writers won, want one", count, writers)
 			}
-			return nil
-		})
-		if got := string(n.get("k").Value); got != strconv.Itoa(writers*rounds) {
-			n.Errorf("counted to %s in %d successful steps", got, writers*rounds)
+			if got := n.get("k"); string(got.Value) != strconv.Itoa(winner) || got.Version > rounds {
+				n.Fatalf("writer %d won, and there is %s", winner, showKV(got))
+			}
 		}
 	}},
 	{name: "a watch replays into what a read shows", test: func(n *node) {
@@ -164,22 +162,10 @@ type seen struct {
 	unknown bool // the outcome is not known
 }
 
-// registers is the model: a register per key whose revision every write sets to one that is higher. The revision of a
+// registers is the model of one key: a register whose revision every write sets to one that is higher. The revision of a
 // write is part of its answer, so that an order that contradicts the revisions is not linearizable, and the refusal of a
 // guard has to name the revision that stood in its way.
 var registers = porcupine.NondeterministicModel{
-	Partition: func(history []porcupine.Operation) [][]porcupine.Operation {
-		byKey := map[int][]porcupine.Operation{}
-		for _, op := range history {
-			k := op.Input.(step).key
-			byKey[k] = append(byKey[k], op)
-		}
-		var out [][]porcupine.Operation
-		for _, ops := range byKey {
-			out = append(out, ops)
-		}
-		return out
-	},
 	Init: func() []any { return []any{register{}} },
 	Step: func(state, input, output any) []any {
 		now, in, out := state.(register), input.(step), output.(seen)
@@ -258,14 +244,27 @@ func linearizable(n *node) {
 		}
 		return nil
 	})
-	history := slices.Concat(histories...)
+	byKey := make([][]porcupine.Operation, keys)
+	for _, op := range slices.Concat(histories...) {
+		k := op.Input.(step).key
+		byKey[k] = append(byKey[k], op)
+	}
 	model := registers.ToModel()
-	if result := porcupine.CheckOperationsTimeout(model, history, claimTimeout/2); result != porcupine.Ok {
-		n.Errorf("seed %d: %d operations are %v, want a linearizable history", seed, len(history), result)
-		for _, op := range history {
-			n.Logf("client %d, %v to %v: %+v -> %+v", op.ClientId, time.Duration(op.Call), time.Duration(op.Return), op.Input, op.Output)
+	for k, history := range byKey {
+		if result := porcupine.CheckOperationsTimeout(model, history, claimTimeout/2); result != porcupine.Ok {
+			n.Errorf("seed %d, key %d: %d operations are %v, want a linearizable history:%s", seed, k, len(history), result, showHistory(history))
+			return
 		}
 	}
+}
+
+func showHistory(history []porcupine.Operation) string {
+	var b strings.Builder
+	slices.SortFunc(history, func(x, y porcupine.Operation) int { return cmp.Compare(x.Call, y.Call) })
+	for _, op := range history {
+		fmt.Fprintf(&b, "\n\t%v-%v client %d: %+v -> %+v", time.Duration(op.Call), time.Duration(op.Return), op.ClientId, op.Input, op.Output)
+	}
+	return b.String()
 }
 
 // take makes one call.

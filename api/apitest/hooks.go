@@ -100,9 +100,6 @@ var restartClaims = []claim{
 
 func canRestart(h Harness) bool { return h.Restart != nil }
 
-// isolatedPromptly is how long an isolated node may think before it says no.
-const isolatedPromptly = 15 * time.Second
-
 var isolatedClaims = []claim{
 	{name: "a node says so, promptly and honestly, and recovers", fresh: true, needs: func(h Harness) bool { return h.Isolate != nil }, test: func(n *node) {
 		n.put("k", "before")
@@ -119,7 +116,7 @@ var isolatedClaims = []claim{
 		if p, err := n.b.Read(n.ctx, kv.Query{Ops: []kv.Op{n.all()}}); err == nil {
 			n.Errorf("a linearizable read is answered, at revision %d", p.Revision)
 		}
-		if took := time.Since(began); took > isolatedPromptly {
+		if took := time.Since(began); took > n.h.patience {
 			n.Errorf("both took %v", took)
 		}
 		p, err := n.b.Read(n.ctx, kv.Query{Ops: []kv.Op{kv.Range{Key: n.key("k")}}, MaxAge: kv.Unlimited, LocalOnly: true})
@@ -130,14 +127,14 @@ var isolatedClaims = []claim{
 			n.Error("a local read of an isolated node claims to be of age 0")
 		}
 		heal()
-		deadline := time.Now().Add(isolatedPromptly)
+		deadline := time.Now().Add(n.h.patience)
 		for {
 			_, err := n.try(kv.Put{Key: n.key("k"), Value: []byte("after")})
 			if err == nil {
 				break
 			}
 			if time.Now().After(deadline) {
-				n.Fatalf("still refused %v after it was healed: %v", isolatedPromptly, err)
+				n.Fatalf("still refused %v after it was healed: %v", n.h.patience, err)
 			}
 			time.Sleep(10 * time.Millisecond)
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"holdfast/kv"
@@ -24,7 +25,10 @@ func (n *node) fill() {
 var rangeClaims = []claim{
 	{name: "of one key finds it or nothing", test: func(n *node) {
 		n.put("k", "v")
-		if r := n.query(kv.Range{Key: n.key("k")}); r.Count != 1 || r.More {
+		n.put("k/1", "v")
+		r := n.query(kv.Range{Key: n.key("k")})
+		n.wantKeys(r.KVs, "k")
+		if r.Count != 1 || r.More {
 			n.Errorf("%+v, want the key", r)
 		}
 		if r := n.query(kv.Range{Key: n.key("k/")}); r.Count != 0 || len(r.KVs) != 0 {
@@ -76,7 +80,7 @@ var rangeClaims = []claim{
 		all.KeysOnly = true
 		kvs := n.query(all).KVs
 		n.wantKeys(kvs, "k")
-		n.wantKV(kvs[0], kv.KeyValue{Key: n.key("k"), CreateRevision: r.Revision, ModRevision: r.Revision, Version: 1})
+		n.wantKV(first(kv.OpResult{KVs: kvs}), kv.KeyValue{Key: n.key("k"), CreateRevision: r.Revision, ModRevision: r.Revision, Version: 1})
 	}},
 	{name: "that only counts brings no keys", test: func(n *node) {
 		n.fill()
@@ -169,7 +173,7 @@ var readClaims = []claim{
 		for i := range 100 {
 			r := n.put("k", fmt.Sprint(i))
 			p := n.read(kv.Range{Key: n.key("k")})
-			if p.Revision < r.Revision || len(p.Ops[0].KVs) != 1 || string(p.Ops[0].KVs[0].Value) != fmt.Sprint(i) {
+			if p.Revision < r.Revision || string(first(p.Ops[0]).Value) != fmt.Sprint(i) {
 				n.Fatalf("read %+v at revision %d behind a write of %d at %d", p.Ops[0].KVs, p.Revision, i, r.Revision)
 			}
 		}
@@ -206,12 +210,10 @@ var readClaims = []claim{
 			v := []byte(fmt.Sprint(i))
 			return []kv.Op{kv.Put{Key: n.key("a"), Value: v}, kv.Put{Key: n.key("b"), Value: v}}
 		}, func() {
-			for range 200 {
-				p := n.read(kv.Range{Key: n.key("a")}, kv.Range{Key: n.key("b")})
-				a, b := p.Ops[0].KVs[0], p.Ops[1].KVs[0]
-				if string(a.Value) != string(b.Value) || a.ModRevision != b.ModRevision {
-					n.Fatalf("read %s and %s, which never stood together", showKV(a), showKV(b))
-				}
+			p := n.read(kv.Range{Key: n.key("a")}, kv.Range{Key: n.key("b")})
+			a, b := first(p.Ops[0]), first(p.Ops[1])
+			if string(a.Value) != string(b.Value) || a.ModRevision != b.ModRevision {
+				n.Fatalf("read %s and %s, which never stood together", showKV(a), showKV(b))
 			}
 		})
 	}},
@@ -220,11 +222,9 @@ var readClaims = []claim{
 		n.whileWriting(func(i int) []kv.Op {
 			return []kv.Op{kv.Put{Key: n.key("k"), Value: []byte(fmt.Sprint(i))}}
 		}, func() {
-			for range 100 {
-				p := n.read(kv.Range{Key: n.key("k")})
-				then := n.query(kv.Range{Key: n.key("k"), Revision: p.Revision})
-				n.wantKV(p.Ops[0].KVs[0], then.KVs[0])
-			}
+			p := n.read(kv.Range{Key: n.key("k")})
+			then := n.query(kv.Range{Key: n.key("k"), Revision: p.Revision})
+			n.wantKV(first(p.Ops[0]), first(then))
 		})
 	}},
 	{name: "waits for the revision it needs", test: func(n *node) {
@@ -235,11 +235,12 @@ var readClaims = []claim{
 		done := make(chan error, 1)
 		go func() {
 			p, err := n.b.Read(n.ctx, kv.Query{Ops: []kv.Op{kv.Range{Key: n.key("k")}}, MinRevision: at + 1, Wait: claimTimeout})
-			if err == nil && (p.Revision <= at || string(p.Ops[0].KVs[0].Value) != "2") {
-				err = fmt.Errorf("read %s at revision %d, want what was put at %d", showKV(p.Ops[0].KVs[0]), p.Revision, at+1)
+			if err == nil && (p.Revision <= at || string(first(p.Ops[0]).Value) != "2") {
+				err = fmt.Errorf("read %s at revision %d, want what was put at %d", showKV(first(p.Ops[0])), p.Revision, at+1)
 			}
 			done <- err
 		}()
+		time.Sleep(20 * time.Millisecond) // whoever does not wait has answered by now
 		n.put("k", "2")
 		if err := <-done; err != nil {
 			n.Error(err)
@@ -256,11 +257,15 @@ var readClaims = []claim{
 	}},
 }
 
-// whileWriting runs body while another goroutine sends the commands that ops makes, one after the other.
-func (n *node) whileWriting(ops func(i int) []kv.Op, body func()) {
+// turns is how often a step and a writer beside it must have taken turns before it is believed that they met.
+const turns = 50
+
+// whileWriting repeats step while another goroutine sends the commands that ops makes, one after the other.
+func (n *node) whileWriting(ops func(i int) []kv.Op, step func()) {
 	n.Helper()
 	ctx, stop := context.WithCancel(n.ctx)
 	var wg sync.WaitGroup
+	var written atomic.Int64
 	var failed error
 	defer func() {
 		stop()
@@ -270,12 +275,18 @@ func (n *node) whileWriting(ops func(i int) []kv.Op, body func()) {
 		}
 	}()
 	wg.Go(func() {
+		defer stop()
 		for i := 1; ctx.Err() == nil; i++ {
-			if _, err := n.b.Do(n.ctx, kv.Command{Ops: ops(i)}); err != nil {
-				failed = err
+			if _, failed = n.b.Do(n.ctx, kv.Command{Ops: ops(i)}); failed != nil {
 				return
 			}
+			written.Add(1)
 		}
 	})
-	body()
+	for taken, last := 0, int64(0); ctx.Err() == nil && taken < turns; {
+		step()
+		if now := written.Load(); now != last {
+			taken, last = taken+1, now
+		}
+	}
 }

@@ -25,6 +25,14 @@ func sameOp(a, b kv.OpResult) bool {
 		a.Succeeded == b.Succeeded && slices.EqualFunc(a.Ops, b.Ops, sameOp)
 }
 
+// first returns the only key of an answer, a zero one if there is none.
+func first(r kv.OpResult) kv.KeyValue {
+	if len(r.KVs) == 0 {
+		return kv.KeyValue{}
+	}
+	return r.KVs[0]
+}
+
 func sameEvent(a, b kv.Event) bool { return a.Delete == b.Delete && sameKV(a.KV, b.KV) }
 
 func showKV(v kv.KeyValue) string {

@@ -264,25 +264,18 @@ var streamClaims = []claim{
 	}},
 	{name: "never says it is further than it is", test: func(n *node) {
 		w := n.watch(n.watchAll(0))
+		var said int64
 		n.whileWriting(func(i int) []kv.Op {
 			return []kv.Op{kv.Put{Key: n.key("k"), Value: []byte(fmt.Sprint(i))}}
 		}, func() {
-			var said int64
-			for range 100 {
-				w.ask(kv.WatchControl{Progress: true})
-				for answered := false; !answered; {
-					b := w.next()
-					for _, e := range append(w.pending[0], b.Events...) {
-						if e.KV.ModRevision <= said {
-							n.Fatalf("an event of revision %d came behind progress %d", e.KV.ModRevision, said)
-						}
-					}
-					w.pending[0] = nil
-					if b.WatchID == kv.WatchAll {
-						said, answered = b.Revision, true
-					}
+			before := said
+			said = w.progress()
+			for _, e := range w.pending[0] {
+				if e.KV.ModRevision <= before {
+					n.Fatalf("an event of revision %d came behind progress %d", e.KV.ModRevision, before)
 				}
 			}
+			w.pending[0] = nil
 		})
 	}},
 	{name: "ends with its context", test: func(n *node) {
@@ -301,8 +294,11 @@ var streamClaims = []claim{
 	{name: "goes on without control while a watch is left", test: func(n *node) {
 		w := n.watch(n.watchAll(0))
 		close(w.control)
-		n.put("k", "v")
-		w.events(0, 1)
+		time.Sleep(20 * time.Millisecond) // whoever ends with it has ended by now
+		for range 5 {
+			n.put("k", "v")
+			w.events(0, 1)
+		}
 	}},
 	{name: "ends when its consumer stops", test: func(n *node) {
 		ended := make(chan struct{})
@@ -314,21 +310,26 @@ var streamClaims = []claim{
 		}()
 		select {
 		case <-ended:
-		case <-time.After(batchTimeout):
-			n.Errorf("still running %v after the consumer stopped", batchTimeout)
+		case <-time.After(n.h.patience):
+			n.Errorf("still running %v after the consumer stopped", n.h.patience)
 		}
 	}},
 	{name: "whose consumer is slow loses nothing and holds nobody up", test: func(n *node) {
 		const count = 3000
 		slow, quick := n.watch(n.watchAll(0)), n.watch(n.watchAll(0))
+		written := make(chan error, 1)
 		go func() {
 			for i := range count {
 				if _, err := n.try(kv.Put{Key: n.key("k"), Value: []byte(fmt.Sprint(i))}); err != nil {
-					n.Errorf("put %d: %v", i, err)
+					written <- fmt.Errorf("put %d: %w", i, err)
 					return
 				}
 			}
+			written <- nil
 		}()
+		if err := <-written; err != nil { // though nobody reads yet
+			n.Fatal(err)
+		}
 		for _, w := range []*watcher{quick, slow} {
 			for i, e := range w.events(0, count) {
 				if string(e.KV.Value) != fmt.Sprint(i) {

@@ -19,12 +19,6 @@ type watcher struct {
 	pending map[int64][]kv.Event // events taken while another watch was asked for
 }
 
-// batchTimeout is how long a batch may take that must come.
-const batchTimeout = 20 * time.Second
-
-// silence is how long one waits to see that nothing comes.
-const silence = 50 * time.Millisecond
-
 // open opens a stream; it ends with the claim.
 func (n *node) open(watches ...kv.Watch) *watcher {
 	ctx, cancel := context.WithCancel(n.ctx)
@@ -49,8 +43,8 @@ func (n *node) open(watches ...kv.Watch) *watcher {
 		cancel()
 		select {
 		case <-w.ended:
-		case <-time.After(batchTimeout):
-			n.Errorf("the stream did not end within %v of its context", batchTimeout)
+		case <-time.After(n.h.patience):
+			n.Errorf("the stream did not end within %v of its context", n.h.patience)
 		}
 	})
 	return w
@@ -78,8 +72,8 @@ func (w *watcher) next() kv.Batch {
 		return b
 	case <-w.ended:
 		w.n.Fatalf("the stream ended: %v", w.err)
-	case <-time.After(batchTimeout):
-		w.n.Fatalf("no batch within %v", batchTimeout)
+	case <-time.After(w.n.h.patience):
+		w.n.Fatalf("no batch within %v", w.n.h.patience)
 	}
 	return kv.Batch{}
 }
@@ -130,8 +124,8 @@ func (w *watcher) ask(c kv.WatchControl) {
 			w.keep(b)
 		case <-w.ended:
 			w.n.Fatalf("the stream ended: %v", w.err)
-		case <-time.After(batchTimeout):
-			w.n.Fatalf("no control message was taken within %v", batchTimeout)
+		case <-time.After(w.n.h.patience):
+			w.n.Fatalf("no control message was taken within %v", w.n.h.patience)
 		}
 	}
 }
@@ -184,8 +178,8 @@ func (w *watcher) wantEnd() {
 			w.keep(b)
 		case <-w.ended:
 			return
-		case <-time.After(batchTimeout):
-			w.n.Fatalf("the stream did not end within %v", batchTimeout)
+		case <-time.After(w.n.h.patience):
+			w.n.Fatalf("the stream did not end within %v", w.n.h.patience)
 		}
 	}
 }
