@@ -311,8 +311,8 @@ func (f *feed) advance() {
 	}
 }
 
-// reach waits until every event up to revision is in the cache.
-func (f *feed) reach(ctx context.Context, revision int64) bool {
+// reach waits until every event up to revision is in the cache; patient: also while there is no feed.
+func (f *feed) reach(ctx context.Context, revision int64, patient bool) bool {
 	for {
 		f.mu.Lock()
 		rev, changed, up := f.rev, f.changed, f.control != nil
@@ -320,7 +320,7 @@ func (f *feed) reach(ctx context.Context, revision int64) bool {
 		if rev >= revision {
 			return true
 		}
-		if !up {
+		if !up && !patient {
 			return false
 		}
 		select {

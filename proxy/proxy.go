@@ -134,10 +134,10 @@ func (p *Proxy) saw(h kv.Header) {
 		if !p.epoch.IsZero() {
 			p.opts.Log.Warn("the cluster has another history: it was restored or founded anew; the cache starts over",
 				"was", p.epoch, "is", h.Epoch)
+			p.feed.restart()
 		}
 		p.epoch, p.newest = h.Epoch, 0
 		clear(p.own)
-		p.feed.restart()
 	}
 	p.newest = max(p.newest, h.Revision)
 }
@@ -175,12 +175,12 @@ func (p *Proxy) remember(ctx context.Context, c kv.Command, res kv.Result) {
 		switch op := op.(type) {
 		case kv.Put:
 			v := kv.KeyValue{Key: op.Key, Value: op.Value, ModRevision: results[i].revision, Lease: op.Lease}
-			if op.IgnoreValue || op.IgnoreLease || !p.own1(kv.Event{KV: v}, results[i].created) {
+			if op.IgnoreValue || op.IgnoreLease || !p.keepOwn(kv.Event{KV: v}, results[i].created) {
 				wait = true
 			}
 		case kv.Delete:
 			e := kv.Event{Delete: true, KV: kv.KeyValue{Key: op.Key, ModRevision: results[i].revision}}
-			if results[i].count > 0 && (len(op.End) > 0 || !p.own1(e, false)) {
+			if results[i].count > 0 && (len(op.End) > 0 || !p.keepOwn(e, false)) {
 				wait = true
 			}
 		case kv.Txn:
@@ -190,7 +190,7 @@ func (p *Proxy) remember(ctx context.Context, c kv.Command, res kv.Result) {
 	if wait {
 		ctx, cancel := context.WithTimeout(ctx, feedWait)
 		defer cancel()
-		p.feed.reach(ctx, res.Revision)
+		p.feed.reach(ctx, res.Revision, false)
 	}
 }
 
@@ -222,8 +222,8 @@ func flatten(c kv.Command, res kv.Result) (ops []kv.Op, results []done) {
 	return ops, results
 }
 
-// own1 remembers one write of a mirrored key; it reports false if it cannot.
-func (p *Proxy) own1(e kv.Event, created bool) bool {
+// keepOwn remembers one write of a mirrored key; it reports false if it cannot.
+func (p *Proxy) keepOwn(e kv.Event, created bool) bool {
 	old, found, span, covered, err := p.cache.Get(e.KV.Key)
 	if !covered {
 		return true

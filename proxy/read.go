@@ -86,7 +86,7 @@ func (p *Proxy) await(ctx context.Context, q kv.Query) error {
 	if _, err := p.feed.round(wctx); err == nil && p.feed.revision() >= q.MinRevision {
 		return nil
 	}
-	if p.feed.reach(wctx, q.MinRevision) {
+	if p.feed.reach(wctx, q.MinRevision, true) {
 		return nil
 	}
 	return kv.Errorf(kv.RevisionTimeout, "revision %d was not reached in %s; this node is at %d", q.MinRevision, q.Wait, p.feed.revision())

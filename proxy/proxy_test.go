@@ -1,0 +1,407 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"path/filepath"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"holdfast/api/apitest"
+	"holdfast/kv"
+)
+
+// link is an upstream that can be cut, as a client's is when nothing comes back.
+type link struct {
+	*apitest.Memory
+	mu  sync.Mutex
+	cut chan struct{} // closed while cut
+	ask int           // reads that went up
+}
+
+func newLink() *link { return &link{Memory: apitest.NewMemory(), cut: make(chan struct{})} }
+
+func (l *link) setCut(cut bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if cut {
+		close(l.cut)
+	} else {
+		l.cut = make(chan struct{})
+	}
+}
+
+func (l *link) state() (down bool, c chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	select {
+	case <-l.cut:
+		return true, l.cut
+	default:
+		return false, l.cut
+	}
+}
+
+var errCut = kv.Errorf(kv.UpstreamUnavailable, "the link is cut")
+
+func (l *link) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
+	if down, _ := l.state(); down {
+		return kv.Result{}, errCut
+	}
+	return l.Memory.Do(ctx, c)
+}
+
+func (l *link) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
+	if down, _ := l.state(); down {
+		return kv.Page{}, errCut
+	}
+	l.mu.Lock()
+	l.ask++
+	l.mu.Unlock()
+	return l.Memory.Read(ctx, q)
+}
+
+func (l *link) asked() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ask
+}
+
+func (l *link) Watch(ctx context.Context, w kv.WatchSpec) iter.Seq2[kv.Batch, error] {
+	return func(yield func(kv.Batch, error) bool) {
+		down, cut := l.state()
+		if down {
+			yield(kv.Batch{}, errCut)
+			return
+		}
+		ctx, cancel := context.WithCancel(ctx)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			select {
+			case <-cut:
+				cancel()
+			case <-ctx.Done():
+			}
+		})
+		defer wg.Wait()
+		defer cancel()
+		for b, err := range l.Memory.Watch(ctx, w) {
+			if down, _ := l.state(); down {
+				break
+			}
+			if !yield(b, err) {
+				return
+			}
+		}
+		if down, _ := l.state(); down {
+			yield(kv.Batch{}, errCut)
+		}
+	}
+}
+
+// open runs a proxy that mirrors prefixes until the test, or close, ends it. Its clock is the bubble's.
+func open(t *testing.T, l *link, dir string, prefixes ...string) (p *Proxy, shut func()) {
+	t.Helper()
+	boot := time.Now()
+	o := Options{Upstream: l, Path: filepath.Join(dir, "cache.db"), Clock: func() time.Duration { return time.Since(boot) }}
+	for _, x := range prefixes {
+		o.Prefixes = append(o.Prefixes, []byte(x))
+	}
+	p, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := p.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	shut = sync.OnceFunc(func() {
+		cancel()
+		wg.Wait()
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(shut)
+	return p, shut
+}
+
+func put(t *testing.T, b interface {
+	Do(context.Context, kv.Command) (kv.Result, error)
+}, key, value string) int64 {
+	t.Helper()
+	res, err := b.Do(t.Context(), kv.Command{Ops: []kv.Op{kv.Put{Key: []byte(key), Value: []byte(value)}}})
+	if err != nil {
+		t.Fatalf("put %s: %v", key, err)
+	}
+	return res.Revision
+}
+
+func get(p *Proxy, key string, q kv.Query) (kv.Page, string, error) {
+	q.Ops = []kv.Op{kv.Range{Key: []byte(key)}}
+	page, err := p.Read(context.Background(), q)
+	if err != nil || len(page.Ops[0].KVs) == 0 {
+		return page, "", err
+	}
+	return page, string(page.Ops[0].KVs[0].Value), nil
+}
+
+var local = kv.Query{MaxAge: kv.Unlimited, LocalOnly: true}
+
+func TestALinearizableReadOfAMirroredKeyCostsARoundAndIsServedHere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLink()
+		put(t, l, "a/1", "one")
+		p, shut := open(t, l, t.TempDir(), "a/")
+		defer shut()
+		synctest.Wait()
+		put(t, l, "a/1", "two") // by somebody else: only a round proves that there is no later one
+		asked := l.asked()
+		page, v, err := get(p, "a/1", kv.Query{})
+		if err != nil || v != "two" || page.Source != kv.SourceCache || page.Age != 0 {
+			t.Errorf("got %q from %v, age %v, %v, want two from the cache", v, page.Source, page.Age, err)
+		}
+		if l.asked() != asked {
+			t.Errorf("the value was asked for upstream")
+		}
+	})
+}
+
+func TestWhatIsMirroredIsServedWithItsAgeWhenTheLinkIsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLink()
+		put(t, l, "a/1", "one")
+		dir := t.TempDir()
+		p, shut := open(t, l, dir, "a/")
+		synctest.Wait()
+		l.setCut(true)
+		time.Sleep(10 * time.Second)
+		page, v, err := get(p, "a/1", local)
+		if err != nil || v != "one" || page.Age < 10*time.Second || page.Age > 11*time.Second {
+			t.Errorf("local: got %q, age %v, %v, want one, 10 s old", v, page.Age, err)
+		}
+		if _, _, err := get(p, "a/1", kv.Query{}); kv.CodeOf(err) != kv.UpstreamUnavailable {
+			t.Errorf("linearizable: got %v, want upstream-unavailable", err)
+		}
+		if _, _, err := get(p, "a/1", kv.Query{MaxAge: time.Second}); kv.CodeOf(err) != kv.StalenessExceeded {
+			t.Errorf("bounded by 1 s: got %v, want staleness-exceeded", err)
+		}
+		if _, v, err := get(p, "a/1", kv.Query{MaxAge: 20 * time.Second}); err != nil || v != "one" {
+			t.Errorf("bounded by 20 s: got %q, %v", v, err)
+		}
+		if _, v, err := get(p, "a/1", kv.Query{MaxAge: time.Second, StaleIfError: time.Hour}); err != nil || v != "one" {
+			t.Errorf("auto: got %q, %v", v, err)
+		}
+		if page, _, err := get(p, "a/none", local); err != nil || len(page.Ops[0].KVs) != 0 {
+			t.Errorf("absent under a mirrored prefix: got %v, want it known to be absent", err)
+		}
+		if _, _, err := get(p, "b", local); kv.CodeOf(err) != kv.NotCached {
+			t.Errorf("elsewhere: got %v, want not-cached", err)
+		}
+		shut()
+
+		p, shut = open(t, l, dir, "a/") // a reboot, still cut off
+		defer shut()
+		page, v, err = get(p, "a/1", local)
+		if err != nil || v != "one" || page.Age != kv.AgeUnknown {
+			t.Errorf("after a reboot: got %q, age %v, %v, want one of unknown age", v, page.Age, err)
+		}
+		if _, _, err := get(p, "a/1", kv.Query{MaxAge: time.Hour}); kv.CodeOf(err) != kv.StalenessExceeded {
+			t.Errorf("bounded, age unknown: got %v, want staleness-exceeded", err)
+		}
+		if _, v, err := get(p, "a/1", kv.Query{MaxAge: time.Second, StaleIfError: time.Hour}); err != nil || v != "one" {
+			t.Errorf("auto, age unknown: got %q, %v", v, err)
+		}
+	})
+}
+
+func TestTheCacheCatchesUpAfterTheLinkIsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLink()
+		for i := range 1200 { // more than a page
+			put(t, l, fmt.Sprintf("a/%04d", i), "old")
+		}
+		p, shut := open(t, l, t.TempDir(), "a/")
+		defer shut()
+		synctest.Wait()
+		l.setCut(true)
+		time.Sleep(time.Minute)
+		last := put(t, l.Memory, "a/0007", "new")
+		if _, err := l.Memory.Do(t.Context(), kv.Command{Ops: []kv.Op{kv.Delete{Key: []byte("a/0008")}}}); err != nil {
+			t.Fatal(err)
+		}
+		l.setCut(false)
+		page, v, err := get(p, "a/0007", kv.Query{MinRevision: last, Wait: time.Minute, MaxAge: kv.Unlimited})
+		if err != nil || v != "new" || page.Source != kv.SourceCache {
+			t.Fatalf("got %q from %v, %v", v, page.Source, err)
+		}
+		time.Sleep(time.Minute)
+		if page, _, err := get(p, "a/0008", local); err != nil || len(page.Ops[0].KVs) != 0 {
+			t.Errorf("deleted meanwhile: %+v, %v", page, err)
+		}
+		key, end := kv.PrefixRange([]byte("a/"))
+		all, err := p.Read(t.Context(), kv.Query{Ops: []kv.Op{kv.Range{Key: key, End: end, Limit: 10}}})
+		if err != nil || all.Ops[0].Count != 1199 || !all.Ops[0].More || len(all.Ops[0].KVs) != 10 || all.Source != kv.SourceCache {
+			t.Errorf("list: count %d of %v, %v", all.Ops[0].Count, all.Source, err)
+		}
+	})
+}
+
+func TestHistoryLostMeanwhileIsReadAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLink()
+		put(t, l, "a/1", "one")
+		put(t, l, "a/2", "two")
+		p, shut := open(t, l, t.TempDir(), "a/")
+		defer shut()
+		synctest.Wait()
+		l.setCut(true)
+		time.Sleep(time.Minute)
+		rev := put(t, l.Memory, "a/1", "later")
+		for _, op := range []kv.Op{kv.Delete{Key: []byte("a/2")}, kv.Compact{Revision: rev + 1}} {
+			if _, err := l.Memory.Do(t.Context(), kv.Command{Ops: []kv.Op{op}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l.setCut(false)
+		time.Sleep(time.Minute)
+		if _, v, err := get(p, "a/1", local); err != nil || v != "later" {
+			t.Errorf("got %q, %v, want later", v, err)
+		}
+		if page, _, err := get(p, "a/2", local); err != nil || len(page.Ops[0].KVs) != 0 {
+			t.Errorf("a key deleted in the lost history is still there: %+v, %v", page, err)
+		}
+	})
+}
+
+func TestANodeServesWhatItHasItselfAcknowledged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLink()
+		p, shut := open(t, l, t.TempDir(), "a/")
+		defer shut()
+		synctest.Wait()
+		for i := range 200 {
+			want := fmt.Sprint(i)
+			put(t, p, "a/1", want)
+			if _, v, err := get(p, "a/1", local); err != nil || v != want {
+				t.Fatalf("write %d: read back %q, %v", i, v, err)
+			}
+		}
+		if _, err := p.Do(t.Context(), kv.Command{Ops: []kv.Op{kv.Delete{Key: []byte("a/1")}}}); err != nil {
+			t.Fatal(err)
+		}
+		if page, _, err := get(p, "a/1", local); err != nil || len(page.Ops[0].KVs) != 0 {
+			t.Errorf("still there after its delete: %+v, %v", page, err)
+		}
+	})
+}
+
+func TestAPrefixTooLargeIsForwardedAndSaysSo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLink()
+		for i := range 100 {
+			put(t, l, fmt.Sprint("a/", i), string(make([]byte, 1000)))
+		}
+		boot := time.Now()
+		p, err := New(Options{Upstream: l, Path: filepath.Join(t.TempDir(), "c"), MaxBytes: 50_000, Prefixes: [][]byte{[]byte("a/")},
+			Clock: func() time.Duration { return time.Since(boot) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- p.Run(ctx) }()
+		synctest.Wait()
+		if s := p.State(); s.Synced || s.Mirrors[0].Covered || s.Mirrors[0].Reason == "" || s.Bytes > 50_000 {
+			t.Errorf("got %+v, want it not mirrored, with a reason", s)
+		}
+		if page, v, err := get(p, "a/7", kv.Query{}); err != nil || len(v) != 1000 || page.Source != kv.SourceUpstream {
+			t.Errorf("got %d bytes from %v, %v, want it forwarded", len(v), page.Source, err)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestAWatchOutlivesTheLinkWithoutAGapOrADuplicate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLink()
+		p, shut := open(t, l, t.TempDir(), "a/")
+		defer shut()
+		synctest.Wait()
+		ctx, cancel := context.WithCancel(t.Context())
+		var mu sync.Mutex
+		var values []string
+		var states []kv.WatchState
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			key, end := kv.PrefixRange([]byte("a/"))
+			for b, err := range p.Watch(ctx, kv.WatchSpec{Watches: []kv.Watch{{ID: 1, Key: key, End: end}}}) {
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				if b.State != kv.WatchSame {
+					states = append(states, b.State)
+				}
+				for _, e := range b.Events {
+					values = append(values, string(e.KV.Value))
+				}
+				mu.Unlock()
+			}
+		}()
+		synctest.Wait()
+		for i := range 30 {
+			if i == 10 {
+				l.setCut(true)
+				time.Sleep(time.Second)
+			}
+			if i == 20 {
+				l.setCut(false)
+				time.Sleep(time.Minute)
+			}
+			put(t, l.Memory, "a/k", fmt.Sprint(i))
+		}
+		synctest.Wait()
+		cancel()
+		<-done
+		for i, v := range values {
+			if v != fmt.Sprint(i) {
+				t.Fatalf("event %d is %s: %v", i, v, values)
+			}
+		}
+		if len(values) != 30 {
+			t.Errorf("%d events, want 30", len(values))
+		}
+		if fmt.Sprint(states) != fmt.Sprint([]kv.WatchState{kv.WatchStale, kv.WatchCatchingUp, kv.WatchSynced}) {
+			t.Errorf("states %v, want stale, catching up, synced", states)
+		}
+	})
+}
+
+func TestAReadOnlyProxyRefusesWrites(t *testing.T) {
+	l := newLink()
+	p, err := New(Options{Upstream: l, Path: filepath.Join(t.TempDir(), "c"), ReadOnly: true, Clock: func() time.Duration { return 0 }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Do(t.Context(), kv.Command{Ops: []kv.Op{kv.Put{Key: []byte("a")}}}); kv.CodeOf(err) != kv.ReadOnlyNode {
+		t.Errorf("got %v, want read-only", err)
+	}
+	if err := p.Close(); err != nil {
+		t.Error(err)
+	}
+}
