@@ -267,6 +267,33 @@ func TestStopBeforeTheStoreIsOpen(t *testing.T) {
 	}
 }
 
+func TestForcedStopDoesNotWaitForRequests(t *testing.T) {
+	a := launch(t, settings(t), Options{})
+	within(t, "ready", a.Ready())
+	half, err := net.Dial("tcp", strings.TrimPrefix(a.Addrs()[0], "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer half.Close()
+	const head = "PUT /v1/kv/a HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n"
+	if _, err := half.Write([]byte(head)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := half.Read(make([]byte, 1)); err != nil { // 100: the handler waits for the body
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	begin := time.Now()
+	if err := a.Stop(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		t.Errorf("a forced stop returned %v", err)
+	}
+	within(t, "done", a.Done())
+	if took := time.Since(begin); took > drainMax/2 {
+		t.Errorf("a forced stop took %v, as long as one that waits", took)
+	}
+}
+
 func TestForcedStopReturnsAtOnceAndEndsAllTheSame(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -144,16 +144,14 @@ func contradiction(s situation) error {
 		return refusef("data dir %s: %s belongs to node %s but %s/%s is node %s: put back the one that was there", s.dir, modeFile, rec.NodeID, identityName, nodeFile, s.node)
 	case rec.Switch != nil && (rec.Switch.Kind != bootstrapping || rec.Mode != config.ModeMember):
 		return refusef("data dir %s is in the middle of a switch (%q) that this version does not know: start the version that began it", s.dir, rec.Switch.Kind)
-	case s.member != absent && s.proxy != absent:
-		return bothThere(s)
 	case rec.Switch != nil && s.proxy != absent:
 		return refusef("data dir %s is being made a member but has %s/: move %s/ (a cache) away and start again", s.dir, proxyName, proxyName)
 	case rec.Switch != nil:
 		return nil // every state of member/ and member.new/ is a step of it
-	case rec.Mode == config.ModeMember && s.member != filled:
-		return refusef("data dir %s is recorded as a member but %s/ is %s: mount or put back its data; a node that lost it for good starts anew with another --data-dir", s.dir, memberName, s.member)
 	case rec.Mode == config.ModeMember && s.proxy != absent, rec.Mode == config.ModeProxy && s.member != absent:
 		return bothThere(s)
+	case rec.Mode == config.ModeMember && s.member != filled:
+		return refusef("data dir %s is recorded as a member but %s/ is %s: mount or put back its data; a node that lost it for good starts anew with another --data-dir", s.dir, memberName, s.member)
 	}
 	return nil
 }
