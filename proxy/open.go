@@ -44,12 +44,8 @@ func openCache(o Options) (*cache.Cache, error) {
 }
 
 // merge puts events over a sorted list of keys.
-func merge(key, end []byte, kvs []kv.KeyValue, events map[string]kv.Event) []kv.KeyValue {
-	kvs = slices.Clone(kvs)
+func merge(kvs []kv.KeyValue, events map[string]kv.Event) []kv.KeyValue {
 	for k, e := range events {
-		if !kv.Contains(key, end, []byte(k)) {
-			continue
-		}
 		i, found := slices.BinarySearchFunc(kvs, k, func(v kv.KeyValue, k string) int { return strings.Compare(string(v.Key), k) })
 		switch {
 		case found && kvs[i].ModRevision >= e.KV.ModRevision:

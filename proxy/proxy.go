@@ -261,14 +261,19 @@ func (p *Proxy) settle(revision int64) {
 	}
 }
 
-// overlay puts own writes over what the cache answered for a range.
-func (p *Proxy) overlay(key, end []byte, kvs []kv.KeyValue) []kv.KeyValue {
+// ownIn returns the own writes in a range. It is taken before the cache is read: what it no longer has, the cache has.
+func (p *Proxy) ownIn(key, end []byte) (in map[string]kv.Event) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.own) == 0 {
-		return kvs
+	for k, e := range p.own {
+		if kv.Contains(key, end, []byte(k)) {
+			if in == nil {
+				in = map[string]kv.Event{}
+			}
+			in[k] = e
+		}
 	}
-	return merge(key, end, kvs, p.own)
+	return in
 }
 
 // State is the proxy as an operator sees it, from memory.

@@ -94,6 +94,7 @@ func (p *Proxy) await(ctx context.Context, q kv.Query) error {
 
 // local answers from the cache.
 func (p *Proxy) local(ctx context.Context, q kv.Query, r kv.Range, age time.Duration) (kv.Page, error) {
+	own := p.ownIn(r.Key, r.End)
 	kvs, span, covered, err := p.cache.Range(r.Key, r.End)
 	if err != nil {
 		p.opts.Log.Error("cache cannot be read; the answer is fetched instead", "error", err)
@@ -103,7 +104,7 @@ func (p *Proxy) local(ctx context.Context, q kv.Query, r kv.Range, age time.Dura
 		return p.forward(ctx, q)
 	}
 	epoch, newest := p.seen()
-	kvs = p.overlay(r.Key, r.End, kvs)
+	kvs = merge(kvs, own)
 	page := kv.Page{Header: kv.Header{Epoch: epoch, Revision: span.Revision}, Source: kv.SourceCache, Age: age,
 		Ops: []kv.OpResult{evaluate(r, kvs)}}
 	for _, v := range kvs {
