@@ -66,7 +66,9 @@ func TestUnitKeepsItsPromises(t *testing.T) {
 		"Service.StateDirectoryMode":     "0700",
 		"Service.RuntimeDirectory":       "holdfast",
 		"Service.ConfigurationDirectory": "holdfast",
-		"Service.WorkingDirectory":       "/var/lib/holdfast",
+		// systemd makes it for root, whatever User= says: without the last digit the agent could not read it
+		"Service.ConfigurationDirectoryMode": "0755",
+		"Service.WorkingDirectory":           "/var/lib/holdfast",
 		// the sandbox
 		"Service.NoNewPrivileges":         "yes",
 		"Service.CapabilityBoundingSet":   "",
