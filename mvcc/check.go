@@ -1,8 +1,9 @@
 package mvcc
 
 import (
-	"bytes"
+	"cmp"
 	"slices"
+	"strings"
 
 	"holdfast/kv"
 )
@@ -53,39 +54,42 @@ func CheckWatch(w kv.Watch) *kv.Error {
 
 // touched is what a list of ops may write, whichever branches its transactions take.
 type touched struct {
-	puts []string   // sorted
-	dels []delRange // sorted by key, overlapping ones joined
+	puts []touchedKey
+	dels []touchedRange
 }
 
-type delRange struct {
+type touchedKey struct {
+	key string
+	op  int // place in the list of the op that writes it
+}
+
+type touchedRange struct {
 	key, end string // half-open
 	open     bool   // no upper bound
+	op       int
 }
 
-func (d delRange) contains(k string) bool { return k >= d.key && (d.open || k < d.end) }
+func (d touchedRange) reaches(k string) bool { return d.open || k < d.end }
 
 // checkOps checks a list, and that no key is put twice by it, or put and deleted: a command changes a key once at most.
 // The branches of a transaction exclude each other and may write the same key. (etcd draws the line here too, but for a
 // delete in a nested transaction after a put in an earlier one, which it lets through.)
-func checkOps(ops []kv.Op, depth int) (touched, *kv.Error) {
+func checkOps(ops []kv.Op, depth int) (t touched, err *kv.Error) {
 	if depth > txnDepthMax {
-		return touched{}, kv.Errorf(kv.TooManyOps, "transactions are nested deeper than %d", txnDepthMax)
+		return t, kv.Errorf(kv.TooManyOps, "transactions are nested deeper than %d", txnDepthMax)
 	}
-	var t touched
-	for _, op := range ops {
-		var o touched
-		var err *kv.Error
+	for i, op := range ops {
 		switch op := op.(type) {
 		case kv.Put:
 			err = checkPut(op)
-			o.puts = []string{string(op.Key)}
+			t.puts = append(t.puts, touchedKey{string(op.Key), i})
 		case kv.Delete:
 			err = checkKey(op.Key)
-			o.dels = []delRange{newDelRange(op.Key, op.End)}
+			t.dels = append(t.dels, newTouchedRange(op.Key, op.End, i))
 		case kv.Range:
 			err = checkRange(op)
 		case kv.Txn:
-			o, err = checkTxn(op, depth)
+			err = t.addTxn(op, i, depth)
 		case kv.Compact, kv.LeaderTerm, kv.OpenEpoch, kv.LeaseGrant, kv.LeaseRevoke:
 			if depth > 0 {
 				err = kv.Errorf(kv.Invalid, "%T cannot be part of a transaction", op)
@@ -94,94 +98,85 @@ func checkOps(ops []kv.Op, depth int) (touched, *kv.Error) {
 		default:
 			err = kv.Errorf(kv.Unsupported, "this version does not know the operation %T", op)
 		}
-		if err == nil {
-			err = t.add(o)
-		}
 		if err != nil {
-			return touched{}, err
+			return t, err
 		}
 	}
-	return t, nil
+	return t, t.overlap()
 }
 
-func checkTxn(op kv.Txn, depth int) (touched, *kv.Error) {
+// addTxn adds what a transaction, the ith op, may write.
+func (t *touched) addTxn(op kv.Txn, i, depth int) *kv.Error {
 	for _, c := range op.Compares {
 		if err := checkCompare(c); err != nil {
-			return touched{}, err
+			return err
 		}
 	}
-	then, err := checkOps(op.Then, depth+1)
-	if err != nil {
-		return touched{}, err
-	}
-	other, err := checkOps(op.Else, depth+1)
-	if err != nil {
-		return touched{}, err
-	}
-	then.join(other)
-	return then, nil
-}
-
-// add joins what a later op touches, and refuses what was touched before. Deletes may overlap: the second finds
-// nothing left.
-func (t *touched) add(o touched) *kv.Error {
-	for _, k := range o.puts {
-		if _, dup := slices.BinarySearch(t.puts, k); dup || t.deletes(k) {
-			return kv.Errorf(kv.DuplicateKey, "key %q is written more than once by one command", k)
+	for _, branch := range [2][]kv.Op{op.Then, op.Else} {
+		b, err := checkOps(branch, depth+1)
+		if err != nil {
+			return err
+		}
+		for _, p := range b.puts {
+			t.puts = append(t.puts, touchedKey{p.key, i})
+		}
+		for _, d := range b.dels {
+			d.op = i
+			t.dels = append(t.dels, d)
 		}
 	}
-	for _, d := range o.dels {
-		i, _ := slices.BinarySearch(t.puts, d.key)
-		if i < len(t.puts) && d.contains(t.puts[i]) {
-			return kv.Errorf(kv.DuplicateKey, "key %q is written more than once by one command", t.puts[i])
-		}
-	}
-	t.join(o)
 	return nil
 }
 
-// join makes t the union of both.
-func (t *touched) join(o touched) {
-	if len(o.puts) > 0 {
-		t.puts = append(t.puts, o.puts...)
-		slices.Sort(t.puts)
-		t.puts = slices.Compact(t.puts)
+// overlap reports a key that two ops write. It sorts what is touched, and joins what one op touches twice. Deletes of
+// two ops may overlap: the second finds nothing left.
+func (t *touched) overlap() *kv.Error {
+	slices.SortFunc(t.puts, func(a, b touchedKey) int {
+		return cmp.Or(strings.Compare(a.key, b.key), cmp.Compare(a.op, b.op))
+	})
+	t.puts = slices.Compact(t.puts)
+	for i := 1; i < len(t.puts); i++ {
+		if t.puts[i].key == t.puts[i-1].key {
+			return duplicate(t.puts[i].key)
+		}
 	}
-	if len(o.dels) == 0 {
-		return
-	}
-	all := append(t.dels, o.dels...)
-	slices.SortFunc(all, func(a, b delRange) int { return bytes.Compare([]byte(a.key), []byte(b.key)) })
-	t.dels = all[:0:0]
-	for _, d := range all {
-		if n := len(t.dels); n > 0 && (t.dels[n-1].open || d.key < t.dels[n-1].end) {
-			p := &t.dels[n-1]
-			p.open = p.open || d.open
-			p.end = max(p.end, d.end)
+	slices.SortFunc(t.dels, func(a, b touchedRange) int {
+		return cmp.Or(cmp.Compare(a.op, b.op), strings.Compare(a.key, b.key))
+	})
+	joined := t.dels[:0]
+	for _, d := range t.dels {
+		if n := len(joined); n > 0 && joined[n-1].op == d.op && joined[n-1].reaches(d.key) {
+			p := &joined[n-1]
+			p.open, p.end = p.open || d.open, max(p.end, d.end)
 			continue
 		}
-		t.dels = append(t.dels, d)
+		joined = append(joined, d)
 	}
+	t.dels = joined
+	for _, d := range t.dels {
+		// The ranges of one op are apart from each other now, so all these walks together pass a put once.
+		i, _ := slices.BinarySearchFunc(t.puts, d.key, func(p touchedKey, k string) int { return strings.Compare(p.key, k) })
+		for ; i < len(t.puts) && d.reaches(t.puts[i].key); i++ {
+			if t.puts[i].op != d.op {
+				return duplicate(t.puts[i].key)
+			}
+		}
+	}
+	return nil
 }
 
-func (t *touched) deletes(k string) bool {
-	i, found := slices.BinarySearchFunc(t.dels, k, func(d delRange, k string) int {
-		return bytes.Compare([]byte(d.key), []byte(k))
-	})
-	if found {
-		return t.dels[i].contains(k)
-	}
-	return i > 0 && t.dels[i-1].contains(k)
+func duplicate(key string) *kv.Error {
+	return kv.Errorf(kv.DuplicateKey, "key %q is written more than once by one command", key)
 }
 
-func newDelRange(key, end []byte) delRange {
+func newTouchedRange(key, end []byte, op int) touchedRange {
 	switch {
 	case len(end) == 0:
-		return delRange{key: string(key), end: string(key) + "\x00"}
+		return touchedRange{op: op, key: string(key), end: string(key) + "\x00"}
 	case !bounded(end):
-		return delRange{key: string(key), open: true}
+		return touchedRange{op: op, key: string(key), open: true}
 	default:
-		return delRange{key: string(key), end: string(end)}
+		return touchedRange{op: op, key: string(key), end: string(end)}
 	}
 }
 

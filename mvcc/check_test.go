@@ -1,8 +1,10 @@
 package mvcc
 
 import (
+	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"holdfast/kv"
 )
@@ -30,6 +32,9 @@ func TestCheckRefusesWhatNoStoreCouldApply(t *testing.T) {
 		"put twice":                    {[]kv.Op{put("a", "1"), put("b", "1"), put("a", "2")}, kv.DuplicateKey},
 		"put twice in a txn":           {[]kv.Op{then(put("a", "1"), put("a", "2"))}, kv.DuplicateKey},
 		"put in both branches":         {[]kv.Op{kv.Txn{Then: []kv.Op{put("a", "1")}, Else: []kv.Op{put("a", "2")}}}, kv.OK},
+		"put and delete in branches":   {[]kv.Op{kv.Txn{Then: []kv.Op{put("a", "1"), put("b", "1")}, Else: []kv.Op{del("a", "c")}}}, kv.OK},
+		"branches and a put":           {[]kv.Op{kv.Txn{Then: []kv.Op{put("a", "1")}, Else: []kv.Op{del("b", "c")}}, put("b", "")}, kv.DuplicateKey},
+		"branches and a delete":        {[]kv.Op{kv.Txn{Then: []kv.Op{put("a", "1")}, Else: []kv.Op{del("a", "c")}}, del("a", "")}, kv.DuplicateKey},
 		"put, then in a txn":           {[]kv.Op{put("a", "1"), then(put("a", "2"))}, kv.DuplicateKey},
 		"put in a txn, then":           {[]kv.Op{then(put("a", "1")), put("a", "2")}, kv.DuplicateKey},
 		"put in two txns":              {[]kv.Op{then(put("a", "1")), then(put("a", "2"))}, kv.DuplicateKey},
@@ -85,5 +90,21 @@ func TestApplyRefusesWhatCheckRefuses(t *testing.T) {
 	g.refuse(kv.Unsupported, put("a", "1"), nil)
 	if got := g.list(0); got != "" {
 		t.Errorf("got %q, want nothing", got)
+	}
+}
+
+// What a request of the usual size limit can hold must not keep Apply busy.
+func TestCheckOfManyOpsIsQuick(t *testing.T) {
+	var puts, dels []kv.Op
+	for i := range 50_000 {
+		puts = append(puts, put(fmt.Sprint(i), ""))
+		dels = append(dels, del(fmt.Sprint(i), "\x00"))
+	}
+	start := time.Now()
+	if err := Check(kv.Command{Ops: []kv.Op{kv.Txn{Then: puts, Else: dels}}}); err != nil {
+		t.Fatal(err)
+	}
+	if d := time.Since(start); d > 10*time.Second {
+		t.Errorf("took %v", d)
 	}
 }
