@@ -31,6 +31,10 @@ func TestMain(m *testing.M) {
 
 // child is what a process of its own does.
 func child(what, dir string) {
+	if op, ok := strings.CutPrefix(what, "halt "); ok {
+		childHalts(op)
+		return
+	}
 	m, err := Open(Config{Dir: dir, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
 	if err != nil {
 		fmt.Println("open:", err)

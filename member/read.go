@@ -147,7 +147,8 @@ func (m *Member) readIndex(ctx context.Context, sent func()) error {
 	}
 }
 
-// Watch streams changes from this replica's own store until ctx ends, the consumer stops, or the member does.
+// Watch streams changes from this replica's own store until ctx ends, the consumer stops, or the member does: then the
+// last thing it yields is Stopping.
 func (m *Member) Watch(ctx context.Context, w kv.WatchSpec) iter.Seq2[kv.Batch, error] {
 	return func(yield func(kv.Batch, error) bool) {
 		ctx, cancel := context.WithCancelCause(ctx)
@@ -155,24 +156,27 @@ func (m *Member) Watch(ctx context.Context, w kv.WatchSpec) iter.Seq2[kv.Batch, 
 		go func() {
 			select {
 			case <-m.stopping:
-				cancel(errStopping())
+				cancel(errMemberStops)
 			case <-ctx.Done():
 			}
 		}()
 		for b, err := range m.store.Watch(ctx, w) {
-			if err == nil {
-				m.stamp(&b.Header)
-			} else if m.isStopping() {
-				err = errStopping()
-			} else {
-				err = asKV(err)
+			if err != nil {
+				yield(b, asKV(err))
+				return
 			}
-			if !yield(b, err) {
+			m.stamp(&b.Header)
+			if !yield(b, nil) {
 				return
 			}
 		}
+		if errors.Is(context.Cause(ctx), errMemberStops) {
+			yield(kv.Batch{}, errStopping())
+		}
 	}
 }
+
+var errMemberStops = errors.New("the member stops")
 
 func (m *Member) isStopping() bool {
 	select {

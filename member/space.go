@@ -95,7 +95,7 @@ func (s *space) ask(cost int64, frees bool) error {
 	}
 	s.refused.Add(1)
 	why := s.refusing.Load()
-	if why == nil {
+	if why == nil { // there is room, but not for this one
 		why = s.refuse()
 	}
 	e := kv.Errorf(kv.NoSpace, "nothing was stored: %s", *why)
@@ -113,11 +113,10 @@ func (s *space) look() (room int64, err error) {
 	room = free - overlayFactor*s.overlay() - s.reserve
 	s.left.Store(room)
 	switch {
+	case s.blocked > 0:
 	case room <= 0:
-		if s.refusing.Load() == nil {
-			s.refuse()
-		}
-	case s.refusing.Load() != nil && room >= s.reserve/16 && s.blocked == 0:
+		s.refuse()
+	case s.refusing.Load() != nil && room >= s.reserve/16:
 		s.refusing.Store(nil)
 		s.log.Info("writes accepted again", "free", free)
 	}
@@ -127,13 +126,18 @@ func (s *space) look() (room int64, err error) {
 	return room, nil
 }
 
-// refuse notes why writes are refused.
+// refuse notes why writes are refused. s.mu is held.
 func (s *space) refuse() *string {
-	why := fmt.Sprintf("%d MiB are free on the file system of %s, and %d MiB are held in reserve: free some there, or "+
-		"delete keys, which is still possible, or set a smaller reserve (store.disk-reserve)",
-		s.bytes.Load()>>20, s.dir, s.reserve>>20)
-	s.refusing.Store(&why)
-	s.log.Warn("writes refused", "reason", why)
+	free := s.bytes.Load()
+	remedy := "free some there, or delete keys, which is still possible, or set a smaller reserve (store.disk-reserve)"
+	if free-overlayFactor*s.overlay() < s.lower {
+		remedy = "free some there; not even deletions are taken any more"
+	}
+	why := fmt.Sprintf("%d MiB are free on the file system of %s, and %d MiB are held in reserve: %s",
+		free>>20, s.dir, s.reserve>>20, remedy)
+	if s.refusing.Swap(&why) == nil {
+		s.log.Warn("writes refused", "reason", why)
+	}
 	return &why
 }
 

@@ -1,0 +1,90 @@
+package member
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+)
+
+// gathered returns the values of a registry by name and labels.
+func gathered(t *testing.T, r *prometheus.Registry) map[string]float64 {
+	t.Helper()
+	families, err := r.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := make(map[string]float64)
+	for _, f := range families {
+		for _, m := range f.Metric {
+			name := f.GetName()
+			for _, l := range m.Label {
+				name += "," + l.GetName() + "=" + l.GetValue()
+			}
+			values[name] = value(m)
+		}
+	}
+	return values
+}
+
+func value(m *dto.Metric) float64 {
+	switch {
+	case m.Counter != nil:
+		return m.Counter.GetValue()
+	case m.Histogram != nil:
+		return float64(m.Histogram.GetSampleCount())
+	default:
+		return m.Gauge.GetValue()
+	}
+}
+
+func TestMetricsTellWhatHappened(t *testing.T) {
+	r := prometheus.NewRegistry()
+	m := start(t, t.TempDir(), quiet, func(c *Config) { c.Metrics = r })
+	m.put("k", "v")
+	m.put("k", "w")
+	if _, err := m.Do(t.Context(), put("", "v")); err == nil {
+		t.Fatal("an empty key was stored")
+	}
+	got := gathered(t, r)
+	for name, want := range map[string]float64{
+		"holdfast_member_proposals_total,outcome=ok":      2,
+		"holdfast_member_proposals_total,outcome=invalid": 1,
+		"holdfast_member_revision":                        3,
+		"holdfast_member_leader_known":                    1,
+		"holdfast_member_leader":                          1,
+		"holdfast_member_writes_refused":                  0,
+		"holdfast_member_refused_writes_total":            0,
+		"holdfast_member_applied_index":                   float64(m.store.Applied()),
+	} {
+		if v, ok := got[name]; !ok || v != want {
+			t.Errorf("%s is %v, %t, want %v", name, v, ok, want)
+		}
+	}
+	for _, name := range []string{"commit_seconds", "log_syncs_total", "log_written_bytes_total", "overlay_bytes", "disk_free_bytes"} {
+		if got["holdfast_member_"+name] <= 0 {
+			t.Errorf("%s is %v", name, got["holdfast_member_"+name])
+		}
+	}
+	for name := range got {
+		if !strings.HasPrefix(name, "holdfast_member_") {
+			t.Errorf("%s has another prefix", name)
+		}
+	}
+	m.close()
+	if left := gathered(t, r); len(left) > 0 {
+		t.Errorf("after the end there are still %v", left)
+	}
+}
+
+func TestStatusAnswersFromMemory(t *testing.T) {
+	m := start(t, t.TempDir(), quiet)
+	m.put("k", "v")
+	st := m.Status()
+	if st.Leader != 1 || st.ReplicaID != 1 || st.Term == 0 || st.Revision != 2 || st.Applied == 0 || st.Epoch.IsZero() ||
+		st.DiskFreeBytes <= 0 || st.OverlayBytes <= 0 || st.WritesRefused != "" {
+		t.Errorf("%+v", st)
+	}
+	within(t, logPoll, "the size of the log is known", func() bool { return m.Status().LogBytes > 0 })
+}
