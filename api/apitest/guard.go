@@ -135,6 +135,9 @@ func (n *node) compares() []comparison {
 	add(true, one)
 	one.Key = n.key("") // now "k" is in it, of version 2
 	add(false, one)
-	add(true, kv.Compare{Key: n.key("x"), End: n.key("y"), Target: kv.TargetVersion, Relation: kv.Greater, Num: 9}) // no key at all
+	// A range without any key is compared like one key that is absent.
+	add(true, kv.Compare{Key: n.key("x"), End: n.key("y"), Target: kv.TargetVersion, Relation: kv.Equal, Num: 0})
+	add(false, kv.Compare{Key: n.key("x"), End: n.key("y"), Target: kv.TargetVersion, Relation: kv.Greater, Num: 0})
+	add(false, kv.Compare{Key: n.key("x"), End: n.key("y"), Target: kv.TargetValue, Relation: kv.NotEqual, Value: []byte("v")})
 	return out
 }

@@ -227,6 +227,9 @@ func touches(ops []kv.Op) (puts [][]byte, deletes []kv.Delete, err error) {
 			if len(op.Key) == 0 {
 				return nil, nil, kv.Errorf(kv.Invalid, "a put needs a key")
 			}
+			if op.IgnoreValue && len(op.Value) > 0 {
+				return nil, nil, kv.Errorf(kv.Invalid, "a put that keeps the value brings none")
+			}
 			p = [][]byte{op.Key}
 		case kv.Delete:
 			if len(op.Key) == 0 {

@@ -70,7 +70,7 @@ func (t *transaction) within(key, end []byte, revision int64) []kv.KeyValue {
 // holds evaluates a compare against what is there.
 func (t *transaction) holds(c kv.Compare) bool {
 	found := t.within(c.Key, c.End, 0)
-	if len(found) == 0 && len(c.End) == 0 {
+	if len(found) == 0 { // as in etcd, a range without keys is like a key that is absent
 		if c.Target == kv.TargetValue {
 			return false
 		}

@@ -73,7 +73,11 @@ func (g *generator) ops(revision int64, most, depth int) []kv.Op {
 	for range 1 + g.IntN(most) {
 		switch k := g.IntN(10); {
 		case k < 4:
-			out = append(out, kv.Put{Key: g.key(), Value: g.value(), PrevKV: g.flip(), IgnoreValue: g.IntN(8) == 0})
+			p := kv.Put{Key: g.key(), Value: g.value(), PrevKV: g.flip()}
+			if g.IntN(8) == 0 {
+				p.Value, p.IgnoreValue = nil, true
+			}
+			out = append(out, p)
 		case k < 6:
 			key, end := g.span()
 			out = append(out, kv.Delete{Key: key, End: end, PrevKV: g.flip()})

@@ -136,18 +136,22 @@ func (h *Handler) errValue() error {
 // one holds no more.
 const bodyAtOnce = 64 << 10
 
+// boundBody gives the body of a request its time, whether it is read or not: net/http, too, reads the rest of it, and
+// before it sends the reply.
+func (h *Handler) boundBody(w http.ResponseWriter) {
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(h.BodyTimeout)) // a recorder in a test has none
+}
+
 // readBody returns the whole body or an error; a part of one is never a value.
 func (h *Handler) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if r.ContentLength == 0 || r.Body == http.NoBody {
 		return []byte{}, nil
 	}
-	rc := http.NewResponseController(w)
-	if err := rc.SetReadDeadline(time.Now().Add(h.BodyTimeout)); err == nil {
-		defer func() { _ = rc.SetReadDeadline(time.Time{}) }() // the connection serves on
-	}
 	value, err := readLimited(r.Body, r.ContentLength, h.ValueMax)
 	switch {
 	case err == nil:
+		// From here on net/http reads to see whether the client leaves, and the write may take its time.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 		return value, nil
 	case errors.Is(err, errOverLimit):
 		return nil, h.errValue()

@@ -103,6 +103,9 @@ func (h *Handler) EndWatches() { h.stop() }
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.metrics.inFlight.Add(1)
 	defer h.metrics.inFlight.Add(-1)
+	if r.ContentLength != 0 {
+		h.boundBody(w)
+	}
 	status, err := h.serve(w, r)
 	if err != nil {
 		status = h.refuse(w, r, err)
