@@ -50,7 +50,7 @@ func (st *stream) tell(rev int64) {
 	}
 }
 
-// look takes what was told to a stream.
+// look takes what was told to a stream since it last looked.
 func (h *hub) look(st *stream) notice {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -58,6 +58,13 @@ func (h *hub) look(st *stream) notice {
 	n.upTo = h.notified
 	st.told = notice{}
 	return n
+}
+
+// replaced reports whether the history was replaced by another one since st last looked.
+func (h *hub) replaced(st *stream) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return st.told.replaced
 }
 
 // add registers a watch and returns the revision after which it will be told of changes.

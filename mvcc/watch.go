@@ -38,8 +38,10 @@ func (s *Store) Watch(ctx context.Context, spec kv.WatchSpec) iter.Seq2[kv.Batch
 	}
 }
 
-// errStopped ends a stream whose consumer wants no more.
-var errStopped = errors.New("the consumer stopped")
+var (
+	errStopped  = errors.New("the consumer stopped")
+	errReplaced = errors.New("the history was replaced by another one")
+)
 
 // watch is one range on a stream.
 //
@@ -50,6 +52,7 @@ type watch struct {
 	kv.Watch
 	stream *stream
 	next   int64
+	since  int64 // the stream is told of changes after this revision
 	behind bool
 	busy   bool // had events since the last progress announcement
 	events []kv.Event
@@ -67,8 +70,9 @@ type stream struct {
 	ranges  intervals[*watch]
 	behind  int   // watches that are
 	pos     int64 // synced watches have everything up to here
-	upTo    int64 // changes up to here may be for them
+	upTo    int64 // changes up to here may be for them, and were told of
 	asked   bool  // progress was asked for and is not answered yet
+	fresh   bool  // upTo is from after that
 	ticker  *time.Ticker
 }
 
@@ -132,7 +136,7 @@ func (st *stream) obey(c kv.WatchControl, ok bool) error {
 	case c.Add != nil:
 		return st.add(*c.Add)
 	case c.Progress:
-		st.asked = true
+		st.asked, st.fresh = true, false
 		return nil
 	}
 	if w := st.watches[c.Cancel]; w != nil {
@@ -153,17 +157,17 @@ func (st *stream) add(spec kv.Watch) error {
 	w := &watch{Watch: spec, stream: st, next: spec.From}
 	st.watches[w.ID] = w
 	st.ranges.insert(w.Key, w.End, w)
-	now := st.s.hub.add(w)
+	w.since = st.s.hub.add(w)
 	if w.next == 0 {
-		w.next = now + 1
+		w.next = w.since + 1
 	}
-	if w.behind = w.next <= now; w.behind {
+	if w.behind = w.next <= w.since; w.behind {
 		st.behind++
 	}
 	if w.Progress && st.ticker == nil {
 		st.ticker = time.NewTicker(st.s.opts.ProgressEvery)
 	}
-	if err := st.batch(w, now, kv.Batch{Created: true}); err != nil {
+	if err := st.batch(w, w.since, kv.Batch{Created: true}); err != nil {
 		return err
 	}
 	if compact := st.s.CompactRevision(); w.next < compact {
@@ -199,38 +203,36 @@ func (st *stream) close() {
 
 // step sends a bounded amount, and reports whether it has sent all there is.
 func (st *stream) step() (idle bool, err error) {
-	n := st.s.hub.look(st)
-	if n.replaced {
+	if st.s.hub.replaced(st) {
 		return false, st.cancelAll()
 	}
 	if st.pos == st.upTo {
+		n := st.s.hub.look(st)
 		// There is nothing for anybody before the first change told of.
-		st.pos = n.upTo
+		st.pos, st.upTo, st.fresh = n.upTo, n.upTo, true
 		if n.first > 0 {
 			st.pos = n.first - 1
 		}
 	}
-	st.upTo = n.upTo
 	if st.pos < st.upTo {
-		if err := st.advance(); err != nil {
-			return false, err
-		}
+		err = st.advance()
 	}
-	if st.behind > 0 {
-		if err := st.catchUp(); err != nil {
-			return false, err
-		}
+	if st.behind > 0 && err == nil {
+		err = st.catchUp()
 	}
-	if st.pos < st.upTo || st.behind > 0 {
+	if errors.Is(err, errReplaced) {
 		return false, nil
+	}
+	if st.pos < st.upTo || st.behind > 0 || st.asked && !st.fresh {
+		return false, err
 	}
 	if st.asked {
 		st.asked = false
 		h := st.s.header()
 		h.Revision = st.pos
-		return true, st.send(kv.Batch{Header: h, WatchID: kv.WatchAll, Progress: true})
+		err = st.send(kv.Batch{Header: h, WatchID: kv.WatchAll, Progress: true})
 	}
-	return true, nil
+	return true, err
 }
 
 // advance moves the position, and the synced watches with it.
@@ -278,20 +280,23 @@ func (st *stream) catchUp() error {
 	return nil
 }
 
-// settle notes that the watches behind have everything up to end.
+// settle notes that the watches behind have everything up to end. One stays behind until the position covers what the
+// stream was not told of because it came before the watch.
 func (st *stream) settle(end int64) {
 	for _, w := range st.watches {
-		if w.behind {
-			w.next = max(w.next, end+1)
-			if w.next > st.pos {
-				w.behind = false
-				st.behind--
-			}
+		if !w.behind {
+			continue
+		}
+		w.next = max(w.next, end+1)
+		if w.next > st.pos && st.pos >= w.since {
+			w.behind = false
+			st.behind--
 		}
 	}
 }
 
-// passed cancels the watches that a compaction has overtaken.
+// passed cancels the watches that a compaction has overtaken: those behind that need what it gave up, and those for
+// which there may have been something in what the stream was about to read.
 func (st *stream) passed() error {
 	compact := st.s.CompactRevision()
 	for _, w := range st.sorted() {
@@ -299,7 +304,7 @@ func (st *stream) passed() error {
 		if !w.behind {
 			next = max(next, st.pos+1)
 		}
-		if next < compact {
+		if next < compact && (w.behind || next <= st.upTo) {
 			if err := st.cancel(w, compacted(next, compact)); err != nil {
 				return err
 			}
@@ -311,15 +316,15 @@ func (st *stream) passed() error {
 
 // cancelAll ends all watches because the store holds another history now.
 func (st *stream) cancelAll() error {
-	h := st.s.header()
+	n := st.s.hub.look(st)
+	st.pos, st.upTo = n.upTo, n.upTo
 	for _, w := range st.sorted() {
-		e := kv.Errorf(kv.Compacted, "the store was replaced by another history, epoch %v: read again from the start", h.Epoch)
+		e := kv.Errorf(kv.Compacted, "the store was replaced by another history, epoch %v: read again from the start", st.s.Epoch())
 		e.Revision = st.s.CompactRevision()
 		if err := st.cancel(w, e); err != nil {
 			return err
 		}
 	}
-	st.pos, st.upTo = h.Revision, h.Revision
 	return nil
 }
 
@@ -352,6 +357,9 @@ func (st *stream) deliver(recs []*record, end int64, behind bool) error {
 	prev, err := st.s.previous(recs, replaced)
 	if err != nil {
 		return err
+	}
+	if st.s.hub.replaced(st) {
+		return errReplaced // and what was read may be of the other one
 	}
 	var touched []*watch
 	for _, h := range hits {
