@@ -301,6 +301,7 @@ func TestASettingTwiceInOneFileIsRefused(t *testing.T) {
 	for name, content := range map[string]string{
 		"a.yaml": "store:\n  flush: 1s\nstore.flush: 2s\n",
 		"b.json": `{"name": "a", "name": "b"}`,
+		"c.toml": "'store.flush' = '1s'\n[store]\nflush = '2s'\n",
 	} {
 		b := newBox(t)
 		b.args = []string{"--config", b.file(name, content)}

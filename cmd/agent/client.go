@@ -54,7 +54,7 @@ func (p *program) connect(f *clientFlags) (*client, error) {
 // call is a request to an agent.
 type call struct {
 	method string
-	path   string // escaped
+	path   string // not escaped
 	query  url.Values
 	header http.Header
 	body   []byte
@@ -104,19 +104,13 @@ func (c *client) send(ctx context.Context, call call) (*http.Response, error) {
 	return nil, c.refused(resp, body)
 }
 
-// request puts the key into the path as it is: neither net/url nor net/http may clean or unescape it.
+// request puts the key into the path byte for byte: net/url escapes it, and neither that nor net/http cleans it.
 func (c *client) request(ctx context.Context, call call) (*http.Request, error) {
-	u := c.target.base
-	path, err := url.PathUnescape(call.path)
+	req, err := http.NewRequestWithContext(ctx, call.method, c.target.base.String(), bytes.NewReader(call.body))
 	if err != nil {
 		return nil, err
 	}
-	u.Path, u.RawPath, u.RawQuery = path, call.path, call.query.Encode()
-	req, err := http.NewRequestWithContext(ctx, call.method, u.String(), bytes.NewReader(call.body))
-	if err != nil {
-		return nil, err
-	}
-	req.URL = &u // what String wrote was parsed again
+	req.URL.Path, req.URL.RawQuery = call.path, call.query.Encode()
 	for name, values := range call.header {
 		req.Header[name] = values
 	}
@@ -142,7 +136,7 @@ func (c *client) failed(call call, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		return exitf(exitRefused, "you may not use %s: its owner and its group may (%w)", c.target.name, err)
-	case unconnected && (errors.Is(err, context.DeadlineExceeded) || os.IsTimeout(err)), unconnected, errors.Is(err, syscall.ECONNREFUSED):
+	case unconnected:
 		return exitf(exitUnavailable, "no agent at %s: %w (is it running? journalctl -u holdfast says, or start it with: agent)", c.target.name, err)
 	}
 	unknown := ""

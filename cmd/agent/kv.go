@@ -49,26 +49,8 @@ func (f *kvFlags) key(arg string, mayBeEmpty bool) (string, error) {
 	return arg, nil
 }
 
-// keyPath is where a key is served. Every byte that could mean something to anybody on the way is escaped.
-func keyPath(key string) string { return "/v1/kv/" + escapeKey(key) }
-
-// escapeKey percent-encodes all bytes but the unreserved ones of RFC 3986 and the slash, which separates nothing here:
-// the agent takes the path as it stands.
-func escapeKey(key string) string {
-	const hex = "0123456789ABCDEF"
-	var b strings.Builder
-	for i := range len(key) {
-		c := key[i]
-		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("-._~/", c) >= 0 {
-			b.WriteByte(c)
-			continue
-		}
-		b.WriteByte('%')
-		b.WriteByte(hex[c>>4])
-		b.WriteByte(hex[c&15])
-	}
-	return b.String()
-}
+// keyPath is where a key is served, before escaping.
+func keyPath(key string) string { return "/v1/kv/" + key }
 
 // exactArgs is cobra.ExactArgs with a message that names them.
 func exactArgs(names ...string) cobra.PositionalArgs {
