@@ -21,8 +21,10 @@ import (
 type fsm struct {
 	store   *mvcc.Store
 	halt    *halt
-	applied func()       // called after each batch
-	batch   []mvcc.Entry // reused; Update is never called concurrently
+	applied func()        // called after each batch
+	ahead   chan struct{} // of one slot: told when flushAheadEntries have been applied since the last flush
+	batch   []mvcc.Entry  // reused; Update is never called concurrently
+	since   int           // entries applied since the last Sync or the last word to ahead
 }
 
 // Open returns the index of the last entry the store holds.
@@ -51,6 +53,13 @@ func (f *fsm) Update(entries []statemachine.Entry) ([]statemachine.Entry, error)
 		entries[i].Result = statemachine.Result{Value: 1, Data: wire.AppendOutcome(nil, o)}
 	}
 	f.applied()
+	if f.since += len(entries); f.since >= flushAheadEntries {
+		f.since = 0
+		select {
+		case f.ahead <- struct{}{}:
+		default:
+		}
+	}
 	return entries, nil
 }
 
@@ -71,6 +80,7 @@ func (f *fsm) Sync() error {
 	if err := f.store.Flush(); err != nil {
 		f.halt.stop(fmt.Errorf("write applied commands to the state file: %w", err))
 	}
+	f.since = 0
 	return nil
 }
 

@@ -52,7 +52,6 @@ func (m *Member) openHost() (err error) {
 		return err
 	}
 	m.logs = &logFactory{halt: m.halt}
-	m.net = &raftnet{net: m.cfg.Network}
 	if err := protect("open raft log in "+dir, func() error {
 		m.host, err = dragonboat.NewNodeHost(m.hostConfig(dir))
 		if err == nil && m.host == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/lni/dragonboat/v4"
@@ -161,6 +162,25 @@ func (m *Member) snapshot(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+}
+
+// flushAheadEntries is how many entries after a flush the next one begins. The library takes a snapshot each
+// snapshotEntries, and holds up the application of entries while it has the state flushed: so most of that is done
+// before, beside it.
+const flushAheadEntries = snapshotEntries * 9 / 10
+
+// flushAhead flushes the store whenever the state machine says that a snapshot is near.
+func (m *Member) flushAhead(ctx context.Context) error {
+	for {
+		select {
+		case <-m.ahead:
+		case <-ctx.Done():
+			return nil
+		}
+		if err := m.store.Flush(); err != nil && ctx.Err() == nil {
+			return fmt.Errorf("write applied commands to the state file: %w", err)
+		}
 	}
 }
 

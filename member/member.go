@@ -44,7 +44,8 @@ type Member struct {
 
 	leader  *leadership
 	rounds  *rounds
-	applied *announcer // told after each applied batch
+	applied *announcer    // told after each applied batch
+	ahead   chan struct{} // of one slot: it is time to flush, see flushAhead
 	space   *space
 	metrics *metrics
 	nonce   atomic.Uint64 // of the LeaderTerm this replica committed as leader
@@ -80,10 +81,17 @@ func Open(cfg Config) (_ *Member, err error) {
 		halt:     newHalt(),
 		leader:   newLeadership(cfg.Clock),
 		applied:  newAnnouncer(),
+		net:      &raftnet{net: cfg.Network},
+		ahead:    make(chan struct{}, 1),
 		ready:    make(chan struct{}),
 		stopping: make(chan struct{}),
 	}
 	m.metrics = newMetrics(m)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, m.release())
+		}
+	}()
 	if m.space, err = newSpace(cfg, m.overlayBytes); err != nil {
 		return nil, err
 	}
@@ -93,10 +101,10 @@ func Open(cfg Config) (_ *Member, err error) {
 	m.rounds = newRounds(cfg.Clock, m.readIndex)
 	m.fs = newRaftFS(m.halt, m.space.waiting)
 	if err := m.open(); err != nil {
-		return nil, errors.Join(err, m.release())
+		return nil, err
 	}
 	if err := m.metrics.register(cfg.Metrics); err != nil {
-		return nil, errors.Join(err, m.release())
+		return nil, err
 	}
 	return m, nil
 }
@@ -142,6 +150,7 @@ func (m *Member) work(ctx context.Context) error {
 	g.Go(func() error { return m.lead(ctx) })
 	g.Go(func() error { return m.keepHistory(ctx) })
 	g.Go(func() error { return m.snapshotBySize(ctx) })
+	g.Go(func() error { return m.flushAhead(ctx) })
 	g.Go(func() error { return m.space.run(ctx) })
 	g.Go(func() error { return m.measureLog(ctx) })
 	g.Go(func() error {
@@ -207,17 +216,17 @@ func (m *Member) shutdown() error {
 	}
 }
 
-// release closes what Open opened.
+// release closes what Open opened. It is called once. Calls that come later find a closed host and a closed store.
 func (m *Member) release() error {
 	if m.host != nil {
 		m.host.Close()
-		m.host = nil
 	}
+	neterr := m.net.Close() // if there was no host to do it
 	m.metrics.unregister(m.cfg.Metrics)
-	var err error
+	err := neterr
 	if m.store != nil {
-		if err = m.store.Close(); err != nil {
-			err = fmt.Errorf("close state file: %w", err)
+		if serr := m.store.Close(); serr != nil {
+			err = errors.Join(err, fmt.Errorf("close state file: %w", serr))
 		}
 	}
 	if m.halt.failed() {
@@ -236,6 +245,7 @@ func (m *Member) Close() error {
 	m.started = true
 	m.mu.Unlock()
 	m.drain()
+	m.rounds.stop()
 	return m.release()
 }
 
@@ -277,5 +287,5 @@ func (m *Member) stamp(h *kv.Header) {
 }
 
 func (m *Member) newFSM(uint64, uint64) statemachine.IOnDiskStateMachine {
-	return &fsm{store: m.store, halt: m.halt, applied: m.applied.announce}
+	return &fsm{store: m.store, halt: m.halt, applied: m.applied.announce, ahead: m.ahead}
 }

@@ -49,6 +49,7 @@ type raftnet struct {
 	net  Network
 	recv raftio.MessageHandler // set by Create
 	sink raftio.ChunkHandler
+	once sync.Once
 }
 
 // Validate accepts any id: RaftAddress is a node id and never dialled.
@@ -63,7 +64,11 @@ func (*raftnet) Name() string { return "holdfast" }
 
 func (n *raftnet) Start() error { return n.net.Serve(n.recv, n.sink) }
 
-func (n *raftnet) Close() error { return n.net.Close() }
+// Close closes the Network, once.
+func (n *raftnet) Close() (err error) {
+	n.once.Do(func() { err = n.net.Close() })
+	return err
+}
 
 func (n *raftnet) GetConnection(ctx context.Context, node string) (raftio.IConnection, error) {
 	return n.net.Connect(ctx, node)

@@ -89,16 +89,22 @@ func (r *rounds) run(ctx context.Context) error {
 		})
 	}
 	err := g.Wait()
+	r.stop()
+	return err
+}
+
+// stop refuses the reads that wait for a round that no worker has taken, and all that come later. No worker runs.
+func (r *rounds) stop() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.stopped = true
-	if r.collecting != nil {
-		<-r.next
-		r.collecting.err = errStopping()
-		close(r.collecting.done)
-		r.collecting = nil
+	if r.collecting == nil {
+		return
 	}
-	return err
+	<-r.next
+	r.collecting.err = errStopping()
+	close(r.collecting.done)
+	r.collecting = nil
 }
 
 func (r *rounds) serve(ctx context.Context, rd *round) {
