@@ -167,10 +167,11 @@ func (st *stream) add(spec kv.Watch) error {
 	if w.Progress && st.ticker == nil {
 		st.ticker = time.NewTicker(st.s.opts.ProgressEvery)
 	}
+	compact := st.s.CompactRevision()
 	if err := st.batch(w, w.since, kv.Batch{Created: true}); err != nil {
 		return err
 	}
-	if compact := st.s.CompactRevision(); w.next < compact {
+	if w.behind && w.next < compact {
 		return st.cancel(w, compacted(w.next, compact))
 	}
 	return nil
