@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"time"
 
@@ -34,7 +35,8 @@ type outcome struct {
 	all        int64           // operations done, those outside the window too
 	before     counters        // of the server, before the first operation
 	window     counters        // used in the window
-	self       time.Duration
+	self       time.Duration   // CPU of the load generator in the window
+	machine    time.Duration   // CPU of everything on the machine in the window
 }
 
 // drive puts a load on a server. An operation that fails ends it: a rate with errors in it is not a rate.
@@ -127,6 +129,10 @@ func (out *outcome) watch(ctx context.Context, v *server, begin, end time.Time) 
 		return err
 	}
 	self := ownCPU()
+	machine, err := machineCPU()
+	if err != nil {
+		return err
+	}
 	out.begin = time.Now()
 	if err := sleepUntil(ctx, end); err != nil {
 		return err
@@ -134,8 +140,20 @@ func (out *outcome) watch(ctx context.Context, v *server, begin, end time.Time) 
 	out.end = time.Now()
 	out.self = ownCPU() - self
 	b, err := v.counters()
+	if err != nil {
+		return err
+	}
 	out.window = b.minus(a)
+	now, err := machineCPU()
+	out.machine = now - machine
 	return err
+}
+
+// others is the share of the machine's CPU that went to neither the server nor the load generator. What the kernel does
+// for the disk is in it; the rest is somebody else, and makes the figures worth less.
+func (out *outcome) others() float64 {
+	all := out.end.Sub(out.begin) * time.Duration(runtime.NumCPU())
+	return max(0, float64(out.machine-out.window.cpu-out.self)/float64(all))
 }
 
 func dialAll(ctx context.Context, d dialer, n int) ([]client, error) {

@@ -64,6 +64,36 @@ func parseStat(stat []byte) (time.Duration, error) {
 	return time.Duration(user+system) * tick, nil
 }
 
+// machineCPU is the time all cores have been busy since boot.
+func machineCPU() (time.Duration, error) {
+	b, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, err
+	}
+	return parseMachineStat(string(b))
+}
+
+// parseMachineStat sums the first line but for the 4th and 5th figure, idle and waiting for disks, and the guests',
+// the 9th and 10th, which are in the first two already (proc(5)).
+func parseMachineStat(stat string) (time.Duration, error) {
+	line, _, _ := strings.Cut(stat, "\n")
+	f := strings.Fields(line)
+	if len(f) < 9 || f[0] != "cpu" {
+		return 0, fmt.Errorf("/proc/stat: not understood: %q", line)
+	}
+	var busy time.Duration
+	for i, v := range f[1:9] {
+		n, err := strconv.ParseInt(v, 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("/proc/stat: %w", err)
+		}
+		if i != 3 && i != 4 {
+			busy += time.Duration(n) * tick
+		}
+	}
+	return busy, nil
+}
+
 // memory is what a process holds, in bytes.
 type memory struct {
 	rss, anon int64

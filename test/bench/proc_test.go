@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -131,5 +132,24 @@ func TestSectorsWrittenAreTheSeventhField(t *testing.T) {
 		if n, err := parseDiskStat(bad); err == nil {
 			t.Errorf("%q: %d, want an error", bad, n)
 		}
+	}
+}
+
+func TestMachineIsBusyWhenItIsNeitherIdleNorWaiting(t *testing.T) {
+	if got, err := parseMachineStat("cpu  1 2 4 100 200 8 16 32 64 128\ncpu0 1\n"); err != nil || got != 63*tick {
+		t.Errorf("got %v, %v, want %v", got, err, 63*tick)
+	}
+	for _, bad := range []string{"", "cpu 1 2", "intr 1 2 3 4 5 6 7 8 9", "cpu 1 2 3 4 5 6 7 x"} {
+		if got, err := parseMachineStat(bad); err == nil {
+			t.Errorf("%q: %v, want an error", bad, got)
+		}
+	}
+}
+
+func TestCPUOfOthersIsWhatRemains(t *testing.T) {
+	now := time.Now()
+	out := outcome{begin: now, end: now.Add(time.Second), window: counters{cpu: 300 * time.Millisecond}, self: 200 * time.Millisecond, machine: time.Second}
+	if got, want := out.others(), 0.5/float64(runtime.NumCPU()); got < want-1e-9 || got > want+1e-9 {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }

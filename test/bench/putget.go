@@ -18,6 +18,7 @@ const (
 	vCharged = "charged_bytes_per_op" // what the kernel charges the process with: see disk
 	vSelfCPU = "generator_cpu_us_per_op"
 	vSyncs   = "fsyncs_per_op"
+	vOthers  = "cpu_of_others"
 
 	vCPUWindow = "server_cpu_us_per_op_in_window"
 )
@@ -136,6 +137,7 @@ func (out *outcome) values() map[string]float64 {
 		vCPU:     us(out.window.cpu) / n,
 		vCharged: float64(out.window.wrote) / n,
 		vSelfCPU: us(out.self) / n,
+		vOthers:  out.others(),
 	}
 }
 
@@ -159,12 +161,12 @@ func (b *bench) loadTable(title, suite, what string, list []contender) {
 			show := func(name string, format func(float64) string) string { return b.report.figure(x, name, format) }
 			rows = append(rows, []string{
 				strconv.Itoa(clients), c.name, whole(rate.median), percent(rate.spread()),
-				show(vP50, hundredth), show(vP99, hundredth), show(vCPU, whole), show(vSelfCPU, whole),
+				show(vP50, hundredth), show(vP99, hundredth), show(vCPU, whole), show(vSelfCPU, whole), show(vOthers, share),
 			})
 		}
 	}
 	b.report.table(title, []string{
-		"clients", "contender", "rate/s", "spread", "p50 ms", "p99 ms", "server CPU us/op", "generator CPU us/op",
+		"clients", "contender", "rate/s", "spread", "p50 ms", "p99 ms", "server CPU us/op", "generator CPU us/op", "CPU of others",
 	}, rows)
 }
 

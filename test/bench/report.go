@@ -172,6 +172,8 @@ func whole(v float64) string     { return fmt.Sprintf("%.0f", v) }
 func hundredth(v float64) string { return fmt.Sprintf("%.2f", v) }
 func percent(v float64) string   { return fmt.Sprintf("%.2f %%", 100*v) }
 
+func share(v float64) string { return fmt.Sprintf("%.0f %%", 100*v) }
+
 func sized(v float64) string {
 	switch a := math.Abs(v); {
 	case a >= 1e6:

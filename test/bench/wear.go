@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strconv"
-	"time"
 )
 
 // wear measures what PUTs write to the disk, in runs apart from the timed ones, each server on a disk of its own (a loop
@@ -15,7 +14,7 @@ func (b *bench) wear(ctx context.Context, list []contender) error {
 		return ctx.Err()
 	}
 	list = onePerSystem(list)
-	run := load{warmup: min(b.warmup, time.Second), duration: min(b.duration, 4*time.Second), do: put}
+	run := load{warmup: b.warmup, duration: b.duration, do: put}
 	err := b.rounds(ctx, list, func(round, clients int, c contender) error {
 		v, dir, err := b.startEmpty(ctx, c.system, true)
 		defer b.discard(dir)
