@@ -77,7 +77,7 @@ func serveBench(b *testing.B, ca *CA, h Handler) *Endpoint {
 			ep.Listen(p, h)
 		}
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(b.Context())
 	done := make(chan error, 1)
 	go func() { done <- ep.Run(ctx) }()
 	b.Cleanup(func() {

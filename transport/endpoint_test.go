@@ -127,7 +127,7 @@ func TestPeerThatIsNotAsItShouldBeIsRefusedAndToldWhy(t *testing.T) {
 				time.Sleep(time.Minute)
 				for _, n := range []*node{a, b} {
 					k := n.Counters()
-					if k.Refused[tc.why.label()] != 1 || k.Open != 0 || k.Incoming != 0 {
+					if k.Refused[tc.why.label()] != 1 || k.Open != 0 || k.Incoming != 0 || k.Handshaking != 0 {
 						t.Errorf("counters %+v, want one refusal and no connection", k)
 					}
 				}

@@ -7,7 +7,7 @@ import (
 
 // The clock of loss detection.
 const (
-	lostAtLeast       = time.Second            // a link is not called lost before this
+	lostAtLeast   = time.Second            // a link is not called lost before this
 	lostRTTs      = 4                      // nor before this many smoothed round trips
 	watchSteps    = 4                      // looks per lost time while something is under way
 	lostPoll      = 100 * time.Millisecond // looks for the first packet back while lost

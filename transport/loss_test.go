@@ -109,6 +109,22 @@ func TestLinkIsNotLostWhileItWorks(t *testing.T) {
 	}
 }
 
+// TestLinkLostForLongIsFoundSoonAfterItHeals: quic-go's own probes are up to half a minute apart by then.
+func TestLinkLostForLongIsFoundSoonAfterItHeals(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, w *world) {
+		a, b := w.start("a"), w.start("b")
+		b.Listen(Raft, echo)
+		c := w.dial(a, "b", Raft)
+		w.net.Cut("a", "b")
+		c.Probe()
+		time.Sleep(50 * time.Second)
+		w.net.Heal("a", "b")
+		if took := eventually(t, 30*time.Second, "found", func() bool { return !c.Lost() }); took > 1200*time.Millisecond {
+			t.Errorf("found after %v", took)
+		}
+	})
+}
+
 // TestCutInTheMiddleOfARequestIsNoticed: packets have come back since the last attempt, for the part that got through.
 func TestCutInTheMiddleOfARequestIsNoticed(t *testing.T) {
 	bubble(t, 1, func(t *testing.T, w *world) {
@@ -174,7 +190,7 @@ func TestDeadLinkEndsAfterTheIdleTimeout(t *testing.T) {
 		}
 		<-server.Context().Done()
 		synctest.Wait()
-		if k := b.Counters(); k.Open != 0 || k.Incoming != 0 {
+		if k := b.Counters(); k.Open != 0 || k.Incoming != 0 || k.Handshaking != 0 {
 			t.Errorf("counters %+v", k)
 		}
 	})

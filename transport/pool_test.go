@@ -136,6 +136,45 @@ func TestSimultaneousDialsSettleOnTheSmallerNodesConnection(t *testing.T) {
 	}
 }
 
+// TestCrossedConnectionsSettleOnOne lets both ends finish a connection, in every order: a pool alone avoids that where
+// it can.
+func TestCrossedConnectionsSettleOnOne(t *testing.T) {
+	for seed := range uint64(20) {
+		bubble(t, seed, func(t *testing.T, w *world) {
+			rng := rand.New(rand.NewPCG(seed, 0))
+			delay := func() time.Duration { return time.Duration(1+rng.IntN(400)) * time.Millisecond }
+			w.net.OneWay("a", "b").Delay(delay())
+			w.net.OneWay("b", "a").Delay(delay())
+			a, b := w.pool("a"), w.pool("b")
+			a.Set(map[string][]string{b.id.Node(): nil})
+			b.Set(map[string][]string{a.id.Node(): nil})
+			open := func(p *pooled, to string, wait time.Duration) {
+				time.Sleep(wait)
+				target := w.target(to)
+				target.Early = seed%2 == 0
+				c, err := p.Dial(t.Context(), Raft, target)
+				if err != nil {
+					return // the other one was kept already
+				}
+				p.Pool.mu.Lock()
+				l := p.links[target.Node]
+				p.Pool.mu.Unlock()
+				if l.offer(c) {
+					echo(c.Context(), c)
+				}
+			}
+			go open(a, "b", 0)
+			go open(b, "a", time.Duration(rng.IntN(300))*time.Millisecond)
+			time.Sleep(handshakeMax)
+			if !joined(a, b) {
+				t.Fatalf("seed %d: a has %+v, b has %+v", seed, a.Health(), b.Health())
+			}
+			mustAsk(t, a, b.id.Node())
+			mustAsk(t, b, a.id.Node())
+		})
+	}
+}
+
 func TestConnectionThatThePeerOpenedServesBothWays(t *testing.T) {
 	bubble(t, 1, func(t *testing.T, w *world) {
 		a, b := w.pool("a"), w.pool("b")
@@ -284,6 +323,56 @@ func TestRestartedPeerIsBackSoon(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestRestartedPeerAtAnotherAddressIsTaken: nobody answers at the old one any more, not even with a reset.
+func TestRestartedPeerAtAnotherAddressIsTaken(t *testing.T) {
+	for _, restarts := range []string{"smaller", "larger"} {
+		for age, limit := range map[time.Duration]time.Duration{
+			2 * time.Second: 3 * time.Second, // may have crossed: the old one must be lost first
+			time.Minute:     time.Second,
+		} {
+			bubble(t, 1, func(t *testing.T, w *world) {
+				a, b := w.both()
+				stays, goes, name, other := a, b, "b", "a"
+				if (restarts == "larger") != (a.id.Node() < b.id.Node()) {
+					stays, goes, name, other = b, a, "a", "b"
+				}
+				time.Sleep(age)
+				goes.stopPool = func() {}
+				goes.kill()
+				w.net.Move(name)
+				back := w.pool(name)
+				back.Set(map[string][]string{stays.id.Node(): {other + ":2380"}})
+				took := eventually(t, time.Minute, "joined again", func() bool { return joined(stays, back) })
+				if took > limit {
+					t.Errorf("%s restarts after %v: joined after %v", restarts, age, took)
+				}
+			})
+		}
+	}
+}
+
+// TestLostLinkIsDialedAnew: the peer has moved, does not know where we are, and nobody tells us.
+func TestLostLinkIsDialedAnew(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, w *world) {
+		a, b := w.pool("a"), w.pool("b")
+		a.Set(map[string][]string{b.id.Node(): {"b:2380"}})
+		time.Sleep(time.Minute)
+		b.stopPool = func() {}
+		b.kill()
+		w.net.Move("b")
+		back := w.pool("b")
+		a.Conn(b.id.Node()).Probe()
+		took := eventually(t, time.Minute, "joined again", func() bool { return joined(a, back) })
+		if limit := lostAtLeast + redialAfter + time.Second; took > limit {
+			t.Errorf("joined after %v, want %v", took, limit)
+		}
+		synctest.Wait() // for the report
+		if got := a.seen(); !slices.Equal(got, []string{"up dialed", "lost dialed", "up dialed"}) {
+			t.Errorf("saw %v", got)
+		}
+	})
 }
 
 func TestRefusedPeerIsReportedWithTheReason(t *testing.T) {
