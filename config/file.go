@@ -22,8 +22,10 @@ const DefaultDir = "/etc/holdfast"
 const (
 	mainName   = "agent.yaml"
 	dropInDir  = "agent.d"
-	fileMax    = 256 << 10 // bytes: far beyond any sensible file, and little enough for every decoder
+	fileMax    = 64 << 10 // bytes: far beyond a sensible file; decoders take seconds for some that are larger
 	dropInsMax = 256
+
+	fileFaultsMax = 100 // a file with more is something else altogether
 )
 
 var formats = map[string]string{".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".json": "json"}
@@ -144,8 +146,14 @@ func (fl *flattener) origin(key string) Origin {
 }
 
 func (fl *flattener) fault(key, problem string) {
+	if len(fl.faults) > fileFaultsMax {
+		return
+	}
 	if slices.ContainsFunc(fl.faults, func(f *Fault) bool { return f.Key == key && f.Problem == problem }) {
 		return
+	}
+	if len(fl.faults) == fileFaultsMax {
+		key, problem = "", fmt.Sprintf("the file has more than %d faults: the others are not shown", fileFaultsMax)
 	}
 	fl.faults = append(fl.faults, &Fault{Key: key, Origin: fl.origin(key), Problem: problem})
 }
@@ -162,7 +170,7 @@ func (fl *flattener) flatten(section string, values map[string]any) {
 			fl.add(f, raw)
 		case fl.schema.section(key):
 			fl.descend(key, raw)
-		default:
+		case len(fl.faults) <= fileFaultsMax:
 			fl.fault(key, "there is no such key"+didYouMean(key, fl.schema.names((*field).name)))
 		}
 	}

@@ -1,8 +1,10 @@
 package config
 
 import (
+	"fmt"
 	"strings"
 	"testing"
+	"time"
 )
 
 // Whatever stands in a file is read or refused with a reason, and what was read is valid.
@@ -59,5 +61,54 @@ func mustBeValid(t *testing.T, c *Config, err error) {
 		if err := c.Validate(); err != nil {
 			t.Errorf("loaded without a fault, but: %v", err)
 		}
+	}
+}
+
+func TestAbsurdFilesAreRefusedInTime(t *testing.T) {
+	fill := func(part string) string { return strings.Repeat(part, fileMax/len(part)) }
+	var keys, tomlKeys, bomb strings.Builder
+	for i := range 5000 {
+		fmt.Fprintf(&keys, "k%d: 1\n", i)
+		fmt.Fprintf(&tomlKeys, "k%d=1\n", i)
+	}
+	bomb.WriteString("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n")
+	for i := range 20 {
+		fmt.Fprintf(&bomb, "a%d: &a%d [*a%d,*a%d,*a%d,*a%d,*a%d,*a%d,*a%d,*a%d]\n", i+1, i+1, i, i, i, i, i, i, i, i)
+	}
+	for name, c := range map[string]struct{ format, content string }{
+		"many keys":       {"yaml", keys.String()},
+		"many toml keys":  {"toml", tomlKeys.String()},
+		"alias bomb":      {"yaml", bomb.String()},
+		"deep yaml":       {"yaml", fill("[")},
+		"deep yaml maps":  {"yaml", fill("{a: ")},
+		"deep indents":    {"yaml", fill("- ")},
+		"deep json":       {"json", fill("[")},
+		"deep json maps":  {"json", fill(`{"a":`)},
+		"deep toml":       {"toml", "a = " + fill("[")},
+		"deep toml maps":  {"toml", "a = " + fill("{a=")},
+		"dotted toml key": {"toml", fill("a.") + "a = 1"},
+		"toml tables":     {"toml", fill("[[a]]\n")},
+		"a long key":      {"yaml", fill("k") + ": 1"},
+		"a long list":     {"yaml", "listen: [" + fill("http://127.0.0.1:1,") + "]"},
+		"a long value":    {"yaml", "name: " + fill("n")},
+		"quotes":          {"yaml", "name: \"" + fill("\\t")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			began := time.Now()
+			l := loader{schema: settings()}
+			values, faults := l.schema.decode([]byte(c.content), c.format, "x")
+			l.add(values)
+			l.merge()
+			faults = append(faults, l.faults...)
+			if took := time.Since(began); took > 10*time.Second {
+				t.Errorf("took %v", took)
+			}
+			if len(faults) == 0 || len(faults) > fileFaultsMax+1 {
+				t.Errorf("got %d faults, want some and not too many", len(faults))
+			}
+			if size := len(join(faults).Error()); size > 128<<10 {
+				t.Errorf("the message has %d bytes", size)
+			}
+		})
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"strings"
 
 	"github.com/pelletier/go-toml/v2/unstable"
 	"go.yaml.in/yaml/v3"
@@ -80,15 +81,14 @@ func (p *places) tomlLines(content []byte) {
 }
 
 func tomlKey(node *unstable.Node) (key string, offset int) {
-	for it := node.Key(); it.Next(); {
-		if key != "" {
-			key += "."
-		} else {
+	var parts []string
+	for it := node.Key(); it.Next() && len(parts) <= depthMax; {
+		if len(parts) == 0 {
 			offset = int(it.Node().Raw.Offset)
 		}
-		key += string(it.Node().Data)
+		parts = append(parts, string(it.Node().Data))
 	}
-	return key, offset
+	return strings.Join(parts, "."), offset
 }
 
 // lineAt is the number of the line that holds the byte at offset, from 1.

@@ -322,7 +322,7 @@ func TestASettingTwiceInOneFileIsRefused(t *testing.T) {
 func TestFilesAreBounded(t *testing.T) {
 	b := newBox(t)
 	b.file("agent.yaml", "name: x #"+strings.Repeat("y", fileMax))
-	b.refuses([]string{"agent.yaml", "larger than 256KiB"})
+	b.refuses([]string{"agent.yaml", "larger than 64KiB"})
 	b = newBox(t)
 	for i := range dropInsMax + 1 {
 		b.file("agent.d/"+string(rune('a'+i%26))+strings.Repeat("x", i/26)+".yaml", "")

@@ -136,6 +136,7 @@ An agent needs no configuration. What is set comes from these places, each stron
 
 A stronger value replaces a weaker one whole, lists included. Parts of a list are separated by commas in a variable, and
 by commas or by repeating it in a flag. In a file, ` + "`store.flush`" + ` is the key ` + "`flush`" + ` in the section ` + "`store`" + `.
+A file may have 64 KiB.
 
 Durations are written ` + "`5s`, `10m`, `168h`" + `. Sizes are written ` + "`64MiB`" + ` (1024 based) or ` + "`64MB`" + ` (1000 based).
 
