@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -150,6 +151,7 @@ func (k *killing) verify(a *agent) {
 		k.writers[0].sharedGet(k.t.Context(), a.url+"/v1/kv/"+key, key, k.history)
 	}
 	if k.t.Failed() {
+		k.replay(a)
 		k.t.Fatalf("this is after kill %d of SEED=%d", k.kills, k.seed)
 	}
 }
@@ -192,16 +194,23 @@ func (k *killing) replay(a *agent) {
 		at[e.Mod] = e
 		return seen < last
 	})
-	lost := 0
+	var all []ack
 	for _, w := range k.writers {
-		for _, ack := range w.perRev {
-			e := at[ack.revision]
-			if e.Key != ack.key || ack.n >= 0 && e.Value != strconv.Itoa(ack.n) {
-				if lost++; lost <= 10 {
-					k.t.Errorf("acknowledged: %s, value %d at revision %d; history has %q, %.40q", ack.key, ack.n, ack.revision, e.Key, e.Value)
-				}
-			}
+		all = append(all, w.perRev...)
+	}
+	slices.SortFunc(all, func(a, b ack) int { return cmp.Compare(a.revision, b.revision) })
+	for i, ack := range all {
+		e := at[ack.revision]
+		if e.Key == ack.key && (ack.n < 0 || e.Value == strconv.Itoa(ack.n)) {
+			continue
 		}
+		k.t.Errorf("acknowledged: %s, value %d at revision %d; history has %q, %.40q. Around it, history and acknowledgements:",
+			ack.key, ack.n, ack.revision, e.Key, e.Value)
+		for _, before := range all[max(0, i-10):min(len(all), i+10)] {
+			e := at[before.revision]
+			k.t.Logf("%6d %-6s %-16s %-20.20s | %-16s %d", before.revision, e.Type, e.Key, e.Value, before.key, before.n)
+		}
+		return
 	}
 }
 
