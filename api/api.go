@@ -49,6 +49,43 @@ type Status struct {
 	Revision int64     `json:"revision"`
 
 	Member *MemberStatus `json:"member,omitempty"`
+	Proxy  *ProxyStatus  `json:"proxy,omitempty"`
+	Queue  *QueueStatus  `json:"queue,omitempty"`
+	Links  []LinkStatus  `json:"links,omitempty"` // connections to other nodes
+}
+
+// ProxyStatus is the part of Status that a proxy has.
+type ProxyStatus struct {
+	Joined        bool           `json:"joined"`
+	Upstream      string         `json:"upstream,omitempty"` // address of the member it is connected to, empty while it is not
+	UplinkLost    bool           `json:"uplink_lost"`        // connected, and nothing comes back; or not connected
+	UplinkError   string         `json:"uplink_error,omitempty"`
+	Synced        bool           `json:"synced"`                // every prefix is mirrored and fed
+	AgeSeconds    *float64       `json:"age_seconds,omitempty"` // proven age of the cache, absent without proof
+	CacheBytes    int64          `json:"cache_bytes"`
+	CacheMaxBytes int64          `json:"cache_max_bytes"`
+	Mirrors       []MirrorStatus `json:"mirrors,omitempty"`
+}
+
+// MirrorStatus is one prefix that a proxy mirrors.
+type MirrorStatus struct {
+	Prefix   string `json:"prefix"`
+	Covered  bool   `json:"covered"`
+	Revision int64  `json:"revision"`
+	Reason   string `json:"reason,omitempty"` // why it is not covered
+}
+
+// LinkStatus is one connection to another node.
+type LinkStatus struct {
+	Node          string  `json:"node"`
+	Role          string  `json:"role"`
+	Protocol      string  `json:"protocol"`
+	Address       string  `json:"address"`
+	Lost          bool    `json:"lost"`
+	RTTMillis     float64 `json:"rtt_ms"`
+	LossShare     float64 `json:"loss"`
+	BytesSent     uint64  `json:"bytes_sent"`
+	BytesReceived uint64  `json:"bytes_received"`
 }
 
 // MemberStatus is the part of Status that a replica has.

@@ -1,0 +1,47 @@
+package api
+
+import (
+	"context"
+	"time"
+)
+
+// Queue is a node's store-and-forward queue as its servers see it.
+type Queue interface {
+	// Status answers from memory.
+	Status() QueueStatus
+	// List returns writes in line and those kept for a look, oldest first, at most as many as the node lists at once.
+	// Empty arguments match everything. An unknown state is Invalid.
+	List(state, prefix string) ([]QueueItem, error)
+	// Get returns one write with its value. Waiting until it has ended, or ctx has, is up to wait.
+	Get(ctx context.Context, id string, wait bool) (item QueueItem, found bool, err error)
+	// Discard gives a write up that was surely not sent, or forgets one that has ended; done false: it may have been sent.
+	Discard(id string) (done, found bool, err error)
+}
+
+// QueueStatus is the body of GET /v1/queue without a filter, and a part of Status.
+type QueueStatus struct {
+	Depth         int     `json:"depth"` // writes acknowledged by this disk and not settled
+	Bytes         int64   `json:"bytes"`
+	MaxBytes      int64   `json:"max_bytes"`
+	OldestSeconds float64 `json:"oldest_seconds"`
+	Kept          int     `json:"kept"` // conflicts, rejections and the like that wait to be looked at
+	DiskBytes     int64   `json:"disk_bytes"`
+	Epoch         uint64  `json:"queue_epoch"`
+	Down          string  `json:"down,omitempty"` // why nothing can be sent at present
+}
+
+// QueueItem is one write in the queue's listing.
+type QueueItem struct {
+	ID        string     `json:"id"`
+	Key       string     `json:"key"`
+	KeyBase64 string     `json:"key_base64"`
+	Op        string     `json:"op,omitempty"` // put or delete; in GET /v1/queue/{id}
+	Value     []byte     `json:"value,omitempty"`
+	State     string     `json:"state"`
+	Lane      string     `json:"lane"`
+	Queued    time.Time  `json:"queued"`
+	Expires   *time.Time `json:"expires,omitempty"`
+	Revision  int64      `json:"revision,omitempty"` // committed: its revision; conflict: the key's present one
+	Code      string     `json:"code,omitempty"`     // why it ended otherwise
+	Detail    string     `json:"detail,omitempty"`
+}
