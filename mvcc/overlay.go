@@ -85,15 +85,17 @@ func (o *overlay) insert(r *record) {
 	o.count.Add(1)
 }
 
-// seek returns the first node that does not come before (key, rev), nil if there is none.
+// seek returns the first node that does not come before (key, rev), nil if there is none. It returns the node that it
+// has compared: a link that is read twice may meanwhile lead to one that comes before.
 func (o *overlay) seek(key []byte, rev revision) *node {
 	at := &o.head
+	var next *node
 	for l := int(o.levels.Load()) - 1; l >= 0; l-- {
-		for next := at.level(l).Load(); next != nil && before(next.rec, key, rev); next = at.level(l).Load() {
+		for next = at.level(l).Load(); next != nil && before(next.rec, key, rev); next = at.level(l).Load() {
 			at = next
 		}
 	}
-	return at.next.Load()
+	return next
 }
 
 // get returns the newest record of key at or before main, nil if there is none.
