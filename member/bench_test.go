@@ -1,7 +1,6 @@
 package member
 
 import (
-	"context"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -42,11 +41,11 @@ func BenchmarkPut(b *testing.B) {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			m := start(b, b.TempDir())
 			value := make([]byte, 128)
-			rand.NewChaCha8([32]byte{}).Read(value)
+			_, _ = rand.NewChaCha8([32]byte{}).Read(value)
 			syncs, written := m.fs.syncs.Load(), m.fs.written.Load()
 			drive(b, n, func(int64) error {
 				key := fmt.Appendf(nil, "key/%06d", rand.IntN(10_000))
-				_, err := m.Do(context.Background(), kv.Command{Ops: []kv.Op{kv.Put{Key: key, Value: value}}})
+				_, err := m.Do(b.Context(), kv.Command{Ops: []kv.Op{kv.Put{Key: key, Value: value}}})
 				return err
 			})
 			b.ReportMetric(float64(m.fs.syncs.Load()-syncs)/float64(b.N), "fsyncs/op")
@@ -64,7 +63,7 @@ func BenchmarkGet(b *testing.B) {
 			}
 			drive(b, n, func(int64) error {
 				key := fmt.Appendf(nil, "key/%06d", rand.IntN(1000))
-				_, err := m.Read(context.Background(), kv.Query{Ops: []kv.Op{kv.Range{Key: key}}})
+				_, err := m.Read(b.Context(), kv.Query{Ops: []kv.Op{kv.Range{Key: key}}})
 				return err
 			})
 		})

@@ -54,10 +54,10 @@ func TestTwelveKillsLoseNothingAcknowledged(t *testing.T) {
 				acked[line] = true
 			}
 			if kill == nil {
-				kill = time.AfterFunc(time.Duration(rng.IntN(200))*time.Millisecond, func() { p.Process.Kill() })
+				kill = time.AfterFunc(time.Duration(rng.IntN(200))*time.Millisecond, func() { _ = p.Process.Kill() })
 			}
 		}
-		p.Wait()
+		_ = p.Wait() // it was killed, or says itself how it ended
 		if kill == nil {
 			t.Fatalf("round %d: nothing was acknowledged\n%s", round, p.err)
 		}
@@ -181,7 +181,7 @@ func TestEntryOfANewerVersionStopsTheReplicaWithoutAnswer(t *testing.T) {
 		for p.out.Scan() {
 			lines = append(lines, p.out.Text())
 		}
-		p.Wait()
+		_ = p.Wait() // it was killed, or says itself how it ended
 		out := strings.Join(lines, "\n")
 		if !strings.Contains(out, "run:") || !strings.Contains(out, "written by a newer version") {
 			t.Fatalf("the child said\n%s\n%s", out, p.err)

@@ -101,7 +101,7 @@ func foundIdentity(cfg Config, path string) (identity, error) {
 }
 
 // writeDurably makes path hold b, all or nothing.
-func writeDurably(path string, b []byte) (err error) {
+func writeDurably(path string, b []byte) error {
 	tmp := path + ".tmp"
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
@@ -111,7 +111,7 @@ func writeDurably(path string, b []byte) (err error) {
 	if err == nil {
 		err = f.Sync()
 	}
-	if err = errors.Join(err, f.Close()); err != nil {
+	if err := errors.Join(err, f.Close()); err != nil {
 		return err
 	}
 	if err := os.Rename(tmp, path); err != nil {

@@ -30,16 +30,14 @@ func (m *Member) lead(ctx context.Context) error {
 			continue
 		}
 		nonce, err := m.takeOffice(ctx)
-		if err == nil {
+		switch {
+		case err == nil:
 			done = now.term
 			m.nonce.Store(nonce)
-			continue
+		case ctx.Err() == nil:
+			m.cfg.Log.Warn("new leader could not commit its term, trying again", "term", now.term, "err", err)
+			pause(ctx, officeRetry)
 		}
-		if ctx.Err() != nil {
-			return nil
-		}
-		m.cfg.Log.Warn("new leader could not commit its term, trying again", "term", now.term, "err", err)
-		pause(ctx, officeRetry)
 	}
 	return nil
 }
@@ -71,8 +69,8 @@ const historySteps = 10
 
 // The bounds of a step.
 const (
-	historyStepMin = 10 * time.Millisecond
-	historyStepMax = time.Minute
+	shortestStep = 10 * time.Millisecond
+	longestStep  = time.Minute
 )
 
 // sample says which revision was the newest at a time.
@@ -87,7 +85,7 @@ func (m *Member) keepHistory(ctx context.Context) error {
 	if m.cfg.History <= 0 {
 		return nil
 	}
-	step := min(max(m.cfg.History/historySteps, historyStepMin), historyStepMax)
+	step := min(max(m.cfg.History/historySteps, shortestStep), longestStep)
 	ticker := time.NewTicker(step)
 	defer ticker.Stop()
 	var samples []sample // oldest first; at most History/step + 1, as those that are due are taken off

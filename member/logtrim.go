@@ -144,7 +144,7 @@ func readChunk(b []byte) (kind byte, payload []byte, ok bool) {
 	if kind < chunkFull || kind > chunkLast || chunkHeader+n > len(b) {
 		return 0, nil, false
 	}
-	if uint32(xxhash.Sum64(b[6:chunkHeader+n])) != binary.LittleEndian.Uint32(b) {
+	if sum := uint32(xxhash.Sum64(b[6 : chunkHeader+n])); sum != binary.LittleEndian.Uint32(b) {
 		return 0, nil, false
 	}
 	return kind, b[chunkHeader : chunkHeader+n], true

@@ -66,7 +66,7 @@ type process struct {
 
 func startChild(t *testing.T, what, dir string) *process {
 	t.Helper()
-	p := &process{Cmd: exec.Command(os.Args[0]), t: t, err: &strings.Builder{}}
+	p := &process{Cmd: exec.Command(os.Args[0]), t: t, err: &strings.Builder{}} //nolint:gosec // ourselves
 	p.Env = append(os.Environ(), childEnv+"="+what, dirEnv+"="+dir)
 	p.Stderr = p.err
 	out, err := p.StdoutPipe()
@@ -79,8 +79,8 @@ func startChild(t *testing.T, what, dir string) *process {
 	}
 	t.Cleanup(func() {
 		if p.ProcessState == nil {
-			p.Process.Kill()
-			p.Wait()
+			_ = p.Process.Kill()
+			_ = p.Wait()
 		}
 	})
 	return p

@@ -30,7 +30,7 @@ func start(t testing.TB, dir string, change ...func(*Config)) *testMember {
 	if err != nil {
 		t.Fatalf("open: %v", err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.Background()) //nolint:usetesting // it ends in a cleanup, after t.Context
 	tm := &testMember{Member: m, t: t, stop: cancel, done: make(chan error, 1)}
 	go func() { tm.done <- m.Run(ctx) }()
 	t.Cleanup(tm.close)

@@ -85,33 +85,17 @@ func (m *Member) propose(ctx context.Context, cmd []byte) (kv.Result, error) {
 		}
 		_, changed := m.leader.get()
 		rs, err := m.host.Propose(m.session, cmd, proposalTimeout)
-		switch {
-		case err == nil:
-			res, again, err := m.outcome(ctx, rs)
-			if !again {
+		if err == nil {
+			var res kv.Result
+			var dropped bool
+			if res, dropped, err = m.outcome(ctx, rs); !dropped {
 				m.metrics.commitSeconds.Observe(time.Since(began).Seconds())
 				return res, err
 			}
-			if time.Since(began) > leaderWait {
-				return kv.Result{}, noLeader("the command was turned away for %s", leaderWait)
-			}
-		case errors.Is(err, dragonboat.ErrSystemBusy):
-			if time.Since(began) > busyWait {
-				e := kv.Errorf(kv.Busy, "too many commands are under way; nothing was applied: send fewer at a time")
-				e.RetryAfter = busyWait
-				return kv.Result{}, e
-			}
-		case errors.Is(err, dragonboat.ErrShardNotReady):
-			if time.Since(began) > leaderWait {
-				return kv.Result{}, noLeader("this replica is still replaying its log")
-			}
-		case errors.Is(err, dragonboat.ErrClosed), errors.Is(err, dragonboat.ErrShardClosed),
-			errors.Is(err, dragonboat.ErrShardNotFound):
-			return kv.Result{}, errStopping()
-		case errors.Is(err, dragonboat.ErrPayloadTooBig):
-			return kv.Result{}, kv.Errorf(kv.TooLarge, "the request has %d bytes, which is more than the raft log takes", len(cmd))
-		default:
-			return kv.Result{}, kv.Errorf(kv.Internal, "propose: %w", err)
+			err = errDropped
+		}
+		if err := turnedAway(err, time.Since(began)); err != nil {
+			return kv.Result{}, err
 		}
 		timer := time.NewTimer(busyStep)
 		select {
@@ -128,8 +112,43 @@ func (m *Member) propose(ctx context.Context, cmd []byte) (kv.Result, error) {
 	}
 }
 
-// outcome waits for the answer to a command that was sent. Again says that it certainly was not applied.
-func (m *Member) outcome(ctx context.Context, rs *dragonboat.RequestState) (res kv.Result, again bool, err error) {
+// errDropped is raft's answer to a command that found no leader.
+var errDropped = errors.New("dropped")
+
+// turnedAway says what becomes of a command that raft did not take, tried for so long: nil to try again.
+func turnedAway(err error, tried time.Duration) error {
+	switch {
+	case errors.Is(err, errDropped):
+		if tried > leaderWait {
+			return noLeader("the command was turned away for %s", leaderWait)
+		}
+	case errors.Is(err, dragonboat.ErrShardNotReady):
+		if tried > leaderWait {
+			return noLeader("this replica is still replaying its log")
+		}
+	case errors.Is(err, dragonboat.ErrSystemBusy):
+		if tried > busyWait {
+			e := kv.Errorf(kv.Busy, "too many commands are under way; nothing was applied: send fewer at a time")
+			e.RetryAfter = busyWait
+			return e
+		}
+	case closedHost(err):
+		return errStopping()
+	case errors.Is(err, dragonboat.ErrPayloadTooBig):
+		return kv.Errorf(kv.TooLarge, "the request is larger than the raft log takes")
+	default:
+		return kv.Errorf(kv.Internal, "propose: %w", err)
+	}
+	return nil
+}
+
+func closedHost(err error) bool {
+	return errors.Is(err, dragonboat.ErrClosed) || errors.Is(err, dragonboat.ErrShardClosed) ||
+		errors.Is(err, dragonboat.ErrShardNotFound)
+}
+
+// outcome waits for the answer to a command that was sent. Dropped says that it certainly was not applied.
+func (m *Member) outcome(ctx context.Context, rs *dragonboat.RequestState) (res kv.Result, dropped bool, err error) {
 	select {
 	case r := <-rs.ResultC():
 		switch {

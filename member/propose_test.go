@@ -2,6 +2,7 @@ package member
 
 import (
 	"bytes"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -61,7 +62,7 @@ func TestRefusalOfTheHistoryIsAnsweredWithItsRevision(t *testing.T) {
 	c := put("k", "w")
 	c.Guards = []kv.Guard{{Compare: kv.Compare{Key: []byte("k"), Target: kv.TargetMod, Num: rev + 5}}}
 	_, err := m.Do(t.Context(), c)
-	if e, ok := err.(*kv.Error); !ok || e.Code != kv.PreconditionFailed || e.Revision != rev {
+	if e, ok := errors.AsType[*kv.Error](err); !ok || e.Code != kv.PreconditionFailed || e.Revision != rev {
 		t.Errorf("%v, want a failed precondition at %d", err, rev)
 	}
 }

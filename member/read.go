@@ -42,9 +42,8 @@ func (m *Member) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
 
 // freshen returns once the replica is as fresh as q asks, and how old it then is.
 func (m *Member) freshen(ctx context.Context, q kv.Query) (time.Duration, error) {
-	age := kv.AgeUnknown
 	if q.MaxAge > 0 {
-		age = m.rounds.age()
+		age := m.rounds.age()
 		if q.LocalOnly || q.MaxAge == kv.Unlimited || age != kv.AgeUnknown && age <= q.MaxAge {
 			return age, nil
 		}
@@ -58,7 +57,7 @@ func (m *Member) freshen(ctx context.Context, q kv.Query) (time.Duration, error)
 	case q.StaleIfError == 0:
 		return 0, err
 	}
-	age = m.rounds.age()
+	age := m.rounds.age()
 	if age != kv.AgeUnknown && age > q.StaleIfError {
 		e := kv.Errorf(kv.StalenessExceeded, "the newest proof that this replica is current is %s old, more than the "+
 			"%s allowed, and no newer one can be had: %w", age.Round(time.Millisecond), q.StaleIfError, err)
@@ -110,29 +109,9 @@ func (m *Member) readIndex(ctx context.Context, sent func()) error {
 		}
 		_, changed := m.leader.get()
 		sent()
-		rs, err := m.host.ReadIndex(shardID, leaderWait)
-		if err == nil {
-			select {
-			case r := <-rs.ResultC():
-				rs.Release()
-				switch {
-				case r.Completed():
-					return nil
-				case r.Timeout():
-					return noLeader("a read was not confirmed by a quorum within %s", leaderWait)
-				case r.Terminated():
-					return errStopping()
-				}
-			case <-ctx.Done():
-				return noLeader("the caller gave up waiting: %v", context.Cause(ctx))
-			case <-m.halt.done:
-				return errStopping()
-			}
-		} else if errors.Is(err, dragonboat.ErrClosed) || errors.Is(err, dragonboat.ErrShardClosed) ||
-			errors.Is(err, dragonboat.ErrShardNotFound) {
-			return errStopping()
-		} else if !errors.Is(err, dragonboat.ErrShardNotReady) && !errors.Is(err, dragonboat.ErrSystemBusy) {
-			return kv.Errorf(kv.Internal, "read index: %w", err)
+		again, err := m.askIndex(ctx)
+		if !again {
+			return err
 		}
 		if time.Since(began) > leaderWait {
 			return noLeader("a read was turned away for %s", leaderWait)
@@ -144,6 +123,38 @@ func (m *Member) readIndex(ctx context.Context, sent func()) error {
 		case <-ctx.Done():
 		}
 		timer.Stop()
+	}
+}
+
+// askIndex makes one attempt. Again says that raft turned it away and may not the next time.
+func (m *Member) askIndex(ctx context.Context) (again bool, err error) {
+	rs, err := m.host.ReadIndex(shardID, leaderWait)
+	switch {
+	case err == nil:
+	case closedHost(err):
+		return false, errStopping()
+	case errors.Is(err, dragonboat.ErrShardNotReady), errors.Is(err, dragonboat.ErrSystemBusy):
+		return true, nil
+	default:
+		return false, kv.Errorf(kv.Internal, "read index: %w", err)
+	}
+	select {
+	case r := <-rs.ResultC():
+		rs.Release()
+		switch {
+		case r.Completed():
+			return false, nil
+		case r.Timeout():
+			return false, noLeader("a read was not confirmed by a quorum within %s", leaderWait)
+		case r.Terminated():
+			return false, errStopping()
+		default:
+			return true, nil
+		}
+	case <-ctx.Done():
+		return false, noLeader("the caller gave up waiting: %v", context.Cause(ctx))
+	case <-m.halt.done:
+		return false, errStopping()
 	}
 }
 

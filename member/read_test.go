@@ -60,7 +60,7 @@ func TestReadWaitsForARevision(t *testing.T) {
 	q.MinRevision, q.Wait = rev+1, 10*time.Second
 	done := make(chan error, 1)
 	go func() {
-		p, err := m.Read(context.Background(), q)
+		p, err := m.Read(t.Context(), q)
 		if err == nil && (p.Revision < rev+1 || string(p.Ops[0].KVs[0].Value) != "2") {
 			err = fmt.Errorf("read %+v", p)
 		}
@@ -92,16 +92,16 @@ func TestReadJoinsOnlyRoundsNotYetSent(t *testing.T) {
 		})
 		ctx, cancel := context.WithCancel(t.Context())
 		var runs, reads sync.WaitGroup
-		runs.Go(func() { r.run(ctx) })
+		runs.Go(func() { _ = r.run(ctx) })
 		for i := range roundsAtOnce { // each comes while the ones before are under way
-			reads.Go(func() { r.join(ctx) })
+			reads.Go(func() { _ = r.join(ctx) })
 			synctest.Wait()
 			if got := taken.Load(); got != int64(i+1) {
 				t.Errorf("read %d: %d rounds were sent", i, got)
 			}
 		}
 		for range 100 { // all workers are busy: these share one
-			reads.Go(func() { r.join(ctx) })
+			reads.Go(func() { _ = r.join(ctx) })
 		}
 		synctest.Wait()
 		if got := taken.Load(); got != roundsAtOnce {
@@ -118,7 +118,7 @@ func TestReadJoinsOnlyRoundsNotYetSent(t *testing.T) {
 		}
 		cancel()
 		runs.Wait()
-		if err := r.join(context.Background()); kv.CodeOf(err) != kv.Stopping {
+		if err := r.join(t.Context()); kv.CodeOf(err) != kv.Stopping {
 			t.Errorf("a read of a stopped member: %v", err)
 		}
 	})
@@ -138,7 +138,7 @@ func TestAgeCountsFromWhenTheRoundWasSent(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		var runs sync.WaitGroup
-		runs.Go(func() { r.run(ctx) })
+		runs.Go(func() { _ = r.run(ctx) })
 		if err := r.join(ctx); err != nil {
 			t.Error(err)
 		}
@@ -200,7 +200,7 @@ func TestCallWaitsForAnElection(t *testing.T) {
 	leaderless(m, clock, 0)
 	done := make(chan error, 1)
 	go func() {
-		_, err := m.Do(context.Background(), put("k", "v"))
+		_, err := m.Do(t.Context(), put("k", "v"))
 		done <- err
 	}()
 	select {
@@ -255,7 +255,7 @@ func TestWatchSeesEveryChangeAndEndsWithTheMember(t *testing.T) {
 	got := make(chan kv.Event, 100)
 	ended := make(chan error, 1)
 	go func() {
-		for b, err := range m.Watch(context.Background(), spec) {
+		for b, err := range m.Watch(t.Context(), spec) {
 			if err != nil {
 				ended <- err
 				return

@@ -158,22 +158,23 @@ func (s *space) waiting(waits bool, err error) {
 
 // run keeps the budget up to date until ctx ends.
 func (s *space) run(ctx context.Context) error {
-	for {
+	for ctx.Err() == nil {
 		every := spacePoll
 		if s.refusing.Load() != nil {
 			every = spacePollFull
 		}
 		pause(ctx, every)
-		if ctx.Err() != nil {
-			return nil
-		}
-		s.mu.Lock()
-		_, err := s.look()
-		s.mu.Unlock()
-		if err != nil {
-			s.log.Warn("free space of the data dir is not known; writes go on until the budget is used up",
-				"dir", s.dir, "err", err)
-		}
+		s.poll()
+	}
+	return nil
+}
+
+func (s *space) poll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, err := s.look(); err != nil {
+		s.log.Warn("free space of the data dir is not known; writes go on until the budget is used up",
+			"dir", s.dir, "err", err)
 	}
 }
 

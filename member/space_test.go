@@ -196,7 +196,7 @@ func TestFailedWriteOrSyncHaltsAndNeverReturns(t *testing.T) {
 		for p.out.Scan() {
 			out = append(out, p.out.Text())
 		}
-		p.Wait()
+		_ = p.Wait()
 		if got := strings.Join(out, "\n"); got != "halted: "+name+" a file: input/output error" {
 			t.Errorf("%s: the child said %q", name, got)
 		}
@@ -216,9 +216,9 @@ func childHalts(what string) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		if what == "sync" {
-			f.Sync()
+			_ = f.Sync()
 		} else {
-			f.Write([]byte("x"))
+			_, _ = f.Write([]byte("x"))
 		}
 		fmt.Println("it came back")
 	})

@@ -13,7 +13,8 @@ func diskFree(path string) (free, size int64, err error) {
 	if err := unix.Statfs(path, &st); err != nil {
 		return 0, 0, &os.PathError{Op: "statfs", Path: path, Err: err}
 	}
-	return int64(st.Bavail) * int64(st.Bsize), int64(st.Blocks) * int64(st.Bsize), nil
+	block := int64(st.Bsize) //nolint:unconvert // the field is 32 bits wide on some architectures
+	return int64(st.Bavail) * block, int64(st.Blocks) * block, nil
 }
 
 // bootClock is CLOCK_BOOTTIME: nobody sets it, and it runs on while the machine is suspended.

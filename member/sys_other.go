@@ -15,7 +15,8 @@ func diskFree(path string) (free, size int64, err error) {
 	if err := unix.Statfs(path, &st); err != nil {
 		return 0, 0, &os.PathError{Op: "statfs", Path: path, Err: err}
 	}
-	return int64(st.Bavail) * int64(st.Bsize), int64(st.Blocks) * int64(st.Bsize), nil
+	block := int64(st.Bsize)
+	return int64(st.Bavail) * block, int64(st.Blocks) * block, nil
 }
 
 // bootClock is good enough for development here: it may stand still while the machine sleeps.
