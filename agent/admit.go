@@ -25,24 +25,27 @@ func admit(d *dataDir, cfg config.Config, now time.Time) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	if decided.do == askCluster && cfg.Mode == config.ModeProxy {
+		s.answer = nobodyAnswers // a proxy serves first and asks meanwhile
+		if decided, err = decide(s); err != nil {
+			return nil, err
+		}
+	}
 	p := &plan{dir: d, do: decided.do}
 	switch decided.do {
-	case bootstrapMember:
+	case bootstrapMember, serveUnjoined:
 		p.record = record{Mode: decided.mode, Wanted: cfg.Mode, Reason: decided.reason, Since: now.UTC().Truncate(time.Second)}
 		return p, nil
 	case finishSwitch, goOn:
-		if decided.mode == config.ModeMember {
-			p.record = *s.record
-			return p, nil
-		}
-		return nil, refusef("data dir %s is recorded as a proxy, and this version cannot run a proxy yet: start the version that made it", d.path)
+		p.record = *s.record
+		return p, nil
 	case askCluster:
-		return nil, refusef("--join: this version cannot join a cluster yet: without --join it starts a cluster of one")
+		return nil, refusef("--join: this version can join a cluster as a proxy only: set --mode=proxy, or leave --join out to start a cluster of one")
 	}
 	return nil, fmt.Errorf("data dir %s: nobody carries out action %d", d.path, decided.do)
 }
 
-// make brings the dir to where its member can be opened. A crash on the way is completed by the next start.
+// make brings the dir to where its node can be opened. A crash on the way is completed by the next start.
 func (p *plan) make() (err error) {
 	if p.node, err = p.dir.ensureNodeID(); err != nil {
 		return err
@@ -53,6 +56,17 @@ func (p *plan) make() (err error) {
 		return p.dir.bootstrap(p.record)
 	case finishSwitch:
 		return p.dir.finishBootstrap()
+	case serveUnjoined:
+		p.record.NodeID = p.node.String()
+		if err := p.dir.writeRecord(p.record); err != nil {
+			return err
+		}
+		if err := p.dir.step("recorded"); err != nil {
+			return err
+		}
+	}
+	if p.record.Mode == config.ModeProxy { // a cache is nobody's loss: it is made where it is missing
+		return p.dir.makeFolder(proxyName)
 	}
 	return nil
 }

@@ -23,20 +23,21 @@ func TestPackagedConfigurationIsSound(t *testing.T) {
 	}
 }
 
-func TestRecordedProxyIsRefusedHonestly(t *testing.T) {
+func TestARecordedProxyGoesOnAndGetsItsFolderBack(t *testing.T) {
 	d := openDir(t, t.TempDir())
 	id, err := d.ensureNodeID()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := d.makeFolder(proxyName); err != nil {
-		t.Fatal(err)
-	}
 	if err := d.writeRecord(record{Mode: asProxy, Wanted: asAuto, NodeID: id.String()}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := admit(d, config.Config{Mode: asAuto}, time.Now()); ExitCode(err) != ExitConfig {
-		t.Errorf("%v, exit %d, want %d", err, ExitCode(err), ExitConfig)
+	node, err := prepare(d, config.Config{Mode: asAuto})
+	if err != nil || node != id {
+		t.Fatalf("node %v, %v, want %v", node, err, id)
+	}
+	if there, err := d.look(proxyName); err != nil || there == absent {
+		t.Errorf("%s/ is %v, %v", proxyName, there, err)
 	}
 }
 

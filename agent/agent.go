@@ -23,7 +23,10 @@ type Agent struct {
 	doors    *doors
 	gate     *gate
 	notifier *notifier
-	node     atomic.Pointer[node] // nil until the node's store is open
+	net      *network
+	node     atomic.Pointer[node]        // nil until the node's store is open
+	queue    atomic.Pointer[queueView]   // nil until there is one
+	tokens   atomic.Pointer[tokenOffice] // nil unless this node is a member, and open
 	clients  *limiter
 	reload   reloader
 
@@ -84,12 +87,21 @@ func (a *Agent) prepare(ctx context.Context) (err error) {
 	if a.open, err = keys.open(ctx, a.cfg); err != nil {
 		return err
 	}
-	return a.plan.make()
+	if a.net, err = a.openNetwork(ctx); err != nil {
+		return err
+	}
+	if err := a.plan.make(); err != nil {
+		return err
+	}
+	return a.net.start(a)
 }
 
 // release gives back what prepare took.
 func (a *Agent) release() error {
 	err := closeDoors(a.open)
+	if a.net != nil {
+		err = errors.Join(err, ignoreClosed(a.net.conn.Close()))
+	}
 	if a.dir != nil {
 		err = errors.Join(err, a.dir.Close())
 	}
@@ -104,8 +116,13 @@ func (a *Agent) run(ctx context.Context) {
 	for _, d := range a.open {
 		log.Info("listening", "for", d.purpose.String(), "address", d.listener.Addr().String())
 	}
+	store := service.Part{Name: "member", Run: a.runMember, StopTimeout: memberStopMax}
+	if a.plan.record.Mode == config.ModeProxy {
+		store = service.Part{Name: "proxy", Run: a.runProxy, StopTimeout: memberStopMax}
+	}
 	group := service.New(log,
-		service.Part{Name: "member", Run: a.runMember, StopTimeout: memberStopMax},
+		service.Part{Name: "network", Run: a.runNetwork},
+		store,
 		service.Part{Name: "doors", Run: a.doors.Run, StopTimeout: drainMax + time.Second},
 		service.Part{Name: "herald", Run: a.runHerald},
 	)

@@ -71,8 +71,8 @@ func within(t *testing.T, what string, c <-chan struct{}) {
 	}
 }
 
-// client is an HTTP client that keeps no connection of another test.
-func client(t *testing.T, dial func(ctx context.Context) (net.Conn, error)) *http.Client {
+// httpClient is an HTTP client that keeps no connection of another test.
+func httpClient(t *testing.T, dial func(ctx context.Context) (net.Conn, error)) *http.Client {
 	t.Helper()
 	tr := &http.Transport{}
 	if dial != nil {
@@ -84,7 +84,7 @@ func client(t *testing.T, dial func(ctx context.Context) (net.Conn, error)) *htt
 
 // overSocket is a client of the socket for administration.
 func overSocket(t *testing.T, a *Agent) *http.Client {
-	return client(t, func(ctx context.Context) (net.Conn, error) {
+	return httpClient(t, func(ctx context.Context) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", a.SocketPath())
 	})
 }
@@ -128,7 +128,7 @@ func TestPutIsServedAndSurvivesARestart(t *testing.T) {
 	cfg := settings(t)
 	a := launch(t, cfg, Options{})
 	within(t, "ready", a.Ready())
-	c := client(t, nil)
+	c := httpClient(t, nil)
 	put := expect(t, c, "PUT", a.Addrs()[0]+"/v1/kv/site/42/temp", "21.5", http.StatusCreated)
 	if !strings.Contains(put.body, `"revision":2`) {
 		t.Errorf("PUT answered %s, want revision 2", put.body)
@@ -161,7 +161,7 @@ func TestEveryAcknowledgedWriteIsThereAfterAStop(t *testing.T) {
 	enough := make(chan struct{})
 	acked, strange := make([][]string, writers), make([]error, writers)
 	for w := range writers {
-		c := client(t, nil)
+		c := httpClient(t, nil)
 		wg.Go(func() {
 			for n := 0; ; n++ {
 				key := fmt.Sprintf("w%d/%d", w, n)
@@ -190,7 +190,7 @@ func TestEveryAcknowledgedWriteIsThereAfterAStop(t *testing.T) {
 
 	a = launch(t, cfg, Options{})
 	within(t, "ready again", a.Ready())
-	c := client(t, nil)
+	c := httpClient(t, nil)
 	for _, keys := range acked {
 		for _, key := range keys {
 			if got := expect(t, c, "GET", a.Addrs()[0]+"/v1/kv/"+key, "", http.StatusOK); got.body != key {
@@ -208,7 +208,7 @@ func TestStopEndsWatches(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.Header.Set("Accept", "application/x-ndjson")
-	resp, err := client(t, nil).Do(r)
+	resp, err := httpClient(t, nil).Do(r)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -238,7 +238,7 @@ func TestHealthAnswersBeforeTheStoreIsOpen(t *testing.T) {
 		case <-ctx.Done():
 		}
 	}})
-	c, base := client(t, nil), a.Addrs()[0]
+	c, base := httpClient(t, nil), a.Addrs()[0]
 	expect(t, c, "GET", base+"/livez", "", http.StatusOK)
 	if got := expect(t, c, "GET", base+"/readyz", "", http.StatusServiceUnavailable); !strings.Contains(got.body, stateReplaying) {
 		t.Errorf("/readyz says %q", got.body)
@@ -388,7 +388,7 @@ func TestRefusalsAreForAPerson(t *testing.T) {
 	}{
 		"a proxy of nothing":          {settings(t), func(c *config.Config) { c.Mode = asProxy }, nil, []string{"--join"}},
 		"a join without a token":      {settings(t), func(c *config.Config) { c.Join = []string{"10.0.0.1:2380"} }, nil, []string{"token"}},
-		"a join":                      {settings(t), func(c *config.Config) { c.Join, c.TokenFile = []string{"10.0.0.1:2380"}, "t" }, nil, []string{"this version cannot join"}},
+		"a join":                      {settings(t), func(c *config.Config) { c.Join, c.TokenFile = []string{"10.0.0.1:2380"}, "t" }, nil, []string{"as a proxy only"}},
 		"https":                       {settings(t), func(c *config.Config) { c.Listen = []string{"https://127.0.0.1:0"} }, nil, []string{"cannot serve https yet"}},
 		"a member told to be a proxy": {made, func(c *config.Config) { c.Mode = asProxy }, nil, []string{"recorded as a member", "agent demote", "agent leave --force"}},
 		"both dirs":                   {made, func(*config.Config) {}, proxyDir, []string{"member/ is there", "proxy/ is empty"}},
@@ -459,7 +459,7 @@ func TestStoppedAgentLeavesNothingBehind(t *testing.T) {
 	running := goleak.IgnoreCurrent()
 	a := launch(t, cfg, Options{})
 	within(t, "ready", a.Ready())
-	c := client(t, nil)
+	c := httpClient(t, nil)
 	expect(t, c, "PUT", a.Addrs()[0]+"/v1/kv/a", "b", http.StatusCreated)
 	c.CloseIdleConnections()
 	halt(t, a)
@@ -476,7 +476,7 @@ func TestStoppedAgentLeavesNothingBehind(t *testing.T) {
 func TestHTTP2ByPriorKnowledgeOnTheSamePort(t *testing.T) {
 	a := launch(t, settings(t), Options{})
 	within(t, "ready", a.Ready())
-	for _, c := range []*http.Client{client(t, nil), overSocket(t, a)} {
+	for _, c := range []*http.Client{httpClient(t, nil), overSocket(t, a)} {
 		var only http.Protocols
 		only.SetUnencryptedHTTP2(true)
 		tr, ok := c.Transport.(*http.Transport)
@@ -510,7 +510,7 @@ func TestClientSocketServesTheAPI(t *testing.T) {
 	if !slices.Equal(a.Addrs(), cfg.Listen) {
 		t.Errorf("serves on %q, want %q", a.Addrs(), cfg.Listen)
 	}
-	c := client(t, func(ctx context.Context) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "unix", path) })
+	c := httpClient(t, func(ctx context.Context) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "unix", path) })
 	expect(t, c, "PUT", "http://agent/v1/kv/a", "b", http.StatusCreated)
 }
 
@@ -519,7 +519,7 @@ func TestProfilesAreForAdministratorsAndMetricsForTheirListener(t *testing.T) {
 	cfg.MetricsListen = "http://127.0.0.1:0"
 	a := launch(t, cfg, Options{})
 	within(t, "ready", a.Ready())
-	c, admin := client(t, nil), overSocket(t, a)
+	c, admin := httpClient(t, nil), overSocket(t, a)
 	for _, tc := range []struct {
 		c      *http.Client
 		url    string
@@ -554,11 +554,11 @@ func TestConnectionsBeyondTheLimitAreToldSo(t *testing.T) {
 	base := a.Addrs()[0]
 	var held []*http.Client
 	for range cfg.Limits.Connections {
-		c := client(t, nil)
+		c := httpClient(t, nil)
 		expect(t, c, "GET", base+"/livez", "", http.StatusOK)
 		held = append(held, c) // keeps its connection
 	}
-	beyond := client(t, nil)
+	beyond := httpClient(t, nil)
 	got := expect(t, beyond, "PUT", base+"/v1/kv/a", "b", http.StatusServiceUnavailable)
 	if !strings.Contains(got.body, "limits.connections") || got.header.Get("Retry-After") == "" || !got.last {
 		t.Errorf("refused with %+v", got)

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -12,6 +11,9 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"holdfast/kv"
+	"holdfast/transport"
 )
 
 // The names in a data dir. The agent makes mode.json and identity; member, queue and proxy belong to the packages of
@@ -20,7 +22,7 @@ const (
 	lockFile     = "agent.lock"
 	modeFile     = "mode.json"
 	identityName = "identity"
-	nodeFile     = "node.json" // in identity
+	nodeFile     = "node.pem" // in identity; package transport writes it
 	memberName   = "member"
 	proxyName    = "proxy"
 	stagedName   = "member.new" // a member that is being made
@@ -127,57 +129,45 @@ func (d *dataDir) look(name string) (presence, error) {
 	return filled, nil
 }
 
-// nodeID names a node for as long as its data dir lives, whatever mode it is in: 128 random bits, written as a UUID.
+// nodeID names a node for as long as its data dir lives, whatever mode it is in: 128 random bits, written as 32
+// hexadecimal digits.
 type nodeID [16]byte
 
-func (id nodeID) String() string {
+func (id nodeID) String() string { return hex.EncodeToString(id[:]) }
+
+// uuid is the form in which the raft library wants it.
+func (id nodeID) uuid() string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:])
 }
 
-func parseNodeID(text string) (nodeID, error) {
-	var id nodeID
-	raw, err := hex.DecodeString(strings.ReplaceAll(text, "-", ""))
-	if err == nil && len(raw) == len(id) {
-		id = nodeID(raw)
+// readIdentity returns who the node is, with fs.ErrNotExist if it is nobody yet.
+func (d *dataDir) readIdentity() (*transport.Identity, error) {
+	id, err := transport.LoadIdentity(d.join(identityName))
+	if err == nil || errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		return id, err
 	}
-	if id == (nodeID{}) || id.String() != text {
-		return id, fmt.Errorf("%w: node id %q", errDamaged, text)
-	}
-	return id, nil
+	return nil, fmt.Errorf("%w: %w", errDamaged, err)
 }
-
-// nodeRecord is the body of identity/node.json.
-type nodeRecord struct {
-	NodeID string `json:"node_id"`
-}
-
-const (
-	nodeKind    = "holdfast-node"
-	nodeVersion = 1
-)
 
 // readNodeID returns the id of the node, with fs.ErrNotExist if it has none yet.
 func (d *dataDir) readNodeID() (nodeID, error) {
-	var rec nodeRecord
-	path := d.join(identityName, nodeFile)
-	if err := readSealed(path, nodeKind, nodeVersion, &rec); err != nil {
+	id, err := d.readIdentity()
+	if err != nil {
 		return nodeID{}, err
 	}
-	id, err := parseNodeID(rec.NodeID)
-	if err != nil {
-		return id, fmt.Errorf("%s: %w", path, err)
-	}
-	return id, nil
+	b, err := kv.ParseNodeID(id.Node())
+	return b, err
 }
 
-// ensureNodeID returns the id of the node and draws it first if there is none.
+// ensureNodeID returns the id of the node and draws an identity first if there is none.
 func (d *dataDir) ensureNodeID() (nodeID, error) {
 	id, err := d.readNodeID()
 	if !errors.Is(err, fs.ErrNotExist) {
 		return id, err
 	}
-	if _, err := rand.Read(id[:]); err != nil {
-		return id, fmt.Errorf("draw a node id: %w", err)
+	fresh, err := transport.NewIdentity()
+	if err != nil {
+		return id, fmt.Errorf("draw an identity: %w", err)
 	}
 	if err := d.makeFolder(identityName); err != nil {
 		return id, err
@@ -185,10 +175,13 @@ func (d *dataDir) ensureNodeID() (nodeID, error) {
 	if err := d.step("identity made"); err != nil {
 		return id, err
 	}
-	if err := writeSealed(d.join(identityName, nodeFile), nodeKind, nodeVersion, nodeRecord{NodeID: id.String()}); err != nil {
-		return id, storageError(fmt.Errorf("record the node id: %w", err))
+	if err := fresh.Save(d.join(identityName)); err != nil {
+		return id, storageError(fmt.Errorf("record the identity: %w", err))
 	}
-	return id, d.step("node id recorded")
+	if err := d.step("node id recorded"); err != nil {
+		return id, err
+	}
+	return d.readNodeID()
 }
 
 // makeFolder makes a folder in the dir, durably. It may be there already.

@@ -91,7 +91,7 @@ func TestModeTable(t *testing.T) {
 		{name: "a cache without a record", s: situation{proxy: filled}, want: all, says: []string{"no mode.json"}},
 		{name: "a member without its data", s: with(recorded(asMember, asAuto), func(s *situation) { s.member = empty }), want: all, says: []string{"member/ is empty"}},
 		{name: "a member without its folder", s: with(recorded(asMember, asAuto), func(s *situation) { s.member = absent }), want: all, says: []string{"member/ is missing"}},
-		{name: "a member without its identity", s: with(recorded(asMember, asAuto), func(s *situation) { s.node = "" }), want: all, says: []string{"identity/node.json"}},
+		{name: "a member without its identity", s: with(recorded(asMember, asAuto), func(s *situation) { s.node = "" }), want: all, says: []string{"identity/node.pem"}},
 		{name: "the identity of another node", s: with(recorded(asMember, asAuto), func(s *situation) { s.node = "02" }), want: all, says: []string{"node 01", "node 02"}},
 	}
 	for _, r := range rows {

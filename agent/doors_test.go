@@ -98,8 +98,8 @@ func (h *house) put(t *testing.T, c *http.Client) <-chan any {
 
 func TestRunningRequestsFinishWhileNewOnesAreRefused(t *testing.T) {
 	h := newHouse(t)
-	running := h.put(t, client(t, nil))
-	c, base := client(t, nil), h.Addrs()[0]
+	running := h.put(t, httpClient(t, nil))
+	c, base := httpClient(t, nil), h.Addrs()[0]
 	expect(t, c, "GET", base+"/readyz", "", http.StatusOK)
 	h.leave()
 	deadline := time.Now().Add(patience)
@@ -134,7 +134,7 @@ func TestRunningRequestsFinishWhileNewOnesAreRefused(t *testing.T) {
 
 func TestRequestsThatDoNotFinishAreCutOffAndCounted(t *testing.T) {
 	h := newHouse(t)
-	running := h.put(t, client(t, nil))
+	running := h.put(t, httpClient(t, nil))
 	h.leave()
 	h.force()
 	if got, ok := (<-running).(error); !ok {
@@ -163,7 +163,7 @@ func TestPanicInAHandlerIsAnErrorLineAndNoOutage(t *testing.T) {
 	}), settings(t).Limits, nil)
 	ended := make(chan error, 1)
 	go func() { ended <- ds.Run(ctx, func() {}) }()
-	c, base := client(t, nil), "http://"+l.Addr().String()
+	c, base := httpClient(t, nil), "http://"+l.Addr().String()
 	if _, err := send(t.Context(), c, "GET", base+"/panic", ""); err == nil {
 		t.Error("a panic was answered")
 	}

@@ -8,6 +8,7 @@ import (
 
 	"holdfast/api/ops"
 	"holdfast/api/rest"
+	"holdfast/config"
 )
 
 // buildDoors puts the handlers of its purpose behind each open listener:
@@ -17,7 +18,7 @@ import (
 //	metrics         health, version, metrics
 func (a *Agent) buildDoors(force context.Context) *doors {
 	reg := a.opts.Metrics
-	devices := rest.New(rest.Options{
+	options := rest.Options{
 		Backend:     a.gate,
 		Reporter:    a,
 		Log:         a.opts.Log,
@@ -27,7 +28,11 @@ func (a *Agent) buildDoors(force context.Context) *doors {
 		WatchesMax:  a.cfg.Limits.Watches,
 		BodyTimeout: a.cfg.Limits.BodyTimeout,
 		Origins:     a.cfg.CORS.Origins,
-	})
+	}
+	if a.plan.record.Mode == config.ModeProxy {
+		options.MaxAge, options.StaleIfError = a.cfg.Proxy.MaxAge, a.cfg.Proxy.StaleIfError
+	}
+	devices := rest.New(options)
 	clientMetrics := prometheus.Gatherer(reg)
 	if a.cfg.MetricsListen != "" {
 		clientMetrics = nil

@@ -39,6 +39,7 @@ func settings(t *testing.T) config.Config {
 	cfg.DataDir = filepath.Join(shortDir(t), "d")
 	cfg.Listen = []string{"http://127.0.0.1:0"}
 	cfg.Complete("box")
+	cfg.PeerListen = "127.0.0.1:0"
 	return cfg
 }
 

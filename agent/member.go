@@ -36,12 +36,24 @@ func (a *Agent) runMember(ctx context.Context, ready func()) error {
 	if err := a.plan.complete(); err != nil {
 		return errors.Join(err, m.Close())
 	}
+	ca, err := a.certify(m)
+	if err != nil {
+		return errors.Join(err, m.Close())
+	}
+	q, err := a.openQueue(m)
+	if err != nil {
+		return errors.Join(err, m.Close())
+	}
 	n := memberNode(m)
+	if q != nil {
+		n.backend = q
+	}
 	a.node.Store(n)
+	a.serveNodes(m, ca)
 	waiting, done := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() { a.openWhenServing(waiting, n) })
-	err = m.Run(ctx)
+	err = a.behind(ctx, q, m.Run)
 	done()
 	wg.Wait()
 	return err
@@ -54,7 +66,7 @@ func (a *Agent) memberConfig() member.Config {
 	}
 	return member.Config{
 		Dir:          a.dir.join(memberName),
-		NodeID:       a.plan.node.String(),
+		NodeID:       a.plan.node.uuid(),
 		Log:          a.opts.Log,
 		Metrics:      a.opts.Metrics,
 		History:      a.cfg.Store.History,

@@ -25,6 +25,9 @@ type Options struct {
 	// Listen opens the listeners, with network tcp or unix. Nil: those of the machine.
 	Listen func(ctx context.Context, network, address string) (net.Listener, error)
 
+	// ListenPacket opens the UDP socket for other nodes. Nil: that of the machine.
+	ListenPacket func(ctx context.Context, network, address string) (net.PacketConn, error)
+
 	// Getenv is where a service manager leaves NOTIFY_SOCKET, WATCHDOG_USEC and LISTEN_FDS. Nil: there is no service
 	// manager, as befits an agent inside another program. `agent run` passes os.Getenv.
 	Getenv func(string) string
@@ -51,6 +54,9 @@ func withDefaults(opts []Options) Options {
 	if o.Metrics == nil {
 		o.Metrics = prometheus.NewRegistry()
 		o.Metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	}
+	if o.ListenPacket == nil {
+		o.ListenPacket = new(net.ListenConfig).ListenPacket
 	}
 	if o.Getenv == nil {
 		o.Getenv = func(string) string { return "" }

@@ -2,9 +2,9 @@ package agent
 
 import (
 	"context"
+	"fmt"
 
 	"holdfast/api"
-	"holdfast/config"
 )
 
 // node is what stands behind the gate, as the rest of the agent sees it: a member, and whatever else a node may become.
@@ -37,6 +37,11 @@ func (a *Agent) Report() api.Status {
 	if n != nil {
 		n.describe(&s)
 	}
+	if v := a.queue.Load(); v != nil {
+		q := v.Status()
+		s.Queue = &q
+	}
+	s.Links = a.links()
 	s.State, s.Ready, s.Reason = a.state(n)
 	return s
 }
@@ -61,7 +66,9 @@ func (a *Agent) statusLine() string {
 		return "Replaying the log"
 	case s.State == stateStopping:
 		return "Stopping"
-	case s.Mode != string(config.ModeMember) || s.Member == nil:
+	case s.Proxy != nil:
+		return proxyLine(s)
+	case s.Member == nil:
 		return "Serving"
 	case s.Member.Leader == "":
 		return "No quorum: serving local reads, refusing what needs a leader"
@@ -71,6 +78,21 @@ func (a *Agent) statusLine() string {
 		return "Serving as leader"
 	}
 	return "Serving as follower of " + s.Member.Leader
+}
+
+// proxyLine is the state of a proxy in a sentence.
+func proxyLine(s api.Status) string {
+	queued := ""
+	if s.Queue != nil && s.Queue.Depth > 0 {
+		queued = fmt.Sprintf(", %d writes queued", s.Queue.Depth)
+	}
+	switch {
+	case !s.Proxy.Joined:
+		return "Not joined yet: asking the cluster" + queued
+	case s.Proxy.UplinkLost:
+		return "Uplink lost: serving what is cached" + queued
+	}
+	return "Serving as proxy of " + s.Proxy.Upstream + queued
 }
 
 func isClosed(c <-chan struct{}) bool {

@@ -239,7 +239,26 @@ func (c *Client) Endpoints() []string {
 	return slices.Clone(c.order)
 }
 
-// Up returns the connection, and a channel that is closed when it changes.
+// Learn adds endpoints to try after those that are known. It returns the new order, nil if there was nothing new.
+func (c *Client) Learn(endpoints []string) []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	before := len(c.order)
+	for _, e := range endpoints {
+		if !slices.Contains(c.order, e) && len(c.order) < endpointsMax {
+			c.order = append(c.order, e)
+		}
+	}
+	if len(c.order) == before {
+		return nil
+	}
+	return slices.Clone(c.order)
+}
+
+// endpointsMax bounds what is learned: a cluster has up to seven members, each with a few addresses.
+const endpointsMax = 64
+
+// current returns the connection, and a channel that is closed when it changes.
 func (c *Client) current() (Conn, string, error, <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

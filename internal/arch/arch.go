@@ -49,6 +49,9 @@ var ours = []rule{
 	{"queue", []string{"kv", "internal/wire"}},
 	{"client", []string{"kv", "internal/wire"}},
 
+	// how a box becomes a node
+	{"enroll", []string{"kv", "internal/wire", "transport"}},
+
 	// leaves, and what fits transport to those who only know the shape of it
 	{"internal/bridge", []string{"api/uplink", "client", "transport"}},
 	{"transport", nil},
@@ -61,7 +64,7 @@ var ours = []rule{
 
 	// who puts them together; only agent and cmd read config
 	{"agent", []string{"kv", "internal/wire", "internal/service", "internal/bridge", "config", "api/...", "mvcc", "member/...", "proxy/...",
-		"queue", "client", "transport"}},
+		"queue", "client", "enroll", "transport"}},
 	{"cmd/...", []string{"kv", "internal/wire", "config", "api", "agent", "client", "cmd/..."}},
 
 	// harnesses may know everything but main

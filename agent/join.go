@@ -1,0 +1,125 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"holdfast/enroll"
+	"holdfast/transport"
+)
+
+// endpointsFile, in the folder of a proxy, has the addresses of members, the last good one first. It is written only
+// when that order changes.
+const endpointsFile = "endpoints.json"
+
+// The pause between two attempts to join: an attempt costs about 7 kB on a link that is metered.
+const (
+	joinFirst = time.Second
+	joinMax   = time.Minute
+)
+
+// errRefused is an answer of the cluster that trying again does not change.
+func errRefused(err error) error {
+	return &exitError{ExitConfig, fmt.Errorf("joining the cluster: %w", err)}
+}
+
+// token reads the join token; the file wins.
+func (a *Agent) token() (enroll.Token, error) {
+	text := a.cfg.Token.Reveal()
+	where := "HOLDFAST_TOKEN"
+	if f := a.cfg.TokenFile; f != "" {
+		where = f
+		b, err := os.ReadFile(f)
+		if err != nil {
+			return enroll.Token{}, refusef("token-file: %w", err)
+		}
+		text = string(b)
+	}
+	t, err := enroll.ParseToken(text)
+	if err != nil {
+		return t, refusef("%s: %w: make a token with `agent token create` on a member", where, err)
+	}
+	return t, nil
+}
+
+// join asks until the cluster takes this node in. It ends with an error if the cluster says that it never will.
+func (a *Agent) join(ctx context.Context, t enroll.Token, learned func([]string)) error {
+	pause := joinFirst
+	for ctx.Err() == nil {
+		got, err := enroll.Join(ctx, a.net.ep, a.cfg.Join, t, a.net.identity.Load(), a.cfg.Name, transport.Proxy)
+		if err == nil {
+			if err := a.become(got.Identity); err != nil {
+				return err
+			}
+			a.opts.Log.Info("joined", "cluster", got.Identity.Info().Cluster, "as", "proxy", "scope", got.Identity.Info().Scope)
+			learned(got.Endpoints)
+			return nil
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if final(err) {
+			return errRefused(err)
+		}
+		a.opts.Log.Warn("not joined yet; the local API serves and queues meanwhile", "join", strings.Join(a.cfg.Join, ","), "err", err,
+			"again_in", pause.String())
+		select {
+		case <-time.After(pause/2 + rand.N(pause/2)):
+		case <-ctx.Done():
+		}
+		pause = min(2*pause, joinMax)
+	}
+	return nil
+}
+
+// final tells refusals from troubles: the cluster said no, or somebody else answered than the token names.
+func final(err error) bool {
+	if _, ok := errors.AsType[*enroll.Refused](err); ok {
+		return true
+	}
+	r, ok := errors.AsType[*transport.RefusedError](err)
+	return ok && (r.Why == transport.UnknownCA || r.Why == transport.OtherCluster)
+}
+
+// endpoints are where members may be found: those learned, then those configured.
+func (a *Agent) endpoints() ([]string, error) {
+	var all []string
+	b, err := os.ReadFile(a.dir.join(proxyName, endpointsFile))
+	switch {
+	case err == nil:
+		if err := json.Unmarshal(b, &all); err != nil {
+			a.opts.Log.Warn("learned endpoints cannot be read; those of --join are used", "file", endpointsFile, "err", err)
+			all = nil
+		}
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, storageError(err)
+	}
+	for _, e := range a.cfg.Join {
+		if !slices.Contains(all, e) {
+			all = append(all, e)
+		}
+	}
+	if len(all) == 0 {
+		return nil, refusef("this proxy knows no address of its cluster: set --join to the address of any of its nodes")
+	}
+	return all, nil
+}
+
+// keepEndpoints remembers an order of endpoints that is new.
+func (a *Agent) keepEndpoints(order []string) {
+	b, err := json.Marshal(order)
+	if err == nil {
+		err = writeFile(a.dir.join(proxyName, endpointsFile), b)
+	}
+	if err != nil {
+		a.opts.Log.Warn("endpoints not remembered", "err", err)
+	}
+}

@@ -1,0 +1,167 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"holdfast/api"
+	"holdfast/api/uplink"
+	"holdfast/config"
+	"holdfast/enroll"
+	"holdfast/internal/bridge"
+	"holdfast/member"
+	"holdfast/transport"
+)
+
+// network is the node's one UDP socket, and who the node is on it.
+type network struct {
+	conn     net.PacketConn
+	ep       *transport.Endpoint
+	identity atomic.Pointer[transport.Identity]
+}
+
+// peerListenDefault is where a member listens. A proxy only dials, so one beside it takes any port instead.
+const peerListenDefault = ":2380"
+
+// openNetwork takes the socket. A taken port is a temporary error.
+func (a *Agent) openNetwork(ctx context.Context) (*network, error) {
+	address := a.cfg.PeerListen
+	if a.plan.record.Mode == config.ModeProxy && address == peerListenDefault {
+		address = ":0"
+	}
+	conn, err := a.opts.ListenPacket(ctx, "udp", address)
+	if err != nil {
+		err = fmt.Errorf("listen for other nodes on UDP %s: %w", address, err)
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return nil, temporaryf("%w: stop what has the port, or set --peer-listen", err)
+		}
+		return nil, refusef("%w: set --peer-listen", err)
+	}
+	return &network{conn: conn}, nil
+}
+
+// start makes the endpoint, once the node has an identity.
+func (n *network) start(a *Agent) error {
+	id, err := a.dir.readIdentity()
+	if err != nil {
+		return storageError(err)
+	}
+	n.identity.Store(id)
+	n.ep, err = transport.New(transport.Config{
+		Conn:     n.conn,
+		Identity: n.identity.Load,
+		Now:      judgedTime(a.opts.Now),
+		Log:      a.opts.Log,
+	})
+	return err
+}
+
+// judgedTime is the time by which certificates are judged: a box without a clock starts in 1970.
+func judgedTime(now func() time.Time) func() time.Time {
+	floor := buildTime()
+	return func() time.Time {
+		if t := now(); t.After(floor) {
+			return t
+		}
+		return floor
+	}
+}
+
+func (a *Agent) runNetwork(ctx context.Context, ready func()) error {
+	ready()
+	return a.net.ep.Run(ctx)
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// become takes over a certificate that the node has just got, once it is on disk.
+func (a *Agent) become(id *transport.Identity) error {
+	if err := id.Save(a.dir.join(identityName)); err != nil {
+		return storageError(fmt.Errorf("record the certificate: %w", err))
+	}
+	a.net.identity.Store(id)
+	return nil
+}
+
+// certify makes sure that a member has a CA, made by the founder, and a certificate from it.
+func (a *Agent) certify(m *member.Member) (*transport.CA, error) {
+	dir := a.dir.join(identityName)
+	ca, err := transport.LoadCA(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		if ca, err = transport.NewCA(fmt.Sprintf("%016x", m.Status().ClusterID)); err == nil {
+			err = ca.Save(dir)
+		}
+	}
+	if err != nil {
+		return nil, storageError(fmt.Errorf("the cluster's CA: %w", err))
+	}
+	id := a.net.identity.Load()
+	if id.Joined() {
+		return ca, nil
+	}
+	now := judgedTime(a.opts.Now)()
+	cert, err := ca.Issue(id.PublicKey(), transport.Grant{Node: id.Node(), Role: transport.Member, Life: memberCertificateLife}, now)
+	if err != nil {
+		return nil, fmt.Errorf("issue this member's certificate: %w", err)
+	}
+	if id, err = id.WithCertificate(cert, ca.Certificate()); err != nil {
+		return nil, fmt.Errorf("take this member's certificate: %w", err)
+	}
+	return ca, a.become(id)
+}
+
+// memberCertificateLife is long: a founder holds the CA itself, and nobody could renew it.
+const memberCertificateLife = 20 * 365 * 24 * time.Hour
+
+// serveNodes lets proxies in: those that join, and those that ask.
+func (a *Agent) serveNodes(m *member.Member, ca *transport.CA) {
+	bridge.Serve(a.net.ep, uplink.New(a.gate, a.opts.Log))
+	desk := &enroll.Desk{
+		Store:     m,
+		CA:        ca,
+		Endpoints: func() []string { return a.cfg.PeerAdvertise },
+		Now:       judgedTime(a.opts.Now),
+		Log:       a.opts.Log,
+	}
+	a.tokens.Store(&tokenOffice{store: m, caHash: ca.Hash(), now: judgedTime(a.opts.Now)})
+	a.net.ep.Listen(transport.Join, func(ctx context.Context, c *transport.Conn) {
+		st, err := c.AcceptStream(ctx)
+		if err != nil {
+			return
+		}
+		if err := desk.Serve(ctx, st, c.RemoteAddr().String()); err != nil {
+			a.opts.Log.Debug("joining ended early", "from", c.RemoteAddr().String(), "err", err)
+			return
+		}
+		select { // the box closes when it has read the answer
+		case <-c.Context().Done():
+		case <-time.After(joinLinger):
+		}
+	})
+}
+
+// joinLinger is how long the answer to a joining box is given to arrive.
+const joinLinger = 5 * time.Second
+
+// links describes the connections to other nodes.
+func (a *Agent) links() (all []api.LinkStatus) {
+	if a.net == nil || a.net.ep == nil {
+		return nil
+	}
+	for _, h := range a.net.ep.Health() {
+		all = append(all, api.LinkStatus{Node: h.Node, Role: string(h.Role), Protocol: string(h.Protocol), Address: h.Addr, Lost: h.Lost,
+			RTTMillis: float64(h.RTTSmoothed) / float64(time.Millisecond), LossShare: h.Loss, BytesSent: h.BytesSent, BytesReceived: h.BytesReceived})
+	}
+	return all
+}

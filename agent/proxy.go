@@ -1,0 +1,147 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+
+	"holdfast/api"
+	"holdfast/client"
+	"holdfast/internal/bridge"
+	"holdfast/kv"
+	"holdfast/proxy"
+)
+
+// A proxy is a Backend, and so is what it forwards to.
+var (
+	_ api.Backend = (*proxy.Proxy)(nil)
+	_ api.Backend = (*client.Client)(nil)
+)
+
+const cacheFile = "cache.db"
+
+// runProxy is the part that serves from a cache and forwards. It needs neither an uplink nor a cluster to serve: the gate
+// opens at once, also in front of a node that has not joined.
+func (a *Agent) runProxy(ctx context.Context, ready func()) error {
+	ready()
+	a.opts.beforeOpen(ctx)
+	ends, err := a.endpoints()
+	if err != nil {
+		return err
+	}
+	up, err := client.New(client.Options{Dial: bridge.Dial(a.net.ep), Endpoints: ends, OnGood: a.keepEndpoints, Log: a.opts.Log})
+	if err != nil {
+		return err
+	}
+	p, err := proxy.New(proxy.Options{
+		Upstream: up,
+		Path:     a.dir.join(proxyName, cacheFile),
+		Prefixes: prefixes(a.cfg.Proxy.Prefixes),
+		MaxBytes: int64(a.cfg.Proxy.MaxBytes),
+		ReadOnly: a.cfg.Proxy.ReadOnly,
+		Clock:    bootTime,
+		Log:      a.opts.Log,
+		Metrics:  a.opts.Metrics,
+	})
+	if err != nil {
+		return openError(err)
+	}
+	q, err := a.openQueue(p)
+	if err != nil {
+		return errors.Join(err, p.Close())
+	}
+	n := a.proxyNode(up, p)
+	if q != nil {
+		n.backend = q
+	}
+	a.node.Store(n)
+	a.gate.open(n.backend)
+	close(a.ready)
+	return errors.Join(a.behind(ctx, q, func(ctx context.Context) error { return a.forward(ctx, up, p) }), p.Close())
+}
+
+// forward runs the uplink and the cache on it, after joining if that is still to be done. The first failure ends both.
+func (a *Agent) forward(ctx context.Context, up *client.Client, p *proxy.Proxy) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	if !a.net.identity.Load().Joined() {
+		t, err := a.token()
+		if err != nil {
+			return err
+		}
+		if err := a.join(ctx, t, func(members []string) { a.learn(up, members) }); err != nil {
+			return err
+		}
+	}
+	var wg sync.WaitGroup
+	var errs [2]error
+	for i, part := range []func(context.Context) error{up.Run, p.Run} {
+		wg.Go(func() {
+			errs[i] = part(ctx)
+			stop()
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs[:]...)
+}
+
+// learn adds the addresses that the cluster named to those that the proxy tries.
+func (a *Agent) learn(up *client.Client, members []string) {
+	if news := up.Learn(members); news != nil {
+		a.keepEndpoints(news)
+	}
+}
+
+func prefixes(texts []string) (all [][]byte) {
+	for _, p := range texts {
+		all = append(all, []byte(p))
+	}
+	return all
+}
+
+// proxyNode shows a proxy to the rest of the agent.
+func (a *Agent) proxyNode(up *client.Client, p *proxy.Proxy) *node {
+	caughtUp := make(chan struct{})
+	close(caughtUp)
+	return &node{
+		backend:  p,
+		caughtUp: caughtUp,
+		alive: func(ctx context.Context) error {
+			key, end := kv.PrefixRange(nil)
+			_, err := p.Read(ctx, kv.Query{Ops: []kv.Op{kv.Range{Key: key, End: end, Limit: 1}}, MaxAge: kv.Unlimited, LocalOnly: true})
+			if kv.CodeOf(err) == kv.NotCached {
+				return nil
+			}
+			return err
+		},
+		describe: func(s *api.Status) { a.describeProxy(s, up.State(), p.State()) },
+	}
+}
+
+func (a *Agent) describeProxy(s *api.Status, link client.State, p proxy.State) {
+	if !p.Epoch.IsZero() {
+		s.Epoch = p.Epoch.String()
+	}
+	s.Revision = p.Revision
+	s.Proxy = &api.ProxyStatus{
+		Joined:        a.net.identity.Load().Joined(),
+		Upstream:      link.Endpoint,
+		UplinkLost:    link.Endpoint == "" || link.Lost,
+		Synced:        p.Synced,
+		CacheBytes:    p.Bytes,
+		CacheMaxBytes: p.MaxBytes,
+	}
+	if link.Err != nil {
+		s.Proxy.UplinkError = link.Err.Error()
+	}
+	if p.Age != kv.AgeUnknown {
+		age := p.Age.Seconds()
+		s.Proxy.AgeSeconds = &age
+	}
+	for _, m := range p.Mirrors {
+		s.Proxy.Mirrors = append(s.Proxy.Mirrors, api.MirrorStatus{Prefix: m.Prefix, Covered: m.Covered, Revision: m.Revision, Reason: m.Reason})
+	}
+	slices.SortFunc(s.Proxy.Mirrors, func(x, y api.MirrorStatus) int { return strings.Compare(x.Prefix, y.Prefix) })
+}

@@ -1,0 +1,27 @@
+package agent
+
+import (
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// diskSpace returns the bytes free for this process and the size of the file system that holds path.
+func diskSpace(path string) (free, size int64, err error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return 0, 0, fmt.Errorf("statfs %s: %w", path, err)
+	}
+	block := int64(st.Bsize) //nolint:unconvert // the field is 32 bits wide on some architectures
+	return int64(st.Bavail) * block, int64(st.Blocks) * block, nil
+}
+
+// bootTime is CLOCK_BOOTTIME: nobody sets it, and it runs on while the machine is suspended.
+func bootTime() time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		panic(err) // every supported kernel has it
+	}
+	return time.Duration(ts.Nano())
+}

@@ -1,0 +1,84 @@
+package enroll
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"holdfast/internal/wire"
+	"holdfast/kv"
+	"holdfast/transport"
+)
+
+// Dialer opens connections: a transport.Endpoint.
+type Dialer interface {
+	Dial(ctx context.Context, p transport.Protocol, t transport.Target) (*transport.Conn, error)
+}
+
+// Joined is what a box has got.
+type Joined struct {
+	Identity  *transport.Identity
+	Endpoints []string // where members answer
+}
+
+// Refused is an answer that trying again does not change.
+type Refused struct{ Err *kv.Error }
+
+func (r *Refused) Error() string { return "the cluster refused: " + r.Err.Error() }
+
+// Unwrap returns what the cluster said.
+func (r *Refused) Unwrap() error { return r.Err }
+
+// Join asks the cluster behind any of addrs to take the box in. The CA is pinned by the token before the secret leaves.
+// A *Refused is final, other errors are worth trying again.
+func Join(ctx context.Context, d Dialer, addrs []string, t Token, id *transport.Identity, name string, role transport.Role) (Joined, error) {
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	conn, err := d.Dial(ctx, transport.Join, transport.Target{Addrs: addrs, CAHash: t.CAHash})
+	if err != nil {
+		return Joined{}, fmt.Errorf("join: %w", err)
+	}
+	defer conn.CloseWithError(transport.CodeDone, "joined")
+	csr, err := id.Request()
+	if err != nil {
+		return Joined{}, fmt.Errorf("join: %w", err)
+	}
+	q, err := json.Marshal(request{Token: t.ID, Proof: t.secret, Node: id.Node(), Name: name, Role: role, CSR: csr})
+	if err != nil {
+		return Joined{}, err
+	}
+	st, err := conn.OpenStream(ctx)
+	if err != nil {
+		return Joined{}, fmt.Errorf("join: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { st.Abort(0) })
+	defer stop()
+	if err := errors.Join(wire.WriteFrame(st, q), st.Close()); err != nil {
+		return Joined{}, fmt.Errorf("join: %w", err)
+	}
+	frame, err := wire.ReadFrame(bufio.NewReader(io.LimitReader(st, answerMax)))
+	if err != nil {
+		return Joined{}, fmt.Errorf("join: no answer: %w", err)
+	}
+	var a answer
+	if err := json.Unmarshal(frame, &a); err != nil {
+		return Joined{}, fmt.Errorf("join: the answer cannot be read: %w", err)
+	}
+	if a.Error != "" {
+		e := &kv.Error{Code: a.Code, Detail: a.Error}
+		switch a.Code {
+		case kv.NoLeader, kv.Busy, kv.Stopping, kv.OutcomeUnknown, kv.NoSpace, kv.PreconditionFailed, kv.Internal:
+			return Joined{}, fmt.Errorf("join: %w", e)
+		default:
+			return Joined{}, &Refused{e}
+		}
+	}
+	joined, err := id.WithCertificate(a.Certificate, a.CA)
+	if err != nil {
+		return Joined{}, fmt.Errorf("join: %w", err)
+	}
+	return Joined{Identity: joined, Endpoints: a.Endpoints}, nil
+}

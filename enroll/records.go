@@ -1,0 +1,122 @@
+package enroll
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"holdfast/kv"
+	"holdfast/transport"
+)
+
+// Store is where records are kept: the cluster.
+type Store interface {
+	Do(ctx context.Context, c kv.Command) (kv.Result, error)
+	Read(ctx context.Context, q kv.Query) (kv.Page, error)
+}
+
+// The names of records. They are part of the format.
+const (
+	tokenRecords = "token/"
+	nodeRecords  = "node/"
+)
+
+// TokenRecord is what the cluster knows of a token.
+type TokenRecord struct {
+	ID      string         `json:"id"`
+	Hash    string         `json:"hash"`           // SHA-256 of the secret
+	Role    transport.Role `json:"role,omitempty"` // empty for any
+	Scope   []string       `json:"scope"`          // key prefixes a proxy may touch
+	Expires time.Time      `json:"expires"`
+	Uses    int            `json:"uses"` // how many nodes may join with it, 0 for any number
+	Used    int            `json:"used"`
+	Created time.Time      `json:"created"`
+
+	version int64
+}
+
+// NodeRecord is what the cluster knows of a node that has joined.
+type NodeRecord struct {
+	ID     string         `json:"id"`
+	Name   string         `json:"name"`
+	Role   transport.Role `json:"role"`
+	Scope  []string       `json:"scope,omitempty"`
+	Token  string         `json:"token,omitempty"` // id of the token it joined with
+	Key    string         `json:"key"`             // SHA-256 of its public key
+	Joined time.Time      `json:"joined"`
+
+	version int64
+}
+
+// records reads all records under a prefix.
+func records[T any](ctx context.Context, s Store, prefix string, version func(*T, int64)) ([]T, error) {
+	page, err := s.Read(ctx, kv.Query{Ops: []kv.Op{kv.Records{Prefix: []byte(prefix)}}})
+	if err != nil {
+		return nil, err
+	}
+	all := make([]T, 0, len(page.Ops[0].KVs))
+	for _, r := range page.Ops[0].KVs {
+		var v T
+		if err := json.Unmarshal(r.Value, &v); err != nil {
+			return nil, fmt.Errorf("record %s: %w", r.Key, err)
+		}
+		version(&v, r.Version)
+		all = append(all, v)
+	}
+	return all, nil
+}
+
+// set writes a record that must be at version have.
+func set(ctx context.Context, s Store, name string, v any, have int64) error {
+	var b []byte
+	if v != nil {
+		var err error
+		if b, err = json.Marshal(v); err != nil {
+			return err
+		}
+	}
+	_, err := s.Do(ctx, kv.Command{Ops: []kv.Op{kv.SetRecord{Name: []byte(name), Value: b, Have: have}}})
+	return err
+}
+
+// Tokens lists the tokens of the cluster.
+func Tokens(ctx context.Context, s Store) ([]TokenRecord, error) {
+	return records(ctx, s, tokenRecords, func(t *TokenRecord, v int64) { t.version = v })
+}
+
+// Nodes lists the nodes that have joined.
+func Nodes(ctx context.Context, s Store) ([]NodeRecord, error) {
+	return records(ctx, s, nodeRecords, func(n *NodeRecord, v int64) { n.version = v })
+}
+
+// MaxTokens bounds the tokens of a cluster, ended ones included until they are revoked.
+const MaxTokens = 1000
+
+// CreateToken makes a token and returns it with its secret, which is nowhere else.
+func CreateToken(ctx context.Context, s Store, caHash string, r TokenRecord) (Token, error) {
+	all, err := Tokens(ctx, s)
+	if err != nil {
+		return Token{}, err
+	}
+	if len(all) >= MaxTokens {
+		return Token{}, kv.Errorf(kv.RateLimited, "the cluster has %d tokens, its limit; revoke some (agent token ls, agent token revoke)", len(all))
+	}
+	t := newToken(caHash)
+	r.ID, r.Hash = t.ID, t.hash()
+	return t, set(ctx, s, tokenRecords+t.ID, r, 0)
+}
+
+// RevokeToken ends a token. Nodes that joined with it stay.
+func RevokeToken(ctx context.Context, s Store, id string) error {
+	all, err := Tokens(ctx, s)
+	if err != nil {
+		return err
+	}
+	for _, t := range all {
+		if t.ID == id {
+			return set(ctx, s, tokenRecords+id, nil, t.version)
+		}
+	}
+	return kv.Errorf(kv.KeyNotFound, "no token %q; agent token ls lists those there are", id)
+}
