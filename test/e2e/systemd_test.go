@@ -198,11 +198,11 @@ func restartedWhenKilled(t *testing.T, m *machine) {
 
 func reloads(t *testing.T, m *machine) {
 	before := m.unit()
-	m.write("/etc/holdfast/agent.d/test.yaml", "log-level: debug\nstore:\n  quota: 1GiB\n", 0o644)
+	m.write("/etc/holdfast/agent.d/test.yaml", "log-level: debug\nstore:\n  flush: 10s\n", 0o644)
 	m.must("systemctl", "reload", "holdfast.service")
 	eventually(t, 10*time.Second, func() string {
 		out := m.must("journalctl", "--no-pager", "-b", "-u", "holdfast.service")
-		if strings.Contains(out, "log-level") && strings.Contains(out, "store.quota") {
+		if strings.Contains(out, "log-level") && strings.Contains(out, "store.flush") {
 			return ""
 		}
 		return "the journal names neither what was reloaded nor what was not:\n" + out
