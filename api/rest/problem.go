@@ -126,13 +126,7 @@ func problemOf(err error) problem {
 
 // appendJSON appends the problem as a JSON object.
 func (p *problem) appendJSON(b []byte) []byte {
-	b = append(b, '{')
-	b = p.appendMembers(b)
-	return append(b, '}')
-}
-
-func (p *problem) appendMembers(b []byte) []byte {
-	b = append(b, `"type":"`...)
+	b = append(b, `{"type":"`...)
 	b = append(b, api.ProblemType...)
 	b = append(b, p.code...)
 	b = append(b, `","title":`...)
@@ -156,7 +150,7 @@ func (p *problem) appendMembers(b []byte) []byte {
 		b = append(b, `":`...)
 		b = strconv.AppendInt(b, p.rev, 10)
 	}
-	return b
+	return append(b, '}')
 }
 
 // wholeSeconds rounds up, so that nobody comes back too early and no age is shown too low.

@@ -54,11 +54,12 @@ func parseWatch(r *http.Request, key string, prefix bool, p *params) (req watchR
 
 // acceptsSSE chooses the form of a stream: the one the client likes better, SSE if it does not care.
 func acceptsSSE(accept []string) (bool, error) {
-	if len(accept) == 0 {
+	all := strings.Join(accept, ",")
+	if all == "" {
 		return true, nil
 	}
 	var sse, ndjson float64
-	for item := range strings.SplitSeq(strings.Join(accept, ","), ",") {
+	for item := range strings.SplitSeq(all, ",") {
 		kind, args, err := mime.ParseMediaType(item)
 		if err != nil {
 			continue
@@ -359,7 +360,7 @@ func (x *watcher) last(err error) message {
 		return message{kind: "end"}
 	}
 	p := problemOf(err)
-	return message{kind: "error", body: p.appendMembers}
+	return message{kind: "error", body: func(b []byte) []byte { return p.appendJSON(append(b, `"problem":`...)) }}
 }
 
 // account notes how an open stream ended, where somebody should know.
