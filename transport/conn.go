@@ -53,7 +53,7 @@ func (c *Conn) RemoteAddr() net.Addr { return c.qc.RemoteAddr() }
 // Context ends with the connection.
 func (c *Conn) Context() context.Context { return c.qc.Context() }
 
-// Err is nil while the connection lives, then why it ended.
+// Err is nil while the connection lives, then why it ended. Streams may tell an instant earlier.
 func (c *Conn) Err() error {
 	if c.qc.Context().Err() == nil {
 		return nil
@@ -69,7 +69,7 @@ func (c *Conn) Confirm(ctx context.Context) error {
 	}
 	select {
 	case <-c.confirmed:
-		return nil
+		return c.Err() // let in, and perhaps sent away for want of a place
 	case <-c.qc.Context().Done():
 		return c.Err()
 	case <-ctx.Done():

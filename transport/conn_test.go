@@ -189,6 +189,7 @@ func TestCloseReasonReachesThePeer(t *testing.T) {
 		if !ok || !closed.Remote || closed.Code != CodeUser+7 || !strings.HasPrefix(closed.Reason, "because: üü") || len(closed.Reason) > maxReason {
 			t.Errorf("got %v", err)
 		}
+		<-c.Context().Done()
 		if err := c.Err(); err == nil || err.Error() != closed.Error() {
 			t.Errorf("Err is %v, want %v", err, closed)
 		}

@@ -156,23 +156,23 @@ func TestJoiningIsBoundedInNumberAndTime(t *testing.T) {
 		member, joiner := w.start("m"), w.start("new")
 		member.Listen(Join, func(ctx context.Context, _ *Conn) { <-ctx.Done() })
 		var conns []*Conn
-		for range maxJoins + 1 {
-			c, err := joiner.Dial(t.Context(), Join, Target{Addrs: []string{"m:2380"}, CAHash: w.ca.Hash()})
+		target := Target{Addrs: []string{"m:2380"}, CAHash: w.ca.Hash()}
+		for range maxJoins {
+			c, err := joiner.Dial(t.Context(), Join, target)
 			if err != nil {
 				t.Fatal(err)
 			}
 			conns = append(conns, c)
 		}
-		time.Sleep(time.Second)
-		closed, ok := errors.AsType[*CloseError](conns[maxJoins].Err())
-		if !ok || closed.Code != CodeFull || !closed.Remote {
-			t.Errorf("one too many: %v, want closed as full", conns[maxJoins].Err())
+		if err := w.dialTooMany(joiner, Join, target); !isFull(err) {
+			t.Errorf("one too many: %v, want closed as full", err)
 		}
+		time.Sleep(time.Second)
 		if k := member.Counters(); k.Full != 1 || k.Open != maxJoins {
 			t.Errorf("counters %+v", k)
 		}
 		time.Sleep(joinLife)
-		closed, ok = errors.AsType[*CloseError](conns[0].Err())
+		closed, ok := errors.AsType[*CloseError](conns[0].Err())
 		if !ok || closed.Code != CodeTooSlow {
 			t.Errorf("after a minute: %v, want closed as too slow", conns[0].Err())
 		}
