@@ -282,6 +282,29 @@ func (e *Endpoint) open() []*Conn {
 	return open
 }
 
+// Recheck judges the peers of all open connections again, by certificate life and Config.Allowed, and closes those that
+// would be refused now. To be called when membership or revocations change, and now and then for certificates that end.
+// It returns how many were closed.
+func (e *Endpoint) Recheck() (closed int) {
+	for _, c := range e.open() {
+		if c.peer.Anonymous() {
+			continue
+		}
+		var why error
+		if now := e.cfg.Now(); now.After(c.peer.NotAfter) {
+			why = Expired
+		} else if e.cfg.Allowed != nil && !(c.dialed && c.protocol == Join) {
+			why = e.cfg.Allowed(c.Peer())
+		}
+		if why != nil {
+			closed++
+			e.cfg.Log.Warn("connection closed: the peer is no longer allowed", "peer", c.peer.String(), "protocol", c.protocol, "err", why)
+			c.CloseWithError(CodeNotAllowed, why.Error())
+		}
+	}
+	return closed
+}
+
 // Health takes stock of every open connection, ordered by protocol and node.
 func (e *Endpoint) Health() []Health {
 	open := e.open()

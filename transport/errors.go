@@ -34,6 +34,7 @@ const (
 	CodeSuperseded CloseCode = 3 // a newer connection of the same pair replaced it
 	CodeFull       CloseCode = 4 // no place left
 	CodeTooSlow    CloseCode = 5 // a time limit of the protocol ran out
+	CodeNotAllowed CloseCode = 6 // the peer may no longer be connected; see Endpoint.Recheck
 
 	CodeUser CloseCode = 0x100
 )

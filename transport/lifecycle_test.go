@@ -191,6 +191,45 @@ func TestResumedSessionIsJudgedAgain(t *testing.T) {
 	})
 }
 
+func TestRecheckClosesWhatIsNoLongerAllowed(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, w *world) {
+		var removed atomic.Value
+		removed.Store("")
+		b := w.start("b", func(c *Config) {
+			c.Allowed = func(p PeerInfo) error {
+				if p.Node == removed.Load() {
+					return Removed
+				}
+				return nil
+			}
+		})
+		b.Listen(Raft, echo)
+		w.role("short", Grant{Life: time.Hour})
+		stays, goes, ends := w.dial(w.start("a"), "b", Raft), w.dial(w.start("c"), "b", Raft), w.dial(w.start("short"), "b", Raft)
+		time.Sleep(time.Second)
+		if n := b.Recheck(); n != 0 {
+			t.Errorf("closed %d of three that are in order", n)
+		}
+		removed.Store(w.ids["c"].Node())
+		if n := b.Recheck(); n != 1 {
+			t.Errorf("closed %d, want the removed one", n)
+		}
+		time.Sleep(2 * time.Hour)
+		if n := b.Recheck(); n != 1 {
+			t.Errorf("closed %d, want the expired one", n)
+		}
+		time.Sleep(time.Second)
+		for c, want := range map[*Conn]Refusal{goes: Removed, ends: Expired} {
+			if closed, ok := errors.AsType[*CloseError](c.Err()); !ok || closed.Code != CodeNotAllowed || closed.Reason != want.Error() {
+				t.Errorf("ended with %v, want %q", c.Err(), want.Error())
+			}
+		}
+		if stays.Err() != nil {
+			t.Error(stays.Err())
+		}
+	})
+}
+
 func TestEarlyDialSavesARoundTripAndLearnsOfARefusalLater(t *testing.T) {
 	bubble(t, 1, func(t *testing.T, w *world) {
 		w.net.Link("a", "b").Delay(50 * time.Millisecond)
