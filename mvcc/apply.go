@@ -70,7 +70,7 @@ func (s *Store) applyBatch(entries []Entry, outcomes []kv.Outcome) (n int, err e
 		r := s.reader(math.MaxInt64)
 		defer r.close()
 		for ; n < len(entries) && r.l.active.bytes.Load() < s.opts.HardBytes; n++ {
-			out, err := s.applyOne(r, entries[n].Command)
+			out, err := s.applyEntry(r, entries[n].Command)
 			if err != nil {
 				return fmt.Errorf("apply %s: %w", describe(entries[n]), err)
 			}
@@ -88,7 +88,7 @@ func (s *Store) applyBatch(entries []Entry, outcomes []kv.Outcome) (n int, err e
 func (s *Store) applyOne(r *reader, c kv.Command) (kv.Outcome, error) {
 	x := &exec{
 		r: r, base: s.state.Revision, compact: s.state.Compact, write: true,
-		control: control{s.state.Compact, s.state.Epoch, s.state.Term},
+		control: control{s.state.Compact, s.state.Epoch, s.state.Term}, writer: c.ID.Seq,
 	}
 	r.stage = &stage{}
 	results, err := x.run(c)
@@ -129,6 +129,9 @@ func (s *Store) commit(r *reader, x *exec) {
 		}
 		s.tail.append(x.changes)
 		s.unsaved = true
+	}
+	for key, v := range x.sides {
+		s.setSide(r, key, v) // their order does not matter: the keys differ
 	}
 	now := control{s.state.Compact, s.state.Epoch, s.state.Term}
 	if x.control == now {

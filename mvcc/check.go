@@ -18,8 +18,8 @@ func Check(c kv.Command) *kv.Error {
 		if err := checkCompare(g.Compare); err != nil {
 			return err
 		}
-		if !g.Or.IsZero() {
-			return kv.Errorf(kv.Unsupported, "a guard that allows for an earlier queued write is not supported by this version")
+		if !g.Or.IsZero() && len(g.End) > 0 {
+			return kv.Errorf(kv.Invalid, "a guard that allows for an earlier queued write is for one key")
 		}
 	}
 	if len(c.Ops) == 1 {
@@ -29,11 +29,38 @@ func Check(c kv.Command) *kv.Error {
 			return checkPut(op)
 		case kv.Delete:
 			return checkKey(op.Key)
+		case kv.Each, kv.Skip:
+			return checkQueued(c)
 		}
 	}
 	_, err := checkOps(c.Ops, 0)
 	return err
 }
+
+// checkQueued checks what a queue sends. The commands in a batch are checked each by itself, when it is its turn: one
+// that is refused holds up no other.
+func checkQueued(c kv.Command) *kv.Error {
+	each, ok := batch(c)
+	switch {
+	case !ok && (c.ID.Seq.IsZero() || len(c.Guards) > 0):
+		return kv.Errorf(kv.Invalid, "a skip needs a sequence, and no guards")
+	case !ok:
+		return nil
+	case !c.ID.IsZero() || len(c.Guards) > 0:
+		return kv.Errorf(kv.Invalid, "a batch has no id and no guards: its commands have")
+	case len(each.Commands) > MaxEach:
+		return kv.Errorf(kv.TooManyOps, "a batch has %d commands, the limit is %d", len(each.Commands), MaxEach)
+	}
+	for _, one := range each.Commands {
+		if _, nested := batch(one); nested {
+			return kv.Errorf(kv.Invalid, "a batch cannot hold another")
+		}
+	}
+	return nil
+}
+
+// MaxEach is the most commands in a batch.
+const MaxEach = 4096
 
 // CheckQuery is Check for the ops of a query.
 func CheckQuery(q kv.Query) *kv.Error {
@@ -94,7 +121,15 @@ func checkOps(ops []kv.Op, depth int) (t touched, err *kv.Error) {
 			if depth > 0 {
 				err = kv.Errorf(kv.Invalid, "%T cannot be part of a transaction", op)
 			}
-		case kv.LeaseKeepAlive, kv.LeaseTTL, kv.LeaseList:
+		case kv.SetRecord:
+			err = checkRecord(op, depth)
+		case kv.OpenQueue:
+			if depth > 0 {
+				err = kv.Errorf(kv.Invalid, "%T cannot be part of a transaction", op)
+			}
+		case kv.LeaseKeepAlive, kv.LeaseTTL, kv.LeaseList, kv.Records:
+		case kv.Each, kv.Skip:
+			err = kv.Errorf(kv.Invalid, "%T has to be the only op of its command", op)
 		default:
 			err = kv.Errorf(kv.Unsupported, "this version does not know the operation %T", op)
 		}
@@ -183,6 +218,16 @@ func newTouchedRange(key, end []byte, op int) touchedRange {
 func checkKey(key []byte) *kv.Error {
 	if len(key) == 0 {
 		return kv.Errorf(kv.Invalid, "the key is empty")
+	}
+	return nil
+}
+
+func checkRecord(op kv.SetRecord, depth int) *kv.Error {
+	switch {
+	case depth > 0:
+		return kv.Errorf(kv.Invalid, "%T cannot be part of a transaction", op)
+	case len(op.Name) == 0 || len(op.Name) > MaxRecordName:
+		return kv.Errorf(kv.Invalid, "the name of a record has %d bytes, 1 to %d are allowed", len(op.Name), MaxRecordName)
 	}
 	return nil
 }

@@ -20,6 +20,8 @@ type exec struct {
 	write   bool
 	changes []*record
 	control control
+	sides   map[string][]byte // changes of the side table
+	writer  kv.Seq            // who the changes are by, zero for nobody who is remembered
 }
 
 // control is the part of the state that a command may change beside keys.
@@ -39,6 +41,9 @@ func refusal(err error) (*kv.Error, bool) {
 func (x *exec) guards(guards []kv.Guard) error {
 	for _, g := range guards {
 		ok, mod, err := x.compare(g.Compare)
+		if err == nil && !ok && !g.Or.IsZero() {
+			ok, err = x.lastWriter(g.Key, g.Or)
+		}
 		if err != nil {
 			return err
 		}
@@ -52,6 +57,16 @@ func (x *exec) guards(guards []kv.Guard) error {
 		}
 	}
 	return nil
+}
+
+// lastWriter reports whether the newest change of a key, a deletion included, was made by the command at seq.
+func (x *exec) lastWriter(key []byte, seq kv.Seq) (bool, error) {
+	v, err := x.r.get(key, x.now())
+	if err != nil || v == nil {
+		return false, err
+	}
+	rec, err := x.r.record(v)
+	return err == nil && rec.writer != nil && *rec.writer == seq, err
 }
 
 // plan evaluates the compares of all transactions on the branches that will be taken, in order, before anything is
@@ -106,6 +121,12 @@ func (x *exec) ops(ops []kv.Op, path []bool) ([]kv.OpResult, []bool, error) {
 			err = x.giveUp(op)
 		case kv.LeaderTerm:
 			x.control.term = op.Nonce
+		case kv.SetRecord:
+			results[i], err = x.setRecord(op)
+		case kv.Records:
+			results[i], err = x.listRecords(op)
+		case kv.OpenQueue:
+			results[i], err = x.openQueue(op)
 		case kv.OpenEpoch:
 			if x.control.epoch.IsZero() {
 				x.control.epoch = op.Epoch
@@ -205,6 +226,11 @@ func (x *exec) delete(op kv.Delete) (res kv.OpResult, err error) {
 func (x *exec) change(recs ...*record) {
 	if len(recs) == 0 {
 		return
+	}
+	if !x.writer.IsZero() {
+		for _, r := range recs {
+			r.writer = &x.writer
+		}
 	}
 	x.changes = append(x.changes, recs...)
 	st := x.r.stage

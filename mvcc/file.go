@@ -9,6 +9,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -33,6 +34,8 @@ var (
 const (
 	// pageSize is the same on every machine, so that a file may move between them.
 	pageSize = 4096
+	// emptyBytes is the least that bbolt makes.
+	emptyBytes = 4 * pageSize
 	// firstAllocBytes and allocBytes are by how much the file is extended. The extension is sparse, but each costs an
 	// fsync: small for an empty store, larger for one that is written to.
 	firstAllocBytes = pageSize
@@ -48,8 +51,9 @@ const (
 // file is an open bbolt file of a known format. The store and each snapshot hold on to it; the last to let go closes
 // it.
 type file struct {
-	db   *bbolt.DB
-	refs atomic.Int32
+	db     *bbolt.DB
+	handle *os.File
+	refs   atomic.Int32
 }
 
 func (f *file) release() error {
@@ -60,16 +64,17 @@ func (f *file) release() error {
 }
 
 // openFile opens or makes the file, and reads where it stands.
-func openFile(path string) (*file, state, sweep, error) {
-	var f *file
-	var st state
-	var sw sweep
-	err := guard(func() error {
-		db, err := openBolt(path, false)
+func openFile(path string) (f *file, st state, sw sweep, err error) {
+	if info, err := os.Stat(path); err == nil && info.Size() > 0 && info.Size() < emptyBytes {
+		return nil, st, sw, fmt.Errorf("open store %s: %w", path, corruptf("it has %d bytes only: it was cut short", info.Size()))
+	}
+	var handle *os.File
+	err = guard(func() error {
+		db, err := openBolt(path, false, &handle)
 		if err != nil {
 			return err
 		}
-		f = &file{db: db}
+		f = &file{db: db, handle: handle}
 		f.refs.Store(1)
 		if st, sw, err = f.load(); err != nil {
 			return errors.Join(err, db.Close())
@@ -77,13 +82,23 @@ func openFile(path string) (*file, state, sweep, error) {
 		db.AllocSize = allocBytes
 		return nil
 	})
-	if err != nil {
-		return nil, state{}, sweep{}, fmt.Errorf("open store %s: %w", path, err)
+	if err == nil {
+		return f, st, sw, nil
 	}
-	return f, st, sw, nil
+	if _, stuck := errors.AsType[*pagePanic](err); stuck && handle != nil {
+		err = errors.Join(err, abandon(handle))
+	}
+	return nil, state{}, sweep{}, fmt.Errorf("open store %s: %w", path, err)
 }
 
-func openBolt(path string, bulk bool) (*bbolt.DB, error) {
+// abandon lets go of a file that bbolt can no longer close, because a panic left it with its locks held. Its map of the
+// file keeps the lock of the file alive beyond the handle, so that is given back first.
+func abandon(handle *os.File) error {
+	return errors.Join(syscall.Flock(int(handle.Fd()), syscall.LOCK_UN), handle.Close())
+}
+
+// openBolt opens a bbolt file, for bulk loading without any fsync, and leaves its handle in handle if that is not nil.
+func openBolt(path string, bulk bool, handle **os.File) (*bbolt.DB, error) {
 	size := int64(mapBytes)
 	if strconv.IntSize == 32 {
 		size = mapBytes32
@@ -95,6 +110,13 @@ func openBolt(path string, bulk bool) (*bbolt.DB, error) {
 		PageSize:        pageSize,
 		NoSync:          bulk,
 		NoGrowSync:      bulk,
+		OpenFile: func(name string, flag int, perm os.FileMode) (*os.File, error) {
+			f, err := os.OpenFile(name, flag, perm)
+			if handle != nil {
+				*handle = f
+			}
+			return f, err
+		},
 	})
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):

@@ -81,6 +81,9 @@ func (s *Store) write(tx *bbolt.Tx, st state, o *overlay) error {
 	if err := writeRecords(tx.Bucket(bucketRev), keep); err != nil {
 		return err
 	}
+	if err := writeSides(tx, o); err != nil {
+		return err
+	}
 	b := tx.Bucket(bucketMeta)
 	if err := b.Put(metaSweep, s.sweep.append(nil)); err != nil {
 		return err

@@ -14,6 +14,7 @@ type overlay struct {
 	levels atomic.Int32 // in use, at least 1
 	bytes  atomic.Int64 // memory of the records, see record.size
 	count  atomic.Int64
+	sides  sides
 }
 
 // maxLevels serves 4^12 records, far above any flush size.

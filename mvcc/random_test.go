@@ -170,9 +170,11 @@ func (s *Store) crash() {
 		close(s.closed)
 		s.flushMu.Lock()
 		defer s.flushMu.Unlock()
-		if !s.stuck {
-			_ = s.layers.Load().file.release()
+		if s.stuck {
+			_ = abandon(s.layers.Load().file.handle)
+			return
 		}
+		_ = s.layers.Load().file.release()
 	})
 }
 

@@ -31,6 +31,7 @@ type record struct {
 	kv.KeyValue // of a delete only Key and ModRevision
 	sub         uint32
 	deleted     bool
+	writer      *kv.Seq // the queued command that made the change, nil for any other
 }
 
 func (r *record) rev() revision { return revision{r.ModRevision, r.sub} }
@@ -66,6 +67,7 @@ const (
 	crcLen       = 4
 	revKeyLen    = 12
 	flagDeleted  = 1
+	flagWriter   = 2
 	minRecordLen = crcLen + 1
 )
 
@@ -88,14 +90,24 @@ func parseRevKey(b []byte) (revision, error) {
 
 // appendRecord appends the value of bucket rev:
 //
-//	crc32c(4) over the revision key and the rest | flags(1) | key length, key | if not deleted:
-//	revisions since create, version, lease (uvarints) | value
+//	crc32c(4) over the revision key and the rest | flags(1) | key length, key |
+//	if a queued command made it: origin(16), lane(1), queue epoch, sequence (uvarints) |
+//	if not deleted: revisions since create, version, lease (uvarints) | value
 func appendRecord(b []byte, r *record) []byte {
 	start := len(b)
 	b = append(b, 0, 0, 0, 0)
-	b = append(b, flags(r.deleted))
+	flag := flags(r.deleted)
+	if r.writer != nil {
+		flag |= flagWriter
+	}
+	b = append(b, flag)
 	b = binary.AppendUvarint(b, uint64(len(r.Key)))
 	b = append(b, r.Key...)
+	if w := r.writer; w != nil {
+		b = append(append(b, w.Origin[:]...), byte(w.Lane))
+		b = binary.AppendUvarint(b, w.Epoch)
+		b = binary.AppendUvarint(b, w.N)
+	}
 	if !r.deleted {
 		b = appendNumbers(b, r.ModRevision, r.CreateRevision, r.Version, r.Lease)
 		b = append(b, r.Value...)
@@ -142,13 +154,18 @@ func decodeRecord(key, b []byte) (*record, error) {
 	bad := func() error { return corruptf("the record of revision %v is malformed", rev) }
 	flag, b := b[crcLen], b[minRecordLen:]
 	n, w := binary.Uvarint(b)
-	if flag > flagDeleted || w <= 0 || n > uint64(len(b)-w) || n == 0 {
+	if flag > flagDeleted|flagWriter || w <= 0 || n > uint64(len(b)-w) || n == 0 {
 		return nil, bad()
 	}
-	r := &record{sub: rev.sub, deleted: flag == flagDeleted}
+	r := &record{sub: rev.sub, deleted: flag&flagDeleted != 0}
 	r.ModRevision = rev.main
 	b = b[w:]
 	r.Key, b = b[:n:n], b[n:]
+	if flag&flagWriter != 0 {
+		if r.writer, b = parseWriter(b); r.writer == nil {
+			return nil, bad()
+		}
+	}
 	if r.deleted {
 		if len(b) > 0 {
 			return nil, bad()
@@ -160,6 +177,24 @@ func decodeRecord(key, b []byte) (*record, error) {
 	}
 	r.Value = b
 	return r, nil
+}
+
+// parseWriter takes a writer off the front of b; nil if there is none.
+func parseWriter(b []byte) (*kv.Seq, []byte) {
+	w := &kv.Seq{}
+	if len(b) <= len(w.Origin) {
+		return nil, nil
+	}
+	b = b[copy(w.Origin[:], b):]
+	w.Lane, b = kv.Lane(b[0]), b[1:]
+	for _, dst := range []*uint64{&w.Epoch, &w.N} {
+		n, size := binary.Uvarint(b)
+		if size <= 0 {
+			return nil, nil
+		}
+		*dst, b = n, b[size:]
+	}
+	return w, b
 }
 
 func flags(deleted bool) byte {

@@ -89,7 +89,7 @@ func (s *Store) build(temp string, r io.Reader, stop <-chan struct{}) error {
 		return err
 	}
 	// Nobody relies on this file before it is renamed, so it is synced once, at the end.
-	db, err := openBolt(temp, true)
+	db, err := openBolt(temp, true, nil)
 	if err != nil {
 		return err
 	}
@@ -124,6 +124,8 @@ type builder struct {
 	last    revision // of the records
 	entries uint64
 	lastKey []byte // of the index
+
+	lastSide []byte // key of the side table
 }
 
 func (b *builder) run() error {
@@ -154,8 +156,10 @@ func (b *builder) run() error {
 			err = b.takeState(payload)
 		case kind == frameRecords && b.seen && b.entries == 0:
 			err = b.takeRecords(payload)
-		case kind == frameIndex && b.seen:
+		case kind == frameIndex && b.seen && b.lastSide == nil:
 			err = b.takeIndex(payload)
+		case kind == frameSides && b.seen:
+			err = b.takeSides(payload)
 		default:
 			err = damaged("frame %d of kind %q is out of place", b.fr.n-1, kind)
 		}
@@ -259,6 +263,39 @@ func (b *builder) takeIndex(p []byte) error {
 		b.entries++
 		b.bytes += len(ik) + len(entry)
 		if err := index.Put(ik, entry); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *builder) takeSides(p []byte) error {
+	sides, err := b.tx.CreateBucketIfNotExists(bucketSide)
+	if err != nil {
+		return err
+	}
+	p = bytes.Clone(p) // bbolt keeps the slices it is given until the commit
+	part := func() ([]byte, bool) {
+		n, w := binary.Uvarint(p)
+		if w <= 0 || n > uint64(len(p)-w) {
+			return nil, false
+		}
+		v := p[w : w+int(n) : w+int(n)]
+		p = p[w+int(n):]
+		return v, true
+	}
+	for len(p) > 0 {
+		k, ok := part()
+		v, ok2 := part()
+		if !ok || !ok2 || len(k) == 0 || bytes.Compare(k, b.lastSide) <= 0 {
+			return damaged("an entry of the side table is cut short or out of order")
+		}
+		if _, err := openSide(k, v); err != nil {
+			return err
+		}
+		b.lastSide = k
+		b.bytes += len(k) + len(v)
+		if err := sides.Put(k, v); err != nil {
 			return err
 		}
 	}

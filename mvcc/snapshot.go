@@ -19,6 +19,7 @@ import (
 //	kinds: 's' the state and sweep records
 //	       'r' records in order of revision: revision key(12) | length (uvarint) | record, as in bucket rev
 //	       'i' the same in order of the key index: main, sub (uvarints)
+//	       'x' entries of the side table in order of key: key length, key, value length, value, as in bucket side
 //	       'e' the number of records(8), and the end
 //
 // The index is sent as an order only: its entries are in the records, and the receiver can write both buckets from end
@@ -30,6 +31,7 @@ const (
 	frameState   = 's'
 	frameRecords = 'r'
 	frameIndex   = 'i'
+	frameSides   = 'x'
 	frameEnd     = 'e'
 
 	// frameBytes is when a frame is sent; frameMax is the longest that is read, for one very large value.
@@ -109,6 +111,9 @@ func (sn *Snapshot) write(fw *frameWriter) error {
 	if err := sn.writeIndex(fw, n); err != nil {
 		return err
 	}
+	if err := sn.writeSides(fw); err != nil {
+		return err
+	}
 	fw.begin(frameEnd)
 	fw.buf = binary.BigEndian.AppendUint64(fw.buf, n)
 	return fw.end()
@@ -152,6 +157,28 @@ func (sn *Snapshot) writeIndex(fw *frameWriter, want uint64) error {
 	}
 	if n != want {
 		return corruptf("there are %d records and %d entries in the key index", want, n)
+	}
+	return fw.end()
+}
+
+func (sn *Snapshot) writeSides(fw *frameWriter) error {
+	b := sn.tx.Bucket(bucketSide)
+	if b == nil {
+		return nil
+	}
+	fw.begin(frameSides)
+	c := b.Cursor()
+	for k, v := c.First(); k != nil; k, v = c.Next() {
+		if _, err := openSide(k, v); err != nil {
+			return err
+		}
+		for _, part := range [2][]byte{k, v} {
+			fw.buf = binary.AppendUvarint(fw.buf, uint64(len(part)))
+			fw.buf = append(fw.buf, part...)
+		}
+		if err := fw.endIfLong(frameSides); err != nil {
+			return err
+		}
 	}
 	return fw.end()
 }

@@ -164,6 +164,7 @@ func (s *Store) Close() error {
 		s.flushMu.Lock()
 		defer s.flushMu.Unlock()
 		if s.stuck {
+			err = abandon(s.layers.Load().file.handle)
 			return
 		}
 		err = errors.Join(err, s.layers.Load().file.release())

@@ -1,0 +1,115 @@
+package mvcc
+
+import (
+	"bytes"
+	"compress/gzip"
+	"flag"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.etcd.io/bbolt"
+
+	"holdfast/kv"
+)
+
+var writeFixtures = flag.Bool("write-fixtures", false, "write testdata anew, after a deliberate change of format")
+
+// Files that the first version of the format has written can be read, to the byte.
+func TestFormat1IsRead(t *testing.T) {
+	if *writeFixtures {
+		writeFormat1(t)
+	}
+	check := func(s *Store) {
+		t.Helper()
+		for rev, want := range map[int64]string{0: "a=3@5 c\x00d=x@6", 5: "a=3@5 b=1@4"} {
+			if got := func() string {
+				page, err := s.Read(kv.Query{Ops: []kv.Op{kv.Range{Key: []byte{0}, End: []byte{0}, Revision: rev}}})
+				must(t, err)
+				return show(page.Ops[0].KVs)
+			}(); got != want {
+				t.Errorf("revision %d: got %q, want %q", rev, got, want)
+			}
+		}
+		hash, rev, compact, err := s.Hash(0)
+		must(t, err)
+		if hash != 0x80877219 || rev != 6 || compact != 4 || s.Applied() != 7 || s.LeaderTerm() != 12 ||
+			s.Epoch() != (kv.Epoch{Cluster: 10, Nonce: [16]byte{15: 11}}) {
+			t.Errorf("got hash %08x, revision %d, compact %d, applied %d, term %d, epoch %v", hash, rev, compact, s.Applied(), s.LeaderTerm(), s.Epoch())
+		}
+	}
+	g := &rig{replica: &replica{t: t, path: filepath.Join(t.TempDir(), "store")}}
+	must(t, os.WriteFile(g.path, gunzip(t, "testdata/format1.db.gz"), 0o600))
+	g.open()
+	t.Cleanup(func() { g.s.crash() })
+	check(g.s)
+	if got := checkFile(t, g.s); got != 5 {
+		t.Errorf("got %d records", got)
+	}
+	snapshot := gunzip(t, "testdata/snapshot1.gz")
+	restored := newRig(t, Options{})
+	must(t, restored.s.Restore(bytes.NewReader(snapshot), nil))
+	check(restored.s)
+	// A snapshot is written as it was then.
+	if again, err := io.ReadAll(dump(t, g.s)); err != nil || !bytes.Equal(again, snapshot) {
+		t.Errorf("the snapshot of the fixture has %d bytes, it had %d (%v)", len(again), len(snapshot), err)
+	}
+}
+
+func writeFormat1(t *testing.T) {
+	t.Helper()
+	g := newRig(t, Options{})
+	g.do(kv.OpenEpoch{Epoch: kv.Epoch{Cluster: 10, Nonce: [16]byte{15: 11}}}, kv.LeaderTerm{Nonce: 12})
+	g.put("a", "1")
+	g.put("a", "2")
+	g.put("b", "1")
+	must(t, g.s.Flush())
+	g.compact(4)
+	g.do(put("a", "3"))
+	g.do(kv.Txn{Then: []kv.Op{del("b", ""), put("c\x00d", "x")}})
+	g.sweep()
+	snapshot, err := io.ReadAll(dump(t, g.s))
+	must(t, err)
+	gzipTo(t, "testdata/snapshot1.gz", snapshot)
+	must(t, g.s.Close())
+	b, err := os.ReadFile(g.path)
+	must(t, err)
+	gzipTo(t, "testdata/format1.db.gz", b)
+}
+
+func gzipTo(t *testing.T, path string, b []byte) {
+	t.Helper()
+	var buf bytes.Buffer
+	w := gzip.NewWriter(&buf)
+	_, err := w.Write(b)
+	must(t, err)
+	must(t, w.Close())
+	must(t, os.MkdirAll(filepath.Dir(path), 0o755))
+	must(t, os.WriteFile(path, buf.Bytes(), 0o644))
+}
+
+func gunzip(t *testing.T, path string) []byte {
+	t.Helper()
+	f, err := os.Open(path)
+	must(t, err)
+	defer f.Close()
+	r, err := gzip.NewReader(f)
+	must(t, err)
+	b, err := io.ReadAll(r)
+	must(t, err)
+	return b
+}
+
+func TestNewerFormatIsRefused(t *testing.T) {
+	g := newRig(t, Options{})
+	must(t, g.s.layers.Load().file.db.Update(func(tx *bbolt.Tx) error {
+		return tx.Bucket(bucketMeta).Put(metaFormat, []byte{0, 0, 0, formatVersion + 1})
+	}))
+	g.s.crash()
+	_, err := Open(g.path, Options{})
+	if kv.CodeOf(err) != kv.Unsupported || !strings.Contains(err.Error(), "format 2") || !strings.Contains(err.Error(), "newer") {
+		t.Errorf("got %v", err)
+	}
+}
