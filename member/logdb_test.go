@@ -181,6 +181,57 @@ func TestLogDropsWhatSaysNothing(t *testing.T) {
 	if after := l.files.written.Load(); after != before {
 		t.Errorf("%d bytes were written for updates without news", after-before)
 	}
+	l = l.crash()
+	before = l.files.written.Load()
+	l.save(update(state(1, 7, 1))) // as a restarted node may
+	l.save(update(pb.State{}))
+	if after := l.files.written.Load(); after != before {
+		t.Errorf("after a restart %d bytes were written for updates without news", after-before)
+	}
+}
+
+func TestIndexOfALogIsNeverNewerThanTheLog(t *testing.T) {
+	dir := t.TempDir()
+	fs := newRaftFS(newHalt(), func(bool, error) {})
+	create := func(name string) vfs.File {
+		t.Helper()
+		f, err := fs.Create(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = f.Close() })
+		return f
+	}
+	log := create("000002.log")
+	if _, err := log.Write([]byte("a commit that tan does not sync")); err != nil {
+		t.Fatal(err)
+	}
+	before := fs.syncs.Load()
+	create("000002.idxtmp")
+	if fs.syncs.Load() != before+1 || log.(*logFile).dirty {
+		t.Error("an index was begun while its log was not durable")
+	}
+}
+
+func TestClosedLogIsDurableAndMayBeSyncedAgain(t *testing.T) {
+	fs := newRaftFS(newHalt(), func(bool, error) {})
+	log, err := fs.Create(filepath.Join(t.TempDir(), "000002.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := log.Write([]byte("a snapshot record that tan syncs in the file that follows")); err != nil {
+		t.Fatal(err)
+	}
+	before := fs.syncs.Load()
+	if err := log.Close(); err != nil || fs.syncs.Load() != before+1 {
+		t.Errorf("%d syncs at the close, %v", fs.syncs.Load()-before, err)
+	}
+	if err := log.Sync(); err != nil {
+		t.Errorf("sync after close: %v", err)
+	}
+	if len(fs.logs) != 0 {
+		t.Error("the closed log is still known")
+	}
 }
 
 func TestVoteAloneIsDurable(t *testing.T) {
