@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -36,7 +37,7 @@ func (c *Config) Complete(hostname string) {
 
 // verify checks one value by itself.
 func (f *field) verify(v reflect.Value) error {
-	if f.planned != "" && f.judge == "" && !f.isDefault(v) {
+	if f.planned != "" && !f.isDefault(v) {
 		return fmt.Errorf("cannot be used: this version cannot %s yet, so leave it out", f.planned)
 	}
 	if err := f.inRange(v); err != nil {
@@ -104,6 +105,21 @@ func (f *field) verifyContent(v reflect.Value) error {
 		return verifyEach(v, func(s string) error { _, err := ParseURL(s); return err })
 	case "origins":
 		return verifyEach(v, verifyOrigin)
+	case "file":
+		if v.String() == "" {
+			return nil
+		}
+		return verifyFile(v.String())
+	case "udp":
+		return verifyUDP(v.String())
+	case "peers":
+		return verifyEach(v, verifyPeer)
+	case "join":
+		return verifyEach(v, verifyJoin)
+	case "mirrors":
+		return verifyMirrors(v)
+	case "queued":
+		return verifyQueued(v)
 	}
 	return nil
 }
@@ -131,9 +147,14 @@ func verifyLabel(name string) error {
 }
 
 func verifyPath(path string) error {
-	switch {
-	case path == "":
+	if path == "" {
 		return errors.New("must not be empty: name a directory")
+	}
+	return verifyFile(path)
+}
+
+func verifyFile(path string) error {
+	switch {
 	case strings.ContainsRune(path, 0):
 		return errors.New("must not contain a zero byte")
 	case strings.HasPrefix(path, "~"):
@@ -185,10 +206,26 @@ func (c *Config) verifyWhole(from Provenance) []*Fault {
 	if c.Limits.Value+c.Limits.Key > c.Limits.Request {
 		fault("limits.request", c.Limits.Request.String(), fmt.Sprintf("must be at least limits.value and limits.key together, %s", c.Limits.Value+c.Limits.Key))
 	}
+	if c.Proxy.ReadOnly && len(c.Queue.Prefixes) > 0 {
+		fault("queue.prefixes", "", "would keep writes that proxy.read-only refuses: leave one of the two out")
+	}
 	if err := verifySocket(c.Socket); err != nil && from != nil {
 		fault("data-dir", c.DataDir, fmt.Sprintf("makes a socket path that %v, and set it with --socket", err))
 	}
 	return faults
+}
+
+// openSecrets warns of a file with a secret that any user of the machine can read. One that is not there is for the
+// agent to judge: a node that has joined needs it no more.
+func (c *Config) openSecrets() []string {
+	if c.TokenFile == "" {
+		return nil
+	}
+	info, err := os.Stat(c.TokenFile)
+	if err != nil || info.Mode().Perm()&0o007 == 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("token-file: every user of this machine may use %s (mode %04o), and with it join the cluster: chmod 0600 it, and give it to the user that the agent runs as", c.TokenFile, info.Mode().Perm())}
 }
 
 // urls yields every URL listened on, with its key.

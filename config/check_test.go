@@ -1,10 +1,12 @@
 package config
 
 import (
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestListenersAreJudged(t *testing.T) {
@@ -123,7 +125,7 @@ func TestWhatThisVersionCannotDoIsRefused(t *testing.T) {
 		"number": "5", "size": "5MiB", "duration": "77m", "bool": "true", "list": "x", "text": "x", "size or share": "20%",
 	}
 	for _, f := range settings() {
-		if f.planned == "" || f.judge != "" {
+		if f.planned == "" {
 			continue
 		}
 		value := other[f.kind()]
@@ -139,28 +141,139 @@ func TestWhatThisVersionCannotDoIsRefused(t *testing.T) {
 			b.load()
 		}
 	}
-	b := newBox(t)
-	b.args = []string{"--mode=proxy", "--join=a.example:2380"} // the agent judges these: it knows the data dir
-	b.load()
 }
 
 func TestQueuePrefixesAreReadWhole(t *testing.T) {
-	f, _ := settings().find("queue.prefixes")
-	v, err := f.parse([]any{"a/", map[string]any{"prefix": "b/", "lane": "high", "expires": "1h", "max-bytes": "1MiB"}})
-	want := []QueuePrefix{{Prefix: "a/"}, {Prefix: "b/", Lane: "high", Expires: 3600e9, MaxBytes: MiB}}
-	if err != nil || !slices.Equal(v.Interface().([]QueuePrefix), want) {
-		t.Errorf("got %+v, %v", v, err)
-	}
-	for part, raw := range map[string]any{
-		"did you mean lane?":    map[string]any{"prefix": "a", "lan": "x"},
-		"must be one of high":   map[string]any{"prefix": "a", "lane": "x"},
-		"must be text or a map": 7,
-		"must be a duration":    map[string]any{"expires": "x"},
+	want := []QueuePrefix{{Prefix: "a/"}, {Prefix: "a/b/", Lane: "high", Guard: "none", Expires: time.Hour}, {}}
+	for name, content := range map[string]string{
+		"a.yaml": "queue:\n  prefixes: [a/, {prefix: a/b/, lane: high, guard: none, expires: 1h}, {prefix: ''}]\n",
+		"b.toml": "[queue]\nprefixes = ['a/', {prefix = 'a/b/', lane = 'high', guard = 'none', expires = '1h'}, '']\n",
+		"c.json": `{"queue": {"prefixes": ["a/", {"prefix": "a/b/", "lane": "high", "guard": "none", "expires": "1h"}, ""]}}`,
 	} {
-		if _, err := f.parse([]any{raw}); err == nil || !strings.Contains(err.Error(), part) {
-			t.Errorf("%v: got %v, want %q", raw, err, part)
+		b := newBox(t)
+		b.args = []string{"--config", b.file(name, content)}
+		got := b.load()
+		if !slices.Equal(got.Config.Queue.Prefixes, want) {
+			t.Errorf("%s: got %+v", name, got.Config.Queue.Prefixes)
+		}
+		shown := Settings(got.Config, got.Provenance)
+		i := slices.IndexFunc(shown, func(s Setting) bool { return s.Key == "queue.prefixes" })
+		if text := "a/,{prefix: a/b/, lane: high, guard: none, expires: 1h},"; shown[i].Value != text {
+			t.Errorf("%s: shown as %q, want %q", name, shown[i].Value, text)
 		}
 	}
+	b := newBox(t)
+	b.args = []string{"--queue-prefixes=a/,b/", "--queue-prefixes=c/"}
+	if got := b.load().Config.Queue.Prefixes; !slices.Equal(got, []QueuePrefix{{Prefix: "a/"}, {Prefix: "b/"}, {Prefix: "c/"}}) {
+		t.Errorf("flags: got %+v", got)
+	}
+}
+
+func TestQueuePrefixesAreJudged(t *testing.T) {
+	for entries, part := range map[string]string{
+		"{prefix: a, lan: x}":              "did you mean lane?",
+		"{prefix: a, lane: x}":             "must be one of high",
+		"{prefix: a, guard: x}":            "must be one of seen",
+		"7":                                "must be text or a map with the keys prefix, lane, guard, expires",
+		"{prefix: a, expires: x}":          "must be a duration",
+		"{prefix: a, expires: none}":       "must be a duration", // it would be taken for queue.expires
+		"{prefix: a, expires: 1ms}":        "must be at least 1s",
+		"{lane: high}":                     "entry 1 has no prefix",
+		"{prefix: a, on-full: reject}":     "this version cannot have a rule of its own for a full queue yet",
+		"{prefix: a, max-bytes: 1MiB}":     "this version cannot keep a prefix of the queue to a size of its own yet",
+		"a/, b/, {prefix: a/, lane: bulk}": `the prefix "a/" twice`,
+	} {
+		b := newBox(t)
+		b.file("agent.yaml", "queue: {prefixes: ["+entries+"]}\n")
+		b.refuses([]string{"queue.prefixes", "agent.yaml:1", part})
+	}
+}
+
+func TestAReadOnlyProxyQueuesNothing(t *testing.T) {
+	b := newBox(t)
+	b.args = []string{"--proxy-read-only", "--queue-prefixes=a/"}
+	b.refuses([]string{"queue.prefixes", "proxy.read-only", "flag --queue-prefixes"})
+}
+
+func TestMirrorsDoNotOverlap(t *testing.T) {
+	for list, part := range map[string]string{
+		"a/,b/":       "",
+		"a,b,c/a":     "",
+		"a/,b/,a/":    `the entry "a/" twice`,
+		"a/b/,a/":     `the entry "a/b/", which "a/" covers already`,
+		"a/,b/,a/b/c": `the entry "a/b/c", which "a/" covers already`,
+	} {
+		b := newBox(t)
+		b.args = []string{"--proxy-prefixes=" + list}
+		if part == "" {
+			b.load()
+			continue
+		}
+		b.refuses([]string{"proxy.prefixes", part, "flag --proxy-prefixes"})
+	}
+	b := newBox(t)
+	b.file("agent.yaml", "proxy: {prefixes: ['', a/]}\n")
+	b.refuses([]string{`the entry "a/", which "" covers already`})
+	b.file("agent.yaml", "proxy: {prefixes: ['']}\n")
+	if got := b.load().Config.Proxy.Prefixes; !slices.Equal(got, []string{""}) {
+		t.Errorf("every key: got %q", got)
+	}
+}
+
+func TestAddressesOfOtherNodesAreJudged(t *testing.T) {
+	for arg, part := range map[string]string{
+		"--peer-listen=:2380":                          "",
+		"--peer-listen=:0":                             "",
+		"--peer-listen=192.0.2.7:2380":                 "",
+		"--peer-listen=[::1]:1":                        "",
+		"--peer-listen=":                               "must be an address and a port",
+		"--peer-listen=2380":                           "missing port",
+		"--peer-listen=:70000":                         "from 0 to 65535",
+		"--peer-listen=:x":                             "from 0 to 65535",
+		"--peer-listen=::1:2380":                       "too many colons",
+		"--peer-listen=http://:2380":                   "too many colons",
+		"--peer-advertise=a.example:2380,[fd00::1]:1":  "",
+		"--peer-advertise=a.example":                   "missing port",
+		"--peer-advertise=:2380":                       "must name a host and a port",
+		"--peer-advertise=a:0":                         "must name a host and a port",
+		"--peer-advertise=0.0.0.0:2380":                "none that can be dialed",
+		"--peer-advertise=[::]:2380":                   "none that can be dialed",
+		"--join=a.example:2380,192.0.2.7:2380,[::1]:1": "",
+		"--join=a.example:2380,b":                      `has the entry "b", which must be host:port`,
+		"--join=srv:example.com":                       "this version cannot look up SRV records yet",
+		"--join=a b:1":                                 "a character that no host has",
+		"--join=u@a:1":                                 "a character that no host has",
+	} {
+		b := newBox(t)
+		b.args = []string{arg}
+		if part == "" {
+			b.load()
+			continue
+		}
+		key, _, _ := strings.Cut(strings.TrimPrefix(arg, "--"), "=")
+		b.refuses([]string{key + ":", part, "flag --" + key})
+	}
+}
+
+func TestASecretThatEverybodyMayReadIsWarnedOf(t *testing.T) {
+	b := newBox(t)
+	path := b.file("token", "HF1")
+	b.args = []string{"--token-file=" + path}
+	for mode, warned := range map[os.FileMode]bool{0o600: false, 0o640: false, 0o400: false, 0o644: true, 0o604: true, 0o602: true} {
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		got := b.load().Warnings
+		if (len(got) == 1) != warned || warned && (!strings.Contains(got[0], path) || !strings.Contains(got[0], "chmod 0600")) {
+			t.Errorf("mode %04o: got %q, want a warning %v", mode, got, warned)
+		}
+	}
+	b.args = []string{"--token-file=" + path + ".gone"} // a node that has joined needs it no more
+	if got := b.load().Warnings; len(got) != 0 {
+		t.Errorf("got %q", got)
+	}
+	b.args = []string{"--token-file=~/token"}
+	b.refuses([]string{"token-file", "only a shell understands"})
 }
 
 func TestValidateJudgesAConfigMadeByHand(t *testing.T) {

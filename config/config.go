@@ -12,8 +12,8 @@
 //	reload        "yes" if a HUP takes it over without a restart
 //	from          "env" if it is a secret that comes from the environment only
 //	check         the name of a further check, see check.go
+//	required      "yes" if an entry of a list must have it
 //	planned       what this version cannot do yet: any value but the default is refused, and the documents leave it out
-//	judge         "agent" if a planned setting is refused by the agent, which knows more, and not here
 //
 // Load puts the layers together and reports every fault that it finds, not just the first.
 package config
@@ -23,18 +23,18 @@ import "time"
 // Config is everything that can be set. A Config from Load is complete and has passed every check that needs no network;
 // whether it suits the data directory is for the agent to judge. It is a value: copy it, compare it with Compare.
 type Config struct {
-	Mode          Mode     `mapstructure:"mode" default:"auto" oneof:"auto,member,proxy" help:"what this node is to be; auto goes on as the data directory records, and makes an empty one a member; this version cannot be a proxy yet"`
+	Mode          Mode     `mapstructure:"mode" default:"auto" oneof:"auto,member,proxy" help:"what this node is to be; auto goes on as the data directory records, and makes an empty one a member; there a proxy needs join and a token"`
 	Name          string   `mapstructure:"name" shown:"the host name" check:"label" help:"label of this node in status and logs; not an identity"`
 	DataDir       string   `mapstructure:"data-dir" default:"holdfast.data" check:"path" help:"directory of everything this node stores; one agent each"`
 	Listen        []string `mapstructure:"listen" default:"http://127.0.0.1:2379,http://[::1]:2379" check:"urls" help:"URLs on which clients are served, http://host:port or unix:///path; the default leaves out ::1 on a machine without IPv6"`
 	Socket        string   `mapstructure:"socket" shown:"agent.sock in the data directory" check:"socket" help:"unix socket for administration, mode 0660; a path of at most 107 bytes"`
-	PeerListen    string   `mapstructure:"peer-listen" default:":2380" planned:"talk to other nodes" help:"UDP address for other nodes"`
-	PeerAdvertise []string `mapstructure:"peer-advertise" planned:"talk to other nodes" help:"addresses at which other nodes can reach this one"`
+	PeerListen    string   `mapstructure:"peer-listen" default:":2380" check:"udp" help:"UDP address for other nodes; a proxy, which only dials, takes any port instead of the default"`
+	PeerAdvertise []string `mapstructure:"peer-advertise" check:"peers" help:"addresses, as host:port, at which other nodes can reach this one; they are told to those that join"`
 	MetricsListen string   `mapstructure:"metrics-listen" shown:"on the client URLs" check:"url" help:"URL of a listener of its own for metrics and health"`
-	Join          []string `mapstructure:"join" judge:"agent" planned:"join a cluster" help:"host:port of any nodes of the cluster to join, or srv:NAME"`
-	TokenFile     string   `mapstructure:"token-file" planned:"join a cluster" help:"file with the join token"`
-	Token         Secret   `mapstructure:"token" from:"env" planned:"join a cluster" help:"the join token; token-file wins over it"`
-	Fallback      string   `mapstructure:"fallback" oneof:"proxy,none" planned:"join a cluster" shown:"proxy in auto, none in member" help:"what to become when the cluster needs no more members"`
+	Join          []string `mapstructure:"join" check:"join" help:"addresses, as host:port, of any nodes of the cluster to join; ignored once joined"`
+	TokenFile     string   `mapstructure:"token-file" check:"file" help:"file with the join token, made by agent token create on a member; ignored once joined"`
+	Token         Secret   `mapstructure:"token" from:"env" help:"the join token; token-file wins over it"`
+	Fallback      string   `mapstructure:"fallback" oneof:"proxy,none" planned:"take in further members" shown:"proxy in auto, none in member" help:"what to become when the cluster needs no more members"`
 	Insecure      bool     `mapstructure:"insecure" default:"false" help:"allow plaintext http beyond loopback"`
 	LogLevel      string   `mapstructure:"log-level" default:"info" oneof:"debug,info,warn,error" reload:"yes" help:"least severe log line to write"`
 	LogFormat     string   `mapstructure:"log-format" default:"auto" oneof:"auto,journal,text,json" help:"form of log lines; auto is journal under systemd, text on a terminal, else json"`
@@ -62,9 +62,9 @@ const (
 
 // TLS is for https listeners.
 type TLS struct {
-	CertFile     string `mapstructure:"cert-file" planned:"serve https" reload:"yes" help:"PEM certificate chain of the https listeners"`
-	KeyFile      string `mapstructure:"key-file" planned:"serve https" reload:"yes" help:"PEM private key of the https listeners"`
-	ClientCAFile string `mapstructure:"client-ca-file" planned:"serve https" reload:"yes" help:"PEM certificates that sign client certificates; set, clients must have one"`
+	CertFile     string `mapstructure:"cert-file" planned:"serve https" help:"PEM certificate chain of the https listeners"`
+	KeyFile      string `mapstructure:"key-file" planned:"serve https" help:"PEM private key of the https listeners"`
+	ClientCAFile string `mapstructure:"client-ca-file" planned:"serve https" help:"PEM certificates that sign client certificates; set, clients must have one"`
 	Auto         bool   `mapstructure:"auto" default:"false" planned:"serve https" help:"let the cluster's CA issue the certificate of the https listeners"`
 }
 
@@ -75,33 +75,33 @@ type Cluster struct {
 
 // Proxy is what a proxy caches and how long that is good.
 type Proxy struct {
-	Prefixes     []string      `mapstructure:"prefixes" shown:"none: on demand" planned:"be a proxy" reload:"yes" help:"key prefixes that the cache mirrors"`
-	MaxBytes     Size          `mapstructure:"max-bytes" default:"64MiB" min:"1MiB" planned:"be a proxy" reload:"yes" help:"largest size of the cache"`
-	MaxAge       time.Duration `mapstructure:"max-age" default:"5s" planned:"be a proxy" reload:"yes" help:"age up to which a cached value is served without asking"`
-	StaleIfError time.Duration `mapstructure:"stale-if-error" default:"168h" planned:"be a proxy" reload:"yes" help:"age up to which a cached value is served while the uplink is lost"`
-	ReadOnly     bool          `mapstructure:"read-only" default:"false" planned:"be a proxy" help:"refuse writes"`
+	Prefixes     []string      `mapstructure:"prefixes" check:"mirrors" help:"key prefixes that the cache mirrors; other keys are asked for each time"`
+	MaxBytes     Size          `mapstructure:"max-bytes" default:"64MiB" min:"1MiB" help:"largest size of the cache"`
+	MaxAge       time.Duration `mapstructure:"max-age" default:"5s" help:"age up to which a cached value is served without asking"`
+	StaleIfError time.Duration `mapstructure:"stale-if-error" default:"168h" help:"age up to which a cached value is served while the uplink is lost"`
+	ReadOnly     bool          `mapstructure:"read-only" default:"false" help:"refuse writes"`
 }
 
 // Queue is what happens to writes while the cluster is out of reach. What a prefix leaves empty is taken from here.
 type Queue struct {
-	Prefixes    []QueuePrefix `mapstructure:"prefixes" planned:"queue writes" reload:"yes" help:"key prefixes whose writes may be queued; the longest one that fits wins"`
-	Lane        string        `mapstructure:"lane" default:"normal" oneof:"high,normal,bulk" planned:"queue writes" help:"urgency of queued writes"`
-	Guard       string        `mapstructure:"guard" default:"seen" oneof:"seen,none" planned:"queue writes" help:"whether a queued write yields to a newer one by somebody else"`
-	OnFull      string        `mapstructure:"on-full" default:"reject" oneof:"reject,coalesce,drop-oldest" planned:"queue writes" help:"what a full queue does"`
-	MaxBytes    Size          `mapstructure:"max-bytes" default:"256MiB" min:"1MiB" planned:"queue writes" help:"largest size of the queue"`
-	DiskReserve Reserve       `mapstructure:"disk-reserve" default:"10%" planned:"queue writes" help:"free disk space that the queue leaves, a size or a share of at most 1GiB"`
-	Expires     time.Duration `mapstructure:"expires" default:"none" planned:"queue writes" help:"age at which a queued write is given up"`
-	DrainRate   int           `mapstructure:"drain-rate" default:"none" min:"0" planned:"queue writes" help:"most queued writes sent per second"`
+	Prefixes    []QueuePrefix `mapstructure:"prefixes" check:"queued" help:"key prefixes whose writes may be queued, each as text or as a map of prefix, lane, guard and expires; the longest one that fits wins"`
+	Lane        string        `mapstructure:"lane" default:"normal" oneof:"high,normal,bulk" help:"urgency of queued writes"`
+	Guard       string        `mapstructure:"guard" default:"seen" oneof:"seen,none" help:"whether a queued write yields to a newer one by somebody else"`
+	OnFull      string        `mapstructure:"on-full" default:"reject" oneof:"reject,coalesce,drop-oldest" planned:"give up queued writes for new ones" help:"what a full queue does"`
+	MaxBytes    Size          `mapstructure:"max-bytes" default:"256MiB" min:"1MiB" help:"largest size of the queue; beyond it writes are refused"`
+	DiskReserve Reserve       `mapstructure:"disk-reserve" default:"10%" help:"free disk space that the queue leaves, a size or a share of at most 1GiB"`
+	Expires     time.Duration `mapstructure:"expires" default:"none" min:"1s" help:"age at which a queued write is given up"`
+	DrainRate   int           `mapstructure:"drain-rate" default:"none" min:"0" planned:"limit how fast a queue drains" help:"most queued writes sent per second"`
 }
 
 // QueuePrefix is one entry of queue.prefixes, which is a plain string when only the prefix matters.
 type QueuePrefix struct {
-	Prefix   string        `mapstructure:"prefix"`
+	Prefix   string        `mapstructure:"prefix" required:"yes"`
 	Lane     string        `mapstructure:"lane" oneof:"high,normal,bulk"`
 	Guard    string        `mapstructure:"guard" oneof:"seen,none"`
-	OnFull   string        `mapstructure:"on-full" oneof:"reject,coalesce,drop-oldest"`
-	Expires  time.Duration `mapstructure:"expires" default:"none"`
-	MaxBytes Size          `mapstructure:"max-bytes" default:"none"`
+	OnFull   string        `mapstructure:"on-full" oneof:"reject,coalesce,drop-oldest" planned:"have a rule of its own for a full queue"`
+	Expires  time.Duration `mapstructure:"expires" min:"1s"`
+	MaxBytes Size          `mapstructure:"max-bytes" planned:"keep a prefix of the queue to a size of its own"`
 }
 
 // Store is how a member keeps its data.
@@ -114,8 +114,8 @@ type Store struct {
 
 // Link is how the connections to other nodes spend bytes.
 type Link struct {
-	Redundancy string `mapstructure:"redundancy" default:"auto" oneof:"auto,off,on" planned:"talk to other nodes" help:"whether messages are sent in copies on a lossy link"`
-	Budget     Size   `mapstructure:"budget" default:"none" planned:"talk to other nodes" help:"bytes per day that a metered link may carry"`
+	Redundancy string `mapstructure:"redundancy" default:"auto" oneof:"auto,off,on" planned:"send messages in copies" help:"whether messages are sent in copies on a lossy link"`
+	Budget     Size   `mapstructure:"budget" default:"none" planned:"keep a link to a budget" help:"bytes per day that a metered link may carry"`
 }
 
 // Limits is what a client may ask for. gRPC clients are held to Request only, as etcd does.

@@ -166,12 +166,17 @@ func parseEntry(t reflect.Type, raw any) (reflect.Value, error) {
 		}
 		part, err := f.parse(entries[key])
 		if err == nil {
-			err = f.inRange(part)
+			err = f.verify(part)
 		}
 		if err != nil {
 			return reflect.Value{}, fmt.Errorf("has %s: %s, which %w", key, quote(fmt.Sprint(entries[key])), err)
 		}
 		v.FieldByIndex(f.index).Set(part)
+	}
+	for _, f := range fields {
+		if _, there := entries[f.key]; f.needed && !there {
+			return reflect.Value{}, fmt.Errorf("has no %s", f.key)
+		}
 	}
 	return v, nil
 }
@@ -189,11 +194,11 @@ func (f *field) text(v reflect.Value) string {
 	case []string:
 		return strings.Join(x, ",")
 	case []QueuePrefix:
-		names := make([]string, len(x))
+		entries := make([]string, len(x))
 		for i, p := range x {
-			names[i] = p.Prefix
+			entries[i] = p.String()
 		}
-		return strings.Join(names, ",")
+		return strings.Join(entries, ",")
 	default:
 		return fmt.Sprint(x)
 	}

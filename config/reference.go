@@ -49,7 +49,7 @@ func (f *field) writeSample(b *strings.Builder, indent string) {
 			fmt.Fprintf(b, "%s#  - %s\n", indent, part)
 		}
 	case f.def == "":
-		fmt.Fprintf(b, "%s#%s: \"\" # %s\n", indent, name, f.shown)
+		fmt.Fprintln(b, strings.TrimSuffix(indent+"#"+name+": \"\" # "+f.shown, " # "))
 	default:
 		fmt.Fprintf(b, "%s#%s: %s\n", indent, name, f.def)
 	}
@@ -105,11 +105,14 @@ func Reference() string {
 		if f.shown != "" || f.def == "" {
 			def = orNone(f.shown)
 		}
-		reload := ""
+		note := ""
 		if f.reload {
-			reload = " A reload takes it over."
+			note = " A reload takes it over."
 		}
-		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", f.key, f.kind(), strings.ReplaceAll(def, ",", "`, `"), sentence(f.help)+f.rule()+reload)
+		if f.envOnly {
+			note = " A secret: it is read from the variable `" + f.env() + "` only."
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", f.key, f.kind(), strings.ReplaceAll(def, ",", "`, `"), sentence(f.help)+f.rule()+note)
 	}
 	return b.String()
 }

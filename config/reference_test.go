@@ -4,6 +4,7 @@ import (
 	"os"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -25,13 +26,14 @@ func TestTheSampleHasEveryDefault(t *testing.T) {
 	got := b.load()
 	want := Default()
 	want.Complete("edge-7")
-	want.CORS.Origins = []string{}
+	want.CORS.Origins, want.PeerAdvertise, want.Join, want.Proxy.Prefixes = []string{}, []string{}, []string{}, []string{}
+	want.Queue.Prefixes = []QueuePrefix{}
 	if !reflect.DeepEqual(got.Config, want) {
 		t.Errorf("got %+v\nwant %+v", got.Config, want)
 	}
 	for _, f := range settings() {
-		if _, there := got.Provenance[f.key]; there != (f.planned == "") {
-			t.Errorf("%s: in the sample %v, can be used %v", f.key, there, f.planned == "")
+		if _, there := got.Provenance[f.key]; there != (f.planned == "" && !f.envOnly) {
+			t.Errorf("%s: in the sample %v, can be used %v, secret %v", f.key, there, f.planned == "", f.envOnly)
 		}
 	}
 }
@@ -63,17 +65,37 @@ func TestTheReferenceListsWhatWorks(t *testing.T) {
 	}
 }
 
+func TestTheReferenceSaysWhereASecretGoes(t *testing.T) {
+	if line := "The join token; token-file wins over it. A secret: it is read from the variable `HOLDFAST_TOKEN` only. |"; !strings.Contains(Reference(), line) {
+		t.Errorf("want %q in\n%s", line, Reference())
+	}
+}
+
+// A HUP must take over what is said to be reloadable, and that is for the agent to do.
+func TestOnlyWhatAReloadAppliesIsCalledReloadable(t *testing.T) {
+	var reloadable []string
+	for _, f := range settings() {
+		if f.reload {
+			reloadable = append(reloadable, f.key)
+		}
+	}
+	if want := []string{"log-level", "limits.connections"}; !slices.Equal(reloadable, want) {
+		t.Errorf("got %v, want %v: add what agent.Reload has learned", reloadable, want)
+	}
+}
+
 func TestSettingsNameValueAndOrigin(t *testing.T) {
 	b := newBox(t)
 	b.file("agent.yaml", "\nlimits: {value: 2048}\n")
 	b.args = []string{"--join=a:1"}
+	b.env = []string{"HOLDFAST_TOKEN=hush"}
 	got := b.load()
 	want := map[string]string{
-		"mode": "auto default", "limits.value": "2KiB agent.yaml:2", "join": "a:1 flag --join",
+		"mode": "auto default", "limits.value": "2KiB agent.yaml:2", "join": "a:1 flag --join", "token": "[redacted] environment HOLDFAST_TOKEN",
 		"name": "edge-7 default", "listen": "http://127.0.0.1:2379,http://[::1]:2379 default",
 	}
 	for _, s := range Settings(got.Config, got.Provenance) {
-		if s.Key == "token" || s.Key == "proxy.max-age" {
+		if s.Key == "fallback" || s.Key == "link.budget" {
 			t.Errorf("%s is shown, and cannot be used", s.Key)
 		}
 		if w, ok := want[s.Key]; ok && !strings.HasSuffix(w, strings.TrimPrefix(s.Origin.String(), b.dir+"/")) || ok && !strings.HasPrefix(w, s.Value+" ") {

@@ -24,8 +24,8 @@ type field struct {
 	max     string   //
 	check   string   //
 	planned string   // what this version cannot do yet, empty if it can
-	judge   string   //
 	envOnly bool     //
+	needed  bool     // an entry of a list must have it
 	reload  bool     //
 }
 
@@ -92,8 +92,8 @@ func newField(key string, index []int, sf reflect.StructField) *field {
 		max:     sf.Tag.Get("max"),
 		check:   sf.Tag.Get("check"),
 		planned: sf.Tag.Get("planned"),
-		judge:   sf.Tag.Get("judge"),
 		envOnly: sf.Tag.Get("from") == "env",
+		needed:  sf.Tag.Get("required") == "yes",
 		reload:  sf.Tag.Get("reload") == "yes",
 	}
 	if list := sf.Tag.Get("oneof"); list != "" {

@@ -233,7 +233,7 @@ Flags:
 func TestHelp(t *testing.T) {
 	w := newWorld(t)
 	for _, args := range [][]string{{"--help"}, {"-h"}, {"help"}} {
-		if got := w.runs(0, args...); !strings.HasPrefix(got, help) || strings.Contains(got, "--proxy-") {
+		if got := w.runs(0, args...); !strings.HasPrefix(got, help) || strings.Contains(got, "--fallback") {
 			t.Errorf("%v: got\n%s\nwant\n%s", args, got, help)
 		}
 	}
