@@ -182,6 +182,7 @@ func TestLogDropsWhatSaysNothing(t *testing.T) {
 		t.Errorf("%d bytes were written for updates without news", after-before)
 	}
 	l = l.crash()
+	l.raftState() // tan opens a log when it is first asked
 	before = l.files.written.Load()
 	l.save(update(state(1, 7, 1))) // as a restarted node may
 	l.save(update(pb.State{}))

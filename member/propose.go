@@ -55,6 +55,9 @@ var encodeBuffers = sync.Pool{New: func() any { return new([]byte) }}
 
 // checkDoor refuses what must not reach the log.
 func checkDoor(c kv.Command) error {
+	if c.Write == kv.WriteQueue {
+		return kv.Errorf(kv.Invalid, "write=queue: this node has no queue for the key (queue.prefixes)")
+	}
 	if err := mvcc.Check(c); err != nil {
 		return err
 	}
