@@ -45,7 +45,9 @@ func (h *Handler) get(w http.ResponseWriter, r *http.Request, key string, p para
 	header["Etag"] = []string{etag(found.ModRevision)}
 	header["Content-Type"] = typeOctets
 	header["X-Content-Type-Options"] = nosniff
-	header["Content-Length"] = []string{strconv.Itoa(len(found.Value))}
+	if len(found.Value) >= lengthByNetHTTP || r.Method == http.MethodHead {
+		header["Content-Length"] = []string{strconv.Itoa(len(found.Value))}
+	}
 	if r.Method == http.MethodHead {
 		w.WriteHeader(http.StatusOK)
 		return http.StatusOK, nil
@@ -53,6 +55,10 @@ func (h *Handler) get(w http.ResponseWriter, r *http.Request, key string, p para
 	_, _ = w.Write(found.Value) // a client that has gone cannot be told
 	return http.StatusOK, nil
 }
+
+// lengthByNetHTTP is the size of a body from which on net/http no longer finds out its length by itself; below, a header
+// less is a noticeable part of the work for a small value.
+const lengthByNetHTTP = 2048
 
 func etag(revision int64) string {
 	var buf [24]byte
