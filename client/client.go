@@ -304,6 +304,9 @@ func unavailable(err error) error {
 
 // Do sends a command. See the package comment for what its errors say.
 func (c *Client) Do(ctx context.Context, cmd kv.Command) (kv.Result, error) {
+	if cmd.Write == kv.WriteQueue {
+		return kv.Result{}, kv.Errorf(kv.Invalid, "write=queue: a client has no queue")
+	}
 	if err := wire.CheckCommand(cmd); err != nil {
 		return kv.Result{}, err
 	}
@@ -398,9 +401,10 @@ func exchange(ctx context.Context, conn Conn, verb wire.UplinkVerb, body []byte)
 			err = why
 		}
 	}()
-	if err := errors.Join(wire.WriteFrame(st, req.Append(nil)), st.Close()); err != nil {
+	if err := wire.WriteFrame(st, req.Append(nil)); err != nil {
 		return nil, true, err
 	}
+	_ = st.Close() // fails if the answer is there already; a stream that is broken is noticed by the read
 	b, err = wire.ReadFrame(bufio.NewReaderSize(st, 512))
 	if err != nil {
 		return nil, true, fmt.Errorf("wait for the answer: %w", err)

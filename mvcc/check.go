@@ -137,7 +137,8 @@ func checkOps(ops []kv.Op, depth int) (t touched, err *kv.Error) {
 			return t, err
 		}
 	}
-	return t, t.overlap()
+	err = t.overlap()
+	return t, err
 }
 
 // addTxn adds what a transaction, the ith op, may write.

@@ -66,9 +66,9 @@ func TestCheckRefusesWhatNoStoreCouldApply(t *testing.T) {
 			}
 		})
 	}
-	guard := kv.Command{Guards: []kv.Guard{{Compare: kv.Compare{Key: []byte("a"), Target: kv.TargetMod}, Or: kv.Seq{N: 1}}}}
-	if got := codeOf(Check(guard)); got != kv.Unsupported {
-		t.Errorf("a guard with Or: got %v, want %v", got, kv.Unsupported)
+	guard := kv.Command{Guards: []kv.Guard{{Compare: kv.Compare{Key: []byte("a"), End: []byte("b"), Target: kv.TargetMod}, Or: kv.Seq{N: 1}}}}
+	if got := codeOf(Check(guard)); got != kv.Invalid {
+		t.Errorf("a guard of a range with Or: got %v, want %v", got, kv.Invalid)
 	}
 	if got := codeOf(CheckQuery(kv.Query{Ops: []kv.Op{put("a", "")}})); got != kv.Invalid {
 		t.Errorf("a query that writes: got %v, want %v", got, kv.Invalid)
@@ -85,9 +85,9 @@ func codeOf(err *kv.Error) kv.Code {
 // A door that does not call Check must not be able to make replicas differ.
 func TestApplyRefusesWhatCheckRefuses(t *testing.T) {
 	g := newRig(t, Options{})
-	g.refuse(kv.DuplicateKey, put("a", "1"), put("a", "2"))
-	g.refuse(kv.Invalid, put("", "1"))
-	g.refuse(kv.Unsupported, put("a", "1"), nil)
+	_ = g.refuse(kv.DuplicateKey, put("a", "1"), put("a", "2"))
+	_ = g.refuse(kv.Invalid, put("", "1"))
+	_ = g.refuse(kv.Unsupported, put("a", "1"), nil)
 	if got := g.list(0); got != "" {
 		t.Errorf("got %q, want nothing", got)
 	}

@@ -2,6 +2,7 @@ package mvcc
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -33,7 +34,7 @@ type control struct {
 
 // refusal tells a refusal, which every replica gives, from a fault of this one.
 func refusal(err error) (*kv.Error, bool) {
-	e, ok := err.(*kv.Error)
+	e, ok := errors.AsType[*kv.Error](err)
 	return e, ok && e.Code != kv.Corrupt
 }
 
