@@ -42,8 +42,18 @@ func TestFlippedBytesAreNeverServed(t *testing.T) {
 					}
 				}
 			}
-			for range s.Watch(t.Context(), kv.WatchSpec{Watches: []kv.Watch{{ID: 1, Key: []byte{0}, End: kv.FromKey(), From: 2}}}) {
-				break
+			control := make(chan kv.WatchControl, 1)
+			control <- kv.WatchControl{Progress: true}
+			replay := kv.WatchSpec{Watches: []kv.Watch{{ID: 1, Key: []byte{0}, End: kv.FromKey(), From: 2}}, Control: control}
+			for b, failed := range s.Watch(t.Context(), replay) {
+				for _, e := range b.Events {
+					if !truth[show([]kv.KeyValue{e.KV})] {
+						t.Errorf("byte %d: got event %s", at, showEvents(b.Events))
+					}
+				}
+				if failed != nil || b.Progress || b.Canceled {
+					break
+				}
 			}
 			s.crash()
 		}

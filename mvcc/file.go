@@ -187,10 +187,8 @@ func readMeta(b *bbolt.Bucket) (st state, sw sweep, err error) {
 		return st, sw, kv.Errorf(kv.Unsupported,
 			"the store has format %d and this version reads format %d: run the version that wrote it, or a newer one", n, formatVersion)
 	}
-	if err = st.parse(b.Get(metaState)); err != nil {
-		return st, sw, err
-	}
-	return st, sw, sw.parse(b.Get(metaSweep))
+	err = errors.Join(st.parse(b.Get(metaState)), sw.parse(b.Get(metaSweep)))
+	return st, sw, err
 }
 
 // size returns the bytes of the file that are in use or free for reuse, and those free for reuse.

@@ -94,10 +94,9 @@ func TestHistoryStaysAcrossFlushAndRestart(t *testing.T) {
 	g := newRig(t, Options{})
 	var want []string
 	for i := range 20 {
-		switch {
-		case i%5 == 4:
+		if i%5 == 4 {
 			g.do(del("k1", "k3"))
-		default:
+		} else {
 			g.put(fmt.Sprint("k", i%4), fmt.Sprint(i))
 		}
 		want = append(want, g.list(0))
@@ -194,7 +193,7 @@ func fileTime(t *testing.T, path string) time.Time {
 
 // runStore runs the background work until the test ends.
 func runStore(t *testing.T, s *Store) {
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context())) // ended by Cleanup
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
 	t.Cleanup(func() {

@@ -3,6 +3,7 @@ package mvcc
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -214,7 +215,7 @@ func sameOutcome(t tb, e Entry, got, want kv.Outcome) {
 
 func sameResults(t tb, ops []kv.Op, got, want []kv.OpResult) {
 	t.Helper()
-	if g, w := tidy(got), tidy(want); !reflect.DeepEqual(g, w) {
+	if g, w := tidy(got), tidy(want); !reflect.DeepEqual(g, w) { //nolint:govet // the errors in them are values
 		t.Fatalf("ops %+v\ngot  %+v\nwant %+v", ops, g, w)
 	}
 }
@@ -293,9 +294,9 @@ func watched(t tb, s *Store, w kv.Watch) (events []kv.Event, canceled *kv.Error)
 // replicas that flush at different times, and compares everything they say with the model and with each other.
 func TestStoreIsTheModel(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
+	dir, ctx := t.TempDir(), t.Context()
 	rapid.Check(t, func(rt *rapid.T) {
-		dir, err := os.MkdirTemp(dir, "")
+		dir, err := os.MkdirTemp(dir, "") //nolint:usetesting // one for each history, in the test's own
 		must(rt, err)
 		a := newReplica(rt, dir, "a", Options{RingBytes: 1})
 		b := newReplica(rt, dir, "b", Options{FlushBytes: 4 << 10, HardBytes: 8 << 10, RingBytes: 16 << 10})
@@ -321,7 +322,7 @@ func TestStoreIsTheModel(t *testing.T) {
 			case k < 35:
 				must(t, b.s.Flush())
 			case k < 36:
-				must(t, a.s.Sweep(context.Background(), m.compact))
+				must(t, a.s.Sweep(ctx, m.compact))
 			case k < 37:
 				a.s.crash()
 				a.open()
@@ -342,7 +343,7 @@ func TestStoreIsTheModel(t *testing.T) {
 		}
 		sameHash(rt, t, m, a.s, b.s)
 		must(t, a.s.Flush())
-		must(t, a.s.Sweep(context.Background(), m.compact))
+		must(t, a.s.Sweep(ctx, m.compact))
 		if got, want := checkFile(t, a.s), m.retained(); got != want {
 			t.Errorf("after a sweep at %d there are %d records, want %d", m.compact, got, want)
 		}
@@ -364,7 +365,7 @@ func readBoth(rt *rapid.T, t tb, m *model, stores ...*Store) {
 	for i, s := range stores {
 		got, err := s.Read(q)
 		if werr != nil || err != nil {
-			if e, _ := err.(*kv.Error); e == nil || werr == nil || e.Code != werr.Code || e.Revision != werr.Revision {
+			if e, _ := errors.AsType[*kv.Error](err); e == nil || werr == nil || e.Code != werr.Code || e.Revision != werr.Revision {
 				t.Fatalf("store %d: read %+v\ngot  error %v\nwant error %+v", i, q, err, werr)
 			}
 			continue

@@ -215,7 +215,7 @@ func FuzzRestore(f *testing.F) {
 	f.Add([]byte(snapshotMagic))
 	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, b []byte) {
-		dir, err := os.MkdirTemp(dir, "")
+		dir, err := os.MkdirTemp(dir, "") //nolint:usetesting // one for each input, in the test's own
 		must(t, err)
 		defer os.RemoveAll(dir)
 		r := newReplica(t, dir, "store", Options{})

@@ -40,12 +40,12 @@ func TestCommandIsAtomic(t *testing.T) {
 	g := newRig(t, Options{})
 	g.put("x", "1")
 	keep := kv.Put{Key: []byte("missing"), IgnoreValue: true}
-	g.refuse(kv.KeyNotFound, put("a", "1"), del("x", ""), keep)
-	g.refuse(kv.KeyNotFound, kv.Txn{Then: []kv.Op{put("a", "1"), kv.Txn{Then: []kv.Op{keep}}}})
-	g.refuse(kv.LeaseNotFound, put("a", "1"), kv.Put{Key: []byte("b"), Lease: 9})
-	g.refuse(kv.Unsupported, put("a", "1"), kv.LeaseGrant{ID: 1, TTL: 1})
-	g.refuse(kv.FutureRevision, kv.LeaderTerm{Nonce: 5}, put("a", "1"), kv.Compact{Revision: 3})
-	g.refuse(kv.FutureRevision, kv.Txn{Then: []kv.Op{put("a", "1"), kv.Range{Key: []byte("a"), Revision: 3}}})
+	_ = g.refuse(kv.KeyNotFound, put("a", "1"), del("x", ""), keep)
+	_ = g.refuse(kv.KeyNotFound, kv.Txn{Then: []kv.Op{put("a", "1"), kv.Txn{Then: []kv.Op{keep}}}})
+	_ = g.refuse(kv.LeaseNotFound, put("a", "1"), kv.Put{Key: []byte("b"), Lease: 9})
+	_ = g.refuse(kv.Unsupported, put("a", "1"), kv.LeaseGrant{ID: 1, TTL: 1})
+	_ = g.refuse(kv.FutureRevision, kv.LeaderTerm{Nonce: 5}, put("a", "1"), kv.Compact{Revision: 3})
+	_ = g.refuse(kv.FutureRevision, kv.Txn{Then: []kv.Op{put("a", "1"), kv.Range{Key: []byte("a"), Revision: 3}}})
 	if got := g.list(0); got != "x=1@2" {
 		t.Errorf("got %q, want what was there before", got)
 	}

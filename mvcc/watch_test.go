@@ -29,7 +29,7 @@ type viewer struct {
 // view opens a stream and reads the answers to its first watches.
 func view(t *testing.T, s *Store, watches ...kv.Watch) *viewer {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	v := &viewer{t: t, control: make(chan kv.WatchControl, 16), cancel: cancel}
 	v.next, v.stop = iter.Pull2(s.Watch(ctx, kv.WatchSpec{Watches: watches, Control: v.control}))
 	t.Cleanup(func() { cancel(); v.stop() })
@@ -401,7 +401,7 @@ func TestCloseEndsStreams(t *testing.T) {
 	done := make(chan error, 1)
 	created := make(chan struct{})
 	go func() {
-		for b, err := range g.s.Watch(context.Background(), kv.WatchSpec{Watches: []kv.Watch{watchAll(1)}}) {
+		for b, err := range g.s.Watch(t.Context(), kv.WatchSpec{Watches: []kv.Watch{watchAll(1)}}) {
 			if b.Created {
 				close(created)
 			}
@@ -433,7 +433,7 @@ func TestOnlyInterestedStreamsAreWoken(t *testing.T) {
 		key := fmt.Appendf(nil, "site/%02d/", i)
 		must(t, st.add(kv.Watch{ID: 1, Key: key, End: kv.PrefixEnd(key)}))
 		streams = append(streams, st)
-		defer st.close()
+		t.Cleanup(st.close)
 	}
 	g.put("site/42/temp", "1")
 	for i, st := range streams {
@@ -499,7 +499,7 @@ func TestManyStreamsBesideEverything(t *testing.T) {
 			r := result{id: id}
 			prefix := []byte{byte('a' + id%5)}
 			w := kv.Watch{ID: 1, Key: prefix, End: kv.PrefixEnd(prefix), From: 2, PrevKV: id%2 == 0}
-			for b, err := range g.s.Watch(context.Background(), kv.WatchSpec{Watches: []kv.Watch{w}}) {
+			for b, err := range g.s.Watch(t.Context(), kv.WatchSpec{Watches: []kv.Watch{w}}) {
 				switch {
 				case err != nil:
 					r.err = err
