@@ -29,6 +29,11 @@ const (
 	spaceRetry = 250 * time.Millisecond
 )
 
+// fillPage is how much is filled at once.
+const fillPage = 4 << 10
+
+var zeros [fillPage]byte
+
 // raftFS is the file system the raft log and its snapshots are kept on. It makes syncs cheap (see logFile) and errors
 // orderly: the library panics when one reaches it. Until armed errors are returned, so that a start fails with a
 // reason. Once armed a full disk makes the writer wait until there is room, and any other failed write or sync halts
@@ -235,13 +240,20 @@ func (l *logFile) makeRoom(n int64) error {
 	}
 	from := max(l.end, l.filled)
 	to := min(from+fillStep, max(l.reserved, from))
-	m, err := l.WriteAt(make([]byte, to-from), from)
-	l.filled = from + int64(m)
-	l.fs.written.Add(uint64(m))
-	if noRoom(err) {
-		return nil
+	for l.filled = from; l.filled < to; {
+		// A page at a time: what is written at once is cached as one large page, which the kernel then counts in full
+		// whenever a part of it becomes dirty.
+		m, err := l.WriteAt(zeros[:min(fillPage-l.filled%fillPage, to-l.filled)], l.filled)
+		l.filled += int64(m)
+		l.fs.written.Add(uint64(m))
+		if noRoom(err) {
+			return nil
+		}
+		if err != nil {
+			return l.fs.check("write", l.Name(), err)
+		}
 	}
-	return l.fs.check("write", l.Name(), err)
+	return nil
 }
 
 // Sync returns once all that was written is durable. After Close it has nothing to do.
