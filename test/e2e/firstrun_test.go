@@ -36,8 +36,11 @@ func TestFirstRunNeedsNoConfiguration(t *testing.T) {
 	if err := run.Start(); err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- run.Wait() }()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = run.Wait() // how it ended is in ProcessState
+	}()
 	t.Cleanup(func() {
 		_ = syscall.Kill(-run.Process.Pid, syscall.SIGKILL) // it has ended if all went well
 		if t.Failed() {
@@ -57,8 +60,8 @@ func TestFirstRunNeedsNoConfiguration(t *testing.T) {
 	}
 	eventually(t, 5*time.Minute, func() string { // it is compiled first
 		select {
-		case err := <-ended:
-			t.Fatalf("go run ended: %v", err)
+		case <-ended:
+			t.Fatalf("go run ended: %v", run.ProcessState)
 		default:
 		}
 		out, err := curl("-X", "PUT", "--data-binary", "@reading.json", "localhost:2379/v1/kv/site/42/temp")
