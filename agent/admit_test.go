@@ -3,7 +3,6 @@ package agent
 import (
 	"path/filepath"
 	"testing"
-	"time"
 
 	"holdfast/config"
 )
@@ -32,9 +31,12 @@ func TestARecordedProxyGoesOnAndGetsItsFolderBack(t *testing.T) {
 	if err := d.writeRecord(record{Mode: asProxy, Wanted: asAuto, NodeID: id.String()}); err != nil {
 		t.Fatal(err)
 	}
-	node, err := prepare(d, config.Config{Mode: asAuto})
-	if err != nil || node != id {
-		t.Fatalf("node %v, %v, want %v", node, err, id)
+	p, err := admit(d, config.Config{Mode: asAuto}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.make(); err != nil || p.node != id || p.record.Mode != asProxy {
+		t.Fatalf("node %v as %s, %v, want %v as a proxy", p.node, p.record.Mode, err, id)
 	}
 	if there, err := d.look(proxyName); err != nil || there == absent {
 		t.Errorf("%s/ is %v, %v", proxyName, there, err)
