@@ -180,17 +180,24 @@ func (n *node) revision() int64 {
 	return n.read(kv.Range{Key: n.key("nothing")}).Revision
 }
 
-// refused fails the test unless err has the code, and returns it.
-func (n *node) refused(err error, code kv.Code) *kv.Error {
+// refused fails the test unless err has the code, and is an error as the contract has it.
+func (n *node) refused(err error, code kv.Code) {
 	n.Helper()
 	if got := kv.CodeOf(err); err == nil || got != code {
 		n.Fatalf("got %v (%v), want to be refused as %v", err, got, code)
 	}
-	e, ok := asError(err)
-	if !ok {
+	if _, ok := asError(err); !ok {
 		n.Fatalf("error of type %T, want a *kv.Error", err)
 	}
-	return e
+}
+
+// refusedAt is refused for a refusal that names a revision.
+func (n *node) refusedAt(err error, code kv.Code, revision int64) {
+	n.Helper()
+	n.refused(err, code)
+	if e, _ := asError(err); e.Revision != revision {
+		n.Errorf("the refusal as %v names revision %d, want %d", code, e.Revision, revision)
+	}
 }
 
 // unchanged fails the test if the store moved on from a revision.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
@@ -68,11 +67,10 @@ var concurrentClaims = []claim{
 	}},
 	{name: "a watch replays into what a read shows", test: func(n *node) {
 		w := n.watch(n.watchAll(0))
-		seed := rand.Uint64()
-		n.Logf("seed %d", seed)
+		seed := n.seed()
 		changes := make([]int, 4)
 		n.together(len(changes), func(g int) error {
-			rnd := rand.New(rand.NewPCG(seed, uint64(g)))
+			rnd := generate(seed, g)
 			for i := range 100 {
 				name := fmt.Sprintf("k%d", rnd.IntN(10))
 				op := kv.Op(kv.Put{Key: n.key(name), Value: []byte(fmt.Sprintf("%d/%d", g, i))})
@@ -219,11 +217,11 @@ func when(ok bool, next register) []any {
 // all answers.
 func linearizable(n *node) {
 	const clients, each, keys = 8, 60, 4
-	seed := rand.Uint64()
+	seed := n.seed()
 	began := time.Now()
 	histories := make([][]porcupine.Operation, clients)
 	n.together(clients, func(c int) error {
-		rnd := rand.New(rand.NewPCG(seed, uint64(c)))
+		rnd := generate(seed, c)
 		last := [keys]int64{}
 		for i := range each {
 			in := step{kind: stepKind(rnd.IntN(4)), key: rnd.IntN(keys), value: fmt.Sprintf("%d/%d", c, i)}

@@ -175,8 +175,7 @@ func streams(name string, run func(f *faulty, ctx context.Context, spec kv.Watch
 
 var dummy = kv.Put{Key: []byte("~dummy")}
 
-func isPut(op kv.Op) bool    { _, ok := op.(kv.Put); return ok }
-func isDelete(op kv.Op) bool { _, ok := op.(kv.Delete); return ok }
+func isPut(op kv.Op) bool { _, ok := op.(kv.Put); return ok }
 
 // faults are wrong in one thing each. Together they break every promise.
 var faults = slices.Concat(writeFaults, txnFaults, readFaults, watchFaults, otherFaults)

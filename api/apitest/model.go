@@ -10,8 +10,8 @@ import (
 // modelClaims send the same commands to the node and to Memory, and compare everything that can be seen.
 var modelClaims = []claim{
 	{name: "any commands are answered as the model answers them", fresh: true, test: func(n *node) {
-		seed := rand.Uint64()
-		g := &generator{Rand: rand.New(rand.NewPCG(seed, 1))}
+		seed := n.seed()
+		g := &generator{Rand: generate(seed, 0)}
 		m := NewMemory()
 		w := n.watch(kv.Watch{Key: kv.FromKey(), End: kv.FromKey(), From: 2})
 		for i := range 600 {
@@ -48,6 +48,18 @@ var modelClaims = []claim{
 			}
 		}
 	}},
+}
+
+// seed draws what the chance of a claim is made of, and says so.
+func (n *node) seed() uint64 {
+	seed := rand.Uint64() //nolint:gosec // a test is to be repeatable, not unpredictable
+	n.Logf("seed %d", seed)
+	return seed
+}
+
+// generate returns the chance of one of several goroutines.
+func generate(seed uint64, goroutine int) *rand.Rand {
+	return rand.New(rand.NewPCG(seed, uint64(goroutine))) //nolint:gosec // as above
 }
 
 // generator makes commands of every shape on few keys.

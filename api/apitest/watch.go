@@ -287,7 +287,9 @@ var streamClaims = []claim{
 	{name: "ends when its last watch is gone and no more can come", test: func(n *node) {
 		w := n.watch(n.watchAll(0))
 		w.ask(kv.WatchControl{Cancel: 0})
-		w.canceled(0)
+		if err := w.canceled(0); err != nil {
+			n.Errorf("ended with %v, want no error: it was asked for", err)
+		}
 		close(w.control)
 		w.wantEnd()
 	}},
@@ -304,9 +306,7 @@ var streamClaims = []claim{
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
-			for range n.b.Watch(n.ctx, kv.WatchSpec{Watches: []kv.Watch{n.watchAll(0)}}) {
-				break
-			}
+			n.b.Watch(n.ctx, kv.WatchSpec{Watches: []kv.Watch{n.watchAll(0)}})(func(kv.Batch, error) bool { return false })
 		}()
 		select {
 		case <-ended:

@@ -161,11 +161,11 @@ func (w *watcher) silent() {
 func (w *watcher) canceled(id int64) *kv.Error {
 	w.n.Helper()
 	for {
-		if b := w.next(); b.Canceled && b.WatchID == id {
+		b := w.next()
+		if b.Canceled && b.WatchID == id {
 			return b.Err
-		} else {
-			w.keep(b)
 		}
+		w.keep(b)
 	}
 }
 

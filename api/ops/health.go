@@ -27,10 +27,12 @@ func checks(s api.Status) []check {
 	return []check{ready, quorum(s), uplink(s)}
 }
 
+// quorum is what a member sees of it, and of a proxy that its uplink works: it asks the cluster all the time.
 func quorum(s api.Status) check {
 	switch {
 	case s.Member == nil:
-		return check{"quorum", false, "a " + s.Mode + " does not know the cluster's leader"}
+		c := uplink(s)
+		return check{"quorum", c.ok, c.detail}
 	case s.Member.Leader == "":
 		return check{"quorum", false, "there is no leader at present"}
 	}
@@ -39,10 +41,19 @@ func quorum(s api.Status) check {
 
 // uplink holds for a member by itself: there is nothing above it.
 func uplink(s api.Status) check {
-	if s.Member != nil {
+	switch {
+	case s.Member != nil:
 		return check{"uplink", true, "a member needs none"}
+	case s.Proxy == nil:
+		return check{"uplink", false, "no uplink is reported"}
+	case !s.Proxy.Joined:
+		return check{"uplink", false, "not joined to a cluster"}
+	case s.Proxy.UplinkLost && s.Proxy.UplinkError != "":
+		return check{"uplink", false, "lost: " + s.Proxy.UplinkError}
+	case s.Proxy.UplinkLost:
+		return check{"uplink", false, "lost"}
 	}
-	return check{"uplink", false, "no uplink is reported"}
+	return check{"uplink", true, "connected to " + s.Proxy.Upstream}
 }
 
 // readyz is 200 when the node serves, which it does while offline, and 503 with the reason while it does not. ?require

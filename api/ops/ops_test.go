@@ -28,7 +28,7 @@ func serving(change func(*api.Status)) api.Status {
 func get(t *testing.T, o Options, path string) (int, string, http.Header) {
 	t.Helper()
 	w := httptest.NewRecorder()
-	New(o).ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+	New(o).ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
 	body, err := io.ReadAll(w.Result().Body)
 	if err != nil {
 		t.Fatal(err)
@@ -41,6 +41,9 @@ func TestHealthOfANode(t *testing.T) {
 	starting := func(s *api.Status) { s.Ready, s.State, s.Reason = false, "replaying", "3 of 9 segments" }
 	full := func(s *api.Status) { s.Member.WritesRefused = "disk reserve reached" }
 	proxy := func(s *api.Status) { s.Mode, s.Member = "proxy", nil }
+	link := func(p api.ProxyStatus) func(*api.Status) {
+		return func(s *api.Status) { s.Mode, s.Member, s.Proxy = "proxy", nil, &p }
+	}
 	for _, c := range []struct {
 		name   string
 		change func(*api.Status)
@@ -57,6 +60,12 @@ func TestHealthOfANode(t *testing.T) {
 		{"strict and fine", nil, "/readyz?require=quorum,uplink", 200, "ok\n"},
 		{"a proxy is ready", proxy, "/readyz", 200, "ok\n"},
 		{"a proxy without uplink, strictly", proxy, "/readyz?require=uplink", 503, "uplink: "},
+		{"a proxy that is offline", link(api.ProxyStatus{Joined: true, UplinkLost: true}), "/readyz", 200, "ok\n"},
+		{"a proxy that is offline, strictly", link(api.ProxyStatus{Joined: true, UplinkLost: true, UplinkError: "no route"}), "/readyz?require=uplink", 503, "uplink: lost: no route\n"},
+		{"a proxy that is offline has no quorum", link(api.ProxyStatus{Joined: true, UplinkLost: true}), "/readyz?require=quorum", 503, "quorum: lost\n"},
+		{"a proxy that has not joined", link(api.ProxyStatus{}), "/readyz?require=uplink", 503, "uplink: not joined"},
+		{"a proxy that is connected", link(api.ProxyStatus{Joined: true, Upstream: "192.0.2.1:2380"}), "/readyz?require=uplink,quorum", 200, "ok\n"},
+		{"a proxy that is offline is healthy", link(api.ProxyStatus{Joined: true, UplinkLost: true}), "/health", 200, `{"health":"true"}`},
 		{"unknown requirement", nil, "/readyz?require=luck", 400, `require="luck" is not known`},
 		{"verbose", noLeader, "/readyz?verbose=1", 200, "[+]ready serving\n[-]quorum there is no leader at present (not required)\n[+]uplink a member needs none (not required)\n"},
 		{"verbose and strict", noLeader, "/readyz?verbose&require=quorum", 503, "[-]quorum there is no leader at present\n"},
@@ -130,7 +139,7 @@ func TestOwnsWhatItServes(t *testing.T) {
 
 func TestOtherMethodsAreToldWhatIsAllowed(t *testing.T) {
 	w := httptest.NewRecorder()
-	New(Options{Reporter: reporter{}}).ServeHTTP(w, httptest.NewRequest("POST", "/readyz", nil))
+	New(Options{Reporter: reporter{}}).ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/readyz", nil))
 	if w.Code != 405 || w.Header().Get("Allow") != "GET, HEAD" {
 		t.Errorf("POST /readyz: %d, Allow %q", w.Code, w.Header().Get("Allow"))
 	}

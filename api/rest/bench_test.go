@@ -53,7 +53,7 @@ func BenchmarkHandler(b *testing.B) {
 	value := bytes.Repeat([]byte("x"), 128)
 	h := New(Options{Backend: &instant{value: value}, Reporter: reporter{}})
 	b.Run("GET", func(b *testing.B) {
-		r := httptest.NewRequest("GET", "/v1/kv/site/42/temp", nil)
+		r := httptest.NewRequest(http.MethodGet, "/v1/kv/site/42/temp", nil)
 		b.ReportAllocs()
 		for b.Loop() {
 			h.ServeHTTP(&sink{header: http.Header{}}, r)
@@ -61,7 +61,7 @@ func BenchmarkHandler(b *testing.B) {
 	})
 	b.Run("PUT", func(b *testing.B) {
 		body := bytes.NewReader(value)
-		r := httptest.NewRequest("PUT", "/v1/kv/site/42/temp", body)
+		r := httptest.NewRequest(http.MethodPut, "/v1/kv/site/42/temp", body)
 		b.ReportAllocs()
 		for b.Loop() {
 			body.Reset(value)

@@ -68,7 +68,8 @@ func (h *Handler) parseFreshness(p *params, header http.Header) (freshness, erro
 	if err := f.setConsistency(p, cc); err != nil {
 		return f, err
 	}
-	return f, f.setMinRevision(p, header)
+	err = f.setMinRevision(p, header)
+	return f, err
 }
 
 func (f *freshness) setConsistency(p *params, cc cacheControl) error {

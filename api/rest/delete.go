@@ -64,6 +64,6 @@ func (h *Handler) replyDeleted(w http.ResponseWriter, req *write, result *kv.Res
 	body := append([]byte(`{"revision":`), revision...)
 	body = append(body, `,"deleted":`...)
 	body = strconv.AppendInt(body, deleted, 10)
-	_, _ = w.Write(append(body, "}\n"...))
+	_, _ = w.Write(append(body, "}\n"...)) //nolint:gosec // two numbers, and nosniff
 	return http.StatusOK, nil
 }

@@ -14,14 +14,22 @@ const (
 	toNothing target = iota
 	toKey
 	toStatus
+	toQueue
+	toQueued
+	toTokens
+	toToken
 )
 
 const (
 	keyRoot    = "/v1/kv/"
 	statusPath = "/v1/status"
+	queuePath  = "/v1/queue"
+	queueRoot  = "/v1/queue/"
+	tokensPath = "/v1/tokens"
+	tokenRoot  = "/v1/tokens/"
 )
 
-// route returns what a URL leads to, and for a key its bytes: everything behind /v1/kv/, each escape undone once and
+// route returns what a URL leads to, and the name of what is behind it: an id, or a key's bytes, which are everything behind /v1/kv/, each escape undone once and
 // nothing else done. "//", ".", ".." and a trailing slash are part of the key, %2F equals a slash, and a plus is a plus.
 //
 // The root itself is taken literally: /v1%2Fkv/a leads nowhere. It is compared with the path as it was sent, which is
@@ -34,10 +42,26 @@ func route(u *url.URL) (target, string) {
 	if strings.HasPrefix(sent, keyRoot) && strings.HasPrefix(u.Path, keyRoot) {
 		return toKey, u.Path[len(keyRoot):]
 	}
-	if sent == statusPath {
+	switch sent {
+	case statusPath:
 		return toStatus, ""
+	case queuePath:
+		return toQueue, ""
+	case tokensPath:
+		return toTokens, ""
+	}
+	if id, ok := strings.CutPrefix(sent, queueRoot); ok && isID(id) {
+		return toQueued, id
+	}
+	if id, ok := strings.CutPrefix(sent, tokenRoot); ok && isID(id) {
+		return toToken, id
 	}
 	return toNothing, ""
+}
+
+// isID reports whether a path segment can be an id: those of this node need no escapes.
+func isID(segment string) bool {
+	return segment != "" && !strings.ContainsAny(segment, "/%")
 }
 
 func errEmptyKey() error {

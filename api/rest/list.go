@@ -91,7 +91,7 @@ func (s *scan) write(w http.ResponseWriter, kvs []kv.KeyValue) {
 		b = appendKV(b, &kvs[i], s.keysOnly)
 		b = append(b, '}')
 		if len(b) >= 32<<10 {
-			if _, err := w.Write(b); err != nil {
+			if _, err := w.Write(b); err != nil { //nolint:gosec // JSON, said to be JSON, and nosniff
 				return // the client has gone
 			}
 			b = b[:0]
@@ -108,7 +108,7 @@ func (s *scan) write(w http.ResponseWriter, kvs []kv.KeyValue) {
 		b = append(b, s.at.String()...)
 		b = append(b, '"')
 	}
-	_, _ = w.Write(append(b, "}\n"...))
+	_, _ = w.Write(append(b, "}\n"...)) //nolint:gosec // as above
 }
 
 // scan reads a range in chunks at one revision: that of the first chunk, or of the cursor it goes on from.

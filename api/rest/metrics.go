@@ -14,7 +14,7 @@ type metrics struct {
 	requests [len(methods) + 1][statusEnd - statusStart]atomic.Int64 // by method and status; the last method is any other
 }
 
-var methods = [...]string{"GET", "PUT", "HEAD", "DELETE", "OPTIONS"}
+var methods = [...]string{"GET", "PUT", "HEAD", "DELETE", "OPTIONS", "POST"}
 
 const statusStart, statusEnd = 200, 512
 

@@ -72,15 +72,15 @@ func TestPreconditions(t *testing.T) {
 			n.put("k", "1")
 			n.put("k", "2")
 			r := n.call(c.method, "/v1/kv/"+c.key, "new", c.name, c.value).want(t, c.status)
-			switch {
-			case c.status == 412:
+			switch c.status {
+			case 412:
 				want := map[string]float64{"k": 3, "none": 0}[c.key]
 				p := r.refused(t, 412, "precondition-failed")
 				if p["mod_revision"] != want || p["outcome"] != "none" {
 					t.Errorf("%s, want the current revision, %v", r.body, want)
 				}
 				fallthrough
-			case c.status == 400 || c.status == 304:
+			case 400, 304:
 				if c.status == 304 && (r.header.Get("ETag") != `"3"` || r.body != "") {
 					t.Errorf("304 with ETag %q and body %q", r.header.Get("ETag"), r.body)
 				}

@@ -56,7 +56,10 @@ func (h *Handler) put(w http.ResponseWriter, r *http.Request, key string) (int, 
 	if err := checkBody(r.Header); err != nil {
 		return 0, err
 	}
-	value, err := h.readBody(w, r)
+	value, err := h.readBody(w, r, h.ValueMax)
+	if errors.Is(err, errOverLimit) {
+		return 0, h.errValue()
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -136,25 +139,28 @@ func (h *Handler) errValue() error {
 // one holds no more.
 const bodyAtOnce = 64 << 10
 
+// bodyUnknown is where a body of unknown length starts.
+const bodyUnknown = 512
+
 // boundBody gives the body of a request its time, whether it is read or not: net/http, too, reads the rest of it, and
 // before it sends the reply.
 func (h *Handler) boundBody(w http.ResponseWriter) {
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(h.BodyTimeout)) // a recorder in a test has none
 }
 
-// readBody returns the whole body or an error; a part of one is never a value.
-func (h *Handler) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+// readBody returns the whole body or an error; a part of one is never a value. More than limit is errOverLimit.
+func (h *Handler) readBody(w http.ResponseWriter, r *http.Request, limit int) ([]byte, error) {
 	if r.ContentLength == 0 || r.Body == http.NoBody {
 		return []byte{}, nil
 	}
-	value, err := readLimited(r.Body, r.ContentLength, h.ValueMax)
+	value, err := readLimited(r.Body, r.ContentLength, limit)
 	switch {
 	case err == nil:
 		// From here on net/http reads to see whether the client leaves, and the write may take its time.
 		_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 		return value, nil
 	case errors.Is(err, errOverLimit):
-		return nil, h.errValue()
+		return nil, err
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, errBodyTimeout(h.BodyTimeout)
 	default:
@@ -166,11 +172,9 @@ var errOverLimit = errors.New("body over the limit")
 
 // readLimited reads to the end. length is what the body announces, -1 for nothing.
 func readLimited(body io.Reader, length int64, limit int) ([]byte, error) {
-	size := bodyAtOnce
+	size := int64(bodyUnknown)
 	if length >= 0 {
-		size = int(min(length, bodyAtOnce))
-	} else {
-		size = 512
+		size = min(length, bodyAtOnce)
 	}
 	b := make([]byte, 0, size)
 	for {
@@ -178,7 +182,7 @@ func readLimited(body io.Reader, length int64, limit int) ([]byte, error) {
 			if int64(len(b)) == length {
 				return b, nil
 			}
-			b = slices.Grow(b, max(512, len(b)))
+			b = slices.Grow(b, max(bodyUnknown, len(b)))
 		}
 		n, err := body.Read(b[len(b):cap(b)])
 		b = b[:len(b)+n]

@@ -21,8 +21,7 @@ var (
 	sources     = [...][]string{kv.SourceMember: {"member"}, kv.SourceUpstream: {"upstream"}, kv.SourceCache: {"cache"}}
 	cacheHit    = []string{"holdfast; hit"}
 	cacheBypass = []string{"holdfast; fwd=bypass"} // a member has no cache to ask
-	cacheMiss   = []string{"holdfast; fwd=miss"}
-	cacheAsked  = []string{"holdfast; fwd=request"} // forwarded because the request said so
+	cacheMiss   = []string{"holdfast; fwd=miss"}   // a proxy forwards what it does not mirror, and nothing else
 
 	ageNone    = []string{"0"}
 	ageUnknown = []string{"unknown"}
@@ -63,8 +62,6 @@ func (h *Handler) setPage(header http.Header, p *kv.Page, f freshness) {
 		header["Cache-Status"] = cacheBypass
 	case p.Source == kv.SourceCache:
 		header["Cache-Status"] = cacheHit
-	case f.maxAge == 0:
-		header["Cache-Status"] = cacheAsked
 	default:
 		header["Cache-Status"] = cacheMiss
 	}
@@ -88,7 +85,7 @@ func formatSeconds(d time.Duration) string {
 // replyQueued answers a write that is durable here and not committed.
 func replyQueued(w http.ResponseWriter, receipt *kv.Receipt) (int, error) {
 	header := w.Header()
-	header.Set("Location", "/v1/queue/"+receipt.ID)
+	header.Set("Location", queueRoot+receipt.ID)
 	header.Set("Holdfast-Op", receipt.ID)
 	if !receipt.Expires.IsZero() {
 		header.Set("Holdfast-Expires", receipt.Expires.UTC().Format(time.RFC3339))
@@ -96,7 +93,7 @@ func replyQueued(w http.ResponseWriter, receipt *kv.Receipt) (int, error) {
 	header["Content-Type"] = typeJSON
 	header["X-Content-Type-Options"] = nosniff
 	w.WriteHeader(http.StatusAccepted)
-	body := append([]byte(`{"queued":`), appendString(nil, receipt.ID)...)
-	_, _ = w.Write(append(body, "}\n"...))
+	body := appendString([]byte(`{"op":`), receipt.ID)
+	_, _ = w.Write(append(body, `,"state":"queued"}`+"\n"...))
 	return http.StatusAccepted, nil
 }

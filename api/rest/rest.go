@@ -2,7 +2,8 @@
 //
 // Each file holds one part of the contract: key.go what is a key, put.go, get.go, delete.go and list.go the calls,
 // watch.go and stream.go the streams, precond.go, consistency.go and prefer.go the headers and parameters that shape
-// them, problem.go how a refusal looks, cors.go which web pages may call. A request is decoded into a small value
+// them, queue.go and tokens.go what a node has beside keys, problem.go how a refusal looks, cors.go which web pages may
+// call. A request is decoded into a small value
 // first, checked whole, and only then handed to the Backend.
 //
 // Two refusals are net/http's and not ours: a request line that is not HTTP, a broken escape in a path included, is
@@ -26,6 +27,9 @@ import (
 type Options struct {
 	Backend  api.Backend  // required
 	Reporter api.Reporter // required: answers /v1/status
+
+	Queue  func() api.Queue // answers /v1/queue; nil, or returning nil: the node has no queue
+	Tokens api.Tokens       // answers /v1/tokens behind Admin and nowhere else; nil: nowhere
 
 	Log     *slog.Logger          // nil: discarded
 	Metrics prometheus.Registerer // nil: not counted. New panics if another Handler has registered there
@@ -100,13 +104,16 @@ func setDefault[T comparable](field *T, value T) {
 // EndWatches ends every open watch with a last event that says so, and refuses new ones. It does not wait for them.
 func (h *Handler) EndWatches() { h.stop() }
 
-func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.handle(w, r, nil) }
+
+// handle serves a request on a listener that has tokens, or nil.
+func (h *Handler) handle(w http.ResponseWriter, r *http.Request, tokens api.Tokens) {
 	h.metrics.inFlight.Add(1)
 	defer h.metrics.inFlight.Add(-1)
 	if r.ContentLength != 0 {
 		h.boundBody(w)
 	}
-	status, err := h.serve(w, r)
+	status, err := h.serve(w, r, tokens)
 	if err != nil {
 		status = h.refuse(w, r, err)
 	}
@@ -117,19 +124,30 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 const (
 	allowKey    = "GET, HEAD, PUT, DELETE, OPTIONS"
 	allowStatus = "GET, HEAD, OPTIONS"
+	allowQueued = "GET, HEAD, DELETE, OPTIONS"
+	allowTokens = "GET, HEAD, POST, OPTIONS"
+	allowToken  = "DELETE, OPTIONS"
 )
 
 // serve answers a request and returns the status it has sent, or an error if it has sent nothing yet.
-func (h *Handler) serve(w http.ResponseWriter, r *http.Request) (int, error) {
-	to, key := route(r.URL)
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, tokens api.Tokens) (int, error) {
+	to, name := route(r.URL)
 	if preflight, err := h.origins.admit(w, r); preflight || err != nil {
 		return http.StatusNoContent, err
 	}
 	switch to {
 	case toKey:
-		return h.serveKey(w, r, key)
+		return h.serveKey(w, r, name)
 	case toStatus:
 		return h.serveStatus(w, r)
+	case toQueue:
+		return h.serveQueue(w, r)
+	case toQueued:
+		return h.serveQueued(w, r, name)
+	case toTokens:
+		return h.serveTokens(w, r, tokens)
+	case toToken:
+		return h.serveToken(w, r, tokens, name)
 	default:
 		return 0, errNoRoute(r)
 	}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -61,7 +62,7 @@ func (n *node) follow(path string, headers ...string) *following {
 		n.t.Fatal(err)
 	}
 	n.t.Cleanup(func() { resp.Body.Close() })
-	if resp.StatusCode != 200 {
+	if resp.StatusCode != http.StatusOK {
 		b, _ := io.ReadAll(resp.Body)
 		n.t.Fatalf("GET %s: %d %s", path, resp.StatusCode, b)
 	}
@@ -701,7 +702,7 @@ func TestASlowConsumerIsToldSo(t *testing.T) {
 		w.takes = 15 * time.Second
 		s.put(message{kind: "put"})
 		s.flush()
-		if s.err != errSlow || !canceled {
+		if !errors.Is(s.err, errSlow) || !canceled {
 			t.Fatalf("%v, cancelled %v; want a slow consumer", s.err, canceled)
 		}
 		w.takes = 0

@@ -1,0 +1,180 @@
+package rest
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"holdfast/api"
+	"holdfast/kv"
+)
+
+// queueWaitMax bounds ?wait of one queued write: beyond it, ask again.
+const queueWaitMax = 5 * time.Minute
+
+// serveQueue is for the queue as a whole: how it is doing, or with ?state or ?prefix what is in it.
+func (h *Handler) serveQueue(w http.ResponseWriter, r *http.Request) (int, error) {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead:
+	case http.MethodOptions:
+		return replyOptions(w, allowStatus)
+	default:
+		return 0, errMethod(r, allowStatus)
+	}
+	p, err := parseParams(r.URL.RawQuery)
+	if err != nil {
+		return 0, err
+	}
+	state, byState := p.text("state")
+	prefix, byPrefix := p.text("prefix")
+	if err := p.done(); err != nil {
+		return 0, err
+	}
+	q, err := h.queue()
+	if err != nil {
+		return 0, err
+	}
+	if !byState && !byPrefix {
+		return replyJSON(w, http.StatusOK, q.Status())
+	}
+	found, err := q.List(state, prefix)
+	if err != nil {
+		return 0, err
+	}
+	items := make([]queueItem, len(found)) // never null
+	for i := range found {
+		items[i] = shown(found[i])
+	}
+	return replyJSON(w, http.StatusOK, struct {
+		Items []queueItem `json:"items"`
+	}{items})
+}
+
+// serveQueued is for one write in the queue: what became of it, or to give it up.
+func (h *Handler) serveQueued(w http.ResponseWriter, r *http.Request, id string) (int, error) {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodDelete:
+	case http.MethodOptions:
+		return replyOptions(w, allowQueued)
+	default:
+		return 0, errMethod(r, allowQueued)
+	}
+	p, err := parseParams(r.URL.RawQuery)
+	if err != nil {
+		return 0, err
+	}
+	var wait time.Duration
+	if r.Method != http.MethodDelete {
+		if wait, _, err = p.duration("wait"); err != nil {
+			return 0, err
+		}
+	}
+	if err := p.done(); err != nil {
+		return 0, err
+	}
+	if wait > queueWaitMax {
+		return 0, kv.Errorf(kv.Invalid, "wait=%v is longer than %v; ask again when that has passed", wait, queueWaitMax)
+	}
+	q, err := h.queue()
+	if err != nil {
+		return 0, err
+	}
+	if r.Method == http.MethodDelete {
+		return discard(w, q, id)
+	}
+	item, found, err := h.queued(r.Context(), q, id, wait)
+	switch {
+	case err != nil:
+		return 0, err
+	case !found:
+		return 0, errNotQueued(id)
+	}
+	return replyJSON(w, http.StatusOK, shown(item))
+}
+
+// queued returns one write once it has ended, wait is over, or the node stops: then as it stands.
+func (h *Handler) queued(ctx context.Context, q api.Queue, id string, wait time.Duration) (api.QueueItem, bool, error) {
+	if wait == 0 {
+		return q.Get(ctx, id, false)
+	}
+	waiting, done := context.WithTimeout(ctx, wait)
+	defer done()
+	defer context.AfterFunc(h.stopping, done)()
+	item, found, err := q.Get(waiting, id, true)
+	if err != nil && waiting.Err() != nil && ctx.Err() == nil {
+		return q.Get(ctx, id, false)
+	}
+	return item, found, err
+}
+
+func discard(w http.ResponseWriter, q api.Queue, id string) (int, error) {
+	done, found, err := q.Discard(id)
+	switch {
+	case err != nil:
+		return 0, err
+	case !found:
+		return 0, errNotQueued(id)
+	case !done:
+		return 0, &refusal{status: http.StatusConflict, code: "may-be-sent", title: "May have been sent",
+			detail: "write " + quoted(id) + " may be with the cluster already and is not given up: GET " + queueRoot + id + "?wait=30s says what becomes of it"}
+	}
+	return replyJSON(w, http.StatusOK, struct {
+		Op string `json:"op"`
+	}{id})
+}
+
+// queue returns the node's queue, or why there is none.
+func (h *Handler) queue() (api.Queue, error) {
+	if h.Queue != nil {
+		if q := h.Queue(); q != nil {
+			return q, nil
+		}
+	}
+	return nil, &refusal{status: http.StatusNotFound, code: "no-queue", title: "No queue",
+		detail: "this node keeps no queue: queue.prefixes is empty"}
+}
+
+func errNotQueued(id string) error {
+	return &refusal{status: http.StatusNotFound, code: "not-queued", title: "Not in the queue",
+		detail: "there is no write " + quoted(id) + " in the queue: it was committed and is forgotten, was discarded, or was never queued here"}
+}
+
+// quoted is an id in a message: those of ours are short.
+func quoted(id string) string {
+	const most = 64
+	if len(id) > most {
+		id = strings.ToValidUTF8(id[:most], "") + "..."
+	}
+	return `"` + id + `"`
+}
+
+// queueItem is a queued write as it is shown. A key that is not UTF-8 has no "key", as everywhere.
+type queueItem struct {
+	Key string `json:"key,omitempty"`
+	api.QueueItem
+}
+
+func shown(item api.QueueItem) queueItem {
+	if !utf8.ValidString(item.Key) {
+		return queueItem{QueueItem: item}
+	}
+	return queueItem{Key: item.Key, QueueItem: item}
+}
+
+// replyJSON answers with what is true now only.
+func replyJSON(w http.ResponseWriter, status int, v any) (int, error) {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return 0, kv.Errorf(kv.Internal, "encode the answer: %w", err)
+	}
+	header := w.Header()
+	header["Content-Type"] = typeJSON
+	header["X-Content-Type-Options"] = nosniff
+	header["Cache-Control"] = noStore
+	w.WriteHeader(status)
+	_, _ = w.Write(append(body, '\n')) // a client that has gone cannot be told
+	return status, nil
+}
