@@ -3,6 +3,7 @@ package agent
 import (
 	"path/filepath"
 	"testing"
+	"time"
 
 	"holdfast/config"
 )

@@ -1,0 +1,279 @@
+package enroll
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"holdfast/kv"
+	"holdfast/transport"
+)
+
+// records is a Store: the replicated records in a map.
+type store struct {
+	mu   sync.Mutex
+	m    map[string]kv.KeyValue
+	fail error
+}
+
+func (s *store) Do(_ context.Context, c kv.Command) (kv.Result, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fail != nil {
+		return kv.Result{}, s.fail
+	}
+	op := c.Ops[0].(kv.SetRecord)
+	was := s.m[string(op.Name)]
+	if op.Have >= 0 && was.Version != op.Have {
+		return kv.Result{}, &kv.Error{Code: kv.PreconditionFailed, Revision: was.Version}
+	}
+	if op.Value == nil {
+		delete(s.m, string(op.Name))
+	} else {
+		s.m[string(op.Name)] = kv.KeyValue{Key: op.Name, Value: op.Value, Version: was.Version + 1}
+	}
+	return kv.Result{Ops: []kv.OpResult{{Count: was.Version + 1}}}, nil
+}
+
+func (s *store) Read(_ context.Context, q kv.Query) (kv.Page, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var r kv.OpResult
+	for name, v := range s.m {
+		if strings.HasPrefix(name, string(q.Ops[0].(kv.Records).Prefix)) {
+			r.KVs = append(r.KVs, v)
+		}
+	}
+	return kv.Page{Ops: []kv.OpResult{r}}, nil
+}
+
+// clusterOf is a member at which boxes join, and an endpoint of a box that has not.
+type clusterOf struct {
+	ca    *transport.CA
+	desk  *Desk
+	store *store
+	addr  string
+	box   *transport.Endpoint
+	id    *transport.Identity
+	sawIn chan struct{} // one for each stream on the join protocol
+}
+
+func endpoint(t *testing.T, id *transport.Identity) *transport.Endpoint {
+	t.Helper()
+	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ep, err := transport.New(transport.Config{Conn: conn, Identity: func() *transport.Identity { return id }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := ep.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(func() { cancel(); wg.Wait(); _ = conn.Close() })
+	return ep
+}
+
+func newIdentity(t *testing.T) *transport.Identity {
+	t.Helper()
+	id, err := transport.NewIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func newCluster(t *testing.T) *clusterOf {
+	t.Helper()
+	ca, err := transport.NewCA("test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	member := newIdentity(t)
+	cert, err := ca.Issue(member.PublicKey(), transport.Grant{Node: member.Node(), Role: transport.Member, Life: time.Hour}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if member, err = member.WithCertificate(cert, ca.Certificate()); err != nil {
+		t.Fatal(err)
+	}
+	c := &clusterOf{ca: ca, store: &store{m: map[string]kv.KeyValue{}}, id: newIdentity(t), sawIn: make(chan struct{}, 8)}
+	c.desk = &Desk{Store: c.store, CA: ca, Endpoints: func() []string { return []string{"a:1"} }, Now: time.Now, Log: slog.New(slog.DiscardHandler)}
+	ep := endpoint(t, member)
+	ep.Listen(transport.Join, func(ctx context.Context, conn *transport.Conn) {
+		st, err := conn.AcceptStream(ctx)
+		if err != nil {
+			return
+		}
+		c.sawIn <- struct{}{}
+		_ = c.desk.Serve(ctx, st, "box")
+		<-conn.Context().Done()
+	})
+	c.addr = ep.Addr().String()
+	c.box = endpoint(t, c.id)
+	return c
+}
+
+func (c *clusterOf) token(t *testing.T, r TokenRecord) Token {
+	t.Helper()
+	if r.Expires.IsZero() {
+		r.Expires = time.Now().Add(time.Hour)
+	}
+	tok, err := CreateToken(t.Context(), c.store, c.ca.Hash(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parsed, err := ParseToken(tok.Reveal() + "\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parsed
+}
+
+func (c *clusterOf) join(t *testing.T, tok Token, id *transport.Identity) (Joined, error) {
+	t.Helper()
+	return Join(t.Context(), c.box, []string{c.addr}, tok, id, "box", transport.Proxy)
+}
+
+func TestABoxWithATokenGetsACertificateOfItsScope(t *testing.T) {
+	c := newCluster(t)
+	got, err := c.join(t, c.token(t, TokenRecord{Scope: []string{"site/42/"}}), c.id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info := got.Identity.Info()
+	if info.Node != c.id.Node() || info.Role != transport.Proxy || len(info.Scope) != 1 || info.Scope[0] != "site/42/" || got.Endpoints[0] != "a:1" {
+		t.Errorf("got %+v, endpoints %v", info, got.Endpoints)
+	}
+	nodes, err := Nodes(t.Context(), c.store)
+	if err != nil || len(nodes) != 1 || nodes[0].ID != c.id.Node() || nodes[0].Name != "box" {
+		t.Errorf("nodes %+v, %v", nodes, err)
+	}
+}
+
+func TestABoxWhoseAnswerWasLostAsksAgainAndTakesNoSecondUse(t *testing.T) {
+	c := newCluster(t)
+	tok := c.token(t, TokenRecord{Uses: 1})
+	for range 3 {
+		if _, err := c.join(t, tok, c.id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := c.join(t, tok, newIdentity(t))
+	refused(t, err, kv.PermissionDenied, "make another")
+}
+
+func refused(t *testing.T, err error, code kv.Code, says string) {
+	t.Helper()
+	r, ok := errors.AsType[*Refused](err)
+	if !ok || r.Err.Code != code || !strings.Contains(err.Error(), says) {
+		t.Errorf("got %v, want a refusal as %v that says %q", err, code, says)
+	}
+}
+
+func TestEachReasonNotToLetABoxInSaysWhatToDo(t *testing.T) {
+	c := newCluster(t)
+	wrong := c.token(t, TokenRecord{})
+	wrong.secret = strings.Repeat("0", len(wrong.secret))
+	_, err := c.join(t, wrong, c.id)
+	refused(t, err, kv.Unauthenticated, "agent token create")
+
+	_, err = c.join(t, c.token(t, TokenRecord{Expires: time.Now().Add(-time.Minute)}), c.id)
+	refused(t, err, kv.Unauthenticated, "expired at")
+
+	_, err = c.join(t, c.token(t, TokenRecord{Role: transport.Member}), c.id)
+	refused(t, err, kv.PermissionDenied, "for a member")
+
+	gone := c.token(t, TokenRecord{})
+	if err := RevokeToken(t.Context(), c.store, gone.ID); err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.join(t, gone, c.id)
+	refused(t, err, kv.Unauthenticated, "revoked")
+	if err := RevokeToken(t.Context(), c.store, gone.ID); kv.CodeOf(err) != kv.KeyNotFound {
+		t.Errorf("revoked twice: %v", err)
+	}
+
+	c.store.fail = kv.Errorf(kv.NoLeader, "no leader")
+	_, err = c.join(t, c.token1(t), c.id)
+	if _, final := errors.AsType[*Refused](err); final || err == nil {
+		t.Errorf("a cluster without a leader: %v, want an error worth trying again", err)
+	}
+}
+
+// token1 is a token made before the store began to fail.
+func (c *clusterOf) token1(t *testing.T) Token {
+	t.Helper()
+	fail := c.store.fail
+	c.store.fail = nil
+	defer func() { c.store.fail = fail }()
+	return c.token(t, TokenRecord{})
+}
+
+func TestTheSecretGoesToNobodyButTheClusterOfTheToken(t *testing.T) {
+	c, other := newCluster(t), newCluster(t)
+	tok := other.token(t, TokenRecord{})
+	_, err := c.join(t, tok, c.id)
+	r, ok := errors.AsType[*transport.RefusedError](err)
+	if !ok || r.Why != transport.UnknownCA {
+		t.Fatalf("got %v, want the CA refused", err)
+	}
+	select {
+	case <-c.sawIn:
+		t.Error("something was sent to a cluster that the token does not name")
+	default:
+	}
+}
+
+func TestAnIdentityThatWasCopiedIsRefused(t *testing.T) {
+	c := newCluster(t)
+	tok := c.token(t, TokenRecord{})
+	if _, err := c.join(t, tok, c.id); err != nil {
+		t.Fatal(err)
+	}
+	b, err := json.Marshal(NodeRecord{ID: c.id.Node(), Role: transport.Proxy, Key: "another"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := c.store.m[nodeRecords+c.id.Node()]
+	v.Value = b
+	c.store.m[nodeRecords+c.id.Node()] = v
+	_, err = c.join(t, tok, c.id)
+	refused(t, err, kv.PermissionDenied, "copied")
+}
+
+func TestTokensAreReadWholeOrRefusedWithoutRepeatingThem(t *testing.T) {
+	tok := newToken(strings.Repeat("ab", 32))
+	whole := tok.Reveal()
+	if got, err := ParseToken(" " + whole + "\n"); err != nil || got != tok {
+		t.Fatalf("got %+v, %v", got, err)
+	}
+	for i := range len(whole) - 1 {
+		if _, err := ParseToken(whole[:i]); !errors.Is(err, ErrToken) || i > 20 && strings.Contains(err.Error(), whole[:i]) {
+			t.Fatalf("cut at %d: %v", i, err)
+		}
+	}
+	if strings.Contains(tok.String(), tok.secret) {
+		t.Error("String shows the secret")
+	}
+}
+
+func FuzzParseToken(f *testing.F) {
+	f.Add(newToken(strings.Repeat("ab", 32)).Reveal())
+	f.Fuzz(func(t *testing.T, s string) {
+		if tok, err := ParseToken(s); err == nil && tok.Reveal() != strings.TrimSpace(s) {
+			t.Fatalf("%q came back as %q", s, tok.Reveal())
+		}
+	})
+}
