@@ -6,6 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"holdfast/api"
 	"holdfast/api/ops"
 	"holdfast/api/rest"
 	"holdfast/config"
@@ -14,7 +15,7 @@ import (
 // buildDoors puts the handlers of its purpose behind each open listener:
 //
 //	clients         /v1, health, version; metrics unless they have a listener of their own
-//	administration  the same, metrics always, profiles
+//	administration  the same, join tokens, metrics always, profiles
 //	metrics         health, version, metrics
 func (a *Agent) buildDoors(force context.Context) *doors {
 	reg := a.opts.Metrics
@@ -31,6 +32,13 @@ func (a *Agent) buildDoors(force context.Context) *doors {
 	}
 	if a.plan.record.Mode == config.ModeProxy {
 		options.MaxAge, options.StaleIfError = a.cfg.Proxy.MaxAge, a.cfg.Proxy.StaleIfError
+	}
+	options.Tokens = tokens{a}
+	options.Queue = func() api.Queue {
+		if v := a.queue.Load(); v != nil {
+			return v
+		}
+		return nil
 	}
 	devices := rest.New(options)
 	clientMetrics := prometheus.Gatherer(reg)
@@ -53,8 +61,11 @@ func (a *Agent) buildDoors(force context.Context) *doors {
 	ds := &doors{log: a.opts.Log, gate: a.gate, force: force}
 	for _, d := range a.open {
 		h := operators[d.purpose]
-		if d.purpose != forMetrics {
+		switch d.purpose {
+		case forClients:
 			h = split(h, devices)
+		case forAdmin:
+			h = split(h, devices.Admin())
 		}
 		ds.add(d, limiters[d.purpose], h, a.cfg.Limits, devices.EndWatches)
 	}
