@@ -85,6 +85,10 @@ func (f *feed) once(ctx context.Context) error {
 		f.say(prefix, "")
 		watches = append(watches, kv.Watch{ID: int64(i + 1), Key: span.Key, End: span.End, From: span.Revision + 1})
 	}
+	// What took a whole prefix over the link is written down at once; what changes later may wait.
+	if err := f.p.cache.Flush(); err != nil {
+		return err
+	}
 	return f.watch(ctx, head.Epoch, watches)
 }
 

@@ -30,6 +30,9 @@ func (q *Queue) Run(ctx context.Context) error {
 		}
 		err := q.send(ctx, batch)
 		q.linkIs(err)
+		if err != nil {
+			q.restate(batch)
+		}
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -63,6 +66,17 @@ func (q *Queue) linkIs(err error) {
 		q.opts.Log.Info("queue drains: the way up answers", "ops", q.depth())
 	}
 	q.down = err
+}
+
+// restate shows ops that have to be sent again as queued.
+func (q *Queue) restate(batch []*op) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, o := range batch {
+		if o.state == Sending {
+			o.state = Queued
+		}
+	}
 }
 
 // batch picks what to send next: the front of the highest lane that has something, and now and then of the lowest, so
