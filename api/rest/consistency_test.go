@@ -2,6 +2,7 @@ package rest
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"testing"
 	"time"
@@ -99,6 +100,12 @@ func TestAnAnswerSaysHowOldItIsAndWhereItIsFrom(t *testing.T) {
 			map[string]string{"Holdfast-Consistency": "bounded", "Holdfast-Age": "4", "Age": "4", "Holdfast-Source": "cache", "Cache-Status": "holdfast; hit"}},
 		{"rounded up", "", 1200*time.Millisecond + 1, kv.SourceCache,
 			map[string]string{"Holdfast-Consistency": "bounded", "Holdfast-Age": "1.201", "Age": "2"}},
+		{"a breath old", "", 1, kv.SourceCache,
+			map[string]string{"Holdfast-Consistency": "bounded", "Holdfast-Age": "0.001", "Age": "1"}},
+		{"linearizable from the cache", "?consistency=linearizable", 0, kv.SourceCache,
+			map[string]string{"Holdfast-Consistency": "linearizable", "Holdfast-Age": "0", "Age": "0", "Holdfast-Source": "cache", "Cache-Status": "holdfast; hit"}},
+		{"forwarded, of unknown age", "", kv.AgeUnknown, kv.SourceUpstream,
+			map[string]string{"Holdfast-Consistency": "stale", "Holdfast-Age": "unknown", "Age": "", "Holdfast-Source": "upstream"}},
 		{"stale", "", week, kv.SourceCache,
 			map[string]string{"Holdfast-Consistency": "stale", "Holdfast-Age": "604800", "Age": "604800"}},
 		{"of unknown age", "", kv.AgeUnknown, kv.SourceCache,
@@ -110,7 +117,7 @@ func TestAnAnswerSaysHowOldItIsAndWhereItIsFrom(t *testing.T) {
 		{"forwarded", "", time.Second, kv.SourceUpstream,
 			map[string]string{"Holdfast-Source": "upstream", "Cache-Status": "holdfast; fwd=miss"}},
 		{"forwarded as asked", "?consistency=linearizable", 0, kv.SourceUpstream,
-			map[string]string{"Holdfast-Source": "upstream", "Cache-Status": "holdfast; fwd=request"}},
+			map[string]string{"Holdfast-Source": "upstream", "Holdfast-Consistency": "linearizable", "Holdfast-Age": "0", "Age": "0", "Cache-Status": "holdfast; fwd=miss"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			n := serve(t, func(o *Options) { o.MaxAge = 5 * time.Second })
@@ -128,6 +135,34 @@ func TestAnAnswerSaysHowOldItIsAndWhereItIsFrom(t *testing.T) {
 			n.call("GET", "/v1/kv/k"+c.query, "", "If-None-Match", "*").want(t, 304).wantHeaders(t, c.want)
 			n.call("GET", "/v1/kv/?prefix&"+trimQuestion(c.query), "").want(t, 200).wantHeaders(t, c.want)
 		})
+	}
+}
+
+func TestTheNextPageOfAListIsNotTheCaches(t *testing.T) {
+	n := serve(t)
+	n.between.read = func(ctx context.Context, q kv.Query) (kv.Page, error) {
+		p, err := n.store.Read(ctx, q)
+		p.Source = kv.SourceUpstream
+		return p, err
+	}
+	n.put("a", "v")
+	n.put("b", "v")
+	r := n.call("GET", "/v1/kv/?prefix&limit=1", "").want(t, 200)
+	r.wantHeaders(t, map[string]string{"Cache-Status": "holdfast; fwd=miss"})
+	var page struct{ Next string }
+	if err := json.Unmarshal([]byte(r.body), &page); err != nil {
+		t.Fatal(err)
+	}
+	n.call("GET", "/v1/kv/?prefix&after="+page.Next, "").want(t, 200).wantHeaders(t, map[string]string{"Cache-Status": "holdfast; fwd=bypass"})
+}
+
+func TestNothingPendingIsNotMentioned(t *testing.T) {
+	n := serve(t)
+	n.put("k", "v")
+	for _, path := range []string{"/v1/kv/k", "/v1/kv/none", "/v1/kv/?prefix"} {
+		if got, there := n.call("GET", path, "").header["Holdfast-Pending"]; there {
+			t.Errorf("%s: Holdfast-Pending %q", path, got)
+		}
 	}
 }
 

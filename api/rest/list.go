@@ -70,6 +70,9 @@ func (h *Handler) list(w http.ResponseWriter, r *http.Request, prefix string, p 
 	}
 	header := w.Header()
 	h.setPage(header, &s.page, req.fresh)
+	if req.after.revision > 0 && s.page.Source == kv.SourceUpstream {
+		header["Cache-Status"] = cacheBypass // a cache holds the newest revision only
+	}
 	header["Content-Type"] = typeJSON
 	header["X-Content-Type-Options"] = nosniff
 	if r.Method == http.MethodHead {

@@ -33,7 +33,7 @@ func parsePrefer(h http.Header) (p preferences) {
 				p.async = true
 			case "wait":
 				if n, err := strconv.ParseUint(value, 10, 32); err == nil {
-					p.wait = min(time.Duration(n)*time.Second, preferWaitMax)
+					p.wait = max(asyncWait, min(time.Duration(n)*time.Second, preferWaitMax))
 				}
 			}
 		}
@@ -41,7 +41,7 @@ func parsePrefer(h http.Header) (p preferences) {
 	return p
 }
 
-// asyncWait is how long respond-async without a wait of its own waits for a quorum: hardly.
+// asyncWait is how long wait=0, or respond-async without a wait of its own, waits for a quorum: hardly.
 const asyncWait = time.Millisecond
 
 // setWrite decides how a command may be acknowledged: by ?write, else by what the node does for the key, in which

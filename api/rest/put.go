@@ -34,7 +34,16 @@ func parseWrite(r *http.Request, key string, p *params) (write, error) {
 		return write{}, err
 	}
 	cond, err := parsePrecond(r.Header)
-	return write{key: []byte(key), cond: cond, mode: mode, preferences: parsePrefer(r.Header)}, err
+	if err != nil {
+		return write{}, err
+	}
+	if len(cond.match.revisions) > 1 { // they are tried one by one, and a queue would keep the first only
+		if mode == kv.WriteQueue {
+			return write{}, kv.Errorf(kv.Invalid, "write=queue takes an If-Match with one revision")
+		}
+		mode = kv.WriteSync
+	}
+	return write{key: []byte(key), cond: cond, mode: mode, preferences: parsePrefer(r.Header)}, nil
 }
 
 // put stores the body under the key: 201 if the key is new, 200 if it was replaced, 202 if it is queued.

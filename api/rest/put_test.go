@@ -244,6 +244,8 @@ func TestHowAWriteMayBeAcknowledgedIsPassedOn(t *testing.T) {
 		{"PUT", "/v1/kv/a", "wait=2", kv.WriteAuto, 2 * time.Second},
 		{"PUT", "/v1/kv/a", "respond-async", kv.WriteAuto, asyncWait},
 		{"PUT", "/v1/kv/a", "respond-async, wait=5", kv.WriteAuto, 5 * time.Second},
+		{"PUT", "/v1/kv/a", "wait=0", kv.WriteAuto, asyncWait},
+		{"PUT", "/v1/kv/a?write=auto", "wait=2", kv.WriteAuto, 2 * time.Second},
 		{"PUT", "/v1/kv/a", "wait=99999999", kv.WriteAuto, preferWaitMax},
 		{"PUT", "/v1/kv/a", "wait=soon", kv.WriteAuto, 0},
 		{"PUT", "/v1/kv/a?write=sync", "respond-async", kv.WriteSync, 0},
@@ -260,16 +262,43 @@ func TestHowAWriteMayBeAcknowledgedIsPassedOn(t *testing.T) {
 
 func TestAQueuedWriteIs202AndSaysWhereToAsk(t *testing.T) {
 	n := serve(t)
+	receipt := kv.Receipt{ID: "normal-42", Expires: time.Date(2030, 1, 2, 3, 4, 5, 0, time.FixedZone("", 3600))}
 	n.between.do = func(context.Context, kv.Command) (kv.Result, error) {
-		return kv.Result{Queued: &kv.Receipt{ID: "7-1-42", Expires: time.Date(2030, 1, 2, 3, 4, 5, 0, time.FixedZone("", 3600))}}, nil
+		return kv.Result{Queued: &receipt}, nil
 	}
-	for _, method := range []string{"PUT", "DELETE"} {
-		r := n.call(method, "/v1/kv/a", "").want(t, 202)
-		r.wantHeaders(t, map[string]string{"Location": "/v1/queue/7-1-42", "Holdfast-Op": "7-1-42", "Holdfast-Expires": "2030-01-02T02:04:05Z", "ETag": ""})
-		if r.body != "{\"queued\":\"7-1-42\"}\n" {
-			t.Errorf("body %q", r.body)
+	for _, expires := range []string{"2030-01-02T02:04:05Z", ""} {
+		for _, method := range []string{"PUT", "DELETE"} {
+			r := n.call(method, "/v1/kv/a", "", "Prefer", "return=minimal").want(t, 202)
+			// It is not committed: nothing may look as if it had a revision.
+			r.wantHeaders(t, map[string]string{"Location": "/v1/queue/normal-42", "Holdfast-Op": "normal-42", "Holdfast-Expires": expires,
+				"Content-Type": "application/json", "X-Content-Type-Options": "nosniff", "ETag": "", "Holdfast-Revision": "", "Preference-Applied": ""})
+			if r.body != "{\"op\":\"normal-42\",\"state\":\"queued\"}\n" {
+				t.Errorf("body %q", r.body)
+			}
 		}
+		receipt.Expires = time.Time{}
 	}
+}
+
+// A queue keeps one guard. A write that would hold at any of several revisions is for a quorum.
+func TestAWriteWithSeveralRevisionsIsNotQueued(t *testing.T) {
+	n := serve(t)
+	var last kv.Command
+	n.between.do = func(ctx context.Context, c kv.Command) (kv.Result, error) {
+		last = c
+		return n.store.Do(ctx, c)
+	}
+	n.put("a", "v")
+	n.call("PUT", "/v1/kv/a", "w", "If-Match", `"7", "2"`).want(t, 200)
+	if last.Write != kv.WriteSync {
+		t.Errorf("write %d, want sync", last.Write)
+	}
+	n.call("PUT", "/v1/kv/a", "x", "If-Match", `"3"`).want(t, 200)
+	if last.Write != kv.WriteAuto {
+		t.Errorf("write %d, want auto", last.Write)
+	}
+	n.call("PUT", "/v1/kv/a?write=queue", "y", "If-Match", `"7", "4"`).refused(t, 400, "invalid")
+	n.wantStored("a", "x")
 }
 
 func TestWhatIsNotInThisVersionIsRefusedHonestly(t *testing.T) {

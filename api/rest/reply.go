@@ -20,7 +20,7 @@ var (
 
 	sources     = [...][]string{kv.SourceMember: {"member"}, kv.SourceUpstream: {"upstream"}, kv.SourceCache: {"cache"}}
 	cacheHit    = []string{"holdfast; hit"}
-	cacheBypass = []string{"holdfast; fwd=bypass"} // a member has no cache to ask
+	cacheBypass = []string{"holdfast; fwd=bypass"} // no cache was asked: a member has none
 	cacheMiss   = []string{"holdfast; fwd=miss"}   // a proxy forwards what it does not mirror, and nothing else
 
 	ageNone    = []string{"0"}
