@@ -200,3 +200,40 @@ func TestEntryOfANewerVersionStopsTheReplicaWithoutAnswer(t *testing.T) {
 		}
 	}
 }
+
+func TestSnapshotIsTakenWhenTheLogIsLarge(t *testing.T) {
+	m := start(t, t.TempDir(), quiet)
+	m.putMany(50)
+	db := m.logs.db
+	db.mu.Lock()
+	db.bytes = snapshotLogBytes // as if the 50 had been large
+	db.mu.Unlock()
+	m.put("one", "more")
+	within(t, 20*time.Second, "a snapshot is in the log, and what it covers in the state file", func() bool {
+		ss, err := db.GetSnapshot(shardID, m.id.Replica)
+		return err == nil && ss.Index > 50 && m.store.Durable() >= ss.OnDiskIndex
+	})
+	within(t, 20*time.Second, "bytes are counted anew", func() bool {
+		db.mu.Lock()
+		defer db.mu.Unlock()
+		return db.bytes < 1<<20
+	})
+}
+
+func TestSnapshotKeepsNoMoreBytesThanAllowed(t *testing.T) {
+	for _, c := range []struct{ entries, bytes, want uint64 }{
+		{0, 0, keepEntries},
+		{100_000, 10 << 20, keepEntries},
+		{256, 256 << 20, 128}, // 1 MiB each
+		{1, 512 << 20, 1},
+	} {
+		l := newLogDB(nil, newHalt())
+		l.begin(c.entries, c.bytes)
+		if got := l.overhead(); got != c.want {
+			t.Errorf("%d entries of %d bytes: %d are kept, want %d", c.entries, c.bytes, got, c.want)
+		}
+		if large := len(l.large) == 1; large != (c.bytes >= snapshotLogBytes) {
+			t.Errorf("%d bytes: a snapshot is asked for: %t", c.bytes, large)
+		}
+	}
+}
