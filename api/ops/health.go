@@ -39,25 +39,33 @@ func quorum(s api.Status) check {
 	return check{"quorum", true, "leader " + s.Member.Leader}
 }
 
-// uplink holds for a member by itself: there is nothing above it.
+// uplink holds if what this node forwards arrives. There is nothing above a member: there a quorum stands for it.
 func uplink(s api.Status) check {
 	switch {
 	case s.Member != nil:
-		return check{"uplink", true, "a member needs none"}
+		c := quorum(s)
+		return check{"uplink", c.ok, c.detail}
 	case s.Proxy == nil:
 		return check{"uplink", false, "no uplink is reported"}
 	case !s.Proxy.Joined:
-		return check{"uplink", false, "not joined to a cluster"}
-	case s.Proxy.UplinkLost && s.Proxy.UplinkError != "":
-		return check{"uplink", false, "lost: " + s.Proxy.UplinkError}
+		return check{"uplink", false, because("this node has not joined its cluster yet", s.Proxy.UplinkError)}
+	case s.Proxy.UplinkLost && s.Proxy.Upstream == "":
+		return check{"uplink", false, because("not connected", s.Proxy.UplinkError)}
 	case s.Proxy.UplinkLost:
-		return check{"uplink", false, "lost"}
+		return check{"uplink", false, because("nothing comes back from "+s.Proxy.Upstream, s.Proxy.UplinkError)}
 	}
 	return check{"uplink", true, "connected to " + s.Proxy.Upstream}
 }
 
+func because(what, why string) string {
+	if why == "" {
+		return what
+	}
+	return what + ": " + why
+}
+
 // readyz is 200 when the node serves, which it does while offline, and 503 with the reason while it does not. ?require
-// names what else must hold (uplink, quorum), ?verbose lists every check.
+// names what else must hold: quorum, or uplink, which on a member is the same. ?verbose lists every check.
 func readyz(w http.ResponseWriter, r *http.Request, s api.Status) {
 	query := r.URL.Query()
 	all := checks(s)

@@ -40,7 +40,14 @@ func TestHealthOfANode(t *testing.T) {
 	noLeader := func(s *api.Status) { s.Member.Leader = "" }
 	starting := func(s *api.Status) { s.Ready, s.State, s.Reason = false, "replaying", "3 of 9 segments" }
 	full := func(s *api.Status) { s.Member.WritesRefused = "disk reserve reached" }
-	proxy := func(s *api.Status) { s.Mode, s.Member = "proxy", nil }
+	proxy := func(p api.ProxyStatus) func(*api.Status) {
+		return func(s *api.Status) { s.Mode, s.Member, s.Proxy = "proxy", nil, &p }
+	}
+	connected := api.ProxyStatus{Joined: true, Upstream: "a:2380"}
+	silent := api.ProxyStatus{Joined: true, Upstream: "a:2380", UplinkLost: true}
+	alone := api.ProxyStatus{Joined: true, UplinkLost: true, UplinkError: "no answer"}
+	waiting := api.ProxyStatus{UplinkLost: true, UplinkError: "dial a:2380: no answer"}
+	unopened := func(s *api.Status) { s.Mode, s.Member = "proxy", nil }
 	link := func(p api.ProxyStatus) func(*api.Status) {
 		return func(s *api.Status) { s.Mode, s.Member, s.Proxy = "proxy", nil, &p }
 	}
@@ -58,16 +65,20 @@ func TestHealthOfANode(t *testing.T) {
 		{"ready while offline", noLeader, "/readyz", 200, "ok\n"},
 		{"strict about quorum", noLeader, "/readyz?require=quorum", 503, "quorum: there is no leader at present\n"},
 		{"strict and fine", nil, "/readyz?require=quorum,uplink", 200, "ok\n"},
-		{"a proxy is ready", proxy, "/readyz", 200, "ok\n"},
-		{"a proxy without uplink, strictly", proxy, "/readyz?require=uplink", 503, "uplink: "},
-		{"a proxy that is offline", link(api.ProxyStatus{Joined: true, UplinkLost: true}), "/readyz", 200, "ok\n"},
-		{"a proxy that is offline, strictly", link(api.ProxyStatus{Joined: true, UplinkLost: true, UplinkError: "no route"}), "/readyz?require=uplink", 503, "uplink: lost: no route\n"},
-		{"a proxy that is offline has no quorum", link(api.ProxyStatus{Joined: true, UplinkLost: true}), "/readyz?require=quorum", 503, "quorum: lost\n"},
-		{"a proxy that has not joined", link(api.ProxyStatus{}), "/readyz?require=uplink", 503, "uplink: not joined"},
-		{"a proxy that is connected", link(api.ProxyStatus{Joined: true, Upstream: "192.0.2.1:2380"}), "/readyz?require=uplink,quorum", 200, "ok\n"},
-		{"a proxy that is offline is healthy", link(api.ProxyStatus{Joined: true, UplinkLost: true}), "/health", 200, `{"health":"true"}`},
+		{"no quorum is no uplink either", noLeader, "/readyz?require=uplink", 503, "uplink: there is no leader at present\n"},
+		{"a proxy is ready", proxy(connected), "/readyz", 200, "ok\n"},
+		{"a proxy is ready while offline", proxy(alone), "/readyz", 200, "ok\n"},
+		{"a proxy is ready before it has joined", proxy(waiting), "/readyz", 200, "ok\n"},
+		{"a proxy with its uplink, strictly", proxy(connected), "/readyz?require=uplink", 200, "ok\n"},
+		{"a proxy whose uplink is silent", proxy(silent), "/readyz?require=uplink", 503, "uplink: nothing comes back from a:2380\n"},
+		{"a proxy without uplink, strictly", proxy(alone), "/readyz?require=uplink", 503, "uplink: not connected: no answer\n"},
+		{"a proxy that has not joined, strictly", proxy(waiting), "/readyz?require=uplink", 503, "uplink: this node has not joined its cluster yet: dial a:2380: no answer\n"},
+		{"a proxy not open yet, strictly", unopened, "/readyz?require=uplink", 503, "uplink: no uplink is reported\n"},
+		{"a proxy knows no quorum", proxy(connected), "/readyz?require=quorum", 503, "quorum: a proxy does not know"},
+		{"verbose on a proxy", proxy(connected), "/readyz?verbose", 200, "[+]uplink connected to a:2380 (not required)\n"},
+		{"a proxy is healthy while offline", proxy(alone), "/health", 200, `{"health":"true"}`},
 		{"unknown requirement", nil, "/readyz?require=luck", 400, `require="luck" is not known`},
-		{"verbose", noLeader, "/readyz?verbose=1", 200, "[+]ready serving\n[-]quorum there is no leader at present (not required)\n[+]uplink a member needs none (not required)\n"},
+		{"verbose", noLeader, "/readyz?verbose=1", 200, "[+]ready serving\n[-]quorum there is no leader at present (not required)\n[-]uplink there is no leader at present (not required)\n"},
 		{"verbose and strict", noLeader, "/readyz?verbose&require=quorum", 503, "[-]quorum there is no leader at present\n"},
 		{"healthy", nil, "/health", 200, `{"health":"true"}` + "\n"},
 		{"unhealthy without leader", noLeader, "/health", 503, `{"health":"false","reason":"RAFT NO LEADER"}`},
