@@ -27,7 +27,7 @@ func checks(s api.Status) []check {
 	return []check{ready, quorum(s), uplink(s)}
 }
 
-// quorum is what a member sees of it, and of a proxy that its uplink works: it asks the cluster all the time.
+// quorum is what a member sees of it. Of a proxy it is that its uplink works: it asks the cluster all the time.
 func quorum(s api.Status) check {
 	switch {
 	case s.Member == nil:

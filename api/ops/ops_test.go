@@ -48,9 +48,6 @@ func TestHealthOfANode(t *testing.T) {
 	alone := api.ProxyStatus{Joined: true, UplinkLost: true, UplinkError: "no answer"}
 	waiting := api.ProxyStatus{UplinkLost: true, UplinkError: "dial a:2380: no answer"}
 	unopened := func(s *api.Status) { s.Mode, s.Member = "proxy", nil }
-	link := func(p api.ProxyStatus) func(*api.Status) {
-		return func(s *api.Status) { s.Mode, s.Member, s.Proxy = "proxy", nil, &p }
-	}
 	for _, c := range []struct {
 		name   string
 		change func(*api.Status)
@@ -74,7 +71,8 @@ func TestHealthOfANode(t *testing.T) {
 		{"a proxy without uplink, strictly", proxy(alone), "/readyz?require=uplink", 503, "uplink: not connected: no answer\n"},
 		{"a proxy that has not joined, strictly", proxy(waiting), "/readyz?require=uplink", 503, "uplink: this node has not joined its cluster yet: dial a:2380: no answer\n"},
 		{"a proxy not open yet, strictly", unopened, "/readyz?require=uplink", 503, "uplink: no uplink is reported\n"},
-		{"a proxy knows no quorum", proxy(connected), "/readyz?require=quorum", 503, "quorum: a proxy does not know"},
+		{"a proxy with its uplink has a quorum", proxy(connected), "/readyz?require=uplink,quorum", 200, "ok\n"},
+		{"a proxy that is offline has no quorum", proxy(alone), "/readyz?require=quorum", 503, "quorum: not connected: no answer\n"},
 		{"verbose on a proxy", proxy(connected), "/readyz?verbose", 200, "[+]uplink connected to a:2380 (not required)\n"},
 		{"a proxy is healthy while offline", proxy(alone), "/health", 200, `{"health":"true"}`},
 		{"unknown requirement", nil, "/readyz?require=luck", 400, `require="luck" is not known`},
