@@ -20,6 +20,7 @@ func TestFlippedBytesAreNeverServed(t *testing.T) {
 	for i := range 300 {
 		g.put(fmt.Sprintf("key%03d", i%150), fmt.Sprintf("%0100d", i))
 		truth[fmt.Sprintf("key%03d=%0100d@%d", i%150, i, i+2)] = true
+		truth[fmt.Sprintf("key%03d created %d at %d version %d", i%150, i%150+2, i+2, 1+i/150)] = true
 	}
 	must(t, g.s.Flush())
 	used := int(g.s.Stats().FileBytes)
@@ -39,6 +40,13 @@ func TestFlippedBytesAreNeverServed(t *testing.T) {
 				for _, p := range page.Ops[0].KVs {
 					if !truth[show([]kv.KeyValue{p})] {
 						t.Errorf("byte %d: got %s", at, show([]kv.KeyValue{p}))
+					}
+				}
+			}
+			if page, err := s.Read(kv.Query{Ops: []kv.Op{kv.Range{Key: []byte{0}, End: []byte{0}, KeysOnly: true}}}); err == nil {
+				for _, p := range page.Ops[0].KVs {
+					if s := fmt.Sprintf("%s created %d at %d version %d", p.Key, p.CreateRevision, p.ModRevision, p.Version); !truth[s] {
+						t.Errorf("byte %d: got %s", at, s)
 					}
 				}
 			}

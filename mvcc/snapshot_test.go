@@ -158,6 +158,44 @@ func TestDamagedSnapshotIsRefused(t *testing.T) {
 	sameStore(t, target.s, g.s)
 }
 
+// A snapshot whose index names one record twice and leaves another out has the right number of entries, and right
+// checksums; its order gives it away.
+func TestSnapshotWithAWrongIndexIsRefused(t *testing.T) {
+	g := newRig(t, Options{})
+	g.put("a", "1")
+	g.put("b", "2")
+	sn, err := g.s.Snapshot()
+	must(t, err)
+	defer sn.Close()
+	for name, index := range map[string][]byte{
+		"right": {2, 0, 3, 0}, "doubled": {2, 0, 2, 0}, "out of order": {3, 0, 2, 0}, "unknown": {2, 0, 4, 0},
+		"short": {2, 0}, "cut": {2, 0, 3},
+	} {
+		var buf bytes.Buffer
+		buf.WriteString(snapshotMagic)
+		buf.Write([]byte{0, 0, 0, snapshotVersion})
+		fw := &frameWriter{w: &buf}
+		fw.begin(frameState)
+		fw.buf = sn.sweep.append(sn.state.append(fw.buf))
+		must(t, fw.end())
+		_, err := sn.writeRecords(fw)
+		must(t, err)
+		fw.begin(frameIndex)
+		fw.buf = append(fw.buf, index...)
+		must(t, fw.end())
+		fw.begin(frameEnd)
+		fw.buf = append(fw.buf, 0, 0, 0, 0, 0, 0, 0, 2)
+		must(t, fw.end())
+		other := newRig(t, Options{})
+		err = other.s.Restore(&buf, nil)
+		if name == "right" {
+			must(t, err)
+		} else if kv.CodeOf(err) != kv.Corrupt {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
+
 func TestSnapshotOfANewerVersionIsRefused(t *testing.T) {
 	g := filled(t, Options{})
 	b, err := io.ReadAll(dump(t, g.s))

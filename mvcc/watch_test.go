@@ -426,14 +426,12 @@ func TestCloseEndsStreams(t *testing.T) {
 // Only streams with a watch on a key are woken for it.
 func TestOnlyInterestedStreamsAreWoken(t *testing.T) {
 	g := newRig(t, Options{})
-	var streams []*stream
+	var streams []*pump
 	for i := range 100 {
-		st := &stream{s: g.s, wake: make(chan struct{}, 1), watches: map[int64]*watch{}, yield: func(kv.Batch, error) bool { return true }}
-		st.pos = g.s.hub.open(st)
+		p := newPump(t, g.s)
 		key := fmt.Appendf(nil, "site/%02d/", i)
-		must(t, st.add(kv.Watch{ID: 1, Key: key, End: kv.PrefixEnd(key)}))
-		streams = append(streams, st)
-		t.Cleanup(st.close)
+		must(t, p.add(kv.Watch{ID: 1, Key: key, End: kv.PrefixEnd(key)}))
+		streams = append(streams, p)
 	}
 	g.put("site/42/temp", "1")
 	for i, st := range streams {
@@ -641,4 +639,107 @@ func dump(t testing.TB, s *Store) *bytes.Reader {
 	var buf bytes.Buffer
 	must(t, errors.Join(sn.WriteTo(&buf, nil), sn.Close()))
 	return bytes.NewReader(buf.Bytes())
+}
+
+// pump is a stream whose steps a test takes one by one.
+type pump struct {
+	*stream
+	batches []kv.Batch
+}
+
+func newPump(t *testing.T, s *Store) *pump {
+	p := &pump{}
+	p.stream = &stream{s: s, wake: make(chan struct{}, 1), watches: map[int64]*watch{}, yield: func(b kv.Batch, _ error) bool {
+		p.batches = append(p.batches, b)
+		return true
+	}}
+	p.pos = s.hub.open(p.stream)
+	p.upTo = p.pos
+	t.Cleanup(p.close)
+	return p
+}
+
+// drain steps until there is nothing more to send.
+func (p *pump) drain(t *testing.T) {
+	t.Helper()
+	for range 1000 {
+		idle, err := p.step()
+		must(t, err)
+		if idle {
+			return
+		}
+	}
+	t.Fatal("the stream never comes to rest")
+}
+
+func (p *pump) revisions(id int64) (revs []int64) {
+	for _, b := range p.batches {
+		for _, e := range b.Events {
+			if b.WatchID == id {
+				revs = append(revs, e.KV.ModRevision)
+			}
+		}
+	}
+	return revs
+}
+
+// A stream is told nothing of changes made before a watch was added; that watch has to look for them itself, wherever
+// the stream is at that moment.
+func TestWatchAddedInTheMiddleOfTheStreamMissesNothing(t *testing.T) {
+	t.Run("at rest", func(t *testing.T) {
+		g := newRig(t, Options{})
+		p := newPump(t, g.s)
+		must(t, p.add(kv.Watch{ID: 1, Key: []byte("quiet")}))
+		p.drain(t)
+		for i := range 10 {
+			g.put("a", fmt.Sprint(i))
+		}
+		must(t, p.add(kv.Watch{ID: 2, Key: []byte("a"), From: 5}))
+		p.drain(t)
+		if got := p.revisions(2); !slices.Equal(got, []int64{5, 6, 7, 8, 9, 10, 11}) {
+			t.Errorf("got %v", got)
+		}
+	})
+	t.Run("reading", func(t *testing.T) {
+		g := newRig(t, Options{})
+		p := newPump(t, g.s)
+		must(t, p.add(kv.Watch{ID: 1, Key: []byte("a")}))
+		const puts = chunkLen + 100
+		for i := range puts {
+			g.put("a", fmt.Sprint(i))
+		}
+		if idle, err := p.step(); idle || err != nil {
+			t.Fatalf("the first step sent everything: %v", err)
+		}
+		for range 3 {
+			g.put("b", "1")
+		}
+		must(t, p.add(kv.Watch{ID: 2, Key: []byte("b"), From: puts}))
+		p.drain(t)
+		if got := p.revisions(2); !slices.Equal(got, []int64{puts + 2, puts + 3, puts + 4}) {
+			t.Errorf("got %v", got)
+		}
+		if got := len(p.revisions(1)); got != puts {
+			t.Errorf("the other watch got %d events", got)
+		}
+	})
+}
+
+// The answer to a request for progress is no older than the request.
+func TestProgressIsNotOlderThanItsRequest(t *testing.T) {
+	g := newRig(t, Options{})
+	p := newPump(t, g.s)
+	must(t, p.add(kv.Watch{ID: 1, Key: []byte("a")}))
+	for i := range chunkLen + 100 {
+		g.put("a", fmt.Sprint(i))
+	}
+	if idle, err := p.step(); idle || err != nil {
+		t.Fatalf("the first step sent everything: %v", err)
+	}
+	rev := g.put("other", "1")
+	must(t, p.obey(kv.WatchControl{Progress: true}, true))
+	p.drain(t)
+	if b := p.batches[len(p.batches)-1]; !b.Progress || b.Revision != rev {
+		t.Errorf("got %+v, want progress at %d", b, rev)
+	}
 }
