@@ -73,9 +73,9 @@ func genGuard(t *rapid.T) kv.Guard { return kv.Guard{Compare: genCompare(t), Or:
 
 func genOp(depth int) *rapid.Generator[kv.Op] {
 	return rapid.Custom(func(t *rapid.T) kv.Op {
-		last := 13
+		last := 15
 		if depth >= 3 {
-			last = 12
+			last = 14
 		}
 		switch rapid.IntRange(1, last).Draw(t, "op") {
 		case 1:
@@ -111,13 +111,13 @@ func genOp(depth int) *rapid.Generator[kv.Op] {
 			return kv.LeaseList{}
 		case 12:
 			return kv.OpenQueue{Origin: gen16(t), Have: genUint(t)}
-		case 14:
+		case 13:
 			o := kv.SetRecord{Name: draw(t, genBytes()), Have: genInt(t)}
 			if genBool(t) {
 				o.Value = append([]byte{}, draw(t, genBytes())...)
 			}
 			return o
-		case 15:
+		case 14:
 			return kv.Records{Prefix: draw(t, genBytes())}
 		default:
 			return kv.Txn{Compares: genList(t, 3, rapid.Custom(genCompare), "compares"),

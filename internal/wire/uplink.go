@@ -11,7 +11,7 @@ import (
 	"holdfast/kv"
 )
 
-// The uplink: a proxy asks a member. Each request has a stream of its own. Both directions carry frames, a uint of
+// UplinkVerb is what a proxy asks of a member over the uplink. Each request has a stream of its own. Both directions carry frames, a uint of
 // length and that many bytes. The first frame up is a request: its verb, how long the asker waits (a uint of
 // milliseconds, 0 for no bound), and a message. What comes down is
 //

@@ -21,8 +21,9 @@
 // # What is kept
 //
 // Encoding and decoding gives back an equal value, with four exceptions: an empty slice comes back as nil (the
-// vocabulary makes no difference between them); the time in a Receipt comes back in UTC without a monotonic reading;
-// the Err of a kv.Error and the Control of a WatchSpec belong to a process and are left out.
+// vocabulary makes no difference between them, but for the Value of a SetRecord, which is kept as it is); the time in a
+// Receipt comes back in UTC without a monotonic reading; the Err of a kv.Error and the Control of a WatchSpec belong to
+// a process and are left out.
 //
 // Byte slices in decoded values alias the input: whoever decodes from a buffer that is used again copies first.
 //
