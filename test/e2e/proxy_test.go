@@ -1,0 +1,112 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// promptly is how soon an answer has to come that needs nobody else.
+const promptly = 100 * time.Millisecond
+
+// TestTheWayOfAPut follows writes from a device over a proxy to the member, first with everything in place, then with
+// the member gone, then with the proxy killed too, and counts in the end what has arrived.
+func TestTheWayOfAPut(t *testing.T) {
+	c := newCluster(t)
+	member := c.member()
+	member.expect(201, "PUT", "/v1/kv/site/0", "before the proxy", "")
+	args := c.proxyArgs(c.file("token", joinToken(t, c.memberDir(), "1h").Token))
+	proxyDir, proxyAddr := filepath.Join(c.dir, "proxy"), freeAddr(t)
+	proxy := start(t, proxyDir, proxyAddr, args...)
+	proxy.waitSynced()
+
+	t.Log("PUT and GET through either, and either's watch sees the other's PUT")
+	onMember := openWatch(t, http.DefaultClient, member.url+"/v1/kv/site/?watch&prefix")
+	onProxy := openWatch(t, http.DefaultClient, proxy.url+"/v1/kv/site/?watch&prefix")
+	member.expect(201, "PUT", "/v1/kv/site/1", "by the member", "")
+	onProxy.sees("site/1", "by the member")
+	onMember.sees("site/1", "by the member")
+	proxy.expect(200, "GET", "/v1/kv/site/1?consistency=linearizable", "", "by the member")
+	proxy.expect(201, "PUT", "/v1/kv/site/2", "by the proxy", "")
+	onMember.sees("site/2", "by the proxy")
+	onProxy.sees("site/2", "by the proxy")
+	member.expect(200, "GET", "/v1/kv/site/2", "", "by the proxy")
+	proxy.expect(200, "GET", "/v1/kv/site/2?consistency=local", "", "by the proxy").has(t, "Holdfast-Source", "cache")
+	proxy.expect(404, "GET", "/v1/kv/site/3", "", "")
+	proxy.expect(201, "PUT", "/v1/kv/q/0", "not queued", "")
+
+	t.Log("the member is gone: what is cached is served with its age, what may be queued is, the rest fails soon")
+	member.kill()
+	aged := proxy.expect(200, "GET", "/v1/kv/site/1", "", "by the member")
+	aged.has(t, "Holdfast-Source", "cache")
+	if age, err := strconv.ParseFloat(aged.header.Get("Holdfast-Age"), 64); err != nil || age < 0 || age > 60 {
+		t.Errorf("Holdfast-Age: %q, want some seconds", aged.header.Get("Holdfast-Age"))
+	}
+	found := time.Now()
+	proxy.expect(504, "PUT", "/v1/kv/other", "x", "")
+	t.Logf("504 after %v", time.Since(found))
+	for range 3 {
+		begin := time.Now()
+		proxy.expect(503, "PUT", "/v1/kv/other", "x", "")
+		if took := time.Since(begin); took > promptly {
+			t.Errorf("503 after %v, want at most %v", took, promptly)
+		}
+	}
+	queued := proxy.expect(202, "PUT", "/v1/kv/q/1", "queued", "")
+	if queued.header.Get("Location") == "" || queued.header.Get("Holdfast-Op") == "" {
+		t.Errorf("202 without Location or Holdfast-Op: %v", queued.header)
+	}
+	proxy.expect(200, "GET", "/v1/kv/site/1", "", "by the member").has(t, "Holdfast-Source", "cache")
+
+	t.Log("the proxy is killed and starts again, still alone")
+	proxy.kill()
+	proxy = start(t, proxyDir, proxyAddr, args...)
+	for key, want := range map[string]string{"site/0": "before the proxy", "site/1": "by the member", "site/2": "by the proxy"} {
+		r := proxy.do("GET", "/v1/kv/"+key, nil)
+		if r.status != 200 || string(r.body) != want {
+			t.Errorf("GET %s after the kill: %d %q, want %q: the proxy has shown it or acknowledged it before", key, r.status, r.body, want)
+			continue
+		}
+		r.has(t, "Holdfast-Source", "cache")
+		r.has(t, "Holdfast-Age", "unknown")
+	}
+	if s := proxy.status(); s.Queue == nil || s.Queue.Depth != 1 {
+		t.Errorf("the queue after the kill: %+v, want one write", s.Queue)
+	}
+
+	t.Log("the member is back: the queued write is there, once, and who waited for it is told")
+	fate := make(chan string, 1)
+	go func() {
+		r, err := call(t.Context(), http.DefaultClient, "GET", proxy.url+queued.header.Get("Location")+"?wait=30s", nil)
+		fate <- fmt.Sprintf("%d %s %v", r.status, r.body, err)
+	}()
+	member = c.member()
+	proxy.waitDrained(startMax)
+	member.expect(200, "GET", "/v1/kv/q/1", "", "queued")
+	if told := <-fate; !strings.Contains(told, `"state":"committed"`) {
+		t.Errorf("who waited for the queued write is told %s", told)
+	}
+	arrived := map[string]int{}
+	for _, change := range history(t, http.DefaultClient, member.url, "q/") {
+		arrived[change.Key+"="+string(change.Value)]++
+	}
+	if len(arrived) != 2 || arrived["q/0=not queued"] != 1 || arrived["q/1=queued"] != 1 {
+		t.Errorf("the history of q/ is %v, want each write once", arrived)
+	}
+	proxy.waitSynced()
+	fresh := proxy.expect(200, "GET", "/v1/kv/site/1?consistency=linearizable", "", "by the member")
+	if fresh.header.Get("Holdfast-Age") == "unknown" {
+		t.Errorf("the age is unknown after a linearizable read: %v", fresh.header)
+	}
+	for _, a := range []*agent{proxy, member} {
+		if code := a.stop(); code != 0 {
+			t.Errorf("exit code %d when asked to stop\n%s", code, a.logTail())
+		}
+	}
+}
