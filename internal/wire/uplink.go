@@ -11,9 +11,9 @@ import (
 	"holdfast/kv"
 )
 
-// UplinkVerb is what a proxy asks of a member over the uplink. Each request has a stream of its own. Both directions carry frames, a uint of
-// length and that many bytes. The first frame up is a request: its verb, how long the asker waits (a uint of
-// milliseconds, 0 for no bound), and a message. What comes down is
+// UplinkVerb is what a proxy asks of a member over the uplink. Each request has a stream of its own. Both directions
+// carry frames, a uint of length and that many bytes. The first frame up is a request: its verb, how long the asker
+// waits (a uint of milliseconds, 0 for no bound), and a message. What comes down is
 //
 //	UplinkDo     a command up, one outcome down
 //	UplinkRead   a query up, one page or error down

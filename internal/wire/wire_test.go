@@ -56,6 +56,22 @@ func TestEveryKindHasACodecHere(t *testing.T) {
 	}
 }
 
+func TestEveryOpIsGenerated(t *testing.T) {
+	missing := map[opTag]bool{}
+	for tag := tagPut; tag < tagEnd; tag++ {
+		missing[tag] = true
+	}
+	commands := rapid.Custom(genCommand)
+	for seed := range 2000 {
+		for _, op := range commands.Example(seed).Ops {
+			delete(missing, opTag(appendOp(nil, &op)[0]))
+		}
+	}
+	if len(missing) > 0 {
+		t.Fatalf("the generators make no op with a tag of %v", missing)
+	}
+}
+
 func TestDecodingGivesBackWhatWasEncoded(t *testing.T) {
 	for _, c := range codecs() {
 		t.Run(c.kind.String(), rapid.MakeCheck(func(t *rapid.T) {
