@@ -16,13 +16,17 @@ var laneNames = [lanes]string{"high", "normal", "bulk"}
 // lane is one strand of the queue. Its ops are numbered without a gap and are sent in that order; the number counts on
 // for the life of the disk, and sequence = number - base within a queue epoch. The queue's mutex guards it.
 type lane struct {
-	id      uint8
-	next    uint64 // number of the next op
-	mark    uint64 // durable: numbers up to it may have been sent
-	handed  uint64 // newest number given to the sender since start
-	epoch   uint64 // queue epoch, 0 until one is granted
-	base    uint64 // last number before the epoch: sequence = number - base
-	pending []*op  // in order; those before handed+1 are being sent or will be again
+	id     uint8
+	next   uint64 // number of the next op
+	mark   uint64 // durable: numbers up to it may have been sent
+	handed uint64 // newest number given to the sender since start
+	epoch  uint64 // queue epoch, 0 until one is granted
+	base   uint64 // last number before the epoch: sequence = number - base
+	// recovering counts ops that were on disk at the start and may have been sent in an earlier life. They go up one at a
+	// time: each answer is still kept by the cluster, since at most kv.OutcomeRing were unanswered, and nothing new
+	// pushes it out before it has been asked for.
+	recovering int
+	pending    []*op // in order; those before handed+1 are being sent or will be again
 }
 
 // op is one write on its way.
@@ -41,6 +45,7 @@ type op struct {
 	expires time.Time
 	size    int64
 
+	keeping chan struct{} // closed when keep has the disk's answer
 	durable bool
 	place   place
 	skip    bool // stands for numbers up to n that are given up

@@ -26,6 +26,11 @@ func (q *Queue) load() error {
 		for _, o := range l.pending {
 			q.addKey(o)
 		}
+		for _, o := range l.pending {
+			if o.n <= l.mark && l.recovering < kv.OutcomeRing {
+				l.recovering++
+			}
+		}
 		l.fill()
 		l.handed = l.mark
 	}

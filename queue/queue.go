@@ -96,7 +96,8 @@ type Queue struct {
 	mu       sync.Mutex
 	lanes    [lanes]*lane
 	keys     map[string]*keyState
-	kept     []*op // ended ops that stay listed, oldest first
+	keeping  map[*op]bool // ops on their way to disk
+	kept     []*op        // ended ops that stay listed, oldest first
 	ends     []record
 	bytes    int64         // of durable pending ops
 	loaded   int64         // bytes of durable ops held in memory
@@ -128,7 +129,7 @@ func Open(next Next, o Options) (*Queue, error) {
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("queue: %w", err)
 	}
-	q := &Queue{next: next, opts: o, keys: map[string]*keyState{}, downC: make(chan struct{}), wake: make(chan struct{}, 1)}
+	q := &Queue{next: next, opts: o, keys: map[string]*keyState{}, keeping: map[*op]bool{}, downC: make(chan struct{}), wake: make(chan struct{}, 1)}
 	for i := range q.lanes {
 		q.lanes[i] = &lane{id: uint8(i), next: 1}
 	}
@@ -370,6 +371,10 @@ func (q *Queue) await(ctx context.Context, o *op, write kv.Write, wait time.Dura
 func (q *Queue) keep(o *op) (kv.Result, error) {
 	q.mu.Lock()
 	ended, c := o.state.Ended(), o.command
+	if !ended {
+		o.keeping = make(chan struct{})
+		q.keeping[o] = true
+	}
 	q.mu.Unlock()
 	if ended {
 		return o.result()
@@ -386,6 +391,8 @@ func (q *Queue) keep(o *op) (kv.Result, error) {
 	err := q.log.append([]record{rec}, []*place{&at})
 	q.mu.Lock()
 	ended = o.state.Ended()
+	delete(q.keeping, o)
+	close(o.keeping)
 	if err == nil {
 		o.durable, o.place = true, at
 		if ended {

@@ -121,7 +121,9 @@ func TestQueuedWritesSurviveACrashAndApplyOnceInOrder(t *testing.T) {
 	}
 	b.crash()
 	b = start(t, c, options(dir))
-	b.mustQueue("q/last", "last")
+	if _, err := b.put("q/last", "last", kv.WriteQueue); err != nil {
+		t.Fatal(err)
+	}
 	eventually(t, "drained", func() bool { return b.Status().Depth == 0 })
 	if got := c.log(); !slices.Equal(got, append(want, "last")) {
 		t.Errorf("after another start %d were applied, want %d", len(got), len(want)+1)

@@ -112,6 +112,9 @@ func (q *Queue) front(l *lane) []*op {
 		}
 		size += o.size
 		n++
+		if l.recovering > 0 && !o.skip {
+			break
+		}
 	}
 	b := l.pending[:n:n]
 	if n > 0 {
@@ -153,6 +156,7 @@ func (q *Queue) send(ctx context.Context, batch []*op) error {
 // down, and that the commands are in memory.
 func (q *Queue) prepare(batch []*op) error {
 	l, last := batch[0].lane, batch[len(batch)-1].n
+	q.awaitKeepers(l, last)
 	q.mu.Lock()
 	mark, soon := l.mark, slices.ContainsFunc(q.ends, func(r record) bool { return r.lane == l.id && r.n+kv.OutcomeRing <= last })
 	q.mu.Unlock()
@@ -189,6 +193,25 @@ func (q *Queue) prepare(batch []*op) error {
 	return nil
 }
 
+// awaitKeepers waits for ops that are just being made durable and whose outcome the cluster would forget with this batch:
+// on disk without an outcome, they could never be told from unsent ones.
+func (q *Queue) awaitKeepers(l *lane, last uint64) {
+	for {
+		var wait chan struct{}
+		q.mu.Lock()
+		for o := range q.keeping {
+			if o.lane == l && o.n+kv.OutcomeRing <= last {
+				wait = o.keeping
+			}
+		}
+		q.mu.Unlock()
+		if wait == nil {
+			return
+		}
+		<-wait
+	}
+}
+
 func (q *Queue) loadCommand(o *op) (kv.Command, error) {
 	b, err := q.log.read(o.place)
 	if err != nil {
@@ -221,6 +244,7 @@ func (q *Queue) settle(batch []*op, res kv.Result) error {
 		}
 		o.lane.remove(o)
 		if !o.skip {
+			o.lane.recovering = max(0, o.lane.recovering-1)
 			q.finish(o, s, out)
 		}
 	}
