@@ -42,6 +42,7 @@ func (a *Agent) runProxy(ctx context.Context, ready func()) error {
 		MaxBytes: int64(a.cfg.Proxy.MaxBytes),
 		ReadOnly: a.cfg.Proxy.ReadOnly,
 		Clock:    bootTime,
+		Boot:     bootID(),
 		Log:      a.opts.Log,
 		Metrics:  a.opts.Metrics,
 	})

@@ -1,7 +1,10 @@
 package agent
 
 import (
+	"encoding/hex"
 	"fmt"
+	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -24,4 +27,17 @@ func bootTime() time.Duration {
 		panic(err) // every supported kernel has it
 	}
 	return time.Duration(ts.Nano())
+}
+
+// bootID names the machine's present boot; zero if the kernel does not tell, which is then a boot like any other.
+func bootID() (id [16]byte) {
+	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return id
+	}
+	b, err := hex.DecodeString(strings.ReplaceAll(strings.TrimSpace(string(text)), "-", ""))
+	if err == nil {
+		copy(id[:], b)
+	}
+	return id
 }

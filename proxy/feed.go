@@ -244,6 +244,11 @@ func (f *feed) finish(b kv.Batch) {
 	}
 	f.mu.Unlock()
 	if b.Err == nil {
+		if f.p.cache.Partial() {
+			if err := f.p.cache.Whole(); err != nil {
+				f.p.opts.Log.Error("cache cannot be written", "error", err)
+			}
+		}
 		for _, s := range f.p.cache.Spans() {
 			if err := f.p.cache.Apply(s.Key, s.End, nil, b.Revision); err != nil {
 				f.p.opts.Log.Error("cache cannot be written", "error", err)

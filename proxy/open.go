@@ -19,13 +19,13 @@ func openCache(o Options) (*cache.Cache, error) {
 	if err := os.MkdirAll(filepath.Dir(o.Path), 0o700); err != nil {
 		return nil, fmt.Errorf("proxy: %w", err)
 	}
-	c, err := cache.Open(o.Path, o.MaxBytes)
+	c, err := cache.Open(o.Path, o.MaxBytes, o.Boot)
 	if err != nil {
 		o.Log.Warn("cache cannot be read and starts empty; its contents will be fetched again", "file", o.Path, "error", err)
 		if err := os.Remove(o.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("proxy: remove the unreadable cache: %w", err)
 		}
-		if c, err = cache.Open(o.Path, o.MaxBytes); err != nil {
+		if c, err = cache.Open(o.Path, o.MaxBytes, o.Boot); err != nil {
 			return nil, err
 		}
 	}

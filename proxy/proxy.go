@@ -36,6 +36,7 @@ type Options struct {
 	ReadOnly bool     // writes are refused with ReadOnlyNode
 	// Clock is time since boot, suspend included (CLOCK_BOOTTIME): nobody sets it.
 	Clock      func() time.Duration
+	Boot       [16]byte      // names the machine's present boot
 	FlushEvery time.Duration // how often changes are written down, 30 s
 	Log        *slog.Logger
 	Metrics    prometheus.Registerer // nil for none
@@ -246,6 +247,9 @@ func (p *Proxy) keepOwn(e kv.Event, created bool) bool {
 	}
 	if was, ok := p.own[string(e.KV.Key)]; !ok || was.KV.ModRevision < e.KV.ModRevision {
 		p.own[string(e.KV.Key)] = e
+	}
+	if err := p.cache.Own(e); err != nil {
+		p.opts.Log.Error("own write is not kept for the case of a crash; the feed will bring it", "error", err)
 	}
 	return true
 }

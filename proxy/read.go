@@ -105,6 +105,9 @@ func (p *Proxy) local(ctx context.Context, q kv.Query, r kv.Range, age time.Dura
 	}
 	epoch, newest := p.seen()
 	kvs = merge(kvs, own)
+	if p.cache.Partial() && (len(r.End) > 0 || len(kvs) == 0) {
+		return p.unsure(ctx, q)
+	}
 	page := kv.Page{Header: kv.Header{Epoch: epoch, Revision: span.Revision}, Source: kv.SourceCache, Age: age,
 		Ops: []kv.OpResult{evaluate(r, kvs)}}
 	for _, v := range kvs {
@@ -113,6 +116,17 @@ func (p *Proxy) local(ctx context.Context, q kv.Query, r kv.Range, age time.Dura
 	page.Revision = min(page.Revision, max(newest, span.Revision))
 	p.met.hits.Inc()
 	return page, nil
+}
+
+// unsure answers for what the cache has lost with the machine: whether a key exists that it does not have.
+func (p *Proxy) unsure(ctx context.Context, q kv.Query) (kv.Page, error) {
+	if !q.LocalOnly {
+		page, err := p.forward(ctx, q)
+		if err == nil {
+			return page, nil
+		}
+	}
+	return kv.Page{}, kv.Errorf(kv.NotCached, "the machine went down before the cache was written, and the cluster has not answered since: whether keys are missing here is not known")
 }
 
 // forward asks the upstream, which must not be behind what this node has seen.

@@ -71,17 +71,28 @@ type Cache struct {
 	dirty map[string]*kv.KeyValue // nil value: known to be absent
 	size  int64                   // of dirty
 	stale bool                    // spans or epoch changed since the last flush
+
+	journal journal
+	partial bool // the machine went down since the last flush: an absent key may have existed
 }
 
 // Open opens or makes the file at path. A file that cannot be used, damaged or of a newer version, is an error; the
 // caller may remove it, since everything in it can be fetched again.
-func Open(path string, maxBytes int64) (*Cache, error) {
+//
+// boot names the machine's present boot. In another one than that of the last change the contents may lack the newest
+// changes: then keys that are there are served for what they are, and Partial says that absent ones are not known to be
+// absent until the spans have been loaded again.
+func Open(path string, maxBytes int64, boot [16]byte) (*Cache, error) {
 	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: openTimeout, FreelistType: bolt.FreelistMapType})
 	if err != nil {
 		return nil, fmt.Errorf("cache %s: %w", path, err)
 	}
-	c := &Cache{db: db, maxBytes: maxBytes, dirty: map[string]*kv.KeyValue{}}
-	if err := c.load(); err != nil {
+	c := &Cache{db: db, maxBytes: maxBytes, dirty: map[string]*kv.KeyValue{}, journal: journal{path: path + ".journal", boot: boot, mark: boot}}
+	err = c.load()
+	if err == nil {
+		err = c.recover()
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("cache %s: %w", path, err), db.Close())
 	}
 	return c, nil
@@ -109,6 +120,61 @@ func (c *Cache) load() error {
 		c.epoch, c.spans, c.bytes = st.epoch, st.spans, st.bytes
 		return nil
 	})
+}
+
+// recover takes in what an earlier process had not flushed. Changes may be in it twice, and own writes before others.
+func (c *Cache) recover() error {
+	events, partial, err := c.journal.replay()
+	if err != nil {
+		return err
+	}
+	if c.partial = partial; partial {
+		c.journal.mark[0] ^= 0xff
+	}
+	newest := map[string]int64{}
+	for _, e := range events {
+		k := string(e.KV.Key)
+		if e.KV.ModRevision < newest[k] {
+			continue
+		}
+		if _, covered := c.covered(e.KV.Key, nil); covered {
+			newest[k] = e.KV.ModRevision
+			if err := c.change(e); err != nil {
+				return err
+			}
+		}
+	}
+	if len(events) == 0 || partial {
+		return nil // the mark stays until what it warns of is over
+	}
+	return errors.Join(c.flush(), c.journal.forget())
+}
+
+// Partial reports whether a key that is absent from a span may exist all the same.
+func (c *Cache) Partial() bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.partial
+}
+
+// Whole says that every span has been brought up to date: what is absent does not exist.
+func (c *Cache) Whole() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.partial = false
+	err := c.flush()
+	if c.journal.mark != c.journal.boot {
+		c.journal.mark = c.journal.boot
+		err = errors.Join(err, c.journal.forget())
+	}
+	return err
+}
+
+// Own makes a write of this node, which the feed will bring later, survive a killed process.
+func (c *Cache) Own(e kv.Event) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.journal.add(e)
 }
 
 // Close writes what is in memory and closes the file.
@@ -246,7 +312,7 @@ func (c *Cache) Load(epoch kv.Epoch, s Span, kvs []kv.KeyValue) ([]kv.Event, err
 	c.spans = slices.DeleteFunc(c.spans, func(t Span) bool { return bytes.Equal(t.Key, s.Key) && bytes.Equal(t.End, s.End) })
 	c.stale = true
 	for _, e := range events {
-		if err := c.set(e); err != nil {
+		if err := c.change(e); err != nil {
 			return nil, err
 		}
 	}
@@ -289,7 +355,7 @@ func (c *Cache) clear(key, end []byte) error {
 	}
 	for k, v := range all {
 		if _, still := c.covered([]byte(k), nil); !still {
-			if err := c.set(kv.Event{Delete: true, KV: kv.KeyValue{Key: v.Key, ModRevision: v.ModRevision}}); err != nil {
+			if err := c.change(kv.Event{Delete: true, KV: kv.KeyValue{Key: v.Key, ModRevision: v.ModRevision}}); err != nil {
 				return err
 			}
 		}
@@ -328,8 +394,16 @@ func (c *Cache) Drop(key, end []byte) error {
 	return c.clear(key, end)
 }
 
-// set changes one key in memory.
+// set changes one key, in memory and in the journal.
 func (c *Cache) set(e kv.Event) error {
+	if err := c.journal.add(e); err != nil {
+		return err
+	}
+	return c.change(e)
+}
+
+// change changes one key in memory.
+func (c *Cache) change(e kv.Event) error {
 	k := string(e.KV.Key)
 	was, found, err := c.peek(e.KV.Key)
 	if err != nil {
@@ -406,7 +480,10 @@ func (c *Cache) Flush() error {
 
 func (c *Cache) flush() error {
 	if len(c.dirty) == 0 && !c.stale {
-		return nil
+		if c.partial {
+			return nil
+		}
+		return c.journal.end()
 	}
 	keys := make([]string, 0, len(c.dirty))
 	for k := range c.dirty {
@@ -432,7 +509,10 @@ func (c *Cache) flush() error {
 		return fmt.Errorf("write the cache: %w", err)
 	}
 	c.dirty, c.size, c.stale = map[string]*kv.KeyValue{}, 0, false
-	return nil
+	if c.partial {
+		return nil
+	}
+	return c.journal.end()
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
