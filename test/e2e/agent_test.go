@@ -48,6 +48,7 @@ type agent struct {
 	t       *testing.T
 	cmd     *exec.Cmd
 	url     string
+	via     http.RoundTripper // how it is reached, nil for the network
 	dir     string
 	log     string // file that has its standard error
 	spawned time.Time
@@ -122,7 +123,7 @@ func start(t *testing.T, dir, addr string, args ...string) *agent {
 
 func (a *agent) waitReady() {
 	a.t.Helper()
-	client := http.Client{Timeout: time.Second}
+	client := http.Client{Timeout: time.Second, Transport: a.via}
 	last := "no answer"
 	for time.Since(a.spawned) < startMax {
 		select {
@@ -210,7 +211,7 @@ func (a *agent) do(method, path string, body []byte, header ...string) reply {
 	a.t.Helper()
 	ctx, cancel := context.WithTimeout(a.t.Context(), 30*time.Second)
 	defer cancel()
-	r, err := call(ctx, http.DefaultClient, method, a.url+path, body, header...)
+	r, err := call(ctx, &http.Client{Transport: a.via}, method, a.url+path, body, header...)
 	if err != nil {
 		a.t.Fatalf("%s %s: %v\n%s", method, path, err, a.logTail())
 	}
