@@ -60,7 +60,7 @@ func (f freshness) delivered(p *kv.Page) []string {
 // parseFreshness reads all of it. ?consistency is for people and wins over the directives of Cache-Control that say the
 // same; stale-if-error has no parameter and counts with auto and bounded alike.
 func (h *Handler) parseFreshness(p *params, header http.Header) (freshness, error) {
-	f := freshness{maxAge: h.MaxAge, staleIfError: h.StaleIfError}
+	f := freshness{maxAge: h.opts.MaxAge, staleIfError: h.opts.StaleIfError}
 	cc, err := parseCacheControl(header["Cache-Control"])
 	if err != nil {
 		return f, err

@@ -51,7 +51,20 @@ func (p position) from() int64 {
 }
 
 // message is one event of a watch as its client sees it: a JSON object with a type, alone on a line (NDJSON) or as the
-// data of an event of that name (SSE).
+// data of an event of that name (SSE). Those that move the client's place have an id and a revision. The types:
+//
+//	created        the watch runs; the id is where it starts behind
+//	put            a key as lists show it
+//	delete         key, key_base64 and mod_revision
+//	progress       nothing has happened up to the id; over NDJSON the sign of life, too
+//	resync         what the client knows is void; every key follows as a put without id, then synced
+//	synced         the client knows what is there; what a resync has not listed is gone
+//	stale          the link above this node is lost, what follows may be late
+//	catching-up    it is back, what was missed follows
+//	compacted      with ?on_gap=error: history is lost, oldest_revision is what is left of it. The last message
+//	slow-consumer  the client did not read in time. The last message
+//	error          the watch failed, problem says why. The last message
+//	end            the server stops. The last message: go on from the last id
 type message struct {
 	kind string    // type
 	at   *position // id, nil for none

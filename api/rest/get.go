@@ -21,7 +21,7 @@ func (h *Handler) get(w http.ResponseWriter, r *http.Request, key string, p para
 		return 0, err
 	}
 	k := []byte(key)
-	page, err := h.Backend.Read(r.Context(), f.query(kv.Range{Key: k}))
+	page, err := h.opts.Backend.Read(r.Context(), f.query(kv.Range{Key: k}))
 	if err != nil {
 		return 0, err
 	}

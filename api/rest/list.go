@@ -170,7 +170,7 @@ func (s *scan) chunk(budget int) int {
 // read returns the next keys, n at most.
 func (s *scan) read(ctx context.Context, n int) ([]kv.KeyValue, error) {
 	started := s.at.revision > 0
-	page, err := s.h.Backend.Read(ctx, s.fresh.query(kv.Range{
+	page, err := s.h.opts.Backend.Read(ctx, s.fresh.query(kv.Range{
 		Key: s.key, End: s.end, Limit: int64(n), Revision: s.at.revision, KeysOnly: s.keysOnly,
 	}))
 	if err != nil {

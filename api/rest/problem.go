@@ -63,7 +63,7 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, err error) int 
 	}
 	p := problemOf(err)
 	if p.internal {
-		h.Log.Error("request failed", "method", r.Method, "path", r.URL.EscapedPath(), "err", err)
+		h.opts.Log.Error("request failed", "method", r.Method, "path", r.URL.EscapedPath(), "err", err)
 	}
 	header := w.Header()
 	if p.header[0] != "" {

@@ -48,7 +48,7 @@ func parseWrite(r *http.Request, key string, p *params) (write, error) {
 
 // put stores the body under the key: 201 if the key is new, 200 if it was replaced, 202 if it is queued.
 func (h *Handler) put(w http.ResponseWriter, r *http.Request, key string) (int, error) {
-	if r.ContentLength > int64(h.ValueMax) {
+	if r.ContentLength > int64(h.opts.ValueMax) {
 		return 0, h.errValue()
 	}
 	if key == "" {
@@ -65,7 +65,7 @@ func (h *Handler) put(w http.ResponseWriter, r *http.Request, key string) (int, 
 	if err := checkBody(r.Header); err != nil {
 		return 0, err
 	}
-	value, err := h.readBody(w, r, h.ValueMax)
+	value, err := h.readBody(w, r, h.opts.ValueMax)
 	if errors.Is(err, errOverLimit) {
 		return 0, h.errValue()
 	}
@@ -92,7 +92,7 @@ func (h *Handler) do(ctx context.Context, req *write, op kv.Op) (kv.Result, erro
 	c := kv.Command{Guards: req.cond.guards(req.key), Ops: []kv.Op{op}}
 	req.setWrite(&c, req.mode)
 	for range max(1, len(req.cond.match.revisions)) - 1 {
-		result, err := h.Backend.Do(ctx, c)
+		result, err := h.opts.Backend.Do(ctx, c)
 		e, failed := errors.AsType[*kv.Error](err)
 		if !failed || e.Code != kv.PreconditionFailed || e.Revision == c.Guards[0].Num || !slices.Contains(req.cond.match.revisions, e.Revision) {
 			return result, err
@@ -100,7 +100,7 @@ func (h *Handler) do(ctx context.Context, req *write, op kv.Op) (kv.Result, erro
 		c.Guards = slices.Clone(c.Guards) // the former ones belong to the node
 		c.Guards[0].Num = e.Revision
 	}
-	return h.Backend.Do(ctx, c)
+	return h.opts.Backend.Do(ctx, c)
 }
 
 // replyWritten answers a committed write.
@@ -141,7 +141,7 @@ func checkBody(h http.Header) error {
 }
 
 func (h *Handler) errValue() error {
-	return kv.Errorf(kv.TooLarge, "the value is longer than %d bytes, the limit (limits.value)", h.ValueMax)
+	return kv.Errorf(kv.TooLarge, "the value is longer than %d bytes, the limit (limits.value)", h.opts.ValueMax)
 }
 
 // bodyAtOnce is how much of a body is given memory before any of it has arrived: a client that only announces a large
@@ -154,7 +154,7 @@ const bodyUnknown = 512
 // boundBody gives the body of a request its time, whether it is read or not: net/http, too, reads the rest of it, and
 // before it sends the reply.
 func (h *Handler) boundBody(w http.ResponseWriter) {
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(h.BodyTimeout)) // a recorder in a test has none
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(h.opts.BodyTimeout)) // a recorder in a test has none
 }
 
 // readBody returns the whole body or an error; a part of one is never a value. More than limit is errOverLimit.
@@ -171,7 +171,7 @@ func (h *Handler) readBody(w http.ResponseWriter, r *http.Request, limit int) ([
 	case errors.Is(err, errOverLimit):
 		return nil, err
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return nil, errBodyTimeout(h.BodyTimeout)
+		return nil, errBodyTimeout(h.opts.BodyTimeout)
 	default:
 		return nil, kv.Errorf(kv.Invalid, "the body was cut short, nothing was stored: %w", err)
 	}

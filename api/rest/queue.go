@@ -128,8 +128,8 @@ func discard(w http.ResponseWriter, q api.Queue, id string) (int, error) {
 
 // queue returns the node's queue, or why there is none.
 func (h *Handler) queue() (api.Queue, error) {
-	if h.Queue != nil {
-		if q := h.Queue(); q != nil {
+	if h.opts.Queue != nil {
+		if q := h.opts.Queue(); q != nil {
 			return q, nil
 		}
 	}

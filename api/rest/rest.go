@@ -3,8 +3,7 @@
 // Each file holds one part of the contract: key.go what is a key, put.go, get.go, delete.go and list.go the calls,
 // watch.go and stream.go the streams, precond.go, consistency.go and prefer.go the headers and parameters that shape
 // them, queue.go and tokens.go what a node has beside keys, problem.go how a refusal looks, cors.go which web pages may
-// call. A request is decoded into a small value
-// first, checked whole, and only then handed to the Backend.
+// call. A request is decoded into a small value first, checked whole, and only then handed to the Backend.
 //
 // Two refusals are net/http's and not ours: a request line that is not HTTP, a broken escape in a path included, is
 // answered 400 by it in plain text, and an Expect other than 100-continue 417.
@@ -63,7 +62,7 @@ const (
 
 // Handler serves /v1. It is safe for concurrent use.
 type Handler struct {
-	Options
+	opts    Options
 	origins origins
 	metrics *metrics
 	epoch   atomic.Pointer[epochValue] // the header value of the epoch seen last
@@ -88,7 +87,7 @@ func New(o Options) *Handler {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	h := &Handler{Options: o, origins: newOrigins(o.Origins)}
+	h := &Handler{opts: o, origins: newOrigins(o.Origins)}
 	h.metrics = newMetrics(o.Metrics, &h.watches)
 	h.stopping, h.stop = context.WithCancel(context.Background())
 	return h
@@ -154,8 +153,8 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, tokens api.Token
 }
 
 func (h *Handler) serveKey(w http.ResponseWriter, r *http.Request, key string) (int, error) {
-	if len(key) > h.KeyMax {
-		return 0, kv.Errorf(kv.TooLarge, "the key is %d bytes long, the limit is %d (limits.key)", len(key), h.KeyMax)
+	if len(key) > h.opts.KeyMax {
+		return 0, kv.Errorf(kv.TooLarge, "the key is %d bytes long, the limit is %d (limits.key)", len(key), h.opts.KeyMax)
 	}
 	switch r.Method {
 	case http.MethodGet, http.MethodHead:

@@ -23,7 +23,7 @@ func (h *Handler) serveStatus(w http.ResponseWriter, r *http.Request) (int, erro
 	if err != nil {
 		return 0, err
 	}
-	body, err := json.Marshal(h.Reporter.Report())
+	body, err := json.Marshal(h.opts.Reporter.Report())
 	if err != nil {
 		return 0, kv.Errorf(kv.Internal, "encode status: %w", err)
 	}

@@ -125,13 +125,12 @@ func (s *stream) end(last message) (begun bool) {
 	if !s.open {
 		return false
 	}
-	s.timer.Stop()
 	if s.err == nil || errors.Is(s.err, errSlow) {
 		s.err = nil
 		s.put(last)
 		s.flush()
-		s.timer.Stop() // flush has set it again
 	}
+	s.timer.Stop()
 	if s.err == nil {
 		_ = s.rc.SetWriteDeadline(time.Time{}) // the connection may serve on
 	}

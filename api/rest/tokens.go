@@ -16,7 +16,7 @@ import (
 
 // Admin is h for the administration socket: besides all that h serves it has the join tokens, if Options has them.
 func (h *Handler) Admin() http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.handle(w, r, h.Tokens) })
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.handle(w, r, h.opts.Tokens) })
 }
 
 // The bounds of a request for a token. Those of the scope are what a certificate has room for.

@@ -98,9 +98,9 @@ func (h *Handler) watch(w http.ResponseWriter, r *http.Request, key string, pref
 	if h.stopping.Err() != nil {
 		return 0, errStopping()
 	}
-	if h.watches.Add(1) > int64(h.WatchesMax) {
+	if h.watches.Add(1) > int64(h.opts.WatchesMax) {
 		h.watches.Add(-1)
-		return 0, kv.Errorf(kv.Busy, "%d watches are open, which is the limit (limits.watches)", h.WatchesMax)
+		return 0, kv.Errorf(kv.Busy, "%d watches are open, which is the limit (limits.watches)", h.opts.WatchesMax)
 	}
 	defer h.watches.Add(-1)
 
@@ -108,7 +108,7 @@ func (h *Handler) watch(w http.ResponseWriter, r *http.Request, key string, pref
 	defer cancel()
 	defer context.AfterFunc(h.stopping, cancel)()
 	x := &watcher{h: h, req: req, header: w.Header(), stream: stream{
-		w: w, rc: http.NewResponseController(w), sse: req.sse, heartbeat: h.Heartbeat, stall: h.WatchStall, cancel: cancel,
+		w: w, rc: http.NewResponseController(w), sse: req.sse, heartbeat: h.opts.Heartbeat, stall: h.opts.WatchStall, cancel: cancel,
 	}}
 	return x.serve(ctx)
 }
@@ -197,7 +197,7 @@ func (x *watcher) follow(ctx context.Context) error {
 			grace.Stop()
 		}
 	}()
-	for b, err := range x.h.Backend.Watch(ctx, spec) {
+	for b, err := range x.h.opts.Backend.Watch(ctx, spec) {
 		if err != nil {
 			return err
 		}
@@ -306,7 +306,7 @@ const resyncChunk = 1 << 20
 // "synced"; what was not listed is gone. Until that last event the client's place stays where it was, so that a
 // connection lost in between begins again.
 func (x *watcher) resync(ctx context.Context, gap *errGap) error {
-	req := listRequest{limit: 1 << 62, fresh: freshness{maxAge: x.h.MaxAge, staleIfError: x.h.StaleIfError, minRevision: gap.oldest, wait: waitDefault}}
+	req := listRequest{limit: 1 << 62, fresh: freshness{maxAge: x.h.opts.MaxAge, staleIfError: x.h.opts.StaleIfError, minRevision: gap.oldest, wait: waitDefault}}
 	s := x.h.newScan(&req)
 	s.key, s.end = x.req.key, x.req.end
 	for n := listFirst; n > 0; n = s.chunk(resyncChunk) {
@@ -370,7 +370,7 @@ func (x *watcher) account(err error) {
 	case isSlow(err):
 		x.h.metrics.slow.Add(1)
 	case problemOf(err).internal && !errors.Is(err, context.Canceled):
-		x.h.Log.Error("watch failed", "key", string(x.req.key), "err", err)
+		x.h.opts.Log.Error("watch failed", "key", string(x.req.key), "err", err)
 	}
 }
 

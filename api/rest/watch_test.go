@@ -9,12 +9,14 @@ import (
 	"io"
 	"iter"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"holdfast/api/apitest"
 	"holdfast/kv"
 )
 
@@ -235,7 +237,9 @@ func TestAWatchGoesOnFromAnyEvent(t *testing.T) {
 			ops = append(ops, kv.Put{Key: fmt.Appendf(nil, "p/%d", j), Value: fmt.Appendf(nil, "%d.%d", i, j)})
 		}
 		n.do(ops...)
-		n.put("elsewhere", "x")
+		if i%2 == 0 {
+			n.put("elsewhere", "x")
+		}
 	}
 	n.do(kv.Delete{Key: []byte("p/"), End: []byte("p0")})
 	var whole []event
@@ -259,6 +263,20 @@ func TestAWatchGoesOnFromAnyEvent(t *testing.T) {
 			}
 		}
 		f.cancel()
+	}
+}
+
+// Nothing has happened since, and nothing will: the client is answered all the same, and soon.
+func TestAWatchFromThePastIsAnsweredWithoutAnEvent(t *testing.T) {
+	n := serve(t)
+	n.between.watch = func(ctx context.Context, w kv.WatchSpec) iter.Seq2[kv.Batch, error] {
+		return func(yield func(kv.Batch, error) bool) {
+			_ = yield(kv.Batch{Created: true, Header: kv.Header{Revision: 9}}, nil)
+			<-ctx.Done()
+		}
+	}
+	if e := n.follow("/v1/kv/k?watch&from_revision=5").want("created")[0]; e.Revision != 4 {
+		t.Errorf("created at %d, want 4", e.Revision)
 	}
 }
 
@@ -716,6 +734,45 @@ func TestASlowConsumerIsToldSo(t *testing.T) {
 			t.Error("a deadline is left on the connection")
 		}
 	})
+}
+
+// The same found out by a heartbeat, while the node has nothing to say.
+func TestAnIdleSlowConsumerIsToldSo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := apitest.NewMemory()
+		quiet := &between{Backend: store, watch: func(ctx context.Context, _ kv.WatchSpec) iter.Seq2[kv.Batch, error] {
+			return func(yield func(kv.Batch, error) bool) {
+				if yield(kv.Batch{Created: true}, nil) {
+					<-ctx.Done()
+				}
+			}
+		}}
+		h := New(Options{Backend: quiet, Reporter: reporter{}})
+		w := &slowWriter{header: http.Header{}}
+		time.AfterFunc(time.Second, func() { w.takes = 15 * time.Second })
+		h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/v1/kv/k?watch", nil))
+		if got := w.written.String(); !strings.HasSuffix(got, ":\n\nevent: slow-consumer\ndata: {\"type\":\"slow-consumer\"}\n\n") {
+			t.Errorf("written: %q", got)
+		}
+		if h.metrics.slow.Load() != 1 {
+			t.Error("not counted")
+		}
+	})
+}
+
+// Over HTTP/2 a write deadline that is left behind ends a stream on which nothing is written.
+func TestAnIdleWatchOverHTTP2LivesOn(t *testing.T) {
+	n := serve(t, func(o *Options) { o.WatchStall = 10 * time.Millisecond })
+	resp, err := n.h2c().Do(n.request("GET", "/v1/kv/k?watch", "", "Accept", forms["NDJSON"]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	f := &following{t: t, resp: resp, lines: bufio.NewScanner(resp.Body)}
+	f.want("created")
+	time.Sleep(100 * time.Millisecond)
+	n.put("k", "v")
+	f.want("put k v")
 }
 
 func TestHeartbeatsKeepTheirTime(t *testing.T) {
