@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/lni/dragonboat/v4/statemachine"
 
@@ -22,8 +23,9 @@ type fsm struct {
 	store   *mvcc.Store
 	halt    *halt
 	applied func()        // called after each batch
-	ahead   chan struct{} // of one slot: told when flushAheadEntries have been applied since the last flush
+	ahead   chan struct{} // of one slot: told when early entries have been applied since the last flush
 	batch   []mvcc.Entry  // reused; Update is never called concurrently
+	early   int           // entries applied since the last Sync after which ahead is told
 	since   int           // entries applied since the last Sync or the last word to ahead
 }
 
@@ -53,7 +55,7 @@ func (f *fsm) Update(entries []statemachine.Entry) ([]statemachine.Entry, error)
 		entries[i].Result = statemachine.Result{Value: 1, Data: wire.AppendOutcome(nil, o)}
 	}
 	f.applied()
-	if f.since += len(entries); f.since >= flushAheadEntries {
+	if f.since += len(entries); f.since >= f.early {
 		f.since = 0
 		select {
 		case f.ahead <- struct{}{}:
@@ -75,9 +77,16 @@ func undecodable(index uint64, err error) error {
 // Lookup is not used: reads go to the store itself.
 func (*fsm) Lookup(any) (any, error) { return nil, errors.ErrUnsupported }
 
+// fullPause is how often a full disk is tried again.
+const fullPause = time.Second
+
 // Sync returns once all that was applied is durable. Nil promises that, because the log is cut behind it.
 func (f *fsm) Sync() error {
-	if err := f.store.Flush(); err != nil {
+	err := f.store.Flush()
+	for ; kv.CodeOf(err) == kv.NoSpace; err = f.store.Flush() {
+		time.Sleep(fullPause) // an answer would be a lie, and an error the library's panic: the log stays as it is meanwhile
+	}
+	if err != nil {
 		f.halt.stop(fmt.Errorf("write applied commands to the state file: %w", err))
 	}
 	f.since = 0

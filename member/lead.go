@@ -176,7 +176,7 @@ func (m *Member) flushAhead(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		if err := m.store.Flush(); err != nil && ctx.Err() == nil {
+		if err := m.store.Flush(); err != nil && kv.CodeOf(err) != kv.NoSpace && ctx.Err() == nil {
 			return fmt.Errorf("write applied commands to the state file: %w", err)
 		}
 	}

@@ -38,12 +38,12 @@ func (s *Store) Apply(entries []Entry) ([]kv.Outcome, error) {
 		if s.isClosed() {
 			return nil, errClosed()
 		}
-		if s.layers.Load().active.bytes.Load() >= s.opts.HardBytes {
+		if s.layers.Load().active.bytes.Load() >= s.hardBytes() {
 			s.applyMu.Unlock()
 			s.counts.stalls.Add(1)
 			err := s.flush(false)
 			s.applyMu.Lock()
-			if err != nil {
+			if err != nil && kv.CodeOf(err) != kv.NoSpace {
 				return nil, err
 			}
 			continue
@@ -64,12 +64,21 @@ func (s *Store) Apply(entries []Entry) ([]kv.Outcome, error) {
 	return outcomes, nil
 }
 
+// hardBytes is where Apply flushes itself. While the disk is full there is no such place: what the log has taken must be
+// applied, and it takes only as much as the disk has room for.
+func (s *Store) hardBytes() int64 {
+	if s.full.Load() {
+		return math.MaxInt64
+	}
+	return s.opts.HardBytes
+}
+
 // applyBatch applies entries until they are done or the overlay is full.
 func (s *Store) applyBatch(entries []Entry, outcomes []kv.Outcome) (n int, err error) {
 	err = guard(func() error {
 		r := s.reader(math.MaxInt64)
 		defer r.close()
-		for ; n < len(entries) && r.l.active.bytes.Load() < s.opts.HardBytes; n++ {
+		for ; n < len(entries) && r.l.active.bytes.Load() < s.hardBytes(); n++ {
 			out, err := s.applyEntry(r, entries[n].Command)
 			if err != nil {
 				return fmt.Errorf("apply %s: %w", describe(entries[n]), err)

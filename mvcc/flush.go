@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"slices"
+	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
+
+	"holdfast/kv"
 )
 
 // Flush returns when everything applied before the call is in the file, the applied index included.
@@ -24,20 +27,43 @@ func (s *Store) flush(index bool) error {
 	if err := s.failure(); err != nil {
 		return err
 	}
-	st, l, ok := s.freeze(index)
+	if s.waiting != nil { // what was frozen before and found no space
+		if err := s.commitFrozen(*s.waiting); err != nil {
+			return err
+		}
+	}
+	st, ok := s.freeze(index)
 	if !ok {
 		return nil
 	}
+	return s.commitFrozen(st)
+}
+
+// commitFrozen writes the frozen overlay. A disk without space is not the end: bbolt has rolled the transaction back
+// before anything of it counts, so the overlay stays where readers find it, and the next flush tries again. The caller
+// holds flushMu.
+func (s *Store) commitFrozen(st state) error {
+	l := s.layers.Load()
 	start := time.Now()
 	err := s.opts.at("frozen")
 	if err == nil {
 		err = s.update(func(tx *bbolt.Tx) error { return s.write(tx, st, l.flushing) })
+	}
+	if noSpace(err) {
+		s.waiting = &st
+		if !s.full.Swap(true) {
+			s.opts.Log.Warn("no space to write the state file; changes stay in memory and in the log until there is", "path", s.path, "err", err)
+		}
+		return &kv.Error{Code: kv.NoSpace, Detail: "the state file " + s.path + " cannot be written: " + err.Error(), Err: err}
 	}
 	if err == nil {
 		err = s.opts.at("committed")
 	}
 	if err != nil {
 		return s.fail(err)
+	}
+	if s.waiting = nil; s.full.Swap(false) {
+		s.opts.Log.Info("state file written again: there is space", "path", s.path)
 	}
 	s.saved = st
 	s.durable.Store(st.Applied)
@@ -52,18 +78,23 @@ func (s *Store) flush(index bool) error {
 	return s.opts.at("dropped")
 }
 
+// noSpace reports whether a write failed for want of space, which others may give back at any time.
+func noSpace(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}
+
 // freeze puts a new overlay in front of the active one. The caller holds flushMu.
-func (s *Store) freeze(index bool) (state, *layers, bool) {
+func (s *Store) freeze(index bool) (state, bool) {
 	s.applyMu.Lock()
 	defer s.applyMu.Unlock()
 	if !s.unsaved && (!index || s.state.Applied == s.durable.Load()) {
-		return state{}, nil, false
+		return state{}, false
 	}
 	s.unsaved = false
 	old := s.layers.Load()
 	l := &layers{active: newOverlay(), flushing: old.active, file: old.file}
 	s.layers.Store(l)
-	return s.state, l, true
+	return s.state, true
 }
 
 // write puts an overlay and the state it leads to into a transaction.

@@ -3,6 +3,8 @@ package mvcc
 import (
 	"context"
 	"time"
+
+	"holdfast/kv"
 )
 
 // Run does the work in the background until ctx ends: flushes, by size and by time, and freeing what compaction has
@@ -11,6 +13,7 @@ import (
 func (s *Store) Run(ctx context.Context) error {
 	ticker := time.NewTicker(s.opts.FlushEvery)
 	defer ticker.Stop()
+	var again <-chan time.Time // while the disk is full
 	waited := 0
 	for {
 		var err error
@@ -23,16 +26,24 @@ func (s *Store) Run(ctx context.Context) error {
 			waited, err = 0, s.flush(false)
 		case <-s.wakeSweep:
 			err = s.sweepUp(ctx)
+		case <-again:
+			again, err = nil, s.flush(false)
 		case <-ticker.C:
 			if waited = s.waits(waited); waited == 0 {
 				err = s.flush(false)
 			}
 		}
-		if err != nil && ctx.Err() == nil {
+		switch {
+		case kv.CodeOf(err) == kv.NoSpace:
+			again = time.After(spaceRetry)
+		case err != nil && ctx.Err() == nil:
 			return err
 		}
 	}
 }
+
+// spaceRetry is how often a flush that found no space is tried again.
+const spaceRetry = time.Second
 
 // waits decides at a tick whether to go on waiting, and returns for how many ticks it has, 0 to flush now.
 func (s *Store) waits(ticks int) int {

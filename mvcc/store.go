@@ -33,11 +33,13 @@ type Store struct {
 	unsaved bool  // guarded by applyMu: state has changed, other than Applied, since the last flush
 
 	flushMu sync.Mutex
-	saved   state // guarded by flushMu: what the file holds
-	sweep   sweep // guarded by flushMu: how far compaction is in the file
-	stuck   bool  // guarded by flushMu: bbolt panicked inside a write and may hold its locks
+	saved   state  // guarded by flushMu: what the file holds
+	sweep   sweep  // guarded by flushMu: how far compaction is in the file
+	waiting *state // guarded by flushMu: of a frozen overlay that found no space
+	stuck   bool   // guarded by flushMu: bbolt panicked inside a write and may hold its locks
 	swept   atomic.Int64
 
+	full   atomic.Bool // the last flush found no space
 	failed atomic.Pointer[failure]
 	closed chan struct{}
 	once   sync.Once
@@ -77,6 +79,8 @@ func (s *Store) adopt(f *file, st state, sw sweep) {
 	continues := st.Epoch == s.state.Epoch && st.Revision >= s.state.Revision
 	s.layers.Store(&layers{active: newOverlay()})
 	s.state, s.unsaved, s.saved, s.sweep = st, false, st, sw
+	s.waiting = nil
+	s.full.Store(false)
 	s.swept.Store(sw.Done)
 	s.tail.reset(st.Revision)
 	s.durable.Store(st.Applied)
@@ -160,6 +164,10 @@ func (s *Store) Close() error {
 		close(s.closed)
 		if s.failure() == nil {
 			err = s.flush(true)
+		}
+		if kv.CodeOf(err) == kv.NoSpace {
+			s.opts.Log.Warn("state file not written at the end: no space; the next start replays the log", "path", s.path)
+			err = nil
 		}
 		s.flushMu.Lock()
 		defer s.flushMu.Unlock()

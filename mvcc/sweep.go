@@ -5,6 +5,8 @@ import (
 	"context"
 
 	"go.etcd.io/bbolt"
+
+	"holdfast/kv"
 )
 
 // One batch of a sweep looks at so many changes at most, and frees so many in one transaction: it holds up a flush no
@@ -82,6 +84,9 @@ func (s *Store) sweepBatch() (more bool, err error) {
 	if len(victims) > 0 {
 		if err = s.opts.at("sweep"); err == nil {
 			err = s.update(func(tx *bbolt.Tx) error { return free(tx, victims, sw) })
+		}
+		if noSpace(err) { // rolled back: the next sweep begins where this one did
+			return false, &kv.Error{Code: kv.NoSpace, Detail: "space that was given up cannot be freed: " + err.Error(), Err: err}
 		}
 		if err != nil {
 			return false, s.fail(err)
