@@ -15,6 +15,8 @@ const (
 	DefaultFlushEvery   = 30 * time.Second
 	DefaultDiskReserve  = 256 << 20
 	DefaultRequestBytes = 3 << 19 // 1.5 MiB, as etcd has it
+
+	DefaultSnapshotEntries = snapshotEntries
 )
 
 // Config says what a member is and where it lives.
@@ -28,6 +30,10 @@ type Config struct {
 	ClusterID uint64
 	ReplicaID uint64
 	NodeID    string
+	// Peers are the replicas that found the cluster together, by replica id, with their node ids: all of them, this one
+	// included, and the same for each founder, which then needs the three ids above. It counts for an empty Dir only;
+	// afterwards the log knows the membership. Empty: a cluster of one.
+	Peers map[uint64]string
 
 	Log     *slog.Logger          // nil for none
 	Metrics prometheus.Registerer // nil for none; names begin with holdfast_member_
@@ -43,6 +49,9 @@ type Config struct {
 	DiskReserve int64
 	// RequestBytes is the most bytes of one encoded command; 0 for DefaultRequestBytes.
 	RequestBytes int
+	// SnapshotEntries is how many log entries there are between two snapshots, at most: a restart replays that many, and
+	// half as many are kept for members that lag. 0 for DefaultSnapshotEntries.
+	SnapshotEntries uint64
 
 	// Free returns the bytes free for this process and the size of the file system that holds a path. Nil asks the
 	// system.
@@ -63,8 +72,12 @@ func (c Config) withDefaults() (Config, error) {
 	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler))
 	c.FlushEvery = cmp.Or(c.FlushEvery, DefaultFlushEvery)
 	c.RequestBytes = cmp.Or(c.RequestBytes, DefaultRequestBytes)
+	c.SnapshotEntries = cmp.Or(c.SnapshotEntries, DefaultSnapshotEntries)
 	if c.RequestBytes > maxRequestBytes {
 		return c, fmt.Errorf("member: request bytes %d: at most %d", c.RequestBytes, maxRequestBytes)
+	}
+	if err := c.checkPeers(); err != nil {
+		return c, err
 	}
 	if c.Network == nil {
 		c.Network = alone{}
@@ -76,6 +89,29 @@ func (c Config) withDefaults() (Config, error) {
 		c.Clock = bootClock()
 	}
 	return c, nil
+}
+
+// checkPeers refuses founders that would not find each other.
+func (c Config) checkPeers() error {
+	if len(c.Peers) == 0 {
+		return nil
+	}
+	if c.ClusterID == 0 || c.ReplicaID == 0 || c.Peers[c.ReplicaID] != c.NodeID {
+		return fmt.Errorf("member: with founders given, cluster id, replica id and node id are too, and the founders "+
+			"name this node: replica %d is node %q there, node %q here", c.ReplicaID, c.Peers[c.ReplicaID], c.NodeID)
+	}
+	seen := make(map[string]uint64, len(c.Peers))
+	for replica, node := range c.Peers {
+		if other, twice := seen[node]; replica == 0 || !nodeIDForm.MatchString(node) || twice {
+			return fmt.Errorf("member: founder %d on node %q: want a replica id above 0 and a node id of the form of a "+
+				"UUID in lower case, which no other has (replica %d)", replica, node, other)
+		}
+		seen[node] = replica
+	}
+	if len(c.Peers) > 1 && c.Network == nil {
+		return errors.New("member: several founders but no network between them")
+	}
+	return nil
 }
 
 // maxRequestBytes leaves room for several commands in the log that the library keeps in memory (maxInMemLog).

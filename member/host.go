@@ -93,7 +93,28 @@ func (m *Member) hostConfig(dir string) config.NodeHostConfig {
 	}
 }
 
-// startReplica starts raft. A founder's first members are itself; afterwards the log has them.
+// founders returns the first members of the cluster: as recorded when this replica first started, because the library
+// refuses others, else those of the configuration, else this replica alone.
+func (m *Member) founders() (map[uint64]dragonboat.Target, error) {
+	recorded, err := m.logs.db.GetBootstrapInfo(shardID, m.id.Replica)
+	if err != nil && !errors.Is(err, raftio.ErrNoBootstrapInfo) {
+		return nil, err
+	}
+	founders := make(map[uint64]dragonboat.Target)
+	for replica, node := range recorded.Addresses {
+		founders[replica] = node
+	}
+	if len(founders) > 0 {
+		return founders, nil
+	}
+	for replica, node := range m.cfg.Peers {
+		founders[replica] = node
+	}
+	founders[m.id.Replica] = m.id.Node
+	return founders, nil
+}
+
+// startReplica starts raft. Founders are told of each other; afterwards the log has the members.
 func (m *Member) startReplica() error {
 	cfg := config.Config{
 		ReplicaID:               m.id.Replica,
@@ -103,14 +124,17 @@ func (m *Member) startReplica() error {
 		OrderedConfigChange:     true,
 		ElectionRTT:             electionTicks,
 		HeartbeatRTT:            heartbeatTicks,
-		SnapshotEntries:         snapshotEntries,
-		CompactionOverhead:      keepEntries,
+		SnapshotEntries:         m.cfg.SnapshotEntries,
+		CompactionOverhead:      max(m.cfg.SnapshotEntries*keepEntries/snapshotEntries, 1),
 		MaxInMemLogSize:         maxInMemLog,
 		SnapshotCompressionType: config.Snappy,
 		EntryCompressionType:    config.Snappy,
 	}
-	founders := map[uint64]dragonboat.Target{m.id.Replica: m.id.Node}
 	return protect("start replica", func() error {
+		founders, err := m.founders()
+		if err != nil {
+			return err
+		}
 		return m.host.StartOnDiskReplica(founders, false, m.newFSM, cfg)
 	})
 }

@@ -287,5 +287,6 @@ func (m *Member) stamp(h *kv.Header) {
 }
 
 func (m *Member) newFSM(uint64, uint64) statemachine.IOnDiskStateMachine {
-	return &fsm{store: m.store, halt: m.halt, applied: m.applied.announce, ahead: m.ahead}
+	return &fsm{store: m.store, halt: m.halt, applied: m.applied.announce, ahead: m.ahead,
+		early: max(1, int(m.cfg.SnapshotEntries*flushAheadEntries/snapshotEntries))}
 }

@@ -91,7 +91,7 @@ func (m *Member) propose(ctx context.Context, cmd []byte) (kv.Result, error) {
 		if err == nil {
 			var res kv.Result
 			var dropped bool
-			if res, dropped, err = m.outcome(ctx, rs); !dropped {
+			if res, dropped, err = m.outcome(ctx, rs, changed); !dropped {
 				m.metrics.commitSeconds.Observe(time.Since(began).Seconds())
 				return res, err
 			}
@@ -151,29 +151,53 @@ func closedHost(err error) bool {
 }
 
 // outcome waits for the answer to a command that was sent. Dropped says that it certainly was not applied.
-func (m *Member) outcome(ctx context.Context, rs *dragonboat.RequestState) (res kv.Result, dropped bool, err error) {
+//
+// Changed is closed when the leader changes: then what was sent to the former one may be lost without a word, and to
+// send it again could apply it twice. So an answer that does not come soon afterwards is given up.
+func (m *Member) outcome(ctx context.Context, rs *dragonboat.RequestState, changed <-chan struct{}) (res kv.Result, dropped bool, err error) {
+	r, err := m.answer(ctx, rs, changed)
+	if err != nil {
+		return kv.Result{}, false, err
+	}
+	switch {
+	case r.Completed():
+		data := r.GetResult().Data
+		rs.Release()
+		res, err := m.decode(data)
+		return res, false, err
+	case r.Dropped():
+		rs.Release()
+		return kv.Result{}, true, nil
+	case r.Timeout():
+		return kv.Result{}, false, unknown("no answer within %s", proposalTimeout)
+	case r.Terminated():
+		return kv.Result{}, false, unknown("the replica stopped")
+	default:
+		return kv.Result{}, false, unknown("raft gave it up")
+	}
+}
+
+func (m *Member) answer(ctx context.Context, rs *dragonboat.RequestState, changed <-chan struct{}) (r dragonboat.RequestResult, err error) {
 	select {
 	case r := <-rs.ResultC():
-		switch {
-		case r.Completed():
-			data := r.GetResult().Data
-			rs.Release()
-			res, err := m.decode(data)
-			return res, false, err
-		case r.Dropped():
-			rs.Release()
-			return kv.Result{}, true, nil
-		case r.Timeout():
-			return kv.Result{}, false, unknown("no answer within %s", proposalTimeout)
-		case r.Terminated():
-			return kv.Result{}, false, unknown("the replica stopped")
-		default:
-			return kv.Result{}, false, unknown("raft gave it up")
-		}
+		return r, nil
 	case <-ctx.Done():
-		return kv.Result{}, false, unknown("the caller gave up waiting: %v", context.Cause(ctx))
+		return r, unknown("the caller gave up waiting: %v", context.Cause(ctx))
 	case <-m.halt.done:
-		return kv.Result{}, false, unknown("the replica failed: %v", m.halt.err)
+		return r, unknown("the replica failed: %v", m.halt.err)
+	case <-changed:
+	}
+	late := time.NewTimer(leaderWait)
+	defer late.Stop()
+	select {
+	case r := <-rs.ResultC():
+		return r, nil
+	case <-ctx.Done():
+		return r, unknown("the caller gave up waiting: %v", context.Cause(ctx))
+	case <-m.halt.done:
+		return r, unknown("the replica failed: %v", m.halt.err)
+	case <-late.C:
+		return r, unknown("the leader was lost, and no answer came within %s", leaderWait)
 	}
 }
 

@@ -109,7 +109,7 @@ func (m *Member) readIndex(ctx context.Context, sent func()) error {
 		}
 		_, changed := m.leader.get()
 		sent()
-		again, err := m.askIndex(ctx)
+		again, err := m.askIndex(ctx, changed)
 		if !again {
 			return err
 		}
@@ -126,8 +126,9 @@ func (m *Member) readIndex(ctx context.Context, sent func()) error {
 	}
 }
 
-// askIndex makes one attempt. Again says that raft turned it away and may not the next time.
-func (m *Member) askIndex(ctx context.Context) (again bool, err error) {
+// askIndex makes one attempt. Again says that raft turned it away and may not the next time, or that the leader has
+// changed, which closes changed: the former one may never answer.
+func (m *Member) askIndex(ctx context.Context, changed <-chan struct{}) (again bool, err error) {
 	rs, err := m.host.ReadIndex(shardID, leaderWait)
 	switch {
 	case err == nil:
@@ -151,6 +152,8 @@ func (m *Member) askIndex(ctx context.Context) (again bool, err error) {
 		default:
 			return true, nil
 		}
+	case <-changed:
+		return true, nil
 	case <-ctx.Done():
 		return false, noLeader("the caller gave up waiting: %v", context.Cause(ctx))
 	case <-m.halt.done:

@@ -1,0 +1,231 @@
+package raftnet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+const (
+	swiftUrgency = 1
+	logUrgency   = 3
+	bulkUrgency  = 6
+
+	// helloWait is how long a stream that a peer has opened may take to say what it is.
+	helloWait = 10 * time.Second
+	// maxBulk is how many snapshots one peer may send at a time; there is rarely a second, after a first was given up.
+	maxBulk = 4
+)
+
+// link is one connection to a peer in use.
+type link struct {
+	net    *Net
+	peer   *peer
+	conn   Conn
+	queues [lanes]*queue
+	bulk   chan struct{} // a place for each snapshot that comes in; one that finds none is refused
+
+	mu    sync.Mutex
+	begun [lanes]bool // the peer has opened the stream of the lane
+}
+
+func newLink(n *Net, p *peer, c Conn) *link {
+	return &link{net: n, peer: p, conn: c, queues: [lanes]*queue{newQueue(maxSwiftBytes), newQueue(maxLogBytes)},
+		bulk: make(chan struct{}, maxBulk)}
+}
+
+func (l *link) closeQueues() (dropped int) {
+	for _, q := range l.queues {
+		dropped += q.close()
+	}
+	return dropped
+}
+
+var errEnded = errors.New("the connection has ended")
+
+// run uses the connection until it ends, and closes it.
+func (l *link) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for i := range lanes {
+		g.Go(func() error { return l.sendLane(ctx, kind(i+1)) })
+	}
+	g.Go(func() error { return l.acceptLanes(ctx, g) })
+	g.Go(func() error { return l.acceptBulk(ctx, g) })
+	g.Go(func() error { return l.watchLoss(ctx) })
+	g.Go(func() error {
+		defer func() { l.conn.Close(closeReason(ctx)) }() // ends whatever still waits on the connection
+		select {
+		case <-l.conn.Done():
+			return errEnded
+		case <-l.net.closing:
+			return errClosed
+		case <-ctx.Done():
+			return nil
+		}
+	})
+	return g.Wait()
+}
+
+// closeReason is what the peer may read: nothing but what is wrong with what it sent.
+func closeReason(ctx context.Context) string {
+	for _, err := range []error{errFormat, errNewer, errCluster, errFrame, errClosed} {
+		if errors.Is(context.Cause(ctx), err) {
+			return err.Error()
+		}
+	}
+	return ""
+}
+
+// watchLoss reports the peer once its link is lost, and drops what waits for it: raft would rather say something new.
+func (l *link) watchLoss(ctx context.Context) error {
+	for {
+		lost, changed := l.conn.LossState()
+		if lost {
+			for _, q := range l.queues {
+				l.net.metrics.dropped("link", q.clear())
+			}
+			l.net.unreachable(l.peer)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// sendLane writes what is queued on a lane to a stream that it opens for the first batch.
+func (l *link) sendLane(ctx context.Context, lane kind) error {
+	q := l.queues[lane-1]
+	var out Outgoing
+	var buf []byte
+	for {
+		select {
+		case <-q.ready:
+		case <-ctx.Done():
+			return nil
+		}
+		for {
+			buf = buf[:0]
+			if out == nil {
+				buf = hello{lane, l.net.opts.Cluster, l.net.boot}.append(buf)
+			}
+			var batches int
+			if buf, batches = q.take(buf); batches == 0 {
+				break
+			}
+			if out == nil {
+				var err error
+				if out, err = l.open(ctx, lane); err != nil {
+					return err
+				}
+			}
+			if _, err := out.Write(buf); err != nil {
+				return fmt.Errorf("send to node %s: %w", l.peer.node, err)
+			}
+			if cap(buf) > 2*joinBytes {
+				buf = nil
+			}
+		}
+	}
+}
+
+func (l *link) open(ctx context.Context, lane kind) (Outgoing, error) {
+	out, err := l.conn.OpenUni(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("open a stream to node %s: %w", l.peer.node, err)
+	}
+	if lane == kindSwift {
+		out.SetUrgency(swiftUrgency)
+	} else {
+		out.SetUrgency(logUrgency)
+	}
+	return out, nil
+}
+
+// acceptLanes takes the streams that the peer opens, one for each lane. There is no reason for another.
+func (l *link) acceptLanes(ctx context.Context, g *errgroup.Group) error {
+	for range lanes {
+		in, err := l.conn.AcceptUni(ctx)
+		if err != nil {
+			return fmt.Errorf("wait for a stream of node %s: %w", l.peer.node, err)
+		}
+		g.Go(func() error {
+			err := l.receive(in)
+			in.CancelRead(codeRefused)
+			if isRefusal(err) {
+				l.net.metrics.dropped("refused", 1)
+				l.net.opts.Log.Warn("what a member sent was refused and the connection closed; if it goes on, see "+
+					"whether both run the same version and belong to the same cluster", "peer", l.peer.node, "err", err)
+			}
+			return err
+		})
+	}
+	return nil
+}
+
+func isRefusal(err error) bool {
+	return errors.Is(err, errFormat) || errors.Is(err, errNewer) || errors.Is(err, errCluster) || errors.Is(err, errFrame)
+}
+
+// receive hands over what comes on a lane until its stream ends.
+func (l *link) receive(in Incoming) error {
+	if err := in.SetReadDeadline(time.Now().Add(helloWait)); err != nil {
+		return err
+	}
+	h, err := l.welcome(in)
+	if err != nil {
+		return err
+	}
+	if err := in.SetReadDeadline(time.Time{}); err != nil {
+		return err
+	}
+	lane := &l.peer.in[h.kind-1]
+	if err := lane.enter(h.boot); err != nil {
+		return err
+	}
+	var buf []byte
+	for {
+		if buf, err = readFrame(in, buf, maxBatchFrame); err != nil {
+			return fmt.Errorf("receive from node %s: %w", l.peer.node, err)
+		}
+		number, b, err := splitNumber(buf)
+		if err != nil {
+			return err
+		}
+		batch, err := decodeBatch(b, l.net.opts.Cluster, l.peer.node)
+		if err != nil {
+			return err
+		}
+		v := lane.deliver(h.boot, number, func() { l.net.recv(batch) })
+		if v == fresh {
+			l.net.metrics.received.Inc()
+		} else {
+			l.net.metrics.dropped(v.String(), 1)
+		}
+	}
+}
+
+// welcome reads the hello of a lane, of which each may be opened once.
+func (l *link) welcome(in Incoming) (hello, error) {
+	h, err := readHello(in)
+	switch {
+	case err != nil:
+		return h, err
+	case h.cluster != l.net.opts.Cluster:
+		return h, fmt.Errorf("stream of cluster %016x: %w", h.cluster, errCluster)
+	case h.kind == kindBulk:
+		return h, fmt.Errorf("a snapshot on a stream of one direction: %w", errFormat)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.begun[h.kind-1] {
+		return h, fmt.Errorf("a second stream of the %s lane: %w", h.kind, errFormat)
+	}
+	l.begun[h.kind-1] = true
+	return h, nil
+}

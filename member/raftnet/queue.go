@@ -1,0 +1,91 @@
+package raftnet
+
+import (
+	"encoding/binary"
+	"sync"
+)
+
+// The bounds of the queues of a connection, one for each lane. They are beyond what a healthy link holds back; one batch
+// is always taken by an empty queue.
+const (
+	maxQueueBatches = 4096
+	maxSwiftBytes   = 1 << 20
+	maxLogBytes     = 8 << 20
+)
+
+// queue holds encoded batches until the sender of their lane takes them. When it is full a batch is refused: to drop an
+// older one instead would make a hole in what follows.
+type queue struct {
+	limit int           // bytes
+	ready chan struct{} // of one slot: there is something
+
+	mu     sync.Mutex
+	items  []numbered
+	bytes  int
+	closed bool
+}
+
+// numbered is a batch with its number in the lane.
+type numbered struct {
+	number uint64
+	batch  []byte
+}
+
+func newQueue(limit int) *queue { return &queue{limit: limit, ready: make(chan struct{}, 1)} }
+
+// put queues a batch, unless there is no room.
+func (q *queue) put(n numbered) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed || len(q.items) > 0 && (len(q.items) >= maxQueueBatches || q.bytes+len(n.batch) > q.limit) {
+		return false
+	}
+	q.items = append(q.items, n)
+	q.bytes += len(n.batch)
+	select {
+	case q.ready <- struct{}{}:
+	default:
+	}
+	return true
+}
+
+// joinBytes is how much a sender writes at a time, if there is as much: several small batches leave in one packet.
+const joinBytes = 16 << 10
+
+// take appends the frames of what waits to b: all of it, up to about joinBytes, or one longer batch.
+func (q *queue) take(b []byte) (frames []byte, batches int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for batches < len(q.items) && (batches == 0 || len(b)+len(q.items[batches].batch) <= joinBytes) {
+		n := q.items[batches]
+		var number [binary.MaxVarintLen64]byte
+		size := binary.PutUvarint(number[:], n.number)
+		b = appendFrameHeader(b, size+len(n.batch))
+		b = append(append(b, number[:size]...), n.batch...)
+		q.bytes -= len(n.batch)
+		q.items[batches] = numbered{}
+		batches++
+	}
+	q.items = q.items[batches:]
+	if len(q.items) == 0 {
+		q.items = nil
+	}
+	return b, batches
+}
+
+// clear drops what waits.
+func (q *queue) clear() (dropped int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	dropped = len(q.items)
+	q.items, q.bytes = nil, 0
+	return dropped
+}
+
+// close drops what waits and all that comes.
+func (q *queue) close() (dropped int) {
+	q.mu.Lock()
+	q.closed = true
+	q.mu.Unlock()
+	return q.clear()
+}

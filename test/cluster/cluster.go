@@ -1,0 +1,297 @@
+// Package cluster runs a cluster of members in one process, each with its disk, its raft log and its QUIC endpoint, on a
+// simulated network: in virtual time (testing/synctest), where hours take seconds, or in real time.
+//
+//	c := cluster.New(t, cluster.Options{Members: 3, Seed: 1})
+//	c.Start()
+//	c.Isolate(c.Leader())
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"holdfast/internal/bridge"
+	"holdfast/internal/simnet"
+	"holdfast/member"
+	"holdfast/member/raftnet"
+	"holdfast/transport"
+)
+
+// Options says what cluster to make. The zero value of each field but Seed is the default named.
+type Options struct {
+	Members int           // default 3
+	Seed    uint64        // of the losses
+	Delay   time.Duration // one way; default 5 ms
+	Loss    float64       // share of packets, each way
+
+	// Change edits the settings of each member. Nil: none.
+	Change func(*member.Config)
+}
+
+// Cluster is a static set of members.
+type Cluster struct {
+	Net *simnet.Net
+
+	t     testing.TB
+	opts  Options
+	began time.Time
+	nodes []*Node
+}
+
+// Node is a member, which may be stopped and started again.
+type Node struct {
+	*member.Member // nil before the first start
+
+	Name    string
+	Replica uint64
+
+	c    *Cluster
+	id   *transport.Identity
+	dir  string
+	stop func(kill bool)
+}
+
+const clusterID = 0x5eed
+
+// New makes a cluster that nobody has started. It ends with the test.
+func New(t testing.TB, opts Options) *Cluster {
+	t.Helper()
+	if opts.Members == 0 {
+		opts.Members = 3
+	}
+	c := &Cluster{Net: simnet.New(t, opts.Seed), t: t, opts: opts, began: time.Now()}
+	ca, err := transport.NewCA(fmt.Sprintf("%016x", clusterID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for i := range opts.Members {
+		n := &Node{Name: fmt.Sprintf("m%d", i+1), Replica: uint64(i + 1), c: c, id: identity(t, ca)} //nolint:gosec // few
+		n.dir = filepath.Join(dir, n.Name)
+		c.nodes = append(c.nodes, n)
+	}
+	for _, a := range c.nodes {
+		for _, b := range c.nodes[a.Replica:] {
+			l := c.Net.Link(a.Name, b.Name).Loss(opts.Loss)
+			if opts.Delay > 0 {
+				l.Delay(opts.Delay)
+			}
+		}
+	}
+	t.Cleanup(func() {
+		for _, n := range c.nodes {
+			n.Stop()
+		}
+	})
+	return c
+}
+
+func identity(t testing.TB, ca *transport.CA) *transport.Identity {
+	t.Helper()
+	id, err := transport.NewIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := ca.Issue(id.PublicKey(), transport.Grant{Node: id.Node(), Role: transport.Member, Life: 1000 * time.Hour}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if id, err = id.WithCertificate(cert, ca.Certificate()); err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// Start starts all members and waits until they are ready.
+func (c *Cluster) Start() {
+	c.t.Helper()
+	for _, n := range c.nodes {
+		n.Start()
+	}
+	for _, n := range c.nodes {
+		n.AwaitReady(time.Minute)
+	}
+}
+
+// Nodes is every node, in the order of their replica ids.
+func (c *Cluster) Nodes() []*Node { return c.nodes }
+
+// Leader waits for a member that leads and that most others take for the leader.
+func (c *Cluster) Leader() *Node {
+	c.t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		votes := map[uint64]int{}
+		for _, n := range c.nodes {
+			if n.stop != nil {
+				votes[n.Status().Leader]++
+			}
+		}
+		for replica, count := range votes {
+			if replica != 0 && count > len(c.nodes)/2 && c.nodes[replica-1].Status().Leader == replica {
+				return c.nodes[replica-1]
+			}
+		}
+	}
+	c.t.Fatal("no leader within 30 s")
+	return nil
+}
+
+// Others is every node but n.
+func (c *Cluster) Others(n *Node) (others []*Node) {
+	for _, o := range c.nodes {
+		if o != n {
+			others = append(others, o)
+		}
+	}
+	return others
+}
+
+// Isolate cuts all links of a node.
+func (c *Cluster) Isolate(n *Node) {
+	for _, o := range c.Others(n) {
+		c.Net.Cut(n.Name, o.Name)
+	}
+}
+
+// Heal mends all links of a node.
+func (c *Cluster) Heal(n *Node) {
+	for _, o := range c.Others(n) {
+		c.Net.Heal(n.Name, o.Name)
+	}
+}
+
+// Start starts a node that does not run.
+func (n *Node) Start() {
+	t := n.c.t
+	t.Helper()
+	if n.stop != nil {
+		t.Fatalf("%s runs already", n.Name)
+	}
+	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})).With("node", n.Name)
+	conn := n.c.Net.Node(n.Name)
+	ep, err := transport.New(transport.Config{
+		Conn: conn, Identity: func() *transport.Identity { return n.id }, Resolve: n.c.Net.Resolve, Log: log,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	raft, err := raftnet.New(raftnet.Options{Cluster: clusterID, Node: bridge.MemberNode(n.id.Node()), Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool, err := bridge.Members(ep, raft, transport.PoolOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := member.Config{
+		Dir: n.dir, ClusterID: clusterID, ReplicaID: n.Replica, NodeID: bridge.MemberNode(n.id.Node()), Peers: map[uint64]string{},
+		Log: log, Network: raft, DiskReserve: -1, Clock: func() time.Duration { return time.Since(n.c.began) },
+	}
+	addrs := map[string][]string{}
+	for _, o := range n.c.nodes {
+		addrs[o.id.Node()] = []string{n.c.Net.Addr(o.Name)}
+		cfg.Peers[o.Replica] = bridge.MemberNode(o.id.Node())
+	}
+	if n.c.opts.Change != nil {
+		n.c.opts.Change(&cfg)
+	}
+	pool.Set(addrs)
+	if n.Member, err = member.Open(cfg); err != nil {
+		_ = conn.Close()
+		t.Fatalf("open %s: %v", n.Name, err)
+	}
+	endMember, endPool, endNet := run(t, n.Name, n.Run), run(t, n.Name, pool.Run), run(t, n.Name, ep.Run)
+	n.stop = func(kill bool) {
+		if kill {
+			_ = conn.Close()
+		}
+		endMember(false)
+		endPool(kill)
+		endNet(kill)
+		_ = conn.Close()
+	}
+}
+
+// run runs a part until it is ended, which waits for it.
+func run(t testing.TB, name string, part func(context.Context) error) (end func(failed bool)) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	var err error
+	wg.Go(func() { err = part(ctx) })
+	return func(failed bool) {
+		cancel()
+		wg.Wait()
+		if err != nil && !failed {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// Stop stops a node, if it runs; the others are told.
+func (n *Node) Stop() { n.end(false) }
+
+// Kill stops a node as a power cut looks to the others: it is silent from one moment to the next.
+func (n *Node) Kill() { n.end(true) }
+
+func (n *Node) end(kill bool) {
+	if n.stop != nil {
+		n.stop(kill)
+		n.stop = nil
+	}
+}
+
+// AwaitReady waits until the node is ready.
+func (n *Node) AwaitReady(limit time.Duration) {
+	n.c.t.Helper()
+	select {
+	case <-n.Ready():
+	case <-time.After(limit):
+		n.c.t.Fatalf("%s was not ready within %s", n.Name, limit)
+	}
+}
+
+// AwaitSame waits until all nodes that run hold the same, and checks that by a hash over it.
+func (c *Cluster) AwaitSame(limit time.Duration) {
+	c.t.Helper()
+	var err error
+	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if err = c.compare(); err == nil {
+			return
+		}
+	}
+	c.t.Fatalf("the members do not agree within %s: %v", limit, err)
+}
+
+func (c *Cluster) compare() error {
+	type state struct {
+		hash              uint32
+		revision, compact int64
+	}
+	var first *state
+	for _, n := range c.nodes {
+		if n.stop == nil {
+			continue
+		}
+		var s state
+		var err error
+		if s.hash, s.revision, s.compact, err = n.Hash(0); err != nil {
+			return fmt.Errorf("%s: %w", n.Name, err)
+		}
+		if first == nil {
+			first = &s
+		}
+		if s != *first {
+			return fmt.Errorf("%s has %+v, another %+v", n.Name, s, *first)
+		}
+	}
+	if first == nil {
+		return errors.New("no member runs")
+	}
+	return nil
+}
