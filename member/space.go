@@ -17,6 +17,10 @@ const (
 	spacePoll     = 5 * time.Second
 	spacePollFull = 500 * time.Millisecond
 
+	// spaceFresh is how long what the file system said is believed by writes. Others fill disks too: a core dump takes
+	// a second for a gigabyte. Asking takes a microsecond.
+	spaceFresh = 100 * time.Millisecond
+
 	// A write is charged writeFactor times its bytes and writeOverhead: for the log, for the state file with its
 	// index, and for pages that are only partly filled.
 	writeFactor   = 4
@@ -41,6 +45,8 @@ type space struct {
 	overlay func() int64 // bytes that wait in memory to be written
 	log     *slog.Logger
 
+	began    time.Time
+	asked    atomic.Int64 // when the file system was asked, since began
 	left     atomic.Int64 // to be let through before the file system is asked again
 	bytes    atomic.Int64 // free, as of the last time it was asked
 	refused  atomic.Uint64
@@ -51,7 +57,7 @@ type space struct {
 }
 
 func newSpace(cfg Config, overlay func() int64) (*space, error) {
-	s := &space{dir: cfg.Dir, reserve: cfg.DiskReserve, free: cfg.Free, overlay: overlay, log: cfg.Log}
+	s := &space{dir: cfg.Dir, reserve: cfg.DiskReserve, free: cfg.Free, overlay: overlay, log: cfg.Log, began: time.Now()}
 	free, size, err := s.free(s.dir)
 	if err != nil {
 		return nil, fmt.Errorf("ask for the free space of %s: %w", s.dir, err)
@@ -71,7 +77,7 @@ func (s *space) admit(n int64, frees bool) error {
 		return nil
 	}
 	cost := writeFactor*n + writeOverhead
-	if s.left.Add(-cost) >= 0 {
+	if time.Since(s.began)-time.Duration(s.asked.Load()) < spaceFresh && s.left.Add(-cost) >= 0 {
 		return nil
 	}
 	return s.ask(cost, frees)
@@ -110,6 +116,7 @@ func (s *space) look() (room int64, err error) {
 		return 0, err
 	}
 	s.bytes.Store(free)
+	s.asked.Store(int64(time.Since(s.began)))
 	room = free - overlayFactor*s.overlay() - s.reserve
 	s.left.Store(room)
 	switch {
@@ -133,8 +140,8 @@ func (s *space) refuse() *string {
 	if free-overlayFactor*s.overlay() < s.lower {
 		remedy = "free some there; not even deletions are taken any more"
 	}
-	why := fmt.Sprintf("%d MiB are free on the file system of %s, and %d MiB are held in reserve: %s",
-		free>>20, s.dir, s.reserve>>20, remedy)
+	why := fmt.Sprintf("%d MiB are free on the file system of %s; %d MiB are held in reserve and %d MiB for what waits in memory: %s",
+		free>>20, s.dir, s.reserve>>20, overlayFactor*s.overlay()>>20, remedy)
 	if s.refusing.Swap(&why) == nil {
 		s.log.Warn("writes refused", "reason", why)
 	}
