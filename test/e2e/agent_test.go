@@ -72,10 +72,13 @@ func freeAddr(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// launch starts an agent on dir and addr and does not wait. It is killed when the test ends, and when the test process
-// does; its log is shown if the test fails while it runs.
+// launch starts an agent on dir and addr and does not wait; unless args say where, it listens for other nodes on a free
+// port. It is killed when the test ends; its log is shown if the test fails while it runs.
 func launch(t *testing.T, dir, addr string, args ...string) *agent {
 	t.Helper()
+	if !slices.Contains(args, "--peer-listen") {
+		args = append([]string{"--peer-listen", freeUDP(t)}, args...)
+	}
 	return launchIn(t, nil, dir, addr, args...)
 }
 

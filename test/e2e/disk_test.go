@@ -22,9 +22,9 @@ const (
 	valueSize = 256 << 10
 )
 
-// TestFullDiskRefusesWritesAndRecovers fills the disk of an agent, first by writing to it, then from outside to the last
-// byte. Writes are answered 507, reads and deletes go on, a kill and a restart on the full disk lose nothing, and as
-// soon as there is room writes are accepted again, without anybody's help.
+// TestFullDiskRefusesWritesAndRecovers writes until the disk of an agent is full. Then writes are answered 507, reads and
+// deletes go on, a kill and a restart on the full disk lose nothing, and as soon as there is room writes are accepted
+// again, without anybody's help.
 func TestFullDiskRefusesWritesAndRecovers(t *testing.T) {
 	disk := &disk{t: t, path: smallDisk(t)}
 	addr := freeAddr(t)
@@ -38,33 +38,54 @@ func TestFullDiskRefusesWritesAndRecovers(t *testing.T) {
 		t.Errorf("DELETE on a full disk: %d %s", r.status, r.body)
 	}
 	disk.acked = disk.acked[1:]
+	disk.leave(reserve / 2)
+	a.kill()
+	disk.recovers(disk.restart(addr), addr)
+}
 
+// TestDiskFilledToTheLastByteLosesNothing takes every byte away under a running agent, as a core dump of another program
+// does. It may acknowledge a little more, which it then has, and goes on answering: 507 to writes.
+func TestDiskFilledToTheLastByteLosesNothing(t *testing.T) {
+	disk := &disk{t: t, path: smallDisk(t)}
+	addr := freeAddr(t)
+	a := start(t, filepath.Join(disk.path, "data"), addr, "--store-flush=500ms")
+	for n := range 20 {
+		key := fmt.Sprintf("before-%d", n)
+		if r := a.do("PUT", "/v1/kv/"+key, disk.value(key)); r.status != http.StatusCreated {
+			t.Fatalf("PUT: %d %s", r.status, r.body)
+		}
+		disk.acked = append(disk.acked, key)
+	}
 	disk.leave(0)
 	disk.eventuallyRefuses(a, "more")
 	time.Sleep(2 * time.Second) // some flushes come due
 	disk.servesReads(a)
-
 	a.kill()
-	a = disk.restart(addr)
-	disk.room()
+	disk.recovers(disk.restart(addr), addr)
+}
+
+// recovers gives room, and expects the agent to take writes again.
+func (d *disk) recovers(a *agent, addr string) {
+	d.t.Helper()
+	d.room()
 	select {
-	case <-a.exited: // it has said that trying again may help, and does what a service manager would
-		a = start(t, a.dir, addr)
+	case <-a.exited: // it has said that trying again may help, and this is what a service manager would do
+		a = start(d.t, a.dir, addr)
 	default:
 	}
-	eventually(t, 30*time.Second, func() string {
-		if r := a.do("PUT", "/v1/kv/room-again", disk.value("room-again")); r.status != http.StatusCreated {
+	eventually(d.t, 30*time.Second, func() string {
+		if r := a.do("PUT", "/v1/kv/room-again", d.value("room-again")); r.status != http.StatusCreated {
 			return fmt.Sprintf("PUT with room again: %d %s", r.status, r.body)
 		}
 		return ""
 	})
-	disk.servesReads(a)
+	d.servesReads(a)
 	if code := a.stop(); code != 0 {
-		t.Errorf("exit code %d when asked to stop", code)
+		d.t.Errorf("exit code %d when asked to stop", code)
 	}
 }
 
-// TestWritesAreAcceptedAgainWhileRunning is the same without a restart.
+// TestWritesAreAcceptedAgainWhileRunning goes back and forth between too little room and enough.
 func TestWritesAreAcceptedAgainWhileRunning(t *testing.T) {
 	disk := &disk{t: t, path: smallDisk(t)}
 	a := start(t, filepath.Join(disk.path, "data"), freeAddr(t), "--store-flush=500ms")

@@ -54,6 +54,7 @@ func TestRefusalsExitWithTheirCodeAndNameTheWayOut(t *testing.T) {
 		{name: "member without its data", dir: withoutMember, code: exitConfig, says: []string{"member/"}},
 		{name: "locked dir", dir: lockedDir, code: exitTemporary, says: []string{"in use", "pid [0-9]+"}},
 		{name: "taken port", args: []string{"--listen=TAKEN"}, code: exitTemporary, says: []string{`127\.0\.0\.1:[0-9]+`, "in use"}},
+		{name: "taken port for nodes", args: []string{"--peer-listen=TAKEN"}, code: exitTemporary, says: []string{`127\.0\.0\.1:[0-9]+`, "in use", "--peer-listen"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) { tc.check(t) })
 	}
@@ -68,8 +69,10 @@ func (tc refusal) check(t *testing.T) {
 	args := slices.Clone(tc.args)
 	for i, arg := range args {
 		switch {
-		case strings.HasSuffix(arg, "TAKEN"):
+		case arg == "--listen=TAKEN":
 			args[i] = "--listen=http://" + takenPort(t)
+		case arg == "--peer-listen=TAKEN":
+			args[i] = "--peer-listen=" + takenUDP(t)
 		case arg == "--config=CONFIG":
 			path := filepath.Join(t.TempDir(), "agent.yaml")
 			if err := os.WriteFile(path, []byte("data-dri: /tmp\n"), 0o644); err != nil {
@@ -80,6 +83,9 @@ func (tc refusal) check(t *testing.T) {
 	}
 	if !slices.ContainsFunc(args, func(s string) bool { return strings.HasPrefix(s, "--listen") }) {
 		args = append(args, "--listen=http://"+freeAddr(t))
+	}
+	if !slices.ContainsFunc(args, func(s string) bool { return strings.HasPrefix(s, "--peer-listen") }) {
+		args = append(args, "--peer-listen="+freeUDP(t))
 	}
 	cmd := exec.CommandContext(t.Context(), os.Getenv("AGENT"), append([]string{"--data-dir", dir}, args...)...)
 	cmd.Env = cleanEnv(t, tc.env...)
@@ -228,4 +234,15 @@ func takenPort(t *testing.T) string {
 	}
 	t.Cleanup(func() { l.Close() })
 	return l.Addr().String()
+}
+
+// takenUDP is takenPort for other nodes.
+func takenUDP(t *testing.T) string {
+	t.Helper()
+	l, err := net.ListenPacket("udp", "127.0.0.1:0") //nolint:noctx // returns at once
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l.LocalAddr().String()
 }

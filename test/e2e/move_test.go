@@ -22,7 +22,7 @@ func TestDataSurvivesANewHostNameAndANewPlace(t *testing.T) {
 			}
 			dir = moved
 		}
-		a := launchIn(t, []string{"unshare", "--uts", "sh", "-c", `hostname "$1" && shift && exec "$@"`, "sh", host}, dir, freeAddr(t))
+		a := launchIn(t, []string{"unshare", "--uts", "sh", "-c", `hostname "$1" && shift && exec "$@"`, "sh", host}, dir, freeAddr(t), "--peer-listen", freeUDP(t))
 		a.waitReady()
 		for old := range i {
 			key := fmt.Sprintf("/v1/kv/start/%d", old)
