@@ -51,6 +51,46 @@ member:
 	}
 }
 
+const proxyStatus = `{"name":"edge-7","mode":"proxy","ready":true,"proxy":{"joined":true,"upstream":"192.0.2.1:2380","uplink_lost":true,` +
+	`"uplink_error":"no packet for 3s","synced":true,"age_seconds":93.5,"cache_bytes":2048,"mirrors":[{"prefix":"site/","covered":true,"revision":7},` +
+	`{"prefix":"","covered":false,"revision":0,"reason":"larger than the cache"}]},"queue":{"depth":12,"bytes":5242880,"oldest_seconds":59,"news":[]},` +
+	`"links":[{"node":"ab","lost":true,"rtt_ms":1.5,"bytes_sent":4096}]}`
+
+func TestStatusOfAProxyCanBeRead(t *testing.T) {
+	w := newWorld(t)
+	f := newFakeAgent(t, w.path("a.sock"), answering(200, "application/json", proxyStatus))
+	want := `name                  edge-7
+mode                  proxy
+ready                 true
+proxy.joined          true
+proxy.upstream        192.0.2.1:2380
+proxy.uplink_lost     true
+proxy.uplink_error    no packet for 3s
+proxy.synced          true
+proxy.age_seconds     93.5 (1m33s)
+proxy.cache_bytes     2048 (2KiB)
+queue.depth           12
+queue.bytes           5242880 (5MiB)
+queue.oldest_seconds  59
+queue.news            []
+
+proxy.mirrors
+PREFIX  COVERED  REVISION  REASON
+site/   true     7         -
+""      false    0         larger than the cache
+
+links
+NODE  LOST  RTT_MS  BYTES_SENT
+ab    true  1.5     4096 (4KiB)
+`
+	if got := w.runs(0, "status", "--socket", f.socket); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	if got := w.runs(0, "status", "-o", "json", "--socket", f.socket); got != proxyStatus+"\n" {
+		t.Errorf("got %s", got)
+	}
+}
+
 func TestYAMLOfAnyDocument(t *testing.T) {
 	for doc, want := range map[string]string{
 		`{}`: "{}\n", `[]`: "[]\n", `null`: "null\n", `"a: b"`: "\"a: b\"\n", `12345678901234567890`: "12345678901234567890\n",
@@ -223,8 +263,10 @@ Available Commands:
   kv          Read, write and watch keys
   leave       Take this node out of its cluster; not in this version
   promote     Make a proxy a member; not in this version
+  queue       Look at the writes that wait for the cluster
   run         Run a node; the default
   status      Show how the agent is doing
+  token       Make and end the tokens with which other nodes join
   version     Print the version
 
 Flags:

@@ -15,9 +15,10 @@ import (
 // valueBytesMax is the largest value that any agent can be set up to take.
 const valueBytesMax = 16 << 20
 
-// writeFlags are preconditions of a write.
+// writeFlags are preconditions of a write, and what may acknowledge it.
 type writeFlags struct {
 	ifMatch, ifNoneMatch string
+	write                string
 }
 
 func addWriteFlags(cmd *cobra.Command) *writeFlags {
@@ -25,11 +26,15 @@ func addWriteFlags(cmd *cobra.Command) *writeFlags {
 	cmd.Flags().StringVar(&f.ifMatch, "if-match", "", "only if the key is at this revision; * is any")
 	cmd.Flags().StringVar(&f.ifNoneMatch, "if-none-match", "", "only if the key is not at this revision; * or nothing: only if it does not exist")
 	cmd.Flags().Lookup("if-none-match").NoOptDefVal = "*"
+	cmd.Flags().StringVar(&f.write, "write", "", "sync: the cluster has it; queue: this node's queue; auto, the default: the cluster, or the queue if that takes too long")
 	return f
 }
 
-// apply adds the preconditions to a call.
+// apply adds the flags to a call.
 func (f *writeFlags) apply(c *call) error {
+	if f.write != "" {
+		c.query.Set("write", f.write)
+	}
 	for name, value := range map[string]string{"If-Match": f.ifMatch, "If-None-Match": f.ifNoneMatch} {
 		if value == "" {
 			continue
@@ -64,7 +69,7 @@ func (p *program) putCommand(f *kvFlags) *cobra.Command {
 				return err
 			}
 		}
-		call := call{method: http.MethodPut, path: keyPath(key), header: http.Header{}, body: value}
+		call := call{method: http.MethodPut, path: keyPath(key), query: url.Values{}, header: http.Header{}, body: value}
 		if err := write.apply(&call); err != nil {
 			return err
 		}
@@ -121,6 +126,9 @@ func (p *program) write(cmd *cobra.Command, f *kvFlags, c call) error {
 	if err != nil {
 		return err
 	}
+	if a.status == http.StatusAccepted {
+		return p.noteQueued(f.output, a)
+	}
 	if f.output != outputTable {
 		return f.output.printJSON(p.stdout, a.body)
 	}
@@ -137,4 +145,18 @@ func (p *program) write(cmd *cobra.Command, f *kvFlags, c call) error {
 	}
 	_, err = fmt.Fprintln(p.stdout, text)
 	return err
+}
+
+// noteQueued says that a write is kept here and not committed. It is no revision, so a table has nothing to print.
+func (p *program) noteQueued(form output, a *answer) error {
+	until := ""
+	if at := a.header.Get("Holdfast-Expires"); at != "" {
+		until = " and is given up at " + at
+	}
+	id := a.header.Get("Holdfast-Op")
+	p.note("queued as %s: it is on this node's disk, not committed yet%s (agent queue wait %s)", id, until, id)
+	if form == outputTable {
+		return nil
+	}
+	return form.printJSON(p.stdout, a.body)
 }

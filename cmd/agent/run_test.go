@@ -48,7 +48,7 @@ func TestAnAgentServesItsCommandsAndObeysSignals(t *testing.T) {
 	w := newWorld(t)
 	file := w.write("etc/agent.yaml", "log-level: info\n")
 	socket := "--data-dir=" + w.path("data")
-	r := w.background(socket, "--listen=http://127.0.0.1:0", "--config="+file)
+	r := w.background(socket, "--listen=http://127.0.0.1:0", "--peer-listen=127.0.0.1:0", "--config="+file)
 	r.logged(`"agent ready"`)
 
 	user := newWorld(t)
@@ -70,6 +70,8 @@ func TestAnAgentServesItsCommandsAndObeysSignals(t *testing.T) {
 	if got := user.runs(0, "kv", "del", "site/", "--prefix", socket); !strings.HasSuffix(got, ", deleted 1\n") {
 		t.Errorf("got %q", got)
 	}
+	user.runs(1, "queue", "ls", socket)
+	user.says("queue.prefixes is empty", "no-queue")
 	if got := user.runs(0, "status", socket); !hasLine(got, "mode member") || !hasLine(got, "ready true") {
 		t.Errorf("got %s", got)
 	}
@@ -85,7 +87,7 @@ func TestAnAgentServesItsCommandsAndObeysSignals(t *testing.T) {
 	r.logged(`"agent stopped"`)
 
 	user.runs(69, "kv", "get", "site/42//temp", socket)
-	w.env = []string{"HOLDFAST_DATA_DIR=" + w.path("data"), "HOLDFAST_LISTEN=http://127.0.0.1:0", "HOLDFAST_CONFIG="}
+	w.env = []string{"HOLDFAST_DATA_DIR=" + w.path("data"), "HOLDFAST_LISTEN=http://127.0.0.1:0", "HOLDFAST_PEER_LISTEN=127.0.0.1:0", "HOLDFAST_CONFIG="}
 	w.write("etc/agent.yaml", "")
 	again := w.background("run")
 	again.logged(`"agent ready"`)
@@ -96,7 +98,7 @@ func TestAnAgentServesItsCommandsAndObeysSignals(t *testing.T) {
 func TestExitCodesOfAStart(t *testing.T) {
 	w := newWorld(t)
 	data := "--data-dir=" + w.path("data")
-	r := w.background(data, "--listen=http://127.0.0.1:0")
+	r := w.background(data, "--listen=http://127.0.0.1:0", "--peer-listen=127.0.0.1:0")
 	r.logged(`"agent ready"`)
 	other := newWorld(t)
 	other.runs(75, data, "--listen=http://127.0.0.1:0") // locked

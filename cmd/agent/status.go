@@ -1,10 +1,13 @@
 package main
 
 import (
+	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -36,21 +39,55 @@ func (p *program) statusCommand() *cobra.Command {
 	return cmd
 }
 
-// printStatus prints whatever the agent reports, line by line, so that a newer agent's news is shown too. Sizes get a
-// unit that can be read.
+// printStatus prints whatever the agent reports, line by line, so that a newer agent's news is shown too. Lists of things
+// become tables behind that. Sizes and times get a unit that can be read.
 func printStatus(w io.Writer, doc []byte) error {
 	tree, err := parseTree(doc)
 	if err != nil {
 		return exitf(exitRefused, "the status is no JSON: %w", err)
 	}
+	tables := tree.detach("", nil)
 	rows := tree.leaves("", nil)
 	for _, row := range rows {
-		n, err := strconv.ParseInt(row[1], 10, 64)
-		if err == nil && strings.HasSuffix(row[0], "_bytes") && n >= int64(config.KiB) {
-			row[1] += " (" + roughly(config.Size(n)) + ")"
+		row[1] = readable(row[0], row[1])
+	}
+	if err := printTable(w, nil, rows); err != nil {
+		return err
+	}
+	for _, t := range tables {
+		if _, err := fmt.Fprintf(w, "\n%s\n", t.name); err != nil {
+			return err
+		}
+		head, rows := t.list.columns()
+		for _, row := range rows {
+			for i := range row {
+				row[i] = readable(head[i], row[i])
+			}
+		}
+		for i := range head {
+			head[i] = strings.ToUpper(head[i])
+		}
+		if err := printTable(w, head, rows); err != nil {
+			return err
 		}
 	}
-	return printTable(w, nil, rows)
+	return nil
+}
+
+// readable adds to a number what its name says of its unit.
+func readable(name, text string) string {
+	name = name[strings.LastIndexByte(name, '.')+1:]
+	switch {
+	case strings.HasSuffix(name, "_bytes"), strings.HasPrefix(name, "bytes_"), name == "bytes":
+		if n, err := strconv.ParseInt(text, 10, 64); err == nil && n >= int64(config.KiB) {
+			return text + " (" + roughly(config.Size(n)) + ")"
+		}
+	case strings.HasSuffix(name, "_seconds"):
+		if s, err := strconv.ParseFloat(text, 64); err == nil && s >= 60 && s < float64(math.MaxInt64/time.Second) {
+			return text + " (" + ageText(time.Duration(s*float64(time.Second))) + ")"
+		}
+	}
+	return text
 }
 
 // roughly rounds a size down to whole units, of which there are at most four digits.

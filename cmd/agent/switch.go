@@ -8,13 +8,13 @@ import (
 // what this version can do, not that there is no such command.
 func (p *program) switchCommands() []*cobra.Command {
 	leave := p.notYet("leave", "Take this node out of its cluster; not in this version",
-		"this version cannot leave a cluster: it knows none but that of one node. To begin anew, stop the agent, move the data directory away and start it")
+		"this version cannot leave a cluster. To begin anew, stop the agent, move the data directory away and start it")
 	leave.Flags().Bool("force", false, "leave although this is the last member; its data stays behind")
 	return []*cobra.Command{
 		p.notYet("promote", "Make a proxy a member; not in this version",
-			"this version cannot promote: it has no proxies. Start this node as a member in an empty data directory"),
+			"this version cannot promote: a proxy stays one. Start this node as a member in an empty data directory"),
 		p.notYet("demote", "Make a member a proxy; not in this version",
-			"this version cannot demote: it has no proxies. Start this node with --mode=auto or --mode=member to go on as it was"),
+			"this version cannot demote: a member stays one. Start this node with --mode=auto or --mode=member to go on as it was"),
 		leave,
 	}
 }

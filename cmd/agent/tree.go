@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -144,4 +145,56 @@ func (t *tree) plain() string {
 		return text
 	}
 	return t.inline()
+}
+
+// named is a list of objects, taken out of a document.
+type named struct {
+	name string
+	list *tree
+}
+
+// detach takes the lists of objects out of t, with the path to each: one line could not show them.
+func (t *tree) detach(path string, lists []named) []named {
+	var rest []member
+	for _, m := range t.members {
+		at := strings.TrimPrefix(path+"."+m.name, ".")
+		if len(m.value.items) > 0 && m.value.items[0].isMap {
+			lists = append(lists, named{at, m.value})
+			continue
+		}
+		lists = m.value.detach(at, lists)
+		rest = append(rest, m)
+	}
+	t.members = rest
+	return lists
+}
+
+// columns is a list of objects as a table: a column for each name that any of them has.
+func (t *tree) columns() (head []string, rows [][]string) {
+	for _, item := range t.items {
+		for _, m := range item.members {
+			if !slices.Contains(head, m.name) {
+				head = append(head, m.name)
+			}
+		}
+	}
+	for _, item := range t.items {
+		row := make([]string, len(head))
+		for i, name := range head {
+			row[i] = "-"
+			if at := slices.IndexFunc(item.members, func(m member) bool { return m.name == name }); at >= 0 {
+				row[i] = item.members[at].value.cell()
+			}
+		}
+		rows = append(rows, row)
+	}
+	return head, rows
+}
+
+// cell is plain text, with something to see where there is none.
+func (t *tree) cell() string {
+	if text := t.plain(); text != "" {
+		return text
+	}
+	return `""`
 }

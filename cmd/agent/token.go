@@ -1,0 +1,208 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+const tokensPath = "/v1/tokens"
+
+func (p *program) tokenCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "token",
+		Short: "Make and end the tokens with which other nodes join",
+		Long: `Make and end the tokens with which other nodes join this cluster.
+
+It works on a member, over its administration socket only.`,
+		RunE: group,
+	}
+	f := addClientFlags(cmd)
+	cmd.AddCommand(p.tokenCreateCommand(f), p.tokenListCommand(f), p.tokenRevokeCommand(f))
+	for _, c := range cmd.Commands() {
+		c.DisableFlagsInUseLine = true
+	}
+	return cmd
+}
+
+// tokenRequest is what a new token is to be good for.
+type tokenRequest struct {
+	Role  string   `json:"role"`
+	TTL   string   `json:"ttl"`
+	Uses  int      `json:"uses"`
+	Scope []string `json:"scope,omitempty"`
+}
+
+func (p *program) tokenCreateCommand(f *clientFlags) *cobra.Command {
+	var req tokenRequest
+	var ttl time.Duration
+	cmd := &cobra.Command{
+		Use:   "create [flags]",
+		Short: "Make a join token and print it, alone",
+		Long: `Make a join token and print it, alone on standard output, where it can go into a file:
+
+  agent token create --role=proxy --scope=site/42/ > token
+
+Nothing shows it again. A proxy that joins with it may touch the keys of its scope: every key unless
+--scope is given.`,
+		Args: noArgs(exitUsage),
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&req.Role, "role", "any", "what may join with it: any, member or proxy")
+	flags.DurationVar(&ttl, "ttl", 24*time.Hour, "how long it is good")
+	flags.IntVar(&req.Uses, "uses", 0, "how many nodes may join with it; 0 is any number")
+	flags.StringArrayVar(&req.Scope, "scope", nil, "key prefix that a proxy may touch, repeated for more; without it every key")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		req.TTL = ttl.String()
+		body, err := json.Marshal(&req)
+		if err != nil {
+			return err
+		}
+		a, err := p.ask(cmd, f, call{method: http.MethodPost, path: tokensPath, header: http.Header{"Content-Type": {"application/json"}}, body: body})
+		if err != nil {
+			return err
+		}
+		var made struct {
+			Token   string    `json:"token"`
+			ID      string    `json:"id"`
+			Expires time.Time `json:"expires"`
+		}
+		if err := json.Unmarshal(a.body, &made); err != nil || made.Token == "" {
+			return exitf(exitRefused, "the answer has no token: is it an agent?")
+		}
+		p.note("token %s lets %s join until %s%s; keep it secret", made.ID, joiners(req.Role, req.Uses), made.Expires.Format(time.RFC3339), reach(req.Role, req.Scope))
+		if f.output != outputTable {
+			return f.output.printJSON(p.stdout, a.body)
+		}
+		_, err = fmt.Fprintln(p.stdout, made.Token)
+		return err
+	}
+	return cmd
+}
+
+// joiners names the nodes that a token is for.
+func joiners(role string, uses int) string {
+	if role == "any" {
+		role = "node"
+	}
+	switch uses {
+	case 0:
+		return "any number of " + plural(role)
+	case 1:
+		return "one " + role
+	}
+	return strconv.Itoa(uses) + " " + plural(role)
+}
+
+func plural(role string) string {
+	if role == "proxy" {
+		return "proxies"
+	}
+	return role + "s"
+}
+
+// reach says what a proxy with a token may touch.
+func reach(role string, scope []string) string {
+	if role == "member" {
+		return ""
+	}
+	if len(scope) == 0 {
+		return ", as a proxy with every key in reach (--scope limits that)"
+	}
+	return ", as a proxy with keys under " + scopeText(scope) + " in reach"
+}
+
+// scopeText is a scope on a line.
+func scopeText(scope []string) string {
+	if len(scope) == 0 {
+		return "-"
+	}
+	texts := make([]string, len(scope))
+	for i, prefix := range scope {
+		if prefix == "" {
+			return "every key"
+		}
+		texts[i] = keyText([]byte(prefix))
+	}
+	return strings.Join(texts, ", ")
+}
+
+func (p *program) tokenListCommand(f *clientFlags) *cobra.Command {
+	return &cobra.Command{
+		Use:   "ls [flags]",
+		Short: "List the tokens, without their secrets",
+		Args:  noArgs(exitUsage),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			a, err := p.ask(cmd, f, call{method: http.MethodGet, path: tokensPath})
+			if err != nil {
+				return err
+			}
+			if f.output != outputTable {
+				return f.output.printJSON(p.stdout, a.body)
+			}
+			return p.printTokens(a.body)
+		},
+	}
+}
+
+func (p *program) printTokens(doc []byte) error {
+	var list struct {
+		Tokens []struct {
+			ID      string    `json:"id"`
+			Role    string    `json:"role"`
+			Scope   []string  `json:"scope"`
+			Expires time.Time `json:"expires"`
+			Uses    int       `json:"uses"`
+			Used    int       `json:"used"`
+			Created time.Time `json:"created"`
+		} `json:"tokens"`
+	}
+	if err := json.Unmarshal(doc, &list); err != nil {
+		return exitf(exitRefused, "the list of tokens is no JSON: %w", err)
+	}
+	if len(list.Tokens) == 0 {
+		p.note("there are no tokens")
+		return nil
+	}
+	rows := make([][]string, len(list.Tokens))
+	for i, t := range list.Tokens {
+		used := strconv.Itoa(t.Used)
+		if t.Uses > 0 {
+			used += " of " + strconv.Itoa(t.Uses)
+		}
+		expires := t.Expires.Format(time.RFC3339)
+		if time.Now().After(t.Expires) {
+			expires += " (expired)"
+		}
+		rows[i] = []string{t.ID, t.Role, used, t.Created.Format(time.RFC3339), expires, scopeText(t.Scope)}
+	}
+	return printTable(p.stdout, []string{"ID", "ROLE", "USED", "CREATED", "EXPIRES", "SCOPE"}, rows)
+}
+
+func (p *program) tokenRevokeCommand(f *clientFlags) *cobra.Command {
+	return &cobra.Command{
+		Use:   "revoke ID [flags]",
+		Short: "End a token; nodes that joined with it stay",
+		Args:  exactArgs("ID"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			path, err := pathOf(tokensPath, args[0])
+			if err != nil {
+				return err
+			}
+			a, err := p.ask(cmd, f, call{method: http.MethodDelete, path: path})
+			if err != nil {
+				return err
+			}
+			if f.output != outputTable {
+				return f.output.printJSON(p.stdout, a.body)
+			}
+			_, err = fmt.Fprintf(p.stdout, "revoked %s\n", args[0])
+			return err
+		},
+	}
+}
