@@ -26,7 +26,7 @@ const (
 	queuePath  = "/v1/queue"
 	queueRoot  = "/v1/queue/"
 	tokensPath = "/v1/tokens"
-	tokenRoot  = "/v1/tokens/"
+	tokenRoot  = "/v1/tokens/" //nolint:gosec // a path
 )
 
 // route returns what a URL leads to, and the name of what is behind it: an id, or a key's bytes, which are everything behind /v1/kv/, each escape undone once and

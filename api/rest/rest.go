@@ -124,7 +124,7 @@ const (
 	allowKey    = "GET, HEAD, PUT, DELETE, OPTIONS"
 	allowStatus = "GET, HEAD, OPTIONS"
 	allowQueued = "GET, HEAD, DELETE, OPTIONS"
-	allowTokens = "GET, HEAD, POST, OPTIONS"
+	allowTokens = "GET, HEAD, POST, OPTIONS" //nolint:gosec // methods
 	allowToken  = "DELETE, OPTIONS"
 )
 

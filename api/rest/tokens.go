@@ -138,7 +138,8 @@ func parseTokenRequest(body []byte) (api.TokenRequest, error) {
 	if req.Uses < 0 || req.Uses > tokenUsesMax {
 		return req, kv.Errorf(kv.Invalid, "uses %d is not from 0, which is any number, to %d", req.Uses, tokenUsesMax)
 	}
-	return req, checkTokenScope(&req)
+	err := checkTokenScope(&req)
+	return req, err
 }
 
 // checkTokenScope fills in role and scope where they were left out, and checks that they go together.

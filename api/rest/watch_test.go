@@ -682,7 +682,7 @@ func TestAClientThatDoesNotReadIsCutOff(t *testing.T) {
 // slowWriter is a client that takes a while to read each write.
 type slowWriter struct {
 	header  http.Header
-	takes   time.Duration
+	takes   atomic.Int64 // nanoseconds
 	limit   time.Time
 	written strings.Builder
 }
@@ -697,7 +697,7 @@ func (w *slowWriter) SetWriteDeadline(t time.Time) error {
 }
 
 func (w *slowWriter) Write(b []byte) (int, error) {
-	time.Sleep(w.takes)
+	time.Sleep(time.Duration(w.takes.Load()))
 	if !w.limit.IsZero() && time.Now().After(w.limit) {
 		return 0, context.DeadlineExceeded
 	}
@@ -711,19 +711,19 @@ func TestASlowConsumerIsToldSo(t *testing.T) {
 		canceled := false
 		s := &stream{w: w, rc: http.NewResponseController(w), sse: true, heartbeat: time.Minute, stall: 10 * time.Second, cancel: func() { canceled = true }}
 		s.begin(w.header)
-		w.takes = 9 * time.Second
+		w.takes.Store(int64(9 * time.Second))
 		s.put(message{kind: "put"})
 		s.flush()
 		if s.err != nil || canceled {
 			t.Fatalf("ended within its time: %v", s.err)
 		}
-		w.takes = 15 * time.Second
+		w.takes.Store(int64(15 * time.Second))
 		s.put(message{kind: "put"})
 		s.flush()
 		if !errors.Is(s.err, errSlow) || !canceled {
 			t.Fatalf("%v, cancelled %v; want a slow consumer", s.err, canceled)
 		}
-		w.takes = 0
+		w.takes.Store(0)
 		if !s.end(message{kind: "slow-consumer"}) {
 			t.Error("the reply had begun")
 		}
@@ -749,7 +749,7 @@ func TestAnIdleSlowConsumerIsToldSo(t *testing.T) {
 		}}
 		h := New(Options{Backend: quiet, Reporter: reporter{}})
 		w := &slowWriter{header: http.Header{}}
-		time.AfterFunc(time.Second, func() { w.takes = 15 * time.Second })
+		time.AfterFunc(time.Second, func() { w.takes.Store(int64(15 * time.Second)) })
 		h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/v1/kv/k?watch", nil))
 		if got := w.written.String(); !strings.HasSuffix(got, ":\n\nevent: slow-consumer\ndata: {\"type\":\"slow-consumer\"}\n\n") {
 			t.Errorf("written: %q", got)
