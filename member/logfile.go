@@ -3,6 +3,7 @@ package member
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -109,7 +110,35 @@ func (fs *raftFS) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
 	for _, o := range opts {
 		o.Apply(f)
 	}
+	if end, live := fs.endOf(name); live {
+		f = &logReader{File: f, SectionReader: io.NewSectionReader(f, 0, end)}
+	}
 	return &guardedFile{File: f, fs: fs}, nil
+}
+
+// endOf returns where a log that is open for writing ends, without the zeros ahead.
+func (fs *raftFS) endOf(name string) (end int64, live bool) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	for l := range fs.logs {
+		if l.Name() == name {
+			return l.ended.Load(), true
+		}
+	}
+	return 0, false
+}
+
+// logReader reads a log that is open for writing up to where it ended when the reader was opened: tan reads on until
+// it finds the end of the file, and takes the zeros ahead for damage.
+type logReader struct {
+	vfs.File
+	*io.SectionReader
+}
+
+func (r *logReader) Read(p []byte) (int, error)              { return r.SectionReader.Read(p) }
+func (r *logReader) ReadAt(p []byte, off int64) (int, error) { return r.SectionReader.ReadAt(p, off) }
+func (r *logReader) Seek(off int64, whence int) (int64, error) {
+	return r.SectionReader.Seek(off, whence)
 }
 
 // OpenDir opens a directory for syncing.
@@ -198,6 +227,8 @@ type logFile struct {
 	*os.File
 	fs *raftFS
 
+	ended atomic.Int64 // end, for readers
+
 	mu       sync.Mutex
 	end      int64 // of what was written
 	filled   int64 // of the zeros behind it
@@ -222,6 +253,7 @@ func (l *logFile) Write(p []byte) (int, error) {
 		return err
 	})
 	l.end += int64(n)
+	l.ended.Store(l.end)
 	l.pending += int64(n)
 	l.dirty = l.dirty || n > 0
 	l.fs.written.Add(uint64(n))

@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"holdfast/internal/bridge"
 	"holdfast/internal/simnet"
 	"holdfast/member"
@@ -51,10 +53,11 @@ type Node struct {
 	Name    string
 	Replica uint64
 
-	c    *Cluster
-	id   *transport.Identity
-	dir  string
-	stop func(kill bool)
+	c       *Cluster
+	metrics *prometheus.Registry
+	id      *transport.Identity
+	dir     string
+	stop    func(kill bool)
 }
 
 const clusterID = 0x5eed
@@ -181,7 +184,8 @@ func (n *Node) Start() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	raft, err := raftnet.New(raftnet.Options{Cluster: clusterID, Node: bridge.MemberNode(n.id.Node()), Log: log})
+	n.metrics = prometheus.NewRegistry()
+	raft, err := raftnet.New(raftnet.Options{Cluster: clusterID, Node: bridge.MemberNode(n.id.Node()), Log: log, Metrics: n.metrics})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -244,6 +248,25 @@ func (n *Node) end(kill bool) {
 		n.stop(kill)
 		n.stop = nil
 	}
+}
+
+// Chunks is how many chunks of snapshots the node has sent since it started.
+func (n *Node) Chunks() float64 { return n.counted("holdfast_raftnet_snapshot_chunks_sent_total") }
+
+// counted reads a metric of raftnet, over all labels.
+func (n *Node) counted(name string) (sum float64) {
+	families, err := n.metrics.Gather()
+	if err != nil {
+		n.c.t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == name {
+				sum += m.GetCounter().GetValue()
+			}
+		}
+	}
+	return sum
 }
 
 // AwaitReady waits until the node is ready.
