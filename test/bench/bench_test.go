@@ -24,6 +24,10 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	if len(os.Args) == 4 && os.Args[1] == bareArg {
+		_ = serveBare(os.Args[2], os.Args[3]) // it is killed
+		os.Exit(1)
+	}
 	os.Exit(m.Run())
 }
 

@@ -138,17 +138,22 @@ func dialREST(_ context.Context, addr string, _ int) (dialer, error) {
 }
 
 func (c restClient) Put(key, value []byte) error {
+	status, body, err := c.send(key, value)
+	if err == nil && status != 200 && status != 201 {
+		err = fmt.Errorf("PUT %s: %d: %s", key, status, body)
+	}
+	return err
+}
+
+// send puts a key, whatever the answer.
+func (c restClient) send(key, value []byte) (status int, body []byte, err error) {
 	c.out = append(c.out[:0], "PUT /v1/kv/"...)
 	c.out = append(c.out, key...)
 	c.out = append(c.out, " HTTP/1.1\r\nHost: bench\r\nContent-Length: "...)
 	c.out = strconv.AppendInt(c.out, int64(len(value)), 10)
 	c.out = append(c.out, "\r\n\r\n"...)
 	c.out = append(c.out, value...)
-	status, body, err := c.do()
-	if err == nil && status != 200 && status != 201 {
-		err = fmt.Errorf("PUT %s: %d: %s", key, status, body)
-	}
-	return err
+	return c.do()
 }
 
 func (c restClient) Get(key []byte, linearizable bool) (int, error) {

@@ -3,10 +3,13 @@
 //
 //	go run -C test/bench . [flags] [suite...]
 //
-// Suites are put, get, rest, trickle and million; all is the first four. Only ratios taken in one run mean anything,
-// so everything here is measured in rounds that alternate between the systems (A B A B A B), the tables show medians
-// with the spread beside them, and a ratio is the median of the ratios of the rounds. Tables go to standard output as
-// Markdown, progress to standard error, and with -json every sample to a file.
+// Suites are put, get, rest, trickle, million and proxy; all is the first four. proxy wants the product alone: it
+// measures a proxy beside the member behind it, and beside a bare net/http handler.
+//
+// Only ratios taken in one run mean anything, so everything here is measured in rounds that alternate between the
+// systems (A B A B A B), the tables show medians with the spread beside them, and a ratio is the median of the ratios
+// of the rounds. Tables go to standard output as Markdown, progress to standard error, and with -json every sample to
+// a file.
 //
 // The program talks to 127.0.0.1 only, runs no longer than -limit, and takes the servers it started and its temporary
 // directory with it when it ends.
@@ -70,9 +73,14 @@ var suites = []struct {
 	{"rest", true, runRest},
 	{"trickle", true, runTrickle},
 	{"million", false, runMillion},
+	{"proxy", false, runProxy},
 }
 
 func main() {
+	if len(os.Args) == 4 && os.Args[1] == bareArg {
+		fmt.Fprintln(os.Stderr, "bench:", serveBare(os.Args[2], os.Args[3]))
+		os.Exit(1)
+	}
 	o, err := parse(os.Args[1:])
 	if errors.Is(err, flag.ErrHelp) {
 		return
@@ -112,7 +120,7 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.dir, "dir", "", "where data directories are made, on the disk to measure (default: the temporary directory)")
 	f.StringVar(&o.json, "json", "", "write every sample to this file too")
 	f.Usage = func() {
-		fmt.Fprintln(f.Output(), "usage: go run -C test/bench . [flags] [put|get|rest|trickle|million|all]...")
+		fmt.Fprintln(f.Output(), "usage: go run -C test/bench . [flags] [put|get|rest|trickle|million|proxy|all]...")
 		f.PrintDefaults()
 	}
 	if err := f.Parse(args); err != nil {
@@ -156,7 +164,7 @@ func (o *options) pick(names []string) error {
 	}
 	for _, n := range names {
 		if n != "all" && !slices.Contains(o.suites, n) {
-			return fmt.Errorf("no suite %q: there are put, get, rest, trickle, million and all", n)
+			return fmt.Errorf("no suite %q: there are put, get, rest, trickle, million, proxy and all", n)
 		}
 	}
 	return nil

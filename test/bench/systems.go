@@ -74,16 +74,18 @@ func (b *bench) system(name string) *system {
 	return nil
 }
 
-func url(port int) string { return "http://127.0.0.1:" + strconv.Itoa(port) }
+func url(port int) string { return "http://" + loopback(port) }
 
 func holdfast(bin string) *system {
 	return &system{
 		name: "holdfast", bin: bin, ready: askOK("/readyz"),
-		args: func(dir string, port, _ int) []string {
-			return []string{"--data-dir", dir, "--listen", url(port)}
+		args: func(dir string, port, peer int) []string {
+			return []string{"--data-dir", dir, "--listen", url(port), "--peer-listen", loopback(peer)}
 		},
 	}
 }
+
+func loopback(port int) string { return "127.0.0.1:" + strconv.Itoa(port) }
 
 func etcd(bin string) *system {
 	return &system{

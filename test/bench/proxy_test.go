@@ -1,0 +1,81 @@
+package main
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+)
+
+func TestTheBareServerAnswersWithAValue(t *testing.T) {
+	s, err := bare(128)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := s.start(t.Context(), t.TempDir(), watched{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.kill()
+	c, err := dialHTTP(t.Context(), v.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for range 2 {
+		if n, err := (restClient{c}).Get([]byte("bench/1"), false); n != 128 || err != nil {
+			t.Errorf("%d bytes, %v; want 128", n, err)
+		}
+	}
+}
+
+func TestOnlyA202IsAQueuedWrite(t *testing.T) {
+	status := http.StatusAccepted
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }))
+	defer s.Close()
+	d, err := dialQueued(t.Context(), s.Listener.Addr().String(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := d.Dial(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.Put([]byte("k"), []byte("v")); err != nil {
+		t.Error(err)
+	}
+	status = http.StatusOK
+	if err := c.Put([]byte("k"), []byte("v")); err == nil || !strings.Contains(err.Error(), "200 instead of 202") {
+		t.Errorf("a 200 gives %v", err)
+	}
+}
+
+func TestAProxyIsSyncedOnceItMirrorsEverything(t *testing.T) {
+	for _, tc := range []struct {
+		body string
+		want bool
+	}{
+		{`{"proxy":{"synced":true,"uplink_lost":false,"mirrors":[{"prefix":"a"}]}}`, true},
+		{`{"proxy":{"synced":false,"uplink_lost":false}}`, true}, // nothing to mirror
+		{`{"proxy":{"synced":false,"uplink_lost":false,"mirrors":[{"prefix":"a"}]}}`, false},
+		{`{"proxy":{"synced":true,"uplink_lost":true,"mirrors":[{"prefix":"a"}]}}`, false},
+	} {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(tc.body)) }))
+		if err := synced(t.Context(), s.Listener.Addr().String()); (err == nil) != tc.want {
+			t.Errorf("%s: %v", tc.body, err)
+		}
+		s.Close()
+	}
+}
+
+func TestWhatLinksCarriedIsSummed(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte(`{"links":[{"bytes_sent":1,"bytes_received":20},{"bytes_sent":300}]}`))
+	}))
+	defer s.Close()
+	got, err := statusOf(t.Context(), s.Listener.Addr().String())
+	if err != nil || got.carried() != 321 {
+		t.Errorf("%d, %v; want 321", got.carried(), err)
+	}
+}
