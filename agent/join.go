@@ -64,7 +64,7 @@ func (a *Agent) join(ctx context.Context, t enroll.Token, learned func([]string)
 			return nil
 		}
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // cut off by the stop; the next start goes on
 		}
 		if final(err) {
 			return errRefused(err)

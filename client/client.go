@@ -190,22 +190,24 @@ func (c *Client) signal() {
 
 // hold returns when the connection is of no more use, and why.
 func (c *Client) hold(ctx context.Context, conn Conn) error {
-	var grace <-chan time.Time
+	grace := time.NewTimer(c.opts.LostGrace)
+	grace.Stop()
+	defer grace.Stop()
+	was := false
 	for {
 		lost, changed := conn.LossState()
 		switch {
-		case lost && grace == nil:
-			t := time.NewTimer(c.opts.LostGrace)
-			defer t.Stop()
-			grace = t.C
+		case lost && !was:
+			grace.Reset(c.opts.LostGrace)
 		case !lost:
-			grace = nil
+			grace.Stop()
 		}
+		was = lost
 		select {
 		case <-conn.Done():
 			return conn.Err()
 		case <-changed:
-		case <-grace:
+		case <-grace.C:
 			return errors.New("the link is lost: nothing comes back")
 		case <-ctx.Done():
 			return ctx.Err()
@@ -259,13 +261,13 @@ func (c *Client) Learn(endpoints []string) []string {
 const endpointsMax = 64
 
 // current returns the connection, and a channel that is closed when it changes.
-func (c *Client) current() (Conn, string, error, <-chan struct{}) {
+func (c *Client) current() (conn Conn, at string, changed <-chan struct{}, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.conn == nil && !c.tried {
-		return nil, "", nil, c.changed
+		return nil, "", c.changed, nil
 	}
-	return c.conn, c.at, c.last, c.changed
+	return c.conn, c.at, c.changed, c.last
 }
 
 // live returns a connection that is not known to be lost, or why there is none. Only in front of the very first
@@ -274,7 +276,7 @@ func (c *Client) live(ctx context.Context) (Conn, error) {
 	deadline := time.NewTimer(c.opts.Connecting)
 	defer deadline.Stop()
 	for {
-		conn, at, err, changed := c.current()
+		conn, at, changed, err := c.current()
 		switch {
 		case conn != nil:
 			if lost, _ := conn.LossState(); lost {

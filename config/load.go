@@ -42,7 +42,7 @@ func Load(s Sources) (Loaded, error) {
 	out.Config, out.Provenance = l.merge()
 	out.Config.Complete(l.hostname(s.Hostname))
 	l.faults = append(l.faults, out.Config.verifyWhole(out.Provenance)...)
-	out.Warnings = append(l.warnings, out.Config.openSecrets()...)
+	out.Warnings = slices.Concat(l.warnings, out.Config.openSecrets())
 	return out, join(l.faults)
 }
 

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -22,7 +23,6 @@ type feed struct {
 	rev      int64                // every event up to it is in the cache
 	provenAt time.Duration        // send time of the newest round whose revision the cache holds
 	proven   bool
-	sentAt   time.Duration // of the round under way
 	current  *wait         // the round under way
 	next     *wait         // the round after it: whoever comes now
 	changed  chan struct{} // closed when rev changes
@@ -139,7 +139,7 @@ func (f *feed) mirror(ctx context.Context, epoch kv.Epoch, prefix []byte) (cache
 		if !page.Ops[0].More || len(kvs) == 0 {
 			break
 		}
-		from = append(kvs[len(kvs)-1].Key[:len(kvs[len(kvs)-1].Key):len(kvs[len(kvs)-1].Key)], 0)
+		from = append(bytes.Clone(kvs[len(kvs)-1].Key), 0) // the least key behind the last
 	}
 	_, err := f.p.cache.Load(epoch, span, all)
 	return span, err
@@ -168,11 +168,10 @@ func (f *feed) watch(ctx context.Context, epoch kv.Epoch, watches []kv.Watch) er
 		case b.WatchID == kv.WatchAll:
 			f.finish(b)
 		default:
-			w := watches[b.WatchID-1]
 			if b.WatchID < 1 || int(b.WatchID) > len(watches) {
 				return fmt.Errorf("the upstream answers for watch %d, which nobody asked for", b.WatchID)
 			}
-			w = watches[b.WatchID-1]
+			w := watches[b.WatchID-1]
 			if len(b.Events) > 0 && !b.Fragment || b.Progress {
 				if err := f.p.cache.Apply(w.Key, w.End, b.Events, b.Revision); err != nil {
 					return err

@@ -51,7 +51,9 @@ func (b *box) crash() {
 		return
 	}
 	b.stop()
-	<-b.done
+	if err := <-b.done; err != nil && b.log.fault() == nil {
+		b.t.Error(err)
+	}
 	b.stop = nil
 	if err := b.log.close(); err != nil {
 		b.t.Error(err)

@@ -34,7 +34,7 @@ func (q *Queue) Run(ctx context.Context) error {
 			q.restate(batch)
 		}
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // cut off by the stop; what was not answered is sent again
 		}
 		if err == nil {
 			pause = retryFirst

@@ -73,10 +73,7 @@ const ListMax = 1000
 // List returns up to ListMax ops, oldest first: those in line and those kept. A state below zero matches all of them.
 func (q *Queue) List(state int, prefix string) []Item {
 	q.mu.Lock()
-	var found []*op
-	for _, o := range q.kept {
-		found = append(found, o)
-	}
+	found := slices.Clone(q.kept)
 	for _, l := range q.lanes {
 		for _, o := range l.pending {
 			if o.durable {
