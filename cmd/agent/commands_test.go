@@ -52,8 +52,8 @@ member:
 }
 
 const proxyStatus = `{"name":"edge-7","mode":"proxy","ready":true,"proxy":{"joined":true,"upstream":"192.0.2.1:2380","uplink_lost":true,` +
-	`"uplink_error":"no packet for 3s","synced":true,"age_seconds":93.5,"cache_bytes":2048,"mirrors":[{"prefix":"site/","covered":true,"revision":7},` +
-	`{"prefix":"","covered":false,"revision":0,"reason":"larger than the cache"}]},"queue":{"depth":12,"bytes":5242880,"oldest_seconds":59,"news":[]},` +
+	`"uplink_error":"no packet for 3s","synced":true,"age_seconds":93.500123456,"cache_bytes":2048,"mirrors":[{"prefix":"site/","covered":true,"revision":7},` +
+	`{"prefix":"","covered":false,"revision":0,"reason":"larger than the cache"}]},"queue":{"depth":12,"bytes":5242880,"oldest_seconds":1.036024118,"news":[]},` +
 	`"links":[{"node":"ab","lost":true,"rtt_ms":1.5,"bytes_sent":4096}]}`
 
 func TestStatusOfAProxyCanBeRead(t *testing.T) {
@@ -71,7 +71,7 @@ proxy.age_seconds     93.5 (1m33s)
 proxy.cache_bytes     2048 (2KiB)
 queue.depth           12
 queue.bytes           5242880 (5MiB)
-queue.oldest_seconds  59
+queue.oldest_seconds  1.036
 queue.news            []
 
 proxy.mirrors

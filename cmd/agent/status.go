@@ -83,8 +83,13 @@ func readable(name, text string) string {
 			return text + " (" + roughly(config.Size(n)) + ")"
 		}
 	case strings.HasSuffix(name, "_seconds"):
-		if s, err := strconv.ParseFloat(text, 64); err == nil && s >= 60 && s < float64(math.MaxInt64/time.Second) {
-			return text + " (" + ageText(time.Duration(s*float64(time.Second))) + ")"
+		s, err := strconv.ParseFloat(text, 64)
+		if err != nil || s < 0 || s > float64(math.MaxInt64/time.Second) {
+			return text
+		}
+		text = strconv.FormatFloat(math.Round(s*1000)/1000, 'f', -1, 64)
+		if s >= 60 {
+			text += " (" + ageText(time.Duration(s*float64(time.Second))) + ")"
 		}
 	}
 	return text

@@ -112,9 +112,9 @@ func reach(role string, scope []string) string {
 		return ""
 	}
 	if len(scope) == 0 {
-		return ", as a proxy with every key in reach (--scope limits that)"
+		return "; a proxy may then touch every key (--scope limits that)"
 	}
-	return ", as a proxy with keys under " + scopeText(scope) + " in reach"
+	return "; a proxy may then touch the keys under " + scopeText(scope)
 }
 
 // scopeText is a scope on a line.

@@ -14,11 +14,11 @@ func TestANewTokenIsPrintedAlone(t *testing.T) {
 	f := newFakeAgent(t, w.path("a.sock"), answering(201, "application/json", madeToken))
 	for _, c := range []struct{ args, body, said string }{
 		{"", `{"role":"any","ttl":"24h0m0s","uses":0}`,
-			"token 7f lets any number of nodes join until 2030-01-02T03:04:05Z, as a proxy with every key in reach (--scope limits that); keep it secret"},
+			"token 7f lets any number of nodes join until 2030-01-02T03:04:05Z; a proxy may then touch every key (--scope limits that); keep it secret"},
 		{"--role=proxy --ttl=30m --uses=1 --scope=site/42/", `{"role":"proxy","ttl":"30m0s","uses":1,"scope":["site/42/"]}`,
-			"lets one proxy join until 2030-01-02T03:04:05Z, as a proxy with keys under site/42/ in reach"},
+			"lets one proxy join until 2030-01-02T03:04:05Z; a proxy may then touch the keys under site/42/; keep"},
 		{"--uses=3 --role=proxy --scope=a,b --scope=c", `{"role":"proxy","ttl":"24h0m0s","uses":3,"scope":["a,b","c"]}`,
-			"lets 3 proxies join until 2030-01-02T03:04:05Z, as a proxy with keys under a,b, c in reach"},
+			"lets 3 proxies join until 2030-01-02T03:04:05Z; a proxy may then touch the keys under a,b, c; keep"},
 		{"--role=member --uses=2", `{"role":"member","ttl":"24h0m0s","uses":2}`, "lets 2 members join until 2030-01-02T03:04:05Z; keep"},
 	} {
 		if got := w.runs(0, append([]string{"token", "create", "--socket", f.socket}, strings.Fields(c.args)...)...); got != "HF1ca::7f.secret\n" {
