@@ -1,0 +1,475 @@
+package raftnet
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	pb "github.com/lni/dragonboat/v4/raftpb"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// wire is one end of a connection between two Nets without a network: streams are pipes.
+type wire struct {
+	other *wire
+	done  chan struct{}
+	once  *sync.Once
+	uni   chan *pipe
+	both  chan *pipe
+
+	mu      sync.Mutex
+	lost    bool
+	changed chan struct{}
+	reason  string
+	stall   chan struct{} // writes wait until it is closed; nil: none
+}
+
+func wires() (a, b *wire) {
+	done, once := make(chan struct{}), new(sync.Once)
+	end := func() *wire {
+		return &wire{done: done, once: once, uni: make(chan *pipe, 8), both: make(chan *pipe, 8), changed: make(chan struct{})}
+	}
+	a, b = end(), end()
+	a.other, b.other = b, a
+	return a, b
+}
+
+func (w *wire) Done() <-chan struct{} { return w.done }
+
+func (w *wire) LossState() (bool, <-chan struct{}) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.lost, w.changed
+}
+
+func (w *wire) setLost(lost bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lost = lost
+	close(w.changed)
+	w.changed = make(chan struct{})
+}
+
+func (w *wire) Close(reason string) {
+	w.once.Do(func() {
+		w.mu.Lock()
+		w.reason = reason
+		w.mu.Unlock()
+		close(w.done)
+	})
+}
+
+func (w *wire) open(to chan *pipe) (*pipe, error) {
+	select {
+	case <-w.done:
+		return nil, net.ErrClosed
+	default:
+	}
+	here, there := net.Pipe()
+	p := &pipe{Conn: here, w: w}
+	to <- &pipe{Conn: there, w: w.other}
+	return p, nil
+}
+
+func (w *wire) accept(ctx context.Context, from chan *pipe) (*pipe, error) {
+	select {
+	case p := <-from:
+		return p, nil
+	case <-w.done:
+		return nil, net.ErrClosed
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (w *wire) OpenUni(context.Context) (Outgoing, error) { return w.open(w.other.uni) }
+func (w *wire) Open(context.Context) (Stream, error)      { return w.open(w.other.both) }
+func (w *wire) AcceptUni(ctx context.Context) (Incoming, error) {
+	return w.accept(ctx, w.uni)
+}
+func (w *wire) Accept(ctx context.Context) (Stream, error) { return w.accept(ctx, w.both) }
+
+// pipe is one end of a stream.
+type pipe struct {
+	net.Conn
+	w *wire
+}
+
+// until ends the pipe with its connection.
+func (p *pipe) until() func() bool {
+	ctx, cancel := context.WithCancel(context.Background())
+	stop := make(chan struct{})
+	go func() {
+		defer cancel()
+		select {
+		case <-p.w.done:
+			_ = p.Conn.Close()
+		case <-stop:
+		}
+	}()
+	return func() bool { close(stop); <-ctx.Done(); return true }
+}
+
+func (p *pipe) Read(b []byte) (int, error) {
+	defer p.until()()
+	return p.Conn.Read(b)
+}
+
+func (p *pipe) Write(b []byte) (int, error) {
+	p.w.mu.Lock()
+	stall := p.w.stall
+	p.w.mu.Unlock()
+	if stall != nil {
+		select {
+		case <-stall:
+		case <-p.w.done:
+			return 0, net.ErrClosed
+		}
+	}
+	defer p.until()()
+	return p.Conn.Write(b)
+}
+
+func (p *pipe) CancelRead(uint64)  { _ = p.Conn.Close() }
+func (p *pipe) CancelWrite(uint64) { _ = p.Conn.Close() }
+func (p *pipe) SetUrgency(int)     {}
+
+// end is a Net and what it was handed.
+type end struct {
+	*Net
+	node   string
+	chunks func(pb.Chunk) bool
+
+	mu  sync.Mutex
+	got []pb.Message
+}
+
+func newEnd(t *testing.T, node string, cluster uint64) *end {
+	t.Helper()
+	n, err := New(Options{Cluster: cluster, Node: node})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := &end{Net: n, node: node, chunks: func(pb.Chunk) bool { return true }}
+	err = n.Serve(func(b pb.MessageBatch) {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.got = append(e.got, b.Requests...)
+	}, func(c pb.Chunk) bool { return e.chunks(c) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return e
+}
+
+// took returns what was handed over of a type, by log index.
+func (e *end) took(mt pb.MessageType) (indexes []uint64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, m := range e.got {
+		if m.Type == mt {
+			indexes = append(indexes, m.LogIndex)
+		}
+	}
+	return indexes
+}
+
+// connect joins two ends and returns each one's side of the connection.
+func connect(t *testing.T, a, b *end) (*wire, *wire) {
+	t.Helper()
+	wa, wb := wires()
+	var wg sync.WaitGroup
+	wg.Go(func() { a.ServeConn(context.Background(), b.node, wa) })
+	wg.Go(func() { b.ServeConn(context.Background(), a.node, wb) })
+	t.Cleanup(func() { wa.Close(""); wg.Wait() })
+	synctest.Wait()
+	return wa, wb
+}
+
+func (e *end) send(t *testing.T, to *end, messages ...pb.Message) error {
+	t.Helper()
+	c, err := e.Connect(t.Context(), to.node)
+	if err != nil {
+		return err
+	}
+	return c.SendMessageBatch(testBatch(e.node, messages...))
+}
+
+func TestBatchesArriveOnceAndInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newEnd(t, "a", testCluster), newEnd(t, "b", testCluster)
+		connect(t, a, b)
+		for i := range uint64(500) {
+			if i == 250 {
+				connect(t, a, b) // from now on the newer connection counts
+			}
+			append1, beat := entries(10), message(pb.Heartbeat)
+			append1.LogIndex, beat.LogIndex = i, i
+			if err := a.send(t, b, append1, beat); err != nil {
+				t.Fatal(err)
+			}
+			if i == 249 {
+				synctest.Wait()
+			}
+		}
+		synctest.Wait()
+		for _, mt := range []pb.MessageType{pb.Replicate, pb.Heartbeat} {
+			got := b.took(mt)
+			if len(got) != 500 || !slices.IsSorted(got) {
+				t.Errorf("%d of %s, sorted %t, want 500 in order", len(got), mt, slices.IsSorted(got))
+			}
+		}
+	})
+}
+
+func TestWithoutALinkSendingFailsAndRaftIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newEnd(t, "a", testCluster), newEnd(t, "b", testCluster)
+		if err := a.send(t, b, message(pb.Heartbeat)); err == nil {
+			t.Error("sent without a connection")
+		}
+		wa, _ := connect(t, a, b)
+		if err := a.send(t, b, message(pb.Heartbeat)); err != nil {
+			t.Fatal(err)
+		}
+		c, err := a.Connect(t.Context(), "b")
+		if err != nil {
+			t.Fatal(err)
+		}
+		told := func(why string) {
+			t.Helper()
+			synctest.Wait()
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			if n := len(a.got); n == 0 || a.got[n-1].Type != pb.Unreachable || a.got[n-1].From != 2 || a.got[n-1].To != 1 {
+				t.Errorf("%s: raft was told %+v, want that replica 2 is unreachable", why, a.got)
+			}
+			a.got = nil
+		}
+		wa.setLost(true)
+		told("the link is lost")
+		if err := c.SendMessageBatch(testBatch("a", message(pb.Heartbeat))); err == nil {
+			t.Error("sent over a lost link")
+		}
+		told("sending over a lost link")
+		if _, err := a.ConnectBulk(t.Context(), "b"); err == nil {
+			t.Error("a snapshot over a lost link")
+		}
+		wa.setLost(false)
+		if err := c.SendMessageBatch(testBatch("a", message(pb.Heartbeat))); err != nil {
+			t.Errorf("the link is back: %v", err)
+		}
+		wa.Close("")
+		told("the connection has ended")
+		if err := c.SendMessageBatch(testBatch("a", message(pb.Heartbeat))); err == nil {
+			t.Error("sent over a connection that has ended")
+		}
+	})
+}
+
+func TestFullQueueOfEntriesHoldsUpNoHeartbeat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newEnd(t, "a", testCluster), newEnd(t, "b", testCluster)
+		wa, _ := connect(t, a, b)
+		stall := make(chan struct{})
+		wa.mu.Lock()
+		wa.stall = stall
+		wa.mu.Unlock()
+		sent := 0
+		for ; len(a.took(pb.Unreachable)) == 0; sent++ {
+			if err := a.send(t, b, entries(1<<20)); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			if sent > 2*maxLogBytes>>20 {
+				t.Fatalf("%d MiB were queued without a word", sent)
+			}
+		}
+		if err := a.send(t, b, message(pb.Heartbeat)); err != nil {
+			t.Errorf("a heartbeat beside a full queue of entries: %v", err)
+		}
+		close(stall)
+		synctest.Wait()
+		if n := len(b.took(pb.Heartbeat)); n != 1 {
+			t.Errorf("%d heartbeats arrived, want 1", n)
+		}
+		if n := len(b.took(pb.Replicate)); n != sent-1 || n < maxLogBytes>>20-1 {
+			t.Errorf("%d of %d batches with entries arrived, want all but the last", n, sent)
+		}
+	})
+}
+
+func TestFullQueueOfTheSwiftLaneFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newEnd(t, "a", testCluster), newEnd(t, "b", testCluster)
+		wa, _ := connect(t, a, b)
+		wa.mu.Lock()
+		wa.stall = make(chan struct{})
+		wa.mu.Unlock()
+		var err error
+		for i := 0; err == nil; i++ {
+			if err = a.send(t, b, message(pb.Heartbeat)); i > 3*maxQueueBatches {
+				t.Fatalf("%d heartbeats were queued without a word", i)
+			}
+		}
+		if len(a.took(pb.Unreachable)) == 0 {
+			t.Error("raft was not told")
+		}
+	})
+}
+
+func TestAnotherClusterIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newEnd(t, "a", testCluster), newEnd(t, "b", testCluster+1)
+		wa, _ := connect(t, a, b)
+		if err := a.send(t, b, message(pb.Heartbeat)); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		select {
+		case <-wa.Done():
+		default:
+			t.Fatal("the connection stands")
+		}
+		if len(b.took(pb.Heartbeat)) > 0 {
+			t.Error("the heartbeat was taken")
+		}
+	})
+}
+
+func chunk(id, count uint64, size int) pb.Chunk {
+	return pb.Chunk{DeploymentId: testCluster, ShardID: 1, ReplicaID: 2, From: 1, ChunkId: id, ChunkCount: count,
+		ChunkSize: uint64(size), Data: bytes.Repeat([]byte{byte(id)}, size)} //nolint:gosec // few
+}
+
+func TestSnapshotIsConfirmedWhenItIsWhole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newEnd(t, "a", testCluster), newEnd(t, "b", testCluster)
+		var ids []uint64
+		release := make(chan struct{})
+		b.chunks = func(c pb.Chunk) bool {
+			if c.IsLastChunk() {
+				<-release
+			}
+			ids = append(ids, c.ChunkId)
+			return len(c.Data) == 2<<20
+		}
+		connect(t, a, b)
+		s, err := a.ConnectBulk(t.Context(), "b")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		for i := range uint64(3) {
+			if err := s.SendChunk(chunk(i, 4, 2<<20)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		done := make(chan error, 1)
+		go func() { done <- s.SendChunk(chunk(3, 4, 2<<20)) }()
+		synctest.Wait()
+		select {
+		case err := <-done:
+			t.Errorf("the last chunk was confirmed before the receiver had taken it: %v", err)
+		default:
+		}
+		close(release)
+		if err := <-done; err != nil || !slices.Equal(ids, []uint64{0, 1, 2, 3}) {
+			t.Errorf("%v, chunks %v", err, ids)
+		}
+	})
+}
+
+func TestSnapshotThatIsNotTakenFails(t *testing.T) {
+	for name, refuse := range map[string]uint64{"in the middle": 1, "at the end": 3} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a, b := newEnd(t, "a", testCluster), newEnd(t, "b", testCluster)
+				b.chunks = func(c pb.Chunk) bool { return c.ChunkId != refuse }
+				wa, _ := connect(t, a, b)
+				s, err := a.ConnectBulk(t.Context(), "b")
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer s.Close()
+				for i := range uint64(4) {
+					if err = s.SendChunk(chunk(i, 4, 1000)); err != nil {
+						break
+					}
+				}
+				if err == nil {
+					t.Error("no error")
+				}
+				select {
+				case <-wa.Done():
+					t.Error("the connection ended with the snapshot")
+				default:
+				}
+			})
+		})
+	}
+}
+
+func TestStalledSnapshotIsGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newEnd(t, "a", testCluster), newEnd(t, "b", testCluster)
+		stuck := make(chan struct{})
+		b.chunks = func(pb.Chunk) bool { <-stuck; return false }
+		connect(t, a, b)
+		s, err := a.ConnectBulk(t.Context(), "b")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		defer close(stuck)
+		began := time.Now()
+		for err == nil {
+			err = s.SendChunk(chunk(0, 9, 1000))
+		}
+		if took := time.Since(began); !errors.Is(err, os.ErrDeadlineExceeded) || took != bulkStall {
+			t.Errorf("%v after %s, want a deadline after %s", err, took, bulkStall)
+		}
+	})
+}
+
+func TestCloseEndsWhatIsUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newEnd(t, "a", testCluster), newEnd(t, "b", testCluster)
+		wa, _ := connect(t, a, b)
+		if err := a.Close(); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-wa.Done():
+		default:
+			t.Error("the connection stands")
+		}
+		if _, err := a.Connect(t.Context(), "b"); !errors.Is(err, errClosed) {
+			t.Errorf("connect: %v, want %v", err, errClosed)
+		}
+		w, _ := wires()
+		a.ServeConn(t.Context(), "b", w)
+		select {
+		case <-w.Done():
+		default:
+			t.Error("a connection was taken after the end")
+		}
+	})
+}
+
+var _ io.Reader = stalling{}
