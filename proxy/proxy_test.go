@@ -405,3 +405,33 @@ func TestAReadOnlyProxyRefusesWrites(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A list is read page by page, the later pages at the revision of the first. Without it no list of a few keys can be had
+// while the cluster is out of reach.
+func TestTheNextPageOfAListComesFromTheCacheWhileNothingChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLink()
+		p, _ := open(t, l, t.TempDir(), "a/")
+		for i := range 3 {
+			put(t, p, fmt.Sprintf("a/%d", i), "v")
+		}
+		synctest.Wait()
+		l.setCut(true)
+		synctest.Wait()
+		key, end := kv.PrefixRange([]byte("a/"))
+		read := func(r kv.Range) (kv.Page, error) {
+			return p.Read(t.Context(), kv.Query{Ops: []kv.Op{r}, MaxAge: kv.Unlimited})
+		}
+		first, err := read(kv.Range{Key: key, End: end, Limit: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		next, err := read(kv.Range{Key: []byte("a/1"), End: end, Revision: first.Revision})
+		if err != nil || len(next.Ops[0].KVs) != 2 || next.Source != kv.SourceCache {
+			t.Errorf("got %+v, %v, want the other two keys from the cache", next, err)
+		}
+		if past, err := read(kv.Range{Key: key, End: end, Revision: first.Revision - 1}); kv.CodeOf(err) != kv.UpstreamUnavailable {
+			t.Errorf("an older revision, which the cache does not know: %+v, %v", past, err)
+		}
+	})
+}

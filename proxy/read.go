@@ -3,9 +3,11 @@ package proxy
 import (
 	"context"
 	"errors"
+	"maps"
 	"time"
 
 	"holdfast/kv"
+	"holdfast/proxy/cache"
 )
 
 // Read serves from the cache what it covers and what is fresh enough, and forwards the rest.
@@ -69,12 +71,16 @@ func (p *Proxy) coverable(q kv.Query) (kv.Range, bool) {
 		return kv.Range{}, false
 	}
 	r, ok := q.Ops[0].(kv.Range)
-	if !ok || r.Revision != 0 {
+	if !ok {
 		return r, false
 	}
-	_, covered := p.cache.Covered(r.Key, r.End)
-	return r, covered
+	span, covered := p.cache.Covered(r.Key, r.End)
+	return r, covered && shows(span, r)
 }
+
+// shows reports whether a mirror stands where a range is to be read: it knows the newest revision and no other. That is
+// enough for the pages of a list while nothing changes, and while the cluster is out of reach nothing does.
+func shows(s cache.Span, r kv.Range) bool { return r.Revision == 0 || r.Revision == s.Revision }
 
 // await brings the cache to q.MinRevision, if it has one.
 func (p *Proxy) await(ctx context.Context, q kv.Query) error {
@@ -100,10 +106,13 @@ func (p *Proxy) local(ctx context.Context, q kv.Query, r kv.Range, age time.Dura
 		p.opts.Log.Error("cache cannot be read; the answer is fetched instead", "error", err)
 		return p.forward(ctx, q)
 	}
-	if !covered { // the cluster turned to another history meanwhile
+	if !covered || !shows(span, r) { // the cluster turned to another history meanwhile, or went on
 		return p.forward(ctx, q)
 	}
 	epoch, newest := p.seen()
+	if r.Revision != 0 {
+		maps.DeleteFunc(own, func(_ string, e kv.Event) bool { return e.KV.ModRevision > r.Revision })
+	}
 	kvs = merge(kvs, own)
 	if p.cache.Partial() && (len(r.End) > 0 || len(kvs) == 0) {
 		return p.unsure(ctx, q)

@@ -81,6 +81,7 @@ const (
 	markStep        = 1024               // numbers the sent mark is ahead by: one fsync for so many ops
 	endsMax         = kv.OutcomeRing / 2 // outcomes of durable ops that may wait to be written down
 	keptMax         = 1024               // conflicts and the like that stay listed; beyond it the oldest goes
+	recentMax       = 1024               // settled ops that can still be asked for, until a restart
 	sendTimeout     = 10 * time.Second   // an attempt that takes longer counts as unanswered
 	drainShare      = 10                 // of so many batches one takes the lowest lane first
 	loadedBytes     = 8 * batchBytes     // commands of durable ops kept in memory, to spare reading them again
@@ -98,6 +99,8 @@ type Queue struct {
 	keys     map[string]*keyState
 	keeping  map[*op]bool // ops on their way to disk
 	kept     []*op        // ended ops that stay listed, oldest first
+	recent   []*op        // ended ops that are not kept: a ring of recentMax, so that a writer that asks later is answered
+	recentAt int
 	ends     []record
 	bytes    int64         // of durable pending ops
 	loaded   int64         // bytes of durable ops held in memory

@@ -156,6 +156,25 @@ func TestALostAnswerIsNotAppliedTwice(t *testing.T) {
 	}
 }
 
+func TestAWriterThatAsksLaterIsToldHowItEnded(t *testing.T) {
+	c := newCluster()
+	b := start(t, c, options(t.TempDir()))
+	c.set(false, false)
+	id := b.mustQueue("q/a", "v")
+	c.set(true, false)
+	item, found, err := b.Wait(t.Context(), id)
+	if err != nil || !found || item.State != Committed {
+		t.Fatalf("wait: %+v, %v, %v", item, found, err)
+	}
+	item, found, err = b.Get(id)
+	if err != nil || !found || item.State != Committed || item.Revision == 0 {
+		t.Errorf("later: %+v, %v, %v, want it committed at a revision", item, found, err)
+	}
+	if _, err := b.Discard(id); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAWriteWhileTheLinkIsKnownLostIsAcknowledgedAtOnce(t *testing.T) {
 	c := newCluster()
 	o := options(t.TempDir())

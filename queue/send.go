@@ -301,10 +301,22 @@ func (q *Queue) finish(o *op, s State, out kv.Outcome) {
 			q.keepListed(o)
 		} else {
 			q.log.hold(o.place, -1)
+			q.rememberEnd(o)
 		}
 	}
 	o.command, o.loaded = kv.Command{}, false
 	close(o.done)
+}
+
+// rememberEnd keeps a settled op for a while, without its value.
+func (q *Queue) rememberEnd(o *op) {
+	o.place = place{}
+	if len(q.recent) < recentMax {
+		q.recent = append(q.recent, o)
+		return
+	}
+	q.recent[q.recentAt] = o
+	q.recentAt = (q.recentAt + 1) % recentMax
 }
 
 // keepListed lists an ended op until it is discarded or newer ones push it out.

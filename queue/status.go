@@ -101,8 +101,8 @@ func (o *op) item() Item {
 	return i
 }
 
-// Get returns one op with its value. An op that ended well is forgotten soon: then it is found only while its caller
-// was waiting.
+// Get returns one op with its value, if it is in line or kept; of the last ops that were settled otherwise only how they
+// ended is known, until a restart.
 func (q *Queue) Get(id string) (Item, bool, error) {
 	o := q.find(id)
 	if o == nil {
@@ -153,6 +153,7 @@ func (q *Queue) Discard(id string) (bool, error) {
 	q.mu.Lock()
 	done := true
 	switch {
+	case o.state.Ended() && o.place.seg == nil: // settled, and nothing of it is kept
 	case o.state.Ended():
 		q.kept = slices.DeleteFunc(q.kept, func(p *op) bool { return p == o })
 		q.forget(o)
@@ -181,6 +182,11 @@ func (q *Queue) find(id string) *op {
 		}
 	}
 	for _, o := range q.kept {
+		if o.n == n && o.lane.id == lane {
+			return o
+		}
+	}
+	for _, o := range q.recent {
 		if o.n == n && o.lane.id == lane {
 			return o
 		}
