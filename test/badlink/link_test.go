@@ -8,10 +8,10 @@ import (
 	"time"
 )
 
-func mk(t *testing.T, kv ...string) *Link {
+func linkOf(t *testing.T, kv ...string) *Link {
 	t.Helper()
 	var p Params
-	for i := 0; i < len(kv); i += 2 {
+	for i := 0; i+1 < len(kv); i += 2 {
 		if err := p.Set(kv[i], kv[i+1]); err != nil {
 			t.Fatal(err)
 		}
@@ -19,7 +19,7 @@ func mk(t *testing.T, kv ...string) *Link {
 	return newLink(7, p)
 }
 
-func TestLossRates(t *testing.T) {
+func TestLossHasItsRateAndItsRuns(t *testing.T) {
 	for _, c := range []struct {
 		key, val  string
 		want, run float64
@@ -28,7 +28,7 @@ func TestLossRates(t *testing.T) {
 		{"burst", "5%/4", .05, 4},
 		{"ge", "1%,25%,50%,1%", (.5*.01 + .01*.25) / .26, 0},
 	} {
-		l := mk(t, c.key, c.val)
+		l := linkOf(t, c.key, c.val)
 		lost, runs, last := 0, 0, false
 		const n = 400000
 		for i := range n {
@@ -50,8 +50,8 @@ func TestLossRates(t *testing.T) {
 	}
 }
 
-func TestOutage(t *testing.T) {
-	l := mk(t, "outage", "900ms/100ms")
+func TestOutagesTakeTheirShareOfTime(t *testing.T) {
+	l := linkOf(t, "outage", "900ms/100ms")
 	lost := 0
 	const n = 1000000
 	for i := range n {
@@ -64,8 +64,8 @@ func TestOutage(t *testing.T) {
 	}
 }
 
-func TestRateAndQueue(t *testing.T) {
-	l := mk(t, "rate", "8mbit", "queue", "10000", "delay", "20ms") // 1 byte per microsecond
+func TestALineDropsWhatItsQueueCannotHold(t *testing.T) {
+	l := linkOf(t, "rate", "8mbit", "queue", "10000", "delay", "20ms") // 1 byte per microsecond
 	var got []time.Duration
 	for range 20 {
 		if at, n := l.admit(1e9, 1000); n == 1 {
@@ -80,8 +80,8 @@ func TestRateAndQueue(t *testing.T) {
 	}
 }
 
-func TestOrder(t *testing.T) {
-	l := mk(t, "delay", "5ms", "jitter", "5ms")
+func TestOnlyReorderingOvertakes(t *testing.T) {
+	l := linkOf(t, "delay", "5ms", "jitter", "5ms")
 	last := int64(0)
 	for i := range 10000 {
 		now := int64(i) * 100000
@@ -91,7 +91,7 @@ func TestOrder(t *testing.T) {
 		}
 		last = at[0]
 	}
-	l = mk(t, "delay", "5ms", "reorder", "10%", "dup", "10%")
+	l = linkOf(t, "delay", "5ms", "reorder", "10%", "dup", "10%")
 	over, dup := 0, 0
 	last = 0
 	for i := range 10000 {
@@ -107,18 +107,18 @@ func TestOrder(t *testing.T) {
 	}
 }
 
-func TestCutAndMTU(t *testing.T) {
-	l := mk(t, "mtu", "1280")
+func TestACutAndASmallMTUDropSilently(t *testing.T) {
+	l := linkOf(t, "mtu", "1280")
 	if _, n := l.admit(1, 1281); n != 0 || l.S.MTUDrop != 1 {
-		t.Error("mtu")
+		t.Errorf("a packet larger than the MTU: %d copies, %+v", n, l.S)
 	}
 	l.P.Cut = true
 	if _, n := l.admit(1, 100); n != 0 || l.S.CutDrop != 1 {
-		t.Error("cut")
+		t.Errorf("a packet on a cut link: %d copies, %+v", n, l.S)
 	}
 }
 
-func TestBadValues(t *testing.T) {
+func TestBadValuesAreRefused(t *testing.T) {
 	var p Params
 	for _, kv := range [][2]string{{"loss", "x"}, {"loss", "101%"}, {"rate", "10mb/s"}, {"delay", "-1s"}, {"burst", "5%"}, {"ge", "1%"}, {"outage", "3s"}, {"nope", "1"}} {
 		if p.Set(kv[0], kv[1]) == nil {
