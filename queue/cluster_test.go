@@ -38,6 +38,7 @@ type laneKey struct {
 type laneState struct {
 	epoch, last uint64
 	ring        map[uint64]past
+	order       []uint64 // of the ring
 }
 
 type past struct {
@@ -136,7 +137,10 @@ func (c *cluster) sequenced(cmd kv.Command, s kv.Seq) kv.Outcome {
 	out := c.change(cmd)
 	l.last = s.N
 	l.ring[s.N] = past{print, out}
-	delete(l.ring, s.N-kv.OutcomeRing)
+	if l.order = append(l.order, s.N); len(l.order) > kv.OutcomeRing { // of commands: skips have no outcome
+		delete(l.ring, l.order[0])
+		l.order = l.order[1:]
+	}
 	return out
 }
 
