@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 
 	"github.com/lni/dragonboat/v4/raftio"
 	pb "github.com/lni/dragonboat/v4/raftpb"
@@ -142,6 +143,9 @@ func splitNumber(frame []byte) (number uint64, batch []byte, err error) {
 
 // decodeBatch reads a batch that node of cluster sent and refuses what only this node may tell its replica.
 func decodeBatch(b []byte, cluster uint64, node string) (batch pb.MessageBatch, err error) {
+	if !wellFormed(b, requestsField) {
+		return batch, fmt.Errorf("batch: %w", errFormat)
+	}
 	err = decode(func() error { return batch.Unmarshal(b) })
 	switch {
 	case err != nil:
@@ -182,6 +186,9 @@ func laneOf(m pb.Message) kind {
 }
 
 func decodeChunk(b []byte, cluster uint64) (chunk pb.Chunk, err error) {
+	if !wellFormed(b, 0) {
+		return chunk, fmt.Errorf("chunk: %w", errFormat)
+	}
 	err = decode(func() error { return chunk.Unmarshal(b) })
 	switch {
 	case err != nil:
@@ -192,6 +199,49 @@ func decodeChunk(b []byte, cluster uint64) (chunk pb.Chunk, err error) {
 		return chunk, fmt.Errorf("chunk that ends a snapshot early: %w", errFormat)
 	}
 	return chunk, nil
+}
+
+// requestsField is the number of the field of a batch that holds its messages.
+const requestsField = 1
+
+// wellFormed reports whether b is a sequence of protobuf fields each of which ends within it, and so is what each field
+// with the number nested holds; 0 for none. The library's decoder of batches counts messages and entries ahead without
+// a look at where they end: a length that leads back would keep it counting for ever.
+func wellFormed(b []byte, nested uint64) bool {
+	for len(b) > 0 {
+		tag, n := binary.Uvarint(b)
+		if n <= 0 || tag>>3 == 0 || tag>>3 > math.MaxInt32 {
+			return false
+		}
+		b = b[n:]
+		var size uint64
+		switch tag & 7 {
+		case 0:
+			if _, n = binary.Uvarint(b); n <= 0 {
+				return false
+			}
+			size = uint64(n)
+		case 1:
+			size = 8
+		case 2:
+			if size, n = binary.Uvarint(b); n <= 0 {
+				return false
+			}
+			b = b[n:]
+		case 5:
+			size = 4
+		default:
+			return false
+		}
+		if size > uint64(len(b)) {
+			return false
+		}
+		if tag&7 == 2 && tag>>3 == nested && !wellFormed(b[:size], 0) {
+			return false
+		}
+		b = b[size:]
+	}
+	return true
 }
 
 // decode runs a decoder of the library, whose panics on malformed input are errors here.

@@ -100,6 +100,14 @@ func TestOnlyWhatReplicasSayIsTaken(t *testing.T) {
 	}
 }
 
+// The library's decoder would count messages for ever: the second one is said to be of -12 bytes.
+func TestLengthThatLeadsBackIsRefused(t *testing.T) {
+	b := []byte{1<<3 | 2, 0, 1<<3 | 2, 0xf4, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01}
+	if _, err := decodeBatch(b, testCluster, "b"); !errors.Is(err, errFormat) {
+		t.Errorf("%v, want %v", err, errFormat)
+	}
+}
+
 func FuzzStream(f *testing.F) {
 	number := []byte{1}
 	body := encoded(f, testBatch("b", message(pb.Heartbeat), entries(3, 400)))
@@ -132,6 +140,32 @@ func FuzzStream(f *testing.F) {
 				}
 			}
 			_, _ = decodeChunk(b, testCluster)
+		}
+	})
+}
+
+func FuzzMessages(f *testing.F) {
+	f.Add(encoded(f, testBatch("b", message(pb.Heartbeat), entries(3, 400))))
+	c := chunk(0, 1, 100)
+	data, err := c.Marshal()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(data)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if batch, err := decodeBatch(data, testCluster, "b"); err == nil {
+			if _, err := decodeBatch(encoded(t, batch), testCluster, "b"); err != nil {
+				t.Fatalf("a batch that was taken is refused when sent again: %v", err)
+			}
+		}
+		if c, err := decodeChunk(data, testCluster); err == nil {
+			again, err := c.Marshal()
+			if err == nil {
+				_, err = decodeChunk(again, testCluster)
+			}
+			if err != nil {
+				t.Fatalf("a chunk that was taken is refused when sent again: %v", err)
+			}
 		}
 	})
 }

@@ -80,14 +80,12 @@ func closeReason(ctx context.Context) string {
 	return ""
 }
 
-// watchLoss reports the peer once its link is lost, and drops what waits for it: raft would rather say something new.
+// watchLoss reports the peer once its link is lost. What waits for it stays, in case the link comes back: among it may be
+// commands forwarded to the leader, which nobody sends again. Nothing is added meanwhile.
 func (l *link) watchLoss(ctx context.Context) error {
 	for {
 		lost, changed := l.conn.LossState()
 		if lost {
-			for _, q := range l.queues {
-				l.net.metrics.dropped("link", q.clear())
-			}
 			l.net.unreachable(l.peer)
 		}
 		select {

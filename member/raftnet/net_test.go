@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io"
 	"net"
 	"os"
 	"slices"
@@ -337,7 +336,13 @@ func TestAnotherClusterIsRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := newEnd(t, "a", testCluster), newEnd(t, "b", testCluster+1)
 		wa, _ := connect(t, a, b)
-		if err := a.send(t, b, message(pb.Heartbeat)); err != nil {
+		c, err := a.Connect(t.Context(), "b")
+		if err != nil {
+			t.Fatal(err)
+		}
+		batch := testBatch("a", message(pb.Heartbeat))
+		batch.DeploymentId = testCluster + 1 // what the stream says of itself is enough
+		if err := c.SendMessageBatch(batch); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
@@ -471,5 +476,3 @@ func TestCloseEndsWhatIsUnderWay(t *testing.T) {
 		}
 	})
 }
-
-var _ io.Reader = stalling{}

@@ -73,19 +73,11 @@ func (q *queue) take(b []byte) (frames []byte, batches int) {
 	return b, batches
 }
 
-// clear drops what waits.
-func (q *queue) clear() (dropped int) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	dropped = len(q.items)
-	q.items, q.bytes = nil, 0
-	return dropped
-}
-
 // close drops what waits and all that comes.
 func (q *queue) close() (dropped int) {
 	q.mu.Lock()
-	q.closed = true
-	q.mu.Unlock()
-	return q.clear()
+	defer q.mu.Unlock()
+	dropped = len(q.items)
+	q.items, q.bytes, q.closed = nil, 0, true
+	return dropped
 }
