@@ -83,6 +83,11 @@ func (a *Agent) prepare(ctx context.Context) (err error) {
 	if a.plan, err = admit(a.dir, a.cfg, a.opts.Now()); err != nil {
 		return errors.Join(err, closeAll(inherited))
 	}
+	if a.plan.do == serveUnjoined { // a token that is not one is found before anything is made
+		if _, err := a.token(); err != nil {
+			return errors.Join(err, closeAll(inherited))
+		}
+	}
 	keys := &locksmith{log: a.opts.Log, listen: a.opts.Listen, inherited: inherited}
 	if a.open, err = keys.open(ctx, a.cfg); err != nil {
 		return err

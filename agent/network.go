@@ -59,7 +59,13 @@ func (n *network) start(a *Agent) error {
 		Now:      judgedTime(a.opts.Now),
 		Log:      a.opts.Log,
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	if a.plan.record.Mode == config.ModeMember { // asked before the store is open, the gate makes wait
+		bridge.Serve(n.ep, uplink.New(a.gate, a.opts.Log))
+	}
+	return nil
 }
 
 // judgedTime is the time by which certificates are judged: a box without a clock starts in 1970.
@@ -124,9 +130,8 @@ func (a *Agent) certify(m *member.Member) (*transport.CA, error) {
 // memberCertificateLife is long: a founder holds the CA itself, and nobody could renew it.
 const memberCertificateLife = 20 * 365 * 24 * time.Hour
 
-// serveNodes lets proxies in: those that join, and those that ask.
+// serveNodes lets boxes join.
 func (a *Agent) serveNodes(m *member.Member, ca *transport.CA) {
-	bridge.Serve(a.net.ep, uplink.New(a.gate, a.opts.Log))
 	desk := &enroll.Desk{
 		Store:     m,
 		CA:        ca,

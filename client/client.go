@@ -58,12 +58,13 @@ type Options struct {
 	MinBackoff  time.Duration // pause after all endpoints failed, 200 ms
 	MaxBackoff  time.Duration // 30 s: a failed attempt costs about 7 kB on a metered link
 	LostGrace   time.Duration // how long a lost link is given to come back before another endpoint is tried, 5 s
-	Connecting  time.Duration // how long a request waits for the first connection, 2 s
+	Connecting  time.Duration // how long after New requests wait for the first connection, 2 s
 }
 
 // Client is a Backend. Its methods may be called concurrently; they fail while Run is not running.
 type Client struct {
-	opts Options
+	opts  Options
+	began time.Time
 
 	mu      sync.Mutex
 	order   []string
@@ -87,7 +88,7 @@ func New(o Options) (*Client, error) {
 	o.MaxBackoff = def(o.MaxBackoff, 30*time.Second)
 	o.LostGrace = def(o.LostGrace, 5*time.Second)
 	o.Connecting = def(o.Connecting, 2*time.Second)
-	return &Client{opts: o, order: slices.Clone(o.Endpoints), changed: make(chan struct{}),
+	return &Client{opts: o, began: time.Now(), order: slices.Clone(o.Endpoints), changed: make(chan struct{}),
 		last: errors.New("not connected yet")}, nil
 }
 
@@ -273,7 +274,7 @@ func (c *Client) current() (conn Conn, at string, changed <-chan struct{}, err e
 // live returns a connection that is not known to be lost, or why there is none. Only in front of the very first
 // connection it waits.
 func (c *Client) live(ctx context.Context) (Conn, error) {
-	deadline := time.NewTimer(c.opts.Connecting)
+	deadline := time.NewTimer(max(0, c.opts.Connecting-time.Since(c.began)))
 	defer deadline.Stop()
 	for {
 		conn, at, changed, err := c.current()
@@ -289,7 +290,7 @@ func (c *Client) live(ctx context.Context) (Conn, error) {
 		select {
 		case <-changed:
 		case <-deadline.C:
-			return nil, unavailable(errors.New("still connecting"))
+			return nil, unavailable(errors.New("not connected yet"))
 		case <-ctx.Done():
 			return nil, unavailable(ctx.Err())
 		}
