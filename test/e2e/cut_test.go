@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
@@ -13,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"holdfast/api"
 )
 
 const (
@@ -49,8 +52,10 @@ func TestACutLinkLosesAndRepeatsNothing(t *testing.T) {
 	go func() { told <- putSteadily(ctx, overSocket(t, proxyDir)) }()
 
 	time.Sleep(3 * time.Second) // of a link that works
-	t.Logf("cut for %v", lasts)
+	t.Logf("cut for %v: first the answers, so that a write is there and the proxy does not know it, then all", lasts)
 	cut := time.Now()
+	link.badlink("partition", "m>p")
+	waitAnswerLost(t, proxy, member)
 	link.badlink("partition", "m-p")
 	for i := range 2 {
 		time.Sleep(time.Until(cut.Add(time.Duration(i+1) * lasts / 3)))
@@ -77,6 +82,25 @@ func TestACutLinkLosesAndRepeatsNothing(t *testing.T) {
 	for _, fault := range audit(device, history(t, &http.Client{Transport: member.via}, member.url, "q/")) {
 		t.Error(fault)
 	}
+}
+
+// waitAnswerLost waits until the first write in the queue of a proxy has reached the member.
+func waitAnswerLost(t *testing.T, proxy, member *agent) {
+	t.Helper()
+	eventually(t, 10*time.Second, func() string {
+		var list struct{ Items []api.QueueItem }
+		var first api.QueueItem
+		if r := proxy.do("GET", "/v1/queue?prefix=q/", nil); json.Unmarshal(r.body, &list) != nil || len(list.Items) == 0 {
+			return fmt.Sprintf("nothing is queued: %d %s", r.status, r.body)
+		}
+		if r := proxy.do("GET", "/v1/queue/"+list.Items[0].ID, nil); json.Unmarshal(r.body, &first) != nil || len(first.Value) == 0 {
+			return fmt.Sprintf("the first queued write has no value: %d %s", r.status, r.body)
+		}
+		if r := member.do("GET", "/v1/kv/"+first.Key, nil); string(r.body) != string(first.Value) {
+			return fmt.Sprintf("%s = %s is queued, and the member has %s", first.Key, first.Value, r.body)
+		}
+		return ""
+	})
 }
 
 // told is one PUT of the device and what it was told: a status, or 0 for no answer.
