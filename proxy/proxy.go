@@ -305,6 +305,9 @@ func (p *Proxy) State() State {
 	epoch, rev := p.seen()
 	s := State{Epoch: epoch, Revision: rev, Age: p.feed.age(), Bytes: p.cache.Bytes(), MaxBytes: p.opts.MaxBytes}
 	s.Synced, s.Err = p.feed.state()
+	if len(p.opts.Prefixes) == 0 { // nothing is mirrored, so nothing is out of step
+		s.Synced, s.Err = true, nil
+	}
 	for _, prefix := range p.opts.Prefixes {
 		key, end := kv.PrefixRange(prefix)
 		m := Mirror{Prefix: string(prefix), Reason: p.feed.why(prefix)}
