@@ -89,6 +89,9 @@ func TestReadersSeeWholeCommandsOnly(t *testing.T) {
 	})
 	check(func(last int64) (int64, error) {
 		_, rev, _, err := g.s.Hash(0)
+		if kv.CodeOf(err) == kv.Busy { // compactions come one after the other here
+			return last, nil
+		}
 		return rev, err
 	})
 	for n := range 1500 {

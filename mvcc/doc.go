@@ -1,24 +1,30 @@
 // Package mvcc is the store behind a replica: every revision of every key, in one bbolt file.
 //
 // The raft log is what makes a command durable, so the store is lazy: Apply changes memory only, and a flush writes what
-// has gathered in one large transaction, together with the index of the last entry in it. After a crash the log is
-// replayed from that index, and the outcome is the same, because everything a reader can see is a function of the log
-// and of the compact revision in it. No clock, no map order, no local setting and no chance enters Apply.
+// has gathered, and last the index of the newest entry in it. After a crash the log is replayed from that index, and the
+// outcome is the same, because everything a reader can see is a function of the log and of the compact revision in it.
+// No clock, no map order, no local setting and no chance enters Apply.
 //
 // # Where a change lives
 //
-//	Apply -> active overlay --freeze--> flushing overlay --one bbolt transaction--> file
+//	Apply -> active overlay --freeze--> flushing overlay --bbolt transaction--> file
 //	    \--> tail (revision order, for watches; bounded once flushed)
 //
 // An overlay is a skip list over (key, newest revision first) with one writer and readers that take no lock. A reader
 // picks up its revision, then the overlays, then, if it still needs one, a bbolt transaction; a record that is in both
 // is the same record. So readers never wait for Apply or for a flush, nor these for readers.
 //
-// The file has three buckets:
+// The file has four buckets:
 //
-//	rev   revision -> record {key, value, ...}       appended in order; replayed by watches
-//	key   key, revision descending -> {version, ...} the newest version of a key is one seek away
+//	rev   revision -> record {key, value, ..., link} appended in order; replayed by watches
+//	key   key -> {revision, version, ...}            its newest version
+//	side  what the log says beside keys, without a history
 //	meta  format, state (applied index, revision, ...), sweep (how far compaction has got)
+//
+// Each record is linked to the one that it replaced, so that a key as it stood at some revision is found from the newest
+// version backwards. An index with an entry for each version would find it at once, but a flush would have to change
+// pages in proportion to the whole history: overwriting 10,000 keys 3,000 times between two flushes wrote 2,161 bytes a
+// put with it, and 431 without.
 //
 // A value is stored once. Nothing that grows with the number of keys is held in memory, and opening reads no more than
 // meta. Records and index entries carry a checksum that is verified whenever they are read.
@@ -31,6 +37,6 @@
 //
 // # Locks
 //
-// flushMu (one flush, sweep or restore at a time), then applyMu (one batch at a time), then the mutex of the watch hub. No bbolt call
-// is made under the hub's mutex.
+// flushMu (one flush, sweep or restore at a time), then applyMu (one batch at a time), then the mutex of the watch hub.
+// No bbolt call is made under the hub's mutex.
 package mvcc

@@ -159,6 +159,9 @@ func (x *exec) put(op kv.Put) (res kv.OpResult, err error) {
 		return res, err
 	}
 	rec := &record{sub: uint32(len(x.changes))}
+	if prev != nil {
+		rec.prev = prev.rev
+	}
 	rec.CreateRevision, rec.ModRevision, rec.Version = x.base+1, x.base+1, 1
 	value := op.Value
 	if res.Created = prev == nil || prev.deleted; res.Created {
@@ -202,7 +205,7 @@ func (x *exec) delete(op kv.Delete) (res kv.OpResult, err error) {
 			}
 			res.KVs = append(res.KVs, old.KeyValue)
 		}
-		rec := &record{deleted: true, sub: uint32(len(x.changes) + len(gone))}
+		rec := &record{deleted: true, prev: v.rev, sub: uint32(len(x.changes) + len(gone))}
 		rec.Key, rec.ModRevision = bytes.Clone(v.key), x.base+1
 		gone = append(gone, rec)
 		return true, nil

@@ -80,6 +80,9 @@ func openFile(path string) (f *file, st state, sw sweep, err error) {
 			return errors.Join(err, db.Close())
 		}
 		db.AllocSize = allocBytes
+		if err := f.purge(st.Revision); err != nil {
+			return errors.Join(err, db.Close())
+		}
 		return nil
 	})
 	if err == nil {

@@ -15,12 +15,13 @@ import (
 // Flush returns when everything applied before the call is in the file, the applied index included.
 func (s *Store) Flush() error { return s.flush(true) }
 
-// flush writes the active overlay and the state in one transaction. If nothing but the applied index has changed it
-// writes only when told that the index matters.
+// flush writes the active overlay, and then the state that counts it in. If nothing but the applied index has changed
+// it writes only when told that the index matters.
 //
-//	frozen -> (records -> index -> state) -> committed -> dropped
+//	frozen -> (records, index -> part)... -> (index, state) -> committed -> dropped
 //
-// A crash before the commit loses the overlay, and the log brings it back; a crash after it loses nothing.
+// A crash before the last commit leaves records beyond the state, which Open removes, and the log brings them back; a
+// crash after it loses nothing.
 func (s *Store) flush(index bool) error {
 	s.flushMu.Lock()
 	defer s.flushMu.Unlock()
@@ -39,15 +40,15 @@ func (s *Store) flush(index bool) error {
 	return s.commitFrozen(st)
 }
 
-// commitFrozen writes the frozen overlay. A disk without space is not the end: bbolt has rolled the transaction back
-// before anything of it counts, so the overlay stays where readers find it, and the next flush tries again. The caller
+// commitFrozen writes the frozen overlay. A disk without space is not the end: bbolt has rolled the transaction back,
+// and without the last one nothing counts, so the overlay stays where readers find it, and the next flush tries again. The caller
 // holds flushMu.
 func (s *Store) commitFrozen(st state) error {
 	l := s.layers.Load()
 	start := time.Now()
 	err := s.opts.at("frozen")
 	if err == nil {
-		err = s.update(func(tx *bbolt.Tx) error { return s.write(tx, st, l.flushing) })
+		err = s.write(st, l.flushing)
 	}
 	if noSpace(err) {
 		s.waiting = &st
@@ -97,74 +98,102 @@ func (s *Store) freeze(index bool) (state, bool) {
 	return s.state, true
 }
 
-// write puts an overlay and the state it leads to into a transaction.
-func (s *Store) write(tx *bbolt.Tx, st state, o *overlay) error {
-	keep := retained(o, st.Compact)
-	if err := writeIndex(tx.Bucket(bucketKey), keep); err != nil {
-		return err
-	}
-	slices.SortFunc(keep, func(a, b *record) int {
-		if a.rev().after(b.rev()) {
-			return 1
+// flushNodes is how many pages of the key index one transaction may change. bbolt holds each in memory until the commit,
+// taken apart: some 10 KiB.
+const flushNodes = 1024
+
+// write puts an overlay and the state it leads to into the file: in one transaction, unless it changes very much of the
+// key index. The keys come in order, so that no page is changed by two of them.
+func (s *Store) write(st state, o *overlay) error {
+	recs, index := retained(o, st.Compact)
+	slices.SortFunc(recs, func(a, b *record) int { return a.rev().compare(b.rev()) })
+	for done := false; !done; {
+		err := s.update(func(tx *bbolt.Tx) error {
+			err := writeRecords(tx, recs)
+			if err != nil {
+				return err
+			}
+			recs = nil
+			if index, err = writeIndex(tx, index, s.opts.nodes); err != nil || len(index) > 0 {
+				return err
+			}
+			done = true
+			if err := writeSides(tx, o); err != nil {
+				return err
+			}
+			b := tx.Bucket(bucketMeta)
+			if err := b.Put(metaSweep, s.sweep.append(nil)); err != nil {
+				return err
+			}
+			return b.Put(metaState, st.append(nil))
+		})
+		if err == nil && !done {
+			err = s.opts.at("part")
 		}
-		return -1
-	})
-	if err := writeRecords(tx.Bucket(bucketRev), keep); err != nil {
-		return err
+		if err != nil {
+			return err
+		}
 	}
-	if err := writeSides(tx, o); err != nil {
-		return err
-	}
-	b := tx.Bucket(bucketMeta)
-	if err := b.Put(metaSweep, s.sweep.append(nil)); err != nil {
-		return err
-	}
-	return b.Put(metaState, st.append(nil))
+	return nil
 }
 
-// retained lists the records of an overlay in order of key, without those that an applied compaction has given up. A
-// deletion is always kept: older versions of its key may be in the file.
-func retained(o *overlay, compact int64) []*record {
-	keep := make([]*record, 0, o.count.Load())
+// retained lists the records of an overlay in order of key, without those that an applied compaction has given up, and
+// the newest record of each key. A deletion is always kept: older versions of its key may be in the file.
+func retained(o *overlay, compact int64) (recs, index []*record) {
+	recs = make([]*record, 0, o.count.Load())
 	var newer *record
 	for r := range o.all {
-		given := newer != nil && newer.ModRevision <= compact && r.ModRevision < compact && bytes.Equal(newer.Key, r.Key)
-		if !given {
-			keep = append(keep, r)
+		n := len(recs) - 1
+		switch {
+		case newer == nil || !bytes.Equal(newer.Key, r.Key):
+			index, recs = append(index, r), append(recs, r)
+		case newer.ModRevision <= compact && r.ModRevision < compact:
+			// Readers have the record of the newer version, so the link past this one goes into a copy.
+			link := *recs[n]
+			link.prev = r.prev
+			recs[n] = &link
+		default:
+			recs = append(recs, r)
 		}
 		newer = r
 	}
-	return keep
+	return recs, index
 }
 
-// How full pages are left. Bucket rev is only ever appended to; entries of the key index come in between.
+// How full pages are left. Bucket rev is only ever appended to; keys of the key index come in between.
 const (
 	recFill   = 1.0
 	indexFill = 0.7
 )
 
-func writeIndex(b *bbolt.Bucket, recs []*record) error {
-	b.FillPercent = indexFill
+func writeRecords(tx *bbolt.Tx, recs []*record) error {
+	b := tx.Bucket(bucketRev)
+	b.FillPercent = recFill
 	var key []byte
 	for _, r := range recs {
-		key = appendIndexKey(key[:0], r.Key, r.rev())
-		if err := b.Put(key, appendIndexEntry(make([]byte, 0, 16), key, r)); err != nil {
+		key = appendRevKey(key[:0], r.rev())
+		if err := b.Put(key, appendRecord(make([]byte, 0, len(r.Key)+len(r.Value)+32), r)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func writeRecords(b *bbolt.Bucket, recs []*record) error {
-	b.FillPercent = recFill
-	var key []byte
-	for _, r := range recs {
-		key = appendRevKey(key[:0], r.rev())
-		if err := b.Put(key, appendRecord(make([]byte, 0, len(r.Key)+len(r.Value)+24), r)); err != nil {
-			return err
+// writeIndex returns what is left when the transaction has changed so many nodes.
+func writeIndex(tx *bbolt.Tx, recs []*record, nodes int64) ([]*record, error) {
+	b := tx.Bucket(bucketKey)
+	b.FillPercent = indexFill
+	for i, r := range recs {
+		if i%16 == 15 {
+			if st := tx.Stats(); st.GetNodeCount() > nodes {
+				return recs[i:], nil
+			}
+		}
+		if err := b.Put(r.Key, appendIndexEntry(make([]byte, 0, 24), r)); err != nil {
+			return nil, err
 		}
 	}
-	return nil
+	return nil, nil
 }
 
 // update runs a write transaction. The caller holds flushMu, and stops the store if it fails.

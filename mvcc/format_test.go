@@ -35,7 +35,7 @@ func TestFormat1IsRead(t *testing.T) {
 		}
 		hash, rev, compact, err := s.Hash(0)
 		must(t, err)
-		if hash != 0x80877219 || rev != 6 || compact != 4 || s.Applied() != 7 || s.LeaderTerm() != 12 ||
+		if hash != 0x4d747ccd || rev != 6 || compact != 4 || s.Applied() != 7 || s.LeaderTerm() != 12 ||
 			s.Epoch() != (kv.Epoch{Cluster: 10, Nonce: [16]byte{15: 11}}) {
 			t.Errorf("got hash %08x, revision %d, compact %d, applied %d, term %d, epoch %v", hash, rev, compact, s.Applied(), s.LeaderTerm(), s.Epoch())
 		}

@@ -39,51 +39,51 @@ func (s *Store) Hash(rev int64) (hash uint32, revision, compact int64, err error
 	return 0, 0, 0, kv.Errorf(kv.Busy, "the history was compacted while it was being read: try again")
 }
 
-func (r *reader) hash(at, compact int64) (uint32, error) {
+func (r *reader) hash(at, compact int64) (sum uint32, err error) {
 	r.floor = compact
-	var sum uint32
-	var b, key []byte
-	m := r.sources(nil, last(newest))
-	for r.fail == nil {
-		v := m.at()
-		if v == nil {
-			break
+	var b []byte
+	for from := int64(0); from <= at; {
+		recs, end, err := r.s.historyAbove(from, at, compact)
+		if err != nil {
+			return 0, err
 		}
-		key = append(key[:0], v.key...)
-		if v.rev.main > at {
-			m.seek(key, last(at))
-			continue
-		}
-		if v.rev.main > compact || !v.deleted {
-			var err error
-			if b, err = r.appendHashed(b[:0], v); err != nil {
+		for _, rec := range recs {
+			counts, err := r.counts(rec, compact)
+			if err != nil {
 				return 0, err
 			}
-			sum = crc32.Update(sum, castagnoli, b)
+			if counts {
+				b = appendHashed(b[:0], rec)
+				sum = crc32.Update(sum, castagnoli, b)
+			}
 		}
-		if v.rev.main > compact {
-			m.next()
-		} else {
-			m.seek(key, revision{}) // what is older is given up
-		}
+		from = end + 1
 	}
-	return sum, r.fail
+	return sum, nil
 }
 
-// appendHashed appends what Hash covers of a version, unambiguously.
-func (r *reader) appendHashed(b []byte, v *version) ([]byte, error) {
-	b = binary.AppendUvarint(b, uint64(len(v.key)))
-	b = append(b, v.key...)
-	b = appendRevKey(b, v.rev)
-	b = append(b, flags(v.deleted))
-	if v.deleted {
-		return b, nil
+// counts reports whether a compaction at compact has left a change.
+func (r *reader) counts(rec *record, compact int64) (bool, error) {
+	if rec.ModRevision > compact || rec.deleted {
+		return rec.ModRevision > compact, nil
 	}
-	rec, err := r.record(v)
-	if err != nil {
-		return nil, err
+	if err := r.refresh(); err != nil {
+		return false, err
+	}
+	v, err := r.get(rec.Key, compact)
+	return err == nil && v != nil && v.rev == rec.rev(), err
+}
+
+// appendHashed appends what Hash covers of a change, unambiguously.
+func appendHashed(b []byte, rec *record) []byte {
+	b = binary.AppendUvarint(b, uint64(len(rec.Key)))
+	b = append(b, rec.Key...)
+	b = appendRevKey(b, rec.rev())
+	b = append(b, flags(rec.deleted))
+	if rec.deleted {
+		return b
 	}
 	b = appendNumbers(b, rec.ModRevision, rec.CreateRevision, rec.Version, rec.Lease)
 	b = binary.AppendUvarint(b, uint64(len(rec.Value)))
-	return append(b, rec.Value...), nil
+	return append(b, rec.Value...)
 }

@@ -36,26 +36,38 @@ func checkFile(t tb, s *Store) (records int) {
 			t.Errorf("bbolt: %v", err)
 		}
 		revs, index := tx.Bucket(bucketRev), tx.Bucket(bucketKey)
-		entries := 0
 		if err := revs.ForEach(func(k, b []byte) error {
 			records++
-			r, err := parseRecord(k, b)
-			if err != nil {
-				return err
-			}
-			ik := appendIndexKey(nil, r.Key, r.rev())
-			if e := index.Get(ik); !bytes.Equal(e, appendIndexEntry(nil, ik, r)) {
-				t.Errorf("the index entry of %q at %v is %x", r.Key, r.rev(), e)
-			}
-			return nil
+			_, err := parseRecord(k, b)
+			return err
 		}); err != nil {
 			return err
 		}
-		if err := index.ForEach(func(_, _ []byte) error { entries++; return nil }); err != nil {
+		reached := 0
+		if err := index.ForEach(func(k, e []byte) error {
+			var v version
+			if err := parseIndexEntry(&v, k, e); err != nil {
+				return err
+			}
+			r, err := recordIn(revs, v.rev)
+			if err == nil && r == nil {
+				err = corruptf("the newest record of %q, at %v, is missing", k, v.rev)
+			}
+			for ; err == nil && r != nil; r, err = recordIn(revs, r.prev) {
+				reached++
+				if !bytes.Equal(r.Key, k) {
+					t.Errorf("%q is linked to %q at %v", k, r.Key, r.rev())
+				}
+				if e2 := appendIndexEntry(nil, r); r.rev() == v.rev && !bytes.Equal(e, e2) {
+					t.Errorf("the index entry of %q is %x, want %x", k, e, e2)
+				}
+			}
+			return err
+		}); err != nil {
 			return err
 		}
-		if entries != records {
-			t.Errorf("there are %d index entries and %d records", entries, records)
+		if reached != records {
+			t.Errorf("%d of %d records can be reached from the key index", reached, records)
 		}
 		return nil
 	})

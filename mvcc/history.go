@@ -34,13 +34,18 @@ func (c *chunk) add(r *record) bool {
 // is upTo unless there are too many. It fails with errPassed if a compaction has passed from and the changes are no
 // longer in memory.
 func (s *Store) history(from, upTo int64) (recs []*record, end int64, err error) {
+	return s.historyAbove(from, upTo, from)
+}
+
+// historyAbove is history for a reader that can do without what a compaction at floor gives up.
+func (s *Store) historyAbove(from, upTo, floor int64) (recs []*record, end int64, err error) {
 	for {
 		c := chunk{recs: make([]*record, 0, 16)}
 		start := s.tail.blocks.Load().start
 		if s.tail.from(from, upTo, c.add) {
 			end = upTo
-		} else if end, err = s.historyFromFile(&c, from, min(upTo, max(start, from))); err != nil {
-			if errors.Is(err, errPassed) && s.compact.Load() <= from {
+		} else if end, err = s.historyFromFile(&c, from, min(upTo, max(start, from)), floor); err != nil {
+			if errors.Is(err, errPassed) && s.compact.Load() <= floor {
 				continue // a restore has replaced the file
 			}
 			return nil, 0, err
@@ -53,8 +58,8 @@ func (s *Store) history(from, upTo int64) (recs []*record, end int64, err error)
 }
 
 // historyFromFile reads up to upTo, which was in the file when the caller found that it is no longer in memory.
-func (s *Store) historyFromFile(c *chunk, from, upTo int64) (int64, error) {
-	r := s.reader(from)
+func (s *Store) historyFromFile(c *chunk, from, upTo, floor int64) (int64, error) {
+	r := s.reader(floor)
 	defer r.close()
 	if r.l.file == nil {
 		return 0, errPassed
@@ -96,7 +101,7 @@ func (s *Store) previous(recs []*record, wanted []int) (map[int]*kv.KeyValue, er
 			if r.floor < s.compact.Load() {
 				continue
 			}
-			rec, err := r.recordAt(recs[i].Key, r.floor)
+			rec, err := r.replaced(recs[i])
 			switch {
 			case errors.Is(err, errPassed):
 			case err != nil:
@@ -110,14 +115,35 @@ func (s *Store) previous(recs []*record, wanted []int) (map[int]*kv.KeyValue, er
 	return prev, err
 }
 
-// recordAt returns the record of key as it stood at main, nil if it did not exist.
-func (r *reader) recordAt(key []byte, main int64) (*record, error) {
+// replaced returns the record that rec took the place of, nil if it was a deletion or is given up.
+func (r *reader) replaced(rec *record) (*record, error) {
+	if rec.prev.main == 0 {
+		return nil, nil
+	}
+	for _, o := range [2]*overlay{r.l.active, r.l.flushing} {
+		if o == nil {
+			continue
+		}
+		if p := o.get(rec.Key, rec.prev.main); p != nil && p.rev() == rec.prev {
+			return p.unlessDeleted(), nil
+		}
+	}
 	if err := r.refresh(); err != nil {
 		return nil, err
 	}
-	v, err := r.get(key, main)
-	if err != nil || v == nil || v.deleted {
+	if err := r.open(); err != nil {
 		return nil, err
 	}
-	return r.record(v)
+	p, err := r.view(&version{key: rec.Key, rev: rec.prev})
+	if err != nil || p == nil || p.deleted {
+		return nil, err
+	}
+	return p.clone(), nil
+}
+
+func (r *record) unlessDeleted() *record {
+	if r.deleted {
+		return nil
+	}
+	return r
 }

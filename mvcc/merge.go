@@ -6,8 +6,6 @@ import "bytes"
 type source interface {
 	// seek goes forward to the first version that does not come before (key, rev).
 	seek(key []byte, rev revision)
-	// next goes to the version after the present one; there must be one.
-	next()
 	// at returns the present version, nil at the end. It is valid until the source moves.
 	at() *version
 }
@@ -22,21 +20,6 @@ func (m *merge) seek(key []byte, rev revision) {
 	for _, s := range m.src {
 		s.seek(key, rev)
 	}
-	m.pick()
-}
-
-func (m *merge) next() {
-	least := m.src[m.min]
-	v := least.at()
-	for i, s := range m.src {
-		if i == m.min {
-			continue
-		}
-		if o := s.at(); o != nil && o.rev == v.rev && bytes.Equal(o.key, v.key) {
-			s.next()
-		}
-	}
-	least.next()
 	m.pick()
 }
 
@@ -101,11 +84,6 @@ func (s *stageSource) seek(key []byte, rev revision) {
 	if s.i < len(s.s.recs) && before(s.s.recs[s.i], key, rev) {
 		s.i++
 	}
-	s.load()
-}
-
-func (s *stageSource) next() {
-	s.i++
 	s.load()
 }
 

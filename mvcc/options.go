@@ -23,7 +23,8 @@ type Options struct {
 	// Log gets what an operator should know. Default: nothing is logged.
 	Log *slog.Logger
 
-	step func(name string) error // failpoints of tests
+	step  func(name string) error // failpoints of tests
+	nodes int64                   // flushNodes, in tests another
 }
 
 const (
@@ -52,6 +53,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.ProgressEvery <= 0 {
 		o.ProgressEvery = defaultProgressEvery
+	}
+	if o.nodes <= 0 {
+		o.nodes = flushNodes
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)

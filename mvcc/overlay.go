@@ -138,11 +138,6 @@ func (s *memSource) seek(key []byte, rev revision) {
 	s.load()
 }
 
-func (s *memSource) next() {
-	s.n = s.n.next.Load()
-	s.load()
-}
-
 func (s *memSource) load() {
 	if s.n != nil {
 		s.v.set(s.n.rec)

@@ -299,7 +299,7 @@ func TestStoreIsTheModel(t *testing.T) {
 		dir, err := os.MkdirTemp(dir, "") //nolint:usetesting // one for each history, in the test's own
 		must(rt, err)
 		a := newReplica(rt, dir, "a", Options{RingBytes: 1})
-		b := newReplica(rt, dir, "b", Options{FlushBytes: 4 << 10, HardBytes: 8 << 10, RingBytes: 16 << 10})
+		b := newReplica(rt, dir, "b", Options{FlushBytes: 4 << 10, HardBytes: 8 << 10, RingBytes: 16 << 10, nodes: 1})
 		t := tb(rt)
 		defer func() { a.s.crash(); b.s.crash() }()
 		m, j := newModel(), &journal{}
@@ -324,9 +324,20 @@ func TestStoreIsTheModel(t *testing.T) {
 			case k < 36:
 				must(t, a.s.Sweep(ctx, m.compact))
 			case k < 37:
-				a.s.crash()
-				a.open()
-				j.replay(t, a.s, 7)
+				r := rapid.SampledFrom([]*replica{a, b}).Draw(rt, "crashed")
+				r.s.opts.step = dieAt(rapid.SampledFrom([]string{"", "frozen", "part", "committed", "dropped", "sweep"}).Draw(rt, "at"), 1)
+				if err := r.s.Flush(); err == nil {
+					err = r.s.Sweep(ctx, m.compact)
+					if err != nil && !errors.Is(err, errDied) {
+						t.Fatalf("sweep: %v", err)
+					}
+				} else if !errors.Is(err, errDied) {
+					t.Fatalf("flush: %v", err)
+				}
+				r.s.crash()
+				r.open()
+				checkFile(t, r.s)
+				j.replay(t, r.s, 7)
 			case k < 38:
 				must(t, b.s.Close())
 				b.open()

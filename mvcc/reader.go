@@ -3,7 +3,6 @@ package mvcc
 import (
 	"bytes"
 	"errors"
-	"math"
 	"runtime"
 
 	"go.etcd.io/bbolt"
@@ -42,8 +41,6 @@ type reader struct {
 	seq     int           // counts the transactions
 	entries int           // visited in this transaction
 	bytes   int
-	enc     []byte
-	unesc   []byte
 	scratch []byte
 	v       version
 	fail    error // what ended a source early
@@ -133,22 +130,63 @@ func (r *reader) get(key []byte, main int64) (*version, error) {
 	if err := r.open(); err != nil {
 		return nil, err
 	}
-	r.enc = appendIndexKey(r.enc[:0], key, last(main))
 	r.entries++
-	k, e := r.key.Seek(r.enc)
-	if k == nil || !sameKey(k, r.enc) {
+	k, e := r.key.Seek(key)
+	if k == nil || !bytes.Equal(k, key) {
 		return nil, nil
 	}
-	var err error
-	if r.unesc, err = parseIndexEntry(&r.v, r.unesc, k, e); err != nil {
+	if err := parseIndexEntry(&r.v, key, e); err != nil {
+		return nil, err
+	}
+	if ok, err := r.older(&r.v, main); !ok || err != nil {
 		return nil, err
 	}
 	return &r.v, nil
 }
 
-// sameKey reports whether two keys of bucket key are versions of one key.
-func sameKey(a, b []byte) bool {
-	return len(a) == len(b) && bytes.Equal(a[:len(a)-revKeyLen], b[:len(b)-revKeyLen])
+// older goes from a version that is in the file back to the newest at or before main, by the links from each record to
+// the one that it replaced. It reports whether there is one. The transaction must be open.
+func (r *reader) older(v *version, main int64) (bool, error) {
+	if v.rev.main <= main {
+		return true, nil
+	}
+	for {
+		rec, err := r.view(v)
+		switch {
+		case err != nil || rec == nil:
+			return false, err
+		case rec.ModRevision <= main:
+			v.describe(rec)
+			return true, nil
+		case rec.prev.main == 0:
+			return false, nil
+		}
+		v.rev = rec.prev
+	}
+}
+
+// view returns the record of a version as it lies in the file, valid until the transaction ends. It is nil if a
+// compaction has freed it: nothing that may be read is behind it then.
+func (r *reader) view(v *version) (*record, error) {
+	var key [revKeyLen]byte
+	k := appendRevKey(key[:0], v.rev)
+	b := r.rev.Get(k)
+	if b == nil {
+		if v.rev.main < r.s.compact.Load() {
+			return nil, nil
+		}
+		return nil, corruptf("the record of key %q at revision %v is missing", v.key, v.rev)
+	}
+	rec, err := viewRecord(k, b)
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(rec.Key, v.key) {
+		return nil, corruptf("the record of key %q at revision %v is that of another key", v.key, v.rev)
+	}
+	r.entries++
+	r.bytes += len(b)
+	return rec, nil
 }
 
 // record returns the whole record of a version that is not a delete. It must be called before the source of v moves.
@@ -159,22 +197,14 @@ func (r *reader) record(v *version) (*record, error) {
 	if err := r.open(); err != nil {
 		return nil, err
 	}
-	var key [revKeyLen]byte
-	k := appendRevKey(key[:0], v.rev)
-	b := r.rev.Get(k)
-	if b == nil {
-		return nil, corruptf("the record of key %q at revision %v is missing", v.key, v.rev)
-	}
-	rec, err := parseRecord(k, b)
+	rec, err := r.view(v)
 	if err != nil {
 		return nil, err
 	}
-	if rec.deleted != v.deleted || !bytes.Equal(rec.Key, v.key) {
-		return nil, corruptf("the record of key %q at revision %v is that of another key", v.key, v.rev)
+	if rec == nil || rec.deleted != v.deleted {
+		return nil, corruptf("the record of key %q at revision %v is not what the key index says", v.key, v.rev)
 	}
-	r.entries++
-	r.bytes += len(b)
-	return rec, nil
+	return rec.clone(), nil
 }
 
 // sources merges everything the reader sees, all versions of all keys, from (key, rev) on.
@@ -223,14 +253,12 @@ func bounded(end []byte) bool { return len(end) != 1 || end[0] != 0 }
 
 // fileSource walks bucket key; see source. An error ends it and is left in the reader's fail.
 type fileSource struct {
-	r    *reader
-	c    *bbolt.Cursor
-	seq  int    // of the reader's transaction that c belongs to
-	pos  []byte // the present index key, a copy: it outlives the transaction
-	want []byte
-	buf  []byte
-	v    version
-	ok   bool
+	r   *reader
+	c   *bbolt.Cursor
+	seq int    // of the reader's transaction that c belongs to
+	pos []byte // the present key, a copy: it outlives the transaction
+	v   version
+	ok  bool
 }
 
 func (s *fileSource) at() *version {
@@ -238,6 +266,28 @@ func (s *fileSource) at() *version {
 		return nil
 	}
 	return &s.v
+}
+
+func (s *fileSource) seek(key []byte, rev revision) {
+	if s.r.fail != nil || s.c != nil && !s.ok {
+		return // at its end
+	}
+	var err error
+	if !s.ok || bytes.Compare(s.pos, key) < 0 {
+		err = s.forward(key)
+	}
+	if err == nil && s.ok && bytes.Equal(s.pos, key) && s.v.rev.after(rev) {
+		found := false
+		if rev.main > 0 {
+			found, err = s.r.older(&s.v, rev.main)
+		}
+		if err == nil && !found {
+			err = s.skip()
+		}
+	}
+	if err != nil {
+		s.ok, s.r.fail = false, err
+	}
 }
 
 // ready makes the cursor one of the reader's present transaction. It reports whether it had to be made.
@@ -255,65 +305,45 @@ func (s *fileSource) ready() (fresh bool, err error) {
 	return true, nil
 }
 
-func (s *fileSource) seek(key []byte, rev revision) {
-	if s.r.fail != nil || s.c != nil && !s.ok {
-		return // at its end
-	}
-	s.want = appendIndexKey(s.want[:0], key, rev)
-	if s.ok && bytes.Compare(s.pos, s.want) >= 0 {
-		return
-	}
+// forward goes to the first key that does not come before key.
+func (s *fileSource) forward(key []byte) error {
 	fresh, err := s.ready()
 	if err != nil {
-		s.stop(err)
-		return
+		return err
 	}
 	if !fresh && s.ok {
 		// Most seeks go to a neighbour: try a few steps before a search from the root.
 		for range 3 {
 			k, e := s.c.Next()
 			s.r.entries++
-			if k == nil || bytes.Compare(k, s.want) >= 0 {
-				s.load(k, e)
-				return
+			if k == nil || bytes.Compare(k, key) >= 0 {
+				return s.load(k, e)
 			}
 		}
 	}
-	k, e := s.c.Seek(s.want)
-	s.load(k, e)
+	return s.load(s.c.Seek(key))
 }
 
-func (s *fileSource) next() {
+// skip goes to the next key.
+func (s *fileSource) skip() error {
 	fresh, err := s.ready()
 	if err != nil {
-		s.stop(err)
-		return
+		return err
 	}
-	var k, e []byte
 	if fresh {
-		// The present entry may be gone, superseded; then Seek is at the next one already.
-		if k, e = s.c.Seek(s.pos); bytes.Equal(k, s.pos) {
-			k, e = s.c.Next()
+		// The present key may be gone, deleted and compacted; then Seek is at the next one already.
+		if k, e := s.c.Seek(s.pos); !bytes.Equal(k, s.pos) {
+			return s.load(k, e)
 		}
-	} else {
-		k, e = s.c.Next()
 	}
-	s.load(k, e)
+	return s.load(s.c.Next())
 }
 
-func (s *fileSource) load(k, e []byte) {
+func (s *fileSource) load(k, e []byte) error {
 	s.r.entries++
 	if s.ok = k != nil; !s.ok {
-		return
+		return nil
 	}
 	s.pos = append(s.pos[:0], k...)
-	var err error
-	if s.buf, err = parseIndexEntry(&s.v, s.buf, s.pos, e); err != nil {
-		s.stop(err)
-	}
+	return parseIndexEntry(&s.v, s.pos, e)
 }
-
-func (s *fileSource) stop(err error) { s.ok, s.r.fail = false, err }
-
-// newest is a main revision that none comes after.
-const newest = math.MaxInt64

@@ -2,6 +2,7 @@ package mvcc
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
@@ -24,6 +25,10 @@ func (r revision) after(o revision) bool {
 	return r.main > o.main || r.main == o.main && r.sub > o.sub
 }
 
+func (r revision) compare(o revision) int {
+	return cmp.Or(cmp.Compare(r.main, o.main), cmp.Compare(r.sub, o.sub))
+}
+
 func (r revision) String() string { return fmt.Sprintf("%d.%d", r.main, r.sub) }
 
 // record is one change of one key. It is immutable once it is in an overlay.
@@ -31,13 +36,24 @@ type record struct {
 	kv.KeyValue // of a delete only Key and ModRevision
 	sub         uint32
 	deleted     bool
-	writer      *kv.Seq // the queued command that made the change, nil for any other
+	prev        revision // of the version that this one replaced, a deletion included; zero if there was none
+	writer      *kv.Seq  // the queued command that made the change, nil for any other
 }
 
 func (r *record) rev() revision { return revision{r.ModRevision, r.sub} }
 
 // recordOverhead is what a record costs beside its key and value: itself, its node and its places in the tail.
-const recordOverhead = 208
+const recordOverhead = 224
+
+// clone is a copy that shares nothing with r.
+func (r *record) clone() *record {
+	c := *r
+	b := make([]byte, len(r.Key)+len(r.Value))
+	n := copy(b, r.Key)
+	copy(b[n:], r.Value)
+	c.Key, c.Value = b[:n:n], b[n:]
+	return &c
+}
 
 // size is the memory a record costs, in bytes.
 func (r *record) size() int64 { return int64(recordOverhead + len(r.Key) + len(r.Value)) }
@@ -54,10 +70,13 @@ type version struct {
 }
 
 func (v *version) set(r *record) {
-	*v = version{
-		key: r.Key, rev: r.rev(), create: r.CreateRevision, number: r.Version, lease: r.Lease,
-		deleted: r.deleted, rec: r,
-	}
+	*v = version{key: r.Key, rec: r}
+	v.describe(r)
+}
+
+// describe takes over what a record of the same key says, all but the record itself.
+func (v *version) describe(r *record) {
+	v.rev, v.create, v.number, v.lease, v.deleted = r.rev(), r.CreateRevision, r.Version, r.Lease, r.deleted
 }
 
 // The checksum of everything stored.
@@ -91,6 +110,7 @@ func parseRevKey(b []byte) (revision, error) {
 // appendRecord appends the value of bucket rev:
 //
 //	crc32c(4) over the revision key and the rest | flags(1) | key length, key |
+//	revisions since the version it replaced (uvarint), 0 for none, else the sub of that (uvarint) |
 //	if a queued command made it: origin(16), lane(1), queue epoch, sequence (uvarints) |
 //	if not deleted: revisions since create, version, lease (uvarints) | value
 func appendRecord(b []byte, r *record) []byte {
@@ -103,6 +123,7 @@ func appendRecord(b []byte, r *record) []byte {
 	b = append(b, flag)
 	b = binary.AppendUvarint(b, uint64(len(r.Key)))
 	b = append(b, r.Key...)
+	b = appendPrev(b, r)
 	if w := r.writer; w != nil {
 		b = append(append(b, w.Origin[:]...), byte(w.Lane))
 		b = binary.AppendUvarint(b, w.Epoch)
@@ -161,6 +182,9 @@ func decodeRecord(key, b []byte) (*record, error) {
 	r.ModRevision = rev.main
 	b = b[w:]
 	r.Key, b = b[:n:n], b[n:]
+	if r.prev, b, err = parsePrev(rev.main, b); err != nil {
+		return nil, bad()
+	}
 	if flag&flagWriter != 0 {
 		if r.writer, b = parseWriter(b); r.writer == nil {
 			return nil, bad()
@@ -177,6 +201,29 @@ func decodeRecord(key, b []byte) (*record, error) {
 	}
 	r.Value = b
 	return r, nil
+}
+
+func appendPrev(b []byte, r *record) []byte {
+	if r.prev.main == 0 {
+		return append(b, 0)
+	}
+	b = binary.AppendUvarint(b, uint64(r.ModRevision-r.prev.main))
+	return binary.AppendUvarint(b, uint64(r.prev.sub))
+}
+
+func parsePrev(main int64, b []byte) (prev revision, rest []byte, err error) {
+	since, w := binary.Uvarint(b)
+	if w <= 0 || since >= uint64(main) {
+		return prev, nil, corruptf("a link is malformed")
+	}
+	if b = b[w:]; since == 0 {
+		return prev, b, nil
+	}
+	sub, w := binary.Uvarint(b)
+	if w <= 0 || sub > math.MaxUint32 {
+		return prev, nil, corruptf("a link is malformed")
+	}
+	return revision{main - int64(since), uint32(sub)}, b[w:], nil
 }
 
 // parseWriter takes a writer off the front of b; nil if there is none.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 
@@ -122,8 +123,9 @@ type builder struct {
 	seen    bool // the state
 	recs    uint64
 	last    revision // of the records
-	entries uint64
+	keys    uint64
 	lastKey []byte // of the index
+	reached uint64 // records
 
 	lastSide []byte // key of the side table
 }
@@ -154,7 +156,7 @@ func (b *builder) run() error {
 			err = b.end(payload)
 		case kind == frameState && !b.seen:
 			err = b.takeState(payload)
-		case kind == frameRecords && b.seen && b.entries == 0:
+		case kind == frameRecords && b.seen && b.keys == 0:
 			err = b.takeRecords(payload)
 		case kind == frameIndex && b.seen && b.lastSide == nil:
 			err = b.takeIndex(payload)
@@ -237,36 +239,61 @@ func (b *builder) takeRecords(p []byte) error {
 func (b *builder) takeIndex(p []byte) error {
 	revs, index := b.tx.Bucket(bucketRev), b.tx.Bucket(bucketKey)
 	index.FillPercent = indexFill
-	var rk []byte
 	for len(p) > 0 {
 		main, w := binary.Uvarint(p)
 		sub, w2 := binary.Uvarint(p[max(w, 0):])
-		if w <= 0 || w2 <= 0 || main > uint64(b.last.main) || sub > 1<<32-1 {
-			return damaged("the order of its keys is malformed")
+		if w <= 0 || w2 <= 0 || main > uint64(b.last.main) || sub > math.MaxUint32 {
+			return damaged("the list of its keys is malformed")
 		}
 		p = p[w+w2:]
-		rk = appendRevKey(rk[:0], revision{int64(main), uint32(sub)})
-		raw := revs.Get(rk)
-		if raw == nil {
-			return damaged("the order of its keys names revision %d.%d, which is not in it", main, sub)
-		}
-		r, err := viewRecord(rk, raw)
+		r, err := recordIn(revs, revision{int64(main), uint32(sub)})
 		if err != nil {
 			return err
 		}
-		ik := appendIndexKey(nil, r.Key, r.rev())
-		if bytes.Compare(ik, b.lastKey) <= 0 {
-			return damaged("the order of its keys is wrong at key %q", r.Key)
+		if r == nil || bytes.Compare(r.Key, b.lastKey) <= 0 {
+			return damaged("the list of its keys is wrong at revision %d.%d", main, sub)
 		}
-		entry := appendIndexEntry(nil, ik, r)
-		b.lastKey = ik
-		b.entries++
-		b.bytes += len(ik) + len(entry)
-		if err := index.Put(ik, entry); err != nil {
+		b.lastKey = bytes.Clone(r.Key)
+		b.keys++
+		entry := appendIndexEntry(nil, r)
+		b.bytes += len(r.Key) + len(entry)
+		if err := index.Put(b.lastKey, entry); err != nil {
+			return err
+		}
+		if err := b.follow(revs, r); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// follow counts the records that can be reached from the newest of a key. In the end that must be all of them, or the
+// list of keys is not what it should be.
+func (b *builder) follow(revs *bbolt.Bucket, r *record) error {
+	for b.reached++; r.prev.main > 0; b.reached++ {
+		older, err := recordIn(revs, r.prev)
+		if err != nil {
+			return err
+		}
+		if older == nil {
+			return nil
+		}
+		if !bytes.Equal(older.Key, r.Key) {
+			return damaged("the record of revision %v is linked to that of another key", r.rev())
+		}
+		r = older
+	}
+	return nil
+}
+
+// recordIn returns a record as it lies in bucket rev, nil if it is not there.
+func recordIn(revs *bbolt.Bucket, rev revision) (*record, error) {
+	key := appendRevKey(nil, rev)
+	b := revs.Get(key)
+	if b == nil {
+		return nil, nil
+	}
+	return viewRecord(key, b)
 }
 
 func (b *builder) takeSides(p []byte) error {
@@ -303,7 +330,8 @@ func (b *builder) takeSides(p []byte) error {
 }
 
 func (b *builder) end(p []byte) error {
-	if len(p) != 8 || binary.BigEndian.Uint64(p) != b.recs || b.entries != b.recs || !b.seen {
+	if len(p) != 16 || !b.seen || binary.BigEndian.Uint64(p) != b.recs || b.reached != b.recs ||
+		binary.BigEndian.Uint64(p[8:]) != b.keys {
 		return damaged("it does not hold as many records as it says")
 	}
 	meta := b.tx.Bucket(bucketMeta)

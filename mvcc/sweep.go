@@ -18,8 +18,8 @@ const (
 
 // victim is a record that a compaction has given up.
 type victim struct {
-	indexKey []byte
-	rev      revision
+	rev revision
+	key []byte // of a deletion that is the newest version of its key: the key goes with it
 }
 
 // Sweep returns when the space of everything that a compaction at rev gives up is free for reuse: what kv.Compact asks
@@ -101,43 +101,51 @@ func (s *Store) sweepBatch() (more bool, err error) {
 
 // findVictims goes on from sw.Next and moves it; at the end the target is done.
 func findVictims(tx *bbolt.Tx, sw *sweep) ([]victim, error) {
-	revs, index := tx.Bucket(bucketRev).Cursor(), tx.Bucket(bucketKey).Cursor()
+	revs, index := tx.Bucket(bucketRev), tx.Bucket(bucketKey)
 	var victims []victim
 	visited := 0
-	for k, b := revs.Seek(appendRevKey(nil, sw.Next)); k != nil; k, b = revs.Next() {
-		rev, err := parseRevKey(k)
-		if err != nil {
-			return nil, err
-		}
-		if rev.main > sw.Target {
-			break
-		}
-		if visited++; visited > sweepVisit || len(victims) >= sweepFree {
-			sw.Next = rev
-			return victims, nil
-		}
+	c := revs.Cursor()
+	for k, b := c.Seek(appendRevKey(nil, sw.Next)); k != nil; k, b = c.Next() {
 		rec, err := viewRecord(k, b)
 		if err != nil {
 			return nil, err
 		}
-		want := appendIndexKey(nil, rec.Key, rev)
-		ik, _ := index.Seek(want)
-		if !bytes.Equal(ik, want) {
-			return nil, corruptf("the record of key %q at revision %v is not in the key index", rec.Key, rev)
+		if rec.ModRevision > sw.Target {
+			break
 		}
-		if rec.deleted && rev.main < sw.Target {
-			victims = append(victims, victim{want, rev})
+		if visited++; visited > sweepVisit || len(victims) >= sweepFree {
+			sw.Next = rec.rev()
+			return victims, nil
 		}
-		if ik, _ = index.Next(); ik != nil && sameKey(ik, want) {
-			older, err := parseIndexRevision(ik)
-			if err != nil {
-				return nil, err
-			}
-			victims = append(victims, victim{bytes.Clone(ik), older})
+		if rec.prev.main > 0 && revs.Get(appendRevKey(nil, rec.prev)) != nil {
+			victims = append(victims, victim{rev: rec.prev})
 		}
+		if !rec.deleted || rec.ModRevision == sw.Target {
+			continue
+		}
+		v := victim{rev: rec.rev()}
+		newest, err := indexed(index, rec.Key)
+		if err != nil {
+			return nil, err
+		}
+		if newest == v.rev {
+			v.key = bytes.Clone(rec.Key)
+		}
+		victims = append(victims, v)
 	}
 	sw.Done, sw.Next = sw.Target, revision{}
 	return victims, nil
+}
+
+// indexed returns the revision that the key index has for a key, zero for none.
+func indexed(index *bbolt.Bucket, key []byte) (revision, error) {
+	e := index.Get(key)
+	if e == nil {
+		return revision{}, nil
+	}
+	var v version
+	err := parseIndexEntry(&v, key, e)
+	return v.rev, err
 }
 
 // free deletes victims; one may be named twice.
@@ -146,8 +154,10 @@ func free(tx *bbolt.Tx, victims []victim, sw sweep) error {
 	revs.FillPercent = recFill
 	var key []byte
 	for _, v := range victims {
-		if err := index.Delete(v.indexKey); err != nil {
-			return err
+		if v.key != nil {
+			if err := index.Delete(v.key); err != nil {
+				return err
+			}
 		}
 		key = appendRevKey(key[:0], v.rev)
 		if err := revs.Delete(key); err != nil {
