@@ -40,9 +40,9 @@ func (s *Store) flush(index bool) error {
 	return s.commitFrozen(st)
 }
 
-// commitFrozen writes the frozen overlay. A disk without space is not the end: bbolt has rolled the transaction back,
-// and without the last one nothing counts, so the overlay stays where readers find it, and the next flush tries again. The caller
-// holds flushMu.
+// commitFrozen writes the frozen overlay. A disk without space is not the end: bbolt has rolled the transaction back, and
+// without the last one nothing counts. The overlay stays where readers find it, and the next flush writes the same once
+// more: links were settled when the records were applied. The caller holds flushMu.
 func (s *Store) commitFrozen(st state) error {
 	l := s.layers.Load()
 	start := time.Now()
