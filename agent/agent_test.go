@@ -297,8 +297,9 @@ func TestForcedStopDoesNotWaitForRequests(t *testing.T) {
 func TestForcedStopReturnsAtOnceAndEndsAllTheSame(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	hold := make(chan struct{})
-	a := launch(t, settings(t), Options{beforeOpen: func(context.Context) { <-hold }})
+	opening, hold := make(chan struct{}), make(chan struct{})
+	a := launch(t, settings(t), Options{beforeOpen: func(context.Context) { close(opening); <-hold }})
+	within(t, "the store is being opened", opening)
 	if err := a.Stop(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("a forced stop returned %v", err)
 	}
