@@ -31,7 +31,11 @@ func (a *Agent) runProxy(ctx context.Context, ready func()) error {
 	if err != nil {
 		return err
 	}
-	up, err := client.New(client.Options{Dial: bridge.Dial(a.net.ep), Endpoints: ends, OnGood: a.keepEndpoints, Log: a.opts.Log})
+	options := client.Options{Dial: bridge.Dial(a.net.ep), Endpoints: ends, OnGood: a.keepEndpoints, Log: a.opts.Log}
+	if !a.net.identity.Load().Joined() {
+		options.Connecting = -1 // nobody answers a node that has not joined: nothing waits for that
+	}
+	up, err := client.New(options)
 	if err != nil {
 		return err
 	}

@@ -58,7 +58,7 @@ type Options struct {
 	MinBackoff  time.Duration // pause after all endpoints failed, 200 ms
 	MaxBackoff  time.Duration // 30 s: a failed attempt costs about 7 kB on a metered link
 	LostGrace   time.Duration // how long a lost link is given to come back before another endpoint is tried, 5 s
-	Connecting  time.Duration // how long after New requests wait for the first connection, 2 s
+	Connecting  time.Duration // how long after New requests wait for the first connection, 2 s; negative: not at all
 }
 
 // Client is a Backend. Its methods may be called concurrently; they fail while Run is not running.
