@@ -23,7 +23,8 @@ func FuzzFile(f *testing.F) {
 		l.add(values)
 		c, _ := l.merge()
 		c.Complete("fuzz")
-		mustBeValid(t, &c, join(append(faults, l.faults...)))
+		faults = append(append(faults, l.faults...), c.verifyWhole(nil)...) // as Load puts them together
+		mustBeValid(t, &c, join(faults))
 	})
 }
 
