@@ -53,6 +53,15 @@ func (s *store) Read(_ context.Context, q kv.Query) (kv.Page, error) {
 	return kv.Page{Ops: []kv.OpResult{r}}, nil
 }
 
+// replace puts another value under a record that is there, as nobody who asks can.
+func (s *store) replace(name string, value []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v := s.m[name]
+	v.Value = value
+	s.m[name] = v
+}
+
 // clusterOf is a member at which boxes join, and an endpoint of a box that has not.
 type clusterOf struct {
 	ca    *transport.CA
@@ -246,9 +255,7 @@ func TestAnIdentityThatWasCopiedIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v := c.store.m[nodeRecords+c.id.Node()]
-	v.Value = b
-	c.store.m[nodeRecords+c.id.Node()] = v
+	c.store.replace(nodeRecords+c.id.Node(), b)
 	_, err = c.join(t, tok, c.id)
 	refused(t, err, kv.PermissionDenied, "copied")
 }

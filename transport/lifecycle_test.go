@@ -95,6 +95,7 @@ func TestRestartedPeerResetsTheOldConnection(t *testing.T) {
 			b.kill()
 			w.start("b").Listen(Raft, echo)
 			time.Sleep(ask(c))
+			synctest.Wait() // a stream may tell an instant before the connection does
 			if !errors.Is(c.Err(), ErrRestarted) {
 				t.Errorf("%s: got %v, want ErrRestarted", name, c.Err())
 			}

@@ -1,0 +1,29 @@
+package api
+
+import (
+	"context"
+	"io"
+
+	"holdfast/kv"
+)
+
+// Admin is what a full replica can do for an operator beside serving keys. Servers find it by type assertion on their
+// Backend; a node without it answers Unsupported. All methods may be called concurrently; errors are as Backend's.
+type Admin interface {
+	// Replicas lists the members of the cluster in order of id. Unless local is set it is linearizable.
+	Replicas(ctx context.Context, local bool) ([]kv.Replica, error)
+	// Condition tells how this member stands, from memory, without asking another.
+	Condition() kv.Condition
+	// Hash digests the keys and their history up to a revision, 0 for the newest. It fails with Compacted or
+	// FutureRevision.
+	Hash(ctx context.Context, revision int64) (kv.Hash, error)
+	// Defragment gives the free pages of this member's state file back to the file system. Reads and writes go on
+	// meanwhile. It returns when it is done; a second call meanwhile is refused with Busy.
+	Defragment(ctx context.Context) error
+	// MoveLeader has another replica lead, if this one does: else NoLeader. It fails with Invalid if there is no such
+	// voter.
+	MoveLeader(ctx context.Context, to uint64) error
+	// Snapshot opens a copy of the state as of now. The reader must be closed, and holds pages of the state file until
+	// then; size is how many bytes it will give.
+	Snapshot(ctx context.Context) (data io.ReadCloser, size int64, err error)
+}

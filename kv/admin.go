@@ -1,0 +1,50 @@
+package kv
+
+// Replica is a member of the cluster as an operator sees it.
+type Replica struct {
+	ID         uint64
+	Name       string   // a label, not an identity; empty if not known here
+	PeerURLs   []string // where other nodes reach it
+	ClientURLs []string // where its clients do
+	Learner    bool     // has the data and no vote
+}
+
+// Condition is how one member stands.
+type Condition struct {
+	Header           // Member and Term are this member's
+	Leader    uint64 // replica id, 0 while there is none
+	Committed uint64 // raft index known to be committed
+	Applied   uint64 // raft index applied to the state
+	Learner   bool
+	DBSize    int64 // bytes of the state file
+	DBInUse   int64 // of these, bytes that hold something
+	DBQuota   int64 // size at which AlarmNoSpace is raised
+	Feature   uint64
+	Version   string
+	Alarms    []Alarm
+}
+
+// Alarm is a replicated fact that stops some kinds of requests on all members until it is disarmed.
+type Alarm struct {
+	Member uint64 // replica that raised it
+	Kind   AlarmKind
+}
+
+// AlarmKind says what is wrong. The numbers are etcd's.
+type AlarmKind uint8
+
+// The alarms.
+const (
+	AlarmNone    AlarmKind = iota
+	AlarmNoSpace           // the state has reached its quota: what would make it grow is refused with NoSpace
+	AlarmCorrupt           // replicas differ: everything but reading is refused with Corrupt
+)
+
+// Hash is a digest of all keys, all revisions of them that are kept, up to Revision. Two members that answer for the
+// same Revision and Compact must have the same Sum.
+type Hash struct {
+	Header   // of the answer
+	Sum      uint32
+	Revision int64 // the digest is of the state at
+	Compact  int64 // and of the history from
+}
