@@ -151,7 +151,11 @@ var rangeClaims = []claim{
 			all := n.all()
 			c.set(&all)
 			n.Logf("%s: %+v", name, all)
-			n.wantKeys(n.query(all).KVs, c.want...)
+			r := n.query(all)
+			n.wantKeys(r.KVs, c.want...)
+			if r.Count != int64(len(at)-1) { // "a" and "a again" are one key
+				n.Errorf("%s: count %d, want %d: it is of the range, whatever the bounds leave", name, r.Count, len(at)-1)
+			}
 		}
 	}},
 	{name: "without a key is refused", test: func(n *node) {
