@@ -234,7 +234,7 @@ var (
 	sorts = []word[kv.Target]{{"key", kv.TargetKey}, {"version", kv.TargetVersion}, {"create_revision", kv.TargetCreate},
 		{"mod_revision", kv.TargetMod}, {"value", kv.TargetValue}}
 	orders    = []word[kv.Order]{{"ascending", kv.OrderAscend}, {"descending", kv.OrderDescend}}
-	relations = []word[kv.Relation]{{"equal", kv.Equal}, {"not_equal", kv.NotEqual}, {"greater", kv.Greater}, {"less", kv.Less}}
+	relations = []word[kv.Relation]{{"equal", kv.Equal}, {"greater", kv.Greater}, {"less", kv.Less}, {"not_equal", kv.NotEqual}}
 )
 
 func oneOf[T any](d *opDecoder, words []word[T]) (v T, err error) {
