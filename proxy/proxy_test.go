@@ -302,6 +302,25 @@ func TestANodeServesWhatItHasItselfAcknowledged(t *testing.T) {
 	})
 }
 
+func TestARevisionTheCacheDoesNotHaveYetIsAskedForAbove(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLink()
+		p, _ := open(t, l, t.TempDir(), "a/")
+		synctest.Wait()
+		for i := range 20 {
+			at := put(t, l.Memory, "a/1", fmt.Sprint(i)) // the feed may or may not have brought it
+			_, got, err := get(p, "a/1", kv.Query{MaxAge: kv.Unlimited, MinRevision: at})
+			if err != nil || got != fmt.Sprint(i) {
+				t.Fatalf("at revision %d, which the cluster has: %q, %v", at, got, err)
+			}
+		}
+		at := put(t, l.Memory, "a/1", "last")
+		if _, _, err := get(p, "a/1", kv.Query{MaxAge: kv.Unlimited, LocalOnly: true, MinRevision: at + 1}); kv.CodeOf(err) != kv.RevisionTimeout {
+			t.Errorf("a read that may not ask above: %v, want RevisionTimeout", err)
+		}
+	})
+}
+
 func TestAPrefixTooLargeIsForwardedAndSaysSo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLink()

@@ -25,6 +25,9 @@ func (p *Proxy) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
 		return p.forward(ctx, q)
 	}
 	if err := p.await(ctx, q); err != nil {
+		if page, ferr := p.ahead(ctx, q); ferr == nil {
+			return page, nil
+		}
 		return kv.Page{}, err
 	}
 	age := p.feed.age()
@@ -96,6 +99,14 @@ func (p *Proxy) await(ctx context.Context, q kv.Query) error {
 		return nil
 	}
 	return kv.Errorf(kv.RevisionTimeout, "revision %d was not reached in %s; this node is at %d", q.MinRevision, q.Wait, p.feed.revision())
+}
+
+// ahead asks the upstream for a revision that the cache does not have yet.
+func (p *Proxy) ahead(ctx context.Context, q kv.Query) (kv.Page, error) {
+	if q.LocalOnly {
+		return kv.Page{}, kv.Errorf(kv.NotCached, "the request forbids asking the cluster")
+	}
+	return p.forward(ctx, q)
 }
 
 // local answers from the cache.
