@@ -166,8 +166,8 @@ func (r *lineReader) next(stopping context.Context) ([]byte, error) {
 		if r.total -= int64(len(part)); r.total < 0 {
 			return nil, errBatchBytes
 		}
-		switch {
-		case tooLong || len(r.long)+len(part) > r.limit+1: // with its end
+		switch size := len(r.long) + len(bytes.TrimSuffix(part, []byte("\n"))); {
+		case tooLong || size > r.limit:
 			tooLong, r.long = true, nil
 		case err == nil && len(r.long) == 0:
 			return bytes.TrimSpace(part), nil
