@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -30,6 +31,11 @@ type Options struct {
 	// Admin is what only a full replica can do; nil, or returning nil: this node is none, and such calls are
 	// Unimplemented.
 	Admin func() api.Admin
+
+	// How this node is to be found: its name, and the URLs of its listeners for clients. They stand for it in the list of
+	// members, as far as the cluster does not know them.
+	Name       string
+	ClientURLs []string
 
 	Log     *slog.Logger          // nil: discarded
 	Metrics prometheus.Registerer // nil: not counted. New panics if another Server has registered there
@@ -54,6 +60,7 @@ type Server struct {
 	metrics *metrics
 	leaders *leaders
 
+	readers  sync.WaitGroup  // of streams, and what they have begun; they end with their streams
 	stopping context.Context // ended by EndStreams
 	stop     context.CancelFunc
 }
@@ -120,5 +127,6 @@ func (s *Server) Close(ctx context.Context) (cut bool) {
 		cut = true
 	}
 	s.leaders.close()
+	s.readers.Wait()
 	return cut
 }
