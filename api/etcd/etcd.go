@@ -9,6 +9,7 @@
 package etcd
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net"
@@ -42,13 +43,15 @@ type Options struct {
 
 	RequestMax  int           // largest request in bytes, as the Backend has it; 0: 1.5 MiB
 	TxnOpsMax   int           // most compares, and most operations in a branch, of a transaction; 0: 128
+	WatchesMax  int           // most watches on one stream; 0: 65536, where etcd has no limit
 	IdleTimeout time.Duration // after which a connection without calls is closed; 0: never
 }
 
-// Defaults of Options, which are etcd's.
+// Defaults of Options. The first two are etcd's.
 const (
 	requestMax = 1536 << 10
 	txnOpsMax  = 128
+	watchesMax = 1 << 16
 )
 
 // Server serves etcd's API. It is safe for concurrent use.
@@ -60,7 +63,8 @@ type Server struct {
 	metrics *metrics
 	leaders *leaders
 
-	readers  sync.WaitGroup  // of streams, and what they have begun; they end with their streams
+	receivers sync.WaitGroup // goroutines that end when their call has
+
 	stopping context.Context // ended by EndStreams
 	stop     context.CancelFunc
 }
@@ -70,12 +74,9 @@ func New(o Options) *Server {
 	if o.Backend == nil || o.Reporter == nil {
 		panic("etcd: Options without Backend or Reporter")
 	}
-	if o.RequestMax == 0 {
-		o.RequestMax = requestMax
-	}
-	if o.TxnOpsMax == 0 {
-		o.TxnOpsMax = txnOpsMax
-	}
+	o.RequestMax = cmp.Or(o.RequestMax, requestMax)
+	o.TxnOpsMax = cmp.Or(o.TxnOpsMax, txnOpsMax)
+	o.WatchesMax = cmp.Or(o.WatchesMax, watchesMax)
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -126,7 +127,8 @@ func (s *Server) Close(ctx context.Context) (cut bool) {
 		<-done
 		cut = true
 	}
+	s.receivers.Wait()
+	s.gateway.serving.Wait()
 	s.leaders.close()
-	s.readers.Wait()
 	return cut
 }

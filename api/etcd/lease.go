@@ -118,7 +118,7 @@ func (s leaseService) LeaseKeepAlive(stream pb.Lease_LeaseKeepAliveServer) error
 	asked := make(chan chan renewal, keepAlivesMax-1) // and the one whose answer is awaited
 	ended := make(chan error, 1)
 	// Only the end of this handler ends a Recv, so that it cannot be waited for in here: Close waits.
-	s.readers.Go(func() { ended <- s.receive(ctx, stream, asked) })
+	s.receivers.Go(func() { ended <- s.receive(ctx, stream, asked) })
 	for {
 		select {
 		case next, more := <-asked:
@@ -151,7 +151,7 @@ func (s leaseService) receive(ctx context.Context, stream pb.Lease_LeaseKeepAliv
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		s.readers.Go(func() {
+		s.receivers.Go(func() {
 			answer, err := s.renew(ctx, r.ID)
 			done <- renewal{answer, err}
 		})

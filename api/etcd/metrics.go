@@ -14,6 +14,7 @@ import (
 type metrics struct {
 	methods        map[string]*method // by full name
 	sent, received atomic.Int64       // bytes of messages
+	watches        atomic.Int64       // open now
 }
 
 // method counts the calls of one method.
@@ -32,6 +33,7 @@ var (
 	inDesc       = prometheus.NewDesc("grpc_server_msg_received_total", "Messages received.", methodLabels, nil)
 	outDesc      = prometheus.NewDesc("grpc_server_msg_sent_total", "Messages sent.", methodLabels, nil)
 	sentDesc     = prometheus.NewDesc("etcd_network_client_grpc_sent_bytes_total", "Bytes of messages sent to gRPC clients.", nil, nil)
+	watchesDesc  = prometheus.NewDesc("holdfast_etcd_watches", "Watches open over gRPC.", nil, nil)
 	receivedDesc = prometheus.NewDesc("etcd_network_client_grpc_received_bytes_total", "Bytes of messages received from gRPC clients.", nil, nil)
 )
 
@@ -75,7 +77,7 @@ func (m *method) end(code codes.Code) {
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{startedDesc, handledDesc, inDesc, outDesc, sentDesc, receivedDesc} {
+	for _, d := range []*prometheus.Desc{startedDesc, handledDesc, inDesc, outDesc, sentDesc, receivedDesc, watchesDesc} {
 		ch <- d
 	}
 }
@@ -98,6 +100,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	show(sentDesc, m.sent.Load())
 	show(receivedDesc, m.received.Load())
+	ch <- prometheus.MustNewConstMetric(watchesDesc, prometheus.GaugeValue, float64(m.watches.Load()))
 }
 
 // codeName is a code as the metrics library of gRPC writes it.

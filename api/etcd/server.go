@@ -40,6 +40,7 @@ func (s *Server) serverOptions() []grpc.ServerOption {
 		grpc.MaxConcurrentStreams(streamsMax),
 		grpc.MaxHeaderListSize(headerMax),
 		grpc.SharedWriteBuffer(true), // an idle connection holds none
+		grpc.WaitForHandlers(true),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingMin}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: s.opts.IdleTimeout, Time: pingEvery, Timeout: pingTimeout}),
 	}
