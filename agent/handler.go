@@ -80,6 +80,8 @@ func (a *Agent) buildEtcd() *etcd.Server {
 		Backend:     a.gate,
 		Reporter:    a,
 		Admin:       a.admin,
+		Name:        a.cfg.Name,
+		ClientURLs:  a.Addrs(),
 		Log:         a.opts.Log,
 		Metrics:     a.opts.Metrics,
 		RequestMax:  int(a.cfg.Limits.Request),

@@ -33,6 +33,11 @@ type Options struct {
 	// Unimplemented.
 	Admin func() api.Admin
 
+	// How this node is to be found: its name, and the URLs of its listeners for clients. They stand for it in the list of
+	// members, as far as the cluster does not know them.
+	Name       string
+	ClientURLs []string
+
 	Log     *slog.Logger          // nil: discarded
 	Metrics prometheus.Registerer // nil: not counted. New panics if another Server has registered there
 

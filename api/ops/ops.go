@@ -25,13 +25,6 @@ type Options struct {
 	Pprof    bool                // serve /debug/pprof; for the administration socket only
 }
 
-// The version of etcd whose API is spoken, told to clients that look before they call, and the one of a cluster of such
-// members.
-const (
-	etcdVersion = "3.7.3"
-	etcdCluster = "3.7.0"
-)
-
 // metricsInFlight bounds scrapes at one time; one more is answered 503.
 const metricsInFlight = 4
 
@@ -83,7 +76,7 @@ func version(w http.ResponseWriter, s api.Status) {
 		Holdfast string `json:"holdfast"`
 		Go       string `json:"go"`
 		Platform string `json:"platform"`
-	}{etcdVersion, etcdCluster, etcdCluster, s.Version, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH})
+	}{api.EtcdVersion, api.EtcdClusterVersion, api.EtcdClusterVersion, s.Version, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH})
 }
 
 func plain(w http.ResponseWriter, status int) {
