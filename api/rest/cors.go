@@ -55,6 +55,19 @@ func (o origins) admit(w http.ResponseWriter, r *http.Request) (preflight bool, 
 	return true, nil
 }
 
+// Guard is h for those who may call: web pages are refused, and preflights answered, as at /v1.
+func (h *Handler) Guard(inner http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		preflight, err := h.origins.admit(w, r)
+		if err != nil {
+			h.refuse(w, r, err)
+		}
+		if !preflight && err == nil {
+			inner.ServeHTTP(w, r)
+		}
+	})
+}
+
 // atHome reports whether an origin names the host the request was sent to. The scheme is left out of it: behind a
 // server that ends TLS it is not known here.
 func atHome(origin, host string) bool {
