@@ -7,7 +7,7 @@ import (
 
 // Bounds on what a difference shows.
 const (
-	diffContext = 3    // equal lines around what differs
+	diffContext = 2    // equal lines around what differs
 	diffLines   = 1000 // of either text; what is behind is left out
 	clipAt      = 400  // characters of a line
 )
@@ -27,11 +27,25 @@ func diff(etcd, other string) string {
 		after, a, b = append(after, a[len(a)-1]), a[:len(a)-1], b[:len(b)-1]
 	}
 	slices.Reverse(after)
-	var out []string
-	out = append(out, marked("    ", before[max(0, len(before)-diffContext):])...)
-	out = append(out, changes(cut(a), cut(b))...)
-	out = append(out, marked("    ", after[:min(len(after), diffContext)])...)
-	return strings.Join(out, "\n") + "\n"
+	out := slices.Concat(marked("    ", before), changes(cut(a), cut(b)), marked("    ", after))
+	return strings.Join(nearChanges(out), "\n") + "\n"
+}
+
+// nearChanges leaves out what is far from any change.
+func nearChanges(lines []string) (out []string) {
+	last := -1 // the last line that is in
+	for i, l := range lines {
+		from, to := max(0, i-diffContext), min(len(lines), i+diffContext+1)
+		near := slices.ContainsFunc(lines[from:to], func(l string) bool { return !strings.HasPrefix(l, "    ") })
+		if !near {
+			continue
+		}
+		if i > last+1 {
+			out = append(out, "    ...")
+		}
+		out, last = append(out, l), i
+	}
+	return out
 }
 
 // changes goes along the longest common subsequence.
