@@ -104,7 +104,7 @@ func TestClientKeys(t *testing.T) {
 				{clientv3.WithMinModRev(mid), clientv3.WithMaxModRev(mid + 2)}, {clientv3.WithMinModRev(mid + 2), clientv3.WithMaxModRev(mid)},
 				{clientv3.WithMinModRev(mid), clientv3.WithLimit(2)}, {clientv3.WithMinModRev(mid), clientv3.WithCountOnly()},
 				{clientv3.WithKeysOnly(), clientv3.WithLimit(2)}, {clientv3.WithCountOnly(), clientv3.WithLimit(2)},
-				{clientv3.WithKeysOnly(), clientv3.WithSort(clientv3.SortByValue, clientv3.SortDescend), clientv3.WithLimit(3)},
+				{clientv3.WithKeysOnly(), clientv3.WithSort(clientv3.SortByValue, clientv3.SortDescend), clientv3.WithLimit(2)},
 				{clientv3.WithCountOnly(), clientv3.WithKeysOnly()}, {clientv3.WithSerializable(), clientv3.WithLimit(1)},
 			} {
 				k.get("page/", append(o, clientv3.WithPrefix())...)
@@ -173,7 +173,7 @@ func TestClientKeys(t *testing.T) {
 			for i, r := range []*pb.RangeRequest{
 				{}, {Key: nil, RangeEnd: []byte("z")}, {Key: []byte("a"), Revision: -5}, {Key: []byte("a"), Limit: -1},
 				{Key: []byte("page/"), RangeEnd: []byte{0}, SortOrder: 7}, {Key: []byte("page/"), RangeEnd: []byte{0}, SortTarget: 9},
-				{Key: []byte("page/"), RangeEnd: []byte{0}, SortTarget: pb.RangeRequest_VALUE, Limit: 2},
+				{Key: []byte("page/"), RangeEnd: []byte{0}, SortTarget: pb.RangeRequest_MOD, Limit: 4},
 				{Key: []byte("z"), RangeEnd: []byte("a")}, {Key: []byte{0}, RangeEnd: []byte{0}, CountOnly: true},
 				{Key: []byte("page/00"), MinModRevision: -1}, {Key: []byte("page/00"), RangeEnd: []byte("page/00")},
 			} {

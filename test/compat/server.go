@@ -151,7 +151,7 @@ func (s *server) stop(t testing.TB) {
 		_ = s.cmd.Process.Kill()
 		<-s.done
 	}
-	if t.Failed() && s.name == "agent" {
+	if t.Failed() && testing.Verbose() && s.name == "agent" {
 		t.Logf("the log of %s ends with\n%s", s.name, s.log)
 	}
 }
