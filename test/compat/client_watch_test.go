@@ -388,7 +388,7 @@ func TestClientLeases(t *testing.T) {
 			return nil
 		}},
 		{name: "runs out", hold: func(k *talk) error {
-			l, err := k.Grant(k.ctx, 1)
+			l, err := k.Grant(k.ctx, 4)
 			k.say("grant", l, err)
 			if err != nil {
 				return err

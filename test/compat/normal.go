@@ -84,6 +84,7 @@ var byCommand = map[string][]replacement{
 	"check perf":       replacements(progressBar, ``, `PASS|FAIL`, `PASS or FAIL`, `[0-9]+(\.[0-9]+)?%?`, `<n>`, ` +`, ` `),
 	"check datascale":  replacements(progressBar, ``, `[0-9]+(\.[0-9]+)?`, `<n>`),
 	"snapshot save":    replacements(`"took":"[^"]*"|took [^ ,]*`, `took <time>`, `[0-9.]+ [kMG]?B`, `<size>`),
+	"lease list":       replacements(`\b[0-9a-f]{16}\b`, `<lease>`, `"id":[0-9]+`, `"id":<lease>`, `"ID" : [0-9]+`, `"ID" : <lease>`), // by time of expiry, which no two servers agree on
 	"lease timetolive": replacements(`remaining\([0-9]+s\)`, `remaining(<n>s)`, `"ttl":[0-9]+`, `"ttl":<n>`, `"TTL" : [0-9]+`, `"TTL" : <n>`),
 	"defrag":           replacements(`took [0-9.]+(ms|µs|s)\b`, `took <time>`),
 }

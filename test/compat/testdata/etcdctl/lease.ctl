@@ -39,7 +39,7 @@ stop alive
 etcdctl -w json lease revoke $L
 etcdctl -w json get "" --prefix
 # One that runs out.
-S=etcdctl lease grant 1
+S=etcdctl lease grant 5
 etcdctl put short 1 --lease $S
 &gone etcdctl watch short --rev 8
 until gone DELETE
