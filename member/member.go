@@ -35,15 +35,18 @@ type Member struct {
 	id   identity
 	halt *halt
 
-	store   *mvcc.Store
-	fs      *raftFS
-	logs    *logFactory
-	net     *raftnet
-	host    *dragonboat.NodeHost
-	session *client.Session
+	store    *mvcc.Store
+	fs       *raftFS
+	logs     *logFactory
+	net      *raftnet
+	registry *registry
+	host     *dragonboat.NodeHost
+	session  *client.Session
 
 	leader  *leadership
 	rounds  *rounds
+	lessor  *lessor
+	asks    *asks
 	applied *announcer    // told after each applied batch
 	ahead   chan struct{} // of one slot: it is time to flush, see flushAhead
 	space   *space
@@ -80,12 +83,16 @@ func Open(cfg Config) (_ *Member, err error) {
 		cfg:      cfg,
 		halt:     newHalt(),
 		leader:   newLeadership(cfg.Clock),
+		lessor:   newLessor(cfg.Clock),
+		registry: newRegistry(),
 		applied:  newAnnouncer(),
 		net:      &raftnet{net: cfg.Network},
 		ahead:    make(chan struct{}, 1),
 		ready:    make(chan struct{}),
 		stopping: make(chan struct{}),
 	}
+	m.asks = newAsks(m.sendTo)
+	m.net.answer = m.answerAsked
 	m.metrics = newMetrics(m)
 	defer func() {
 		if err != nil {
@@ -118,7 +125,7 @@ func (m *Member) open() (err error) {
 }
 
 func (m *Member) storeOptions() mvcc.Options {
-	return mvcc.Options{FlushEvery: m.cfg.FlushEvery, Log: m.cfg.Log}
+	return mvcc.Options{FlushEvery: m.cfg.FlushEvery, OnLease: m.lessor.told, Log: m.cfg.Log}
 }
 
 // Run takes part in the cluster until ctx ends, and returns nil then, or the first failure. It stops everything it
@@ -149,6 +156,8 @@ func (m *Member) work(ctx context.Context) error {
 	g.Go(func() error { return m.announceReady(ctx) })
 	g.Go(func() error { return m.lead(ctx) })
 	g.Go(func() error { return m.keepHistory(ctx) })
+	g.Go(func() error { return m.expireLeases(ctx) })
+	g.Go(func() error { return m.asks.run(ctx) })
 	g.Go(func() error { return m.snapshotBySize(ctx) })
 	g.Go(func() error { return m.flushAhead(ctx) })
 	g.Go(func() error { return m.space.run(ctx) })

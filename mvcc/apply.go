@@ -142,6 +142,12 @@ func (s *Store) commit(r *reader, x *exec) {
 	for key, v := range x.sides {
 		s.setSide(r, key, v) // their order does not matter: the keys differ
 	}
+	for _, k := range x.moved {
+		r.l.active.bytes.Add(r.l.active.leased.set(k))
+	}
+	for _, l := range x.leases {
+		s.opts.OnLease(l.ID, l.TTL)
+	}
 	now := control{s.state.Compact, s.state.Epoch, s.state.Term}
 	if x.control == now {
 		return

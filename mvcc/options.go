@@ -20,6 +20,9 @@ type Options struct {
 	RingBytes int64
 	// ProgressEvery is how often an idle watch that asked for it announces its progress. Default 10 min, as in etcd.
 	ProgressEvery time.Duration
+	// OnLease is told by Apply of each lease that begins, with its TTL in seconds, and of each that ends, with 0, in the
+	// order of the log. It must not call the store. Default: nobody is told.
+	OnLease func(id, ttl int64)
 	// Log gets what an operator should know. Default: nothing is logged.
 	Log *slog.Logger
 
@@ -56,6 +59,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.nodes <= 0 {
 		o.nodes = flushNodes
+	}
+	if o.OnLease == nil {
+		o.OnLease = func(int64, int64) {}
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)

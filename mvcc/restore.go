@@ -131,7 +131,8 @@ type builder struct {
 }
 
 func (b *builder) run() error {
-	if err := b.fr.header(); err != nil {
+	format, err := b.fr.header()
+	if err != nil {
 		return err
 	}
 	if err := b.begin(); err != nil {
@@ -143,6 +144,9 @@ func (b *builder) run() error {
 		}
 	}()
 	if err := makeBuckets(b.tx, state{Revision: 1}, sweep{}); err != nil {
+		return err
+	}
+	if err := raiseFormat(b.tx, format); err != nil {
 		return err
 	}
 	for {
