@@ -18,8 +18,21 @@ import (
 	"holdfast/kv"
 )
 
-// formatVersion is what this version writes, and the newest that it reads.
-const formatVersion = 1
+// The formats of the file. A file says the least version that reads it right: it is of format 1 until the cluster has
+// raised its feature level, and a version that knows nothing of levels and alarms refuses it from then on.
+const (
+	formatFirst   = 1
+	formatFeature = 2 // the side table has a feature level and alarms
+	formatVersion = formatFeature
+)
+
+// formatOf is the format of a file in a state.
+func formatOf(st *state) uint32 {
+	if st.Feature > kv.FeatureFirst {
+		return formatFeature
+	}
+	return formatFirst
+}
 
 var (
 	bucketRev  = []byte("rev")
@@ -156,7 +169,7 @@ func (f *file) load() (st state, sw sweep, err error) {
 		if tx.Bucket(bucketRev) == nil || tx.Bucket(bucketKey) == nil {
 			return corruptf("a bucket is missing")
 		}
-		return nil
+		return st.loadSides(tx.Bucket(bucketSide))
 	})
 	if err != nil || !fresh {
 		return st, sw, err
@@ -172,7 +185,7 @@ func makeBuckets(tx *bbolt.Tx, st state, sw sweep) error {
 		}
 	}
 	b := tx.Bucket(bucketMeta)
-	if err := b.Put(metaFormat, binary.BigEndian.AppendUint32(nil, formatVersion)); err != nil {
+	if err := putFormat(b, formatFirst); err != nil {
 		return err
 	}
 	if err := b.Put(metaSweep, sw.append(nil)); err != nil {
@@ -181,14 +194,18 @@ func makeBuckets(tx *bbolt.Tx, st state, sw sweep) error {
 	return b.Put(metaState, st.append(nil))
 }
 
+func putFormat(b *bbolt.Bucket, n uint32) error {
+	return b.Put(metaFormat, binary.BigEndian.AppendUint32(nil, n))
+}
+
 func readMeta(b *bbolt.Bucket) (st state, sw sweep, err error) {
 	format := b.Get(metaFormat)
 	if len(format) != 4 {
 		return st, sw, corruptf("the format number is missing")
 	}
-	if n := binary.BigEndian.Uint32(format); n != formatVersion {
+	if n := binary.BigEndian.Uint32(format); n < formatFirst || n > formatVersion {
 		return st, sw, kv.Errorf(kv.Unsupported,
-			"the store has format %d and this version reads format %d: run the version that wrote it, or a newer one", n, formatVersion)
+			"the store has format %d and this version reads up to format %d: run the version that wrote it, or a newer one", n, formatVersion)
 	}
 	err = errors.Join(st.parse(b.Get(metaState)), sw.parse(b.Get(metaSweep)))
 	return st, sw, err

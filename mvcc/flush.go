@@ -122,6 +122,9 @@ func (s *Store) write(st state, o *overlay) error {
 				return err
 			}
 			b := tx.Bucket(bucketMeta)
+			if err := putFormat(b, formatOf(&st)); err != nil {
+				return err
+			}
 			if err := b.Put(metaSweep, s.sweep.append(nil)); err != nil {
 				return err
 			}

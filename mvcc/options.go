@@ -20,6 +20,8 @@ type Options struct {
 	RingBytes int64
 	// ProgressEvery is how often an idle watch that asked for it announces its progress. Default 10 min, as in etcd.
 	ProgressEvery time.Duration
+	// Audit is told of each kv.Audit that is not void, as it is applied. It must not block. Default: nobody is.
+	Audit func(AuditCall)
 	// Log gets what an operator should know. Default: nothing is logged.
 	Log *slog.Logger
 
@@ -56,6 +58,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.nodes <= 0 {
 		o.nodes = flushNodes
+	}
+	if o.Audit == nil {
+		o.Audit = func(AuditCall) {}
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)

@@ -12,7 +12,8 @@ import (
 	"holdfast/kv"
 )
 
-// The form of a snapshot, version 1:
+// The form of a snapshot, version 1, or 2 if it is of a file of format 2: they differ in nothing but the number, by which
+// a version that would get it wrong refuses it.
 //
 //	"HFMVCC\r\n" | version(4) | frames
 //	frame: length(4) | kind(1) payload | crc32c(4) over the number of the frame, kind and payload
@@ -26,7 +27,7 @@ import (
 // to end without sorting.
 const (
 	snapshotMagic   = "HFMVCC\r\n"
-	snapshotVersion = 1
+	snapshotVersion = formatVersion
 
 	frameState   = 's'
 	frameRecords = 'r'
@@ -94,7 +95,7 @@ func (sn *Snapshot) WriteTo(w io.Writer, stop <-chan struct{}) error {
 }
 
 func (sn *Snapshot) write(fw *frameWriter) error {
-	head := binary.BigEndian.AppendUint32([]byte(snapshotMagic), snapshotVersion)
+	head := binary.BigEndian.AppendUint32([]byte(snapshotMagic), formatOf(&sn.state))
 	if _, err := fw.w.Write(head); err != nil {
 		return err
 	}
@@ -239,8 +240,8 @@ func (fr *frameReader) header() error {
 	if string(head[:len(snapshotMagic)]) != snapshotMagic {
 		return damaged("it does not begin like one")
 	}
-	if v := binary.BigEndian.Uint32(head[len(snapshotMagic):]); v != snapshotVersion {
-		return kv.Errorf(kv.Unsupported, "the snapshot has version %d and this version reads version %d: upgrade this node first", v, snapshotVersion)
+	if v := binary.BigEndian.Uint32(head[len(snapshotMagic):]); v < formatFirst || v > snapshotVersion {
+		return kv.Errorf(kv.Unsupported, "the snapshot has version %d and this version reads up to version %d: upgrade this node first", v, snapshotVersion)
 	}
 	return nil
 }

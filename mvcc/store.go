@@ -3,6 +3,7 @@ package mvcc
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -27,6 +28,8 @@ type Store struct {
 	durable  atomic.Uint64
 	epoch    atomic.Pointer[kv.Epoch]
 	term     atomic.Uint64
+	alarms   atomic.Pointer[[]kv.Alarm]
+	feature  atomic.Uint64
 
 	applyMu sync.Mutex
 	state   state // guarded by applyMu: where Apply is
@@ -104,6 +107,11 @@ func (s *Store) publish() {
 		s.epoch.Store(&epoch)
 	}
 	s.term.Store(s.state.Term)
+	s.feature.Store(s.state.Feature)
+	if a := s.alarms.Load(); a == nil || !slices.Equal(*a, s.state.Alarms) {
+		alarms := s.state.Alarms
+		s.alarms.Store(&alarms)
+	}
 }
 
 // Applied is the index of the newest entry applied, in memory.
