@@ -47,6 +47,11 @@ type Member struct {
 	applied *announcer    // told after each applied batch
 	ahead   chan struct{} // of one slot: it is time to flush, see flushAhead
 	space   *space
+	backups chan struct{} // a place for each copy of the state under way
+
+	registry      *registry
+	defragmenting sync.Mutex
+
 	metrics *metrics
 	nonce   atomic.Uint64 // of the LeaderTerm this replica committed as leader
 	logSize atomic.Int64  // bytes below raft/, as last measured
@@ -83,6 +88,8 @@ func Open(cfg Config) (_ *Member, err error) {
 		applied:  newAnnouncer(),
 		net:      &raftnet{net: cfg.Network},
 		ahead:    make(chan struct{}, 1),
+		backups:  make(chan struct{}, backupsAtOnce),
+		registry: newRegistry(),
 		ready:    make(chan struct{}),
 		stopping: make(chan struct{}),
 	}
@@ -152,6 +159,7 @@ func (m *Member) work(ctx context.Context) error {
 	g.Go(func() error { return m.snapshotBySize(ctx) })
 	g.Go(func() error { return m.flushAhead(ctx) })
 	g.Go(func() error { return m.space.run(ctx) })
+	g.Go(func() error { return m.keepQuota(ctx) })
 	g.Go(func() error { return m.measureLog(ctx) })
 	g.Go(func() error {
 		if err := m.store.Run(ctx); err != nil && ctx.Err() == nil {

@@ -50,7 +50,11 @@ func (m *Member) do(ctx context.Context, c kv.Command) (kv.Result, error) {
 	if err := m.space.admit(int64(len(*buf)), frees(c.Ops)); err != nil {
 		return kv.Result{}, err
 	}
-	return m.propose(ctx, *buf)
+	res, err := m.propose(ctx, *buf)
+	if err == nil {
+		err = m.sweepFor(ctx, c.Ops)
+	}
+	return res, err
 }
 
 // encodeBuffers holds buffers for commands on their way into the log, which makes a copy.

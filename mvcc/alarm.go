@@ -145,7 +145,7 @@ func (x *exec) listAlarms() (res kv.OpResult, err error) {
 // meaning that it would get wrong.
 func (x *exec) setFeature(op kv.SetFeature) error {
 	if op.Level > kv.FeatureNewest {
-		return newerFeature(op.Level)
+		return &faultError{newerFeature(op.Level)}
 	}
 	if op.Level > x.control.feature {
 		x.control.feature = op.Level
@@ -154,13 +154,12 @@ func (x *exec) setFeature(op kv.SetFeature) error {
 	return nil
 }
 
-// newerFeature is a fault of this replica, not a refusal: the others go on.
-func newerFeature(level uint64) error {
-	return &faultError{kv.Errorf(kv.Unsupported, "the cluster has feature level %d and this version knows up to %d: "+
-		"install a newer version and start again, the data is intact", level, kv.FeatureNewest)}
+func newerFeature(level uint64) *kv.Error {
+	return kv.Errorf(kv.Unsupported, "the cluster has feature level %d and this version knows up to %d: "+
+		"install a newer version and start again, the data is intact", level, kv.FeatureNewest)
 }
 
-// faultError keeps a kv.Error from being taken for a refusal.
+// faultError keeps a kv.Error from being taken for a refusal: it is this replica's, and the others go on.
 type faultError struct{ why *kv.Error }
 
 func (e *faultError) Error() string { return e.why.Error() }
@@ -178,7 +177,7 @@ func parseAlarmKey(k []byte) (kv.Alarm, error) {
 }
 
 // loadSides reads the alarms and the feature level of a file.
-func (st *state) loadSides(b *bbolt.Bucket) error {
+func (s *state) loadSides(b *bbolt.Bucket) error {
 	if b == nil {
 		return nil
 	}
@@ -192,9 +191,9 @@ func (st *state) loadSides(b *bbolt.Bucket) error {
 			return corruptf("the feature level is malformed")
 		}
 		if level > kv.FeatureNewest {
-			return newerFeature(level).(*faultError).why
+			return newerFeature(level)
 		}
-		st.Feature = level
+		s.Feature = level
 	}
 	c := b.Cursor()
 	for k, v := c.Seek([]byte{sideAlarm}); len(k) > 0 && k[0] == sideAlarm; k, v = c.Next() {
@@ -205,7 +204,7 @@ func (st *state) loadSides(b *bbolt.Bucket) error {
 		if err != nil {
 			return err
 		}
-		st.Alarms = append(st.Alarms, a)
+		s.Alarms = append(s.Alarms, a)
 	}
 	return nil
 }

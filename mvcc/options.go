@@ -27,6 +27,8 @@ type Options struct {
 
 	step  func(name string) error // failpoints of tests
 	nodes int64                   // flushNodes, in tests another
+
+	catchUp int64 // catchUpBytes, in tests another
 }
 
 const (
@@ -58,6 +60,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.nodes <= 0 {
 		o.nodes = flushNodes
+	}
+	if o.catchUp <= 0 {
+		o.catchUp = catchUpBytes
 	}
 	if o.Audit == nil {
 		o.Audit = func(AuditCall) {}

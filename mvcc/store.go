@@ -42,6 +42,8 @@ type Store struct {
 	stuck   bool   // guarded by flushMu: bbolt panicked inside a write and may hold its locks
 	swept   atomic.Int64
 
+	defragging atomic.Pointer[chan struct{}] // closed when the defragmentation under way ends; nil if none is
+
 	full   atomic.Bool // the last flush found no space
 	failed atomic.Pointer[failure]
 	closed chan struct{}
@@ -64,8 +66,10 @@ func Open(path string, opts Options) (*Store, error) {
 		wakeFlush: make(chan struct{}, 1),
 		wakeSweep: make(chan struct{}, 1),
 	}
-	if err := removeIfThere(restorePath(path)); err != nil {
-		return nil, fmt.Errorf("open store %s: remove what an interrupted restore left: %w", path, err)
+	for _, left := range []string{restorePath(path), defragPath(path)} {
+		if err := removeIfThere(left); err != nil {
+			return nil, fmt.Errorf("open store %s: remove what was interrupted: %w", path, err)
+		}
 	}
 	f, st, sw, err := openFile(path)
 	if err != nil {

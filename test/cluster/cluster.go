@@ -302,10 +302,11 @@ func (c *Cluster) compare() error {
 			continue
 		}
 		var s state
-		var err error
-		if s.hash, s.revision, s.compact, err = n.Hash(0); err != nil {
+		h, err := n.Hash(c.t.Context(), 0)
+		if err != nil {
 			return fmt.Errorf("%s: %w", n.Name, err)
 		}
+		s.hash, s.revision, s.compact = h.Sum, h.Revision, h.Compact
 		if first == nil {
 			first = &s
 		}
