@@ -47,6 +47,7 @@ type Member struct {
 	applied *announcer    // told after each applied batch
 	ahead   chan struct{} // of one slot: it is time to flush, see flushAhead
 	space   *space
+	auditor *auditor
 	backups chan struct{} // a place for each copy of the state under way
 
 	registry      *registry
@@ -94,6 +95,7 @@ func Open(cfg Config) (_ *Member, err error) {
 		stopping: make(chan struct{}),
 	}
 	m.metrics = newMetrics(m)
+	m.auditor = newAuditor(m)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, m.release())
@@ -125,7 +127,7 @@ func (m *Member) open() (err error) {
 }
 
 func (m *Member) storeOptions() mvcc.Options {
-	return mvcc.Options{FlushEvery: m.cfg.FlushEvery, Log: m.cfg.Log}
+	return mvcc.Options{FlushEvery: m.cfg.FlushEvery, Log: m.cfg.Log, Audit: m.auditor.call}
 }
 
 // Run takes part in the cluster until ctx ends, and returns nil then, or the first failure. It stops everything it
@@ -160,6 +162,7 @@ func (m *Member) work(ctx context.Context) error {
 	g.Go(func() error { return m.flushAhead(ctx) })
 	g.Go(func() error { return m.space.run(ctx) })
 	g.Go(func() error { return m.keepQuota(ctx) })
+	g.Go(func() error { return m.auditor.run(ctx) })
 	g.Go(func() error { return m.measureLog(ctx) })
 	g.Go(func() error {
 		if err := m.store.Run(ctx); err != nil && ctx.Err() == nil {
