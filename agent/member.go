@@ -106,8 +106,10 @@ func (a *Agent) openWhenServing(ctx context.Context, n *node) {
 
 // memberNode shows a member to the rest of the agent.
 func memberNode(m *member.Member) *node {
+	admin, _ := any(m).(api.Admin)
 	return &node{
 		backend:  m,
+		admin:    admin,
 		caughtUp: m.Ready(),
 		alive:    func(ctx context.Context) error { return memberAlive(ctx, m) },
 		describe: func(s *api.Status) { describeMember(s, m.Status()) },

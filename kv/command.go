@@ -199,29 +199,34 @@ type Records struct {
 	Prefix []byte
 }
 
-// LeaseGrant makes a lease. ID is chosen at the door and never 0 in the log; TTL is in seconds.
+// LeaseGrant makes a lease. ID is chosen at the door and never 0 in the log; TTL is in seconds. A TTL below the least,
+// negative ones included, is raised to it: the answer has what counts. LeaseExists if the id is taken, LeaseTTLTooLarge
+// beyond 9,000,000,000 s. Later ops of the same command may use it. It does not move the revision.
 type LeaseGrant struct {
 	ID, TTL int64
 }
 
-// LeaseRevoke ends a lease and deletes its keys. Term is as in Compact.
+// LeaseRevoke ends a lease and deletes its keys, in order and at one revision; without keys it does not move it. It is the
+// only Op of its command. LeaseNotFound if there is no such lease. Term is as in Compact.
 type LeaseRevoke struct {
 	ID   int64
 	Term uint64
 }
 
-// LeaseKeepAlive renews a lease. The leader answers it; it never enters the log.
+// LeaseKeepAlive renews a lease for its full TTL. The leader answers it; it never enters the log. It is the only Op of its
+// command, which has no guards. LeaseNotFound if the lease is gone, also by the end of its time.
 type LeaseKeepAlive struct {
 	ID int64
 }
 
-// LeaseTTL asks how long a lease has left, and for its keys.
+// LeaseTTL asks how long a lease has left, in whole seconds, and for its keys. For a lease that is gone the answer is a TTL
+// of -1 and no error. Only the leader knows: a LocalOnly query is NotCached elsewhere. It is for queries, as LeaseList is.
 type LeaseTTL struct {
 	ID   int64
 	Keys bool
 }
 
-// LeaseList asks for all leases.
+// LeaseList asks for all leases: their ids, and the TTLs that were granted, in both fields.
 type LeaseList struct{}
 
 // SetAlarm raises an alarm, or disarms it. To raise one that stands, and to disarm one that does not, changes nothing and

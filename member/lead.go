@@ -22,6 +22,7 @@ func (m *Member) lead(ctx context.Context) error {
 		now, changed := m.leader.get()
 		if now.replica != m.id.Replica || now.term != done {
 			m.nonce.Store(0)
+			m.lessor.resign()
 		}
 		if now.replica != m.id.Replica || now.term == done {
 			select {
@@ -31,6 +32,9 @@ func (m *Member) lead(ctx context.Context) error {
 			continue
 		}
 		nonce, err := m.takeOffice(ctx)
+		if err == nil {
+			err = m.lessor.assume(nonce, m.listLeases)
+		}
 		switch {
 		case err == nil:
 			done = now.term

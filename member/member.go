@@ -35,24 +35,23 @@ type Member struct {
 	id   identity
 	halt *halt
 
-	store   *mvcc.Store
-	fs      *raftFS
-	logs    *logFactory
-	net     *raftnet
-	host    *dragonboat.NodeHost
-	session *client.Session
+	store    *mvcc.Store
+	fs       *raftFS
+	logs     *logFactory
+	net      *raftnet
+	registry *registry
+	host     *dragonboat.NodeHost
+	session  *client.Session
 
 	leader  *leadership
 	rounds  *rounds
+	lessor  *lessor
+	asks    *asks
 	applied *announcer    // told after each applied batch
 	ahead   chan struct{} // of one slot: it is time to flush, see flushAhead
 	space   *space
 	auditor *auditor
 	backups chan struct{} // a place for each copy of the state under way
-
-	registry      *registry
-	defragmenting sync.Mutex
-
 	metrics *metrics
 	nonce   atomic.Uint64 // of the LeaderTerm this replica committed as leader
 	logSize atomic.Int64  // bytes below raft/, as last measured
@@ -60,6 +59,8 @@ type Member struct {
 	ready    chan struct{}
 	stopping chan struct{}  // closed when commands are no longer taken
 	calls    sync.WaitGroup // of Do
+
+	defragmenting sync.Mutex // held while one is under way
 
 	mu      sync.Mutex
 	started bool
@@ -86,14 +87,17 @@ func Open(cfg Config) (_ *Member, err error) {
 		cfg:      cfg,
 		halt:     newHalt(),
 		leader:   newLeadership(cfg.Clock),
+		lessor:   newLessor(cfg.Clock),
+		registry: newRegistry(),
 		applied:  newAnnouncer(),
 		net:      &raftnet{net: cfg.Network},
 		ahead:    make(chan struct{}, 1),
 		backups:  make(chan struct{}, backupsAtOnce),
-		registry: newRegistry(),
 		ready:    make(chan struct{}),
 		stopping: make(chan struct{}),
 	}
+	m.asks = newAsks(m.sendTo)
+	m.net.answer = m.answerAsked
 	m.metrics = newMetrics(m)
 	m.auditor = newAuditor(m)
 	defer func() {
@@ -127,7 +131,7 @@ func (m *Member) open() (err error) {
 }
 
 func (m *Member) storeOptions() mvcc.Options {
-	return mvcc.Options{FlushEvery: m.cfg.FlushEvery, Log: m.cfg.Log, Audit: m.auditor.call}
+	return mvcc.Options{FlushEvery: m.cfg.FlushEvery, OnLease: m.lessor.told, Audit: m.auditor.call, Log: m.cfg.Log}
 }
 
 // Run takes part in the cluster until ctx ends, and returns nil then, or the first failure. It stops everything it
@@ -158,6 +162,8 @@ func (m *Member) work(ctx context.Context) error {
 	g.Go(func() error { return m.announceReady(ctx) })
 	g.Go(func() error { return m.lead(ctx) })
 	g.Go(func() error { return m.keepHistory(ctx) })
+	g.Go(func() error { return m.expireLeases(ctx) })
+	g.Go(func() error { return m.asks.run(ctx) })
 	g.Go(func() error { return m.snapshotBySize(ctx) })
 	g.Go(func() error { return m.flushAhead(ctx) })
 	g.Go(func() error { return m.space.run(ctx) })

@@ -206,14 +206,14 @@ func TestAlarmsSurviveRestartAndSnapshot(t *testing.T) {
 func TestFormatRisesWithTheFeatureLevel(t *testing.T) {
 	format := func(g *rig) (n uint32) {
 		t.Helper()
-		must(t, g.s.layers.Load().file.db.View(func(tx *bbolt.Tx) error {
-			n = binary.BigEndian.Uint32(tx.Bucket(bucketMeta).Get(metaFormat))
-			return nil
+		must(t, g.s.layers.Load().file.db.View(func(tx *bbolt.Tx) (err error) {
+			n, err = readFormat(tx.Bucket(bucketMeta))
+			return err
 		}))
 		return n
 	}
 	g := newRig(t, Options{})
-	for level, want := range []uint32{formatFirst, formatFeature} {
+	for level, want := range []uint32{formatFirst, formatLeases} {
 		g.do(kv.SetFeature{Level: uint64(level)})
 		g.put("a", "1")
 		must(t, g.s.Flush())

@@ -152,6 +152,12 @@ func (s *Store) commit(r *reader, x *exec) {
 	for key, v := range x.sides {
 		s.setSide(r, key, v) // their order does not matter: the keys differ
 	}
+	for _, k := range x.moved {
+		r.l.active.bytes.Add(r.l.active.leased.set(k))
+	}
+	for _, l := range x.leases {
+		s.opts.OnLease(l.ID, l.TTL)
+	}
 	s.state.Alarms = x.alarms
 	s.tellAudit(x)
 	if x.control == s.state.control() {

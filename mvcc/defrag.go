@@ -261,7 +261,7 @@ func (d *defrag) complete(old *file) error {
 					return err
 				}
 				b := to.Bucket(bucketMeta)
-				if err := putFormat(b, formatOf(&s.saved)); err != nil {
+				if err := b.Put(metaFormat, tx.Bucket(bucketMeta).Get(metaFormat)); err != nil {
 					return err
 				}
 				if err := b.Put(metaSweep, s.sweep.append(nil)); err != nil {

@@ -18,21 +18,12 @@ import (
 	"holdfast/kv"
 )
 
-// The formats of the file. A file says the least version that reads it right: it is of format 1 until the cluster has
-// raised its feature level, and a version that knows nothing of levels and alarms refuses it from then on.
+// A file has the lowest format that says what is in it, so that former versions read what they can.
 const (
 	formatFirst   = 1
-	formatFeature = 2 // the side table has a feature level and alarms
-	formatVersion = formatFeature
+	formatLeases  = 2 // the side table has leases, alarms or a feature level
+	formatVersion = formatLeases
 )
-
-// formatOf is the format of a file in a state.
-func formatOf(st *state) uint32 {
-	if st.Feature > kv.FeatureFirst {
-		return formatFeature
-	}
-	return formatFirst
-}
 
 var (
 	bucketRev  = []byte("rev")
@@ -185,7 +176,7 @@ func makeBuckets(tx *bbolt.Tx, st state, sw sweep) error {
 		}
 	}
 	b := tx.Bucket(bucketMeta)
-	if err := putFormat(b, formatFirst); err != nil {
+	if err := b.Put(metaFormat, binary.BigEndian.AppendUint32(nil, formatFirst)); err != nil {
 		return err
 	}
 	if err := b.Put(metaSweep, sw.append(nil)); err != nil {
@@ -194,21 +185,26 @@ func makeBuckets(tx *bbolt.Tx, st state, sw sweep) error {
 	return b.Put(metaState, st.append(nil))
 }
 
-func putFormat(b *bbolt.Bucket, n uint32) error {
-	return b.Put(metaFormat, binary.BigEndian.AppendUint32(nil, n))
-}
-
 func readMeta(b *bbolt.Bucket) (st state, sw sweep, err error) {
-	format := b.Get(metaFormat)
-	if len(format) != 4 {
-		return st, sw, corruptf("the format number is missing")
-	}
-	if n := binary.BigEndian.Uint32(format); n < formatFirst || n > formatVersion {
-		return st, sw, kv.Errorf(kv.Unsupported,
-			"the store has format %d and this version reads up to format %d: run the version that wrote it, or a newer one", n, formatVersion)
+	if _, err := readFormat(b); err != nil {
+		return st, sw, err
 	}
 	err = errors.Join(st.parse(b.Get(metaState)), sw.parse(b.Get(metaSweep)))
 	return st, sw, err
+}
+
+// readFormat reads the format number in bucket meta.
+func readFormat(b *bbolt.Bucket) (uint32, error) {
+	format := b.Get(metaFormat)
+	if len(format) != 4 {
+		return 0, corruptf("the format number is missing")
+	}
+	n := binary.BigEndian.Uint32(format)
+	if n < formatFirst || n > formatVersion {
+		return 0, kv.Errorf(kv.Unsupported,
+			"the store has format %d and this version reads up to %d: run the version that wrote it, or a newer one", n, formatVersion)
+	}
+	return n, nil
 }
 
 // size returns the bytes of the file that are in use or free for reuse, and those free for reuse.

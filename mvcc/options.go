@@ -22,6 +22,9 @@ type Options struct {
 	ProgressEvery time.Duration
 	// Audit is told of each kv.Audit that is not void, as it is applied. It must not block. Default: nobody is.
 	Audit func(AuditCall)
+	// OnLease is told by Apply of each lease that begins, with its TTL in seconds, and of each that ends, with 0, in the
+	// order of the log. It must not call the store. Default: nobody is told.
+	OnLease func(id, ttl int64)
 	// Log gets what an operator should know. Default: nothing is logged.
 	Log *slog.Logger
 
@@ -66,6 +69,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Audit == nil {
 		o.Audit = func(AuditCall) {}
+	}
+	if o.OnLease == nil {
+		o.OnLease = func(int64, int64) {}
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)

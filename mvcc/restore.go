@@ -131,7 +131,8 @@ type builder struct {
 }
 
 func (b *builder) run() error {
-	if err := b.fr.header(); err != nil {
+	format, err := b.fr.header()
+	if err != nil {
 		return err
 	}
 	if err := b.begin(); err != nil {
@@ -143,6 +144,9 @@ func (b *builder) run() error {
 		}
 	}()
 	if err := makeBuckets(b.tx, state{Revision: 1}, sweep{}); err != nil {
+		return err
+	}
+	if err := raiseFormat(b.tx, format); err != nil {
 		return err
 	}
 	for {
@@ -338,9 +342,6 @@ func (b *builder) end(p []byte) error {
 		return err
 	}
 	meta := b.tx.Bucket(bucketMeta)
-	if err := putFormat(meta, formatOf(&b.state)); err != nil {
-		return err
-	}
 	if err := meta.Put(metaSweep, b.sweep.append(nil)); err != nil {
 		return err
 	}

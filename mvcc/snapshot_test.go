@@ -174,7 +174,7 @@ func TestSnapshotWithAWrongIndexIsRefused(t *testing.T) {
 	} {
 		var buf bytes.Buffer
 		buf.WriteString(snapshotMagic)
-		buf.Write([]byte{0, 0, 0, snapshotVersion})
+		buf.Write([]byte{0, 0, 0, formatVersion})
 		fw := &frameWriter{w: &buf}
 		fw.begin(frameState)
 		fw.buf = sn.sweep.append(sn.state.append(fw.buf))
@@ -201,9 +201,9 @@ func TestSnapshotOfANewerVersionIsRefused(t *testing.T) {
 	g := filled(t, Options{})
 	b, err := io.ReadAll(dump(t, g.s))
 	must(t, err)
-	b[len(snapshotMagic)+3] = snapshotVersion + 1
+	b[len(snapshotMagic)+3] = formatVersion + 1
 	err = g.s.Restore(bytes.NewReader(b), nil)
-	if kv.CodeOf(err) != kv.Unsupported || !strings.Contains(err.Error(), fmt.Sprint("version ", snapshotVersion)) {
+	if kv.CodeOf(err) != kv.Unsupported || !strings.Contains(err.Error(), fmt.Sprint("version ", formatVersion+1)) {
 		t.Errorf("got %v", err)
 	}
 }

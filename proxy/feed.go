@@ -13,21 +13,28 @@ import (
 	"holdfast/proxy/cache"
 )
 
-// feed keeps the cache in step with the upstream by one watch, and proves its age by rounds on it.
+// feed keeps the cache in step with the upstream by one watch stream, and proves its age by rounds on it. The stream
+// carries a watch for each mirrored prefix and one for each key held on demand (demand.go); what it brings for a prefix
+// goes to this node's own watchers too (tail.go).
 type feed struct {
 	p *Proxy
 
+	// holding is taken by whoever changes which keys are held on demand, before mu. It may be held over a write to disk.
+	holding sync.Mutex
+
 	mu       sync.Mutex
-	control  chan kv.WatchControl // of the present watch, nil while there is none
-	err      error                // why there is none
-	rev      int64                // every event up to it is in the cache
-	provenAt time.Duration        // send time of the newest round whose revision the cache holds
+	control  *controls     // of the present stream, nil while there is none
+	live     bool          // every watch of it has answered: rounds are possible
+	err      error         // why not
+	provenAt time.Duration // send time of the newest round whose revision the cache holds
 	proven   bool
+	rounds   uint64        // answered
 	current  *wait         // the round under way
 	next     *wait         // the round after it: whoever comes now
-	changed  chan struct{} // closed when rev changes
-	reasons  map[string]string
-	again    context.CancelFunc // ends the present watch
+	changed  chan struct{} // closed when there is something new: events, a round, the stream up or down
+	mirrors  []*mirror
+	demand   demand
+	again    context.CancelFunc // ends the present stream
 }
 
 // wait is a round and those who wait for it.
@@ -37,8 +44,22 @@ type wait struct {
 	err  error
 }
 
+// mirror is one configured prefix.
+type mirror struct {
+	prefix, key, end []byte
+	tail             *tail     // what it brought of late
+	reason           string    // why it is not mirrored
+	retry            time.Time // when it is tried again, after it was too large
+}
+
 func newFeed(p *Proxy) *feed {
-	return &feed{p: p, err: errNoFeed, changed: make(chan struct{}), reasons: map[string]string{}}
+	f := &feed{p: p, err: errNoFeed, changed: make(chan struct{})}
+	for _, prefix := range p.opts.Prefixes {
+		key, end := kv.PrefixRange(prefix)
+		f.mirrors = append(f.mirrors, &mirror{prefix: prefix, key: key, end: end, tail: &tail{}})
+	}
+	f.demand.start(p.cache.Held())
+	return f
 }
 
 func (f *feed) run(ctx context.Context) {
@@ -72,58 +93,93 @@ func (f *feed) once(ctx context.Context) error {
 		return err
 	}
 	f.p.saw(head.Header)
-	var watches []kv.Watch
-	for i, prefix := range f.p.opts.Prefixes {
-		span, err := f.mirror(ctx, head.Epoch, prefix)
+	if f.p.cache.Epoch() != head.Epoch {
+		if err := f.turn(head.Epoch); err != nil {
+			return err
+		}
+	}
+	s := &stream{f: f, epoch: head.Epoch, control: newControls(), waiting: map[int64]bool{}}
+	for _, m := range f.mirrors {
+		span, err := f.load(ctx, head.Epoch, m)
 		if errors.Is(err, cache.ErrFull) {
-			f.say(prefix, fmt.Sprintf("larger than proxy.max-bytes allows (%d bytes); reads are forwarded", f.p.opts.MaxBytes))
+			f.say(m, fmt.Sprintf("larger than proxy.max-bytes allows (%d bytes); its keys are cached on demand", f.p.opts.MaxBytes))
 			continue
 		}
 		if err != nil {
 			return err
 		}
-		f.say(prefix, "")
-		watches = append(watches, kv.Watch{ID: int64(i + 1), Key: span.Key, End: span.End, From: span.Revision + 1})
+		f.say(m, "")
+		m.tail.resume(head.Epoch, span.Revision)
+		s.mirrors = append(s.mirrors, m)
+		s.watches = append(s.watches, kv.Watch{ID: int64(len(s.mirrors)), Key: span.Key, End: span.End, From: span.Revision + 1})
 	}
 	// What took a whole prefix over the link is written down at once; what changes later may wait.
 	if err := f.p.cache.Flush(); err != nil {
 		return err
 	}
-	return f.watch(ctx, head.Epoch, watches)
+	return s.run(ctx)
 }
 
-func (f *feed) say(prefix []byte, why string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if was := f.reasons[string(prefix)]; was != why && why != "" {
-		f.p.opts.Log.Warn("prefix is not mirrored", "prefix", string(prefix), "reason", why)
+// turn empties the cache for another history.
+func (f *feed) turn(epoch kv.Epoch) error {
+	f.holding.Lock()
+	defer f.holding.Unlock()
+	if err := f.p.cache.Turn(epoch); err != nil {
+		return err
 	}
-	f.reasons[string(prefix)] = why
-}
-
-func (f *feed) why(prefix []byte) string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.reasons[string(prefix)]
+	f.demand.start(nil)
+	for _, m := range f.mirrors {
+		m.tail.end()
+	}
+	f.proven = false
+	return nil
 }
 
-// mirror makes sure that a prefix is covered: by what the cache has, or by reading all of it at one revision.
-func (f *feed) mirror(ctx context.Context, epoch kv.Epoch, prefix []byte) (cache.Span, error) {
-	key, end := kv.PrefixRange(prefix)
-	if s, ok := f.p.cache.Covered(key, end); ok && f.p.cache.Epoch() == epoch {
+func retryAfter(d time.Duration) time.Time { return time.Now().Add(d) }
+
+func (f *feed) say(m *mirror, why string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if m.reason != why && why != "" {
+		f.p.opts.Log.Warn("prefix is not mirrored", "prefix", string(m.prefix), "reason", why)
+	}
+	m.reason = why
+}
+
+func (f *feed) why(i int) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.mirrors[i].reason
+}
+
+// load makes sure that a prefix is covered: by what the cache has, or by reading all of it at one revision. A prefix that
+// did not fit is not read again at once: finding that out may have cost as many bytes on the link as the cache may have.
+func (f *feed) load(ctx context.Context, epoch kv.Epoch, m *mirror) (span cache.Span, err error) {
+	span = cache.Span{Key: m.key, End: m.end}
+	if s, ok := f.p.cache.Covered(m.key, m.end); ok {
 		return s, nil
 	}
+	if time.Now().Before(m.retry) {
+		return span, cache.ErrFull
+	}
+	defer func() {
+		f.evicted()
+		if errors.Is(err, cache.ErrFull) {
+			m.retry = retryAfter(tooLargeRetry)
+		}
+	}()
 	var all []kv.KeyValue
 	var size int64
-	span := cache.Span{Key: key, End: end}
-	from := key
+	from := m.key
 	for {
-		page, err := f.p.up.Read(ctx, kv.Query{Ops: []kv.Op{kv.Range{Key: from, End: end, Limit: pageKeys, Revision: span.Revision}}})
+		page, err := f.p.up.Read(ctx, kv.Query{Ops: []kv.Op{kv.Range{Key: from, End: m.end, Limit: pageKeys, Revision: span.Revision}}})
 		if err != nil {
-			return span, fmt.Errorf("mirror prefix %q: %w", prefix, err)
+			return span, fmt.Errorf("mirror prefix %q: %w", m.prefix, err)
 		}
 		if page.Epoch != epoch {
-			return span, fmt.Errorf("mirror prefix %q: the cluster turned to another history", prefix)
+			return span, fmt.Errorf("mirror prefix %q: the cluster turned to another history", m.prefix)
 		}
 		if span.Revision == 0 {
 			span.Revision = page.Revision
@@ -131,9 +187,10 @@ func (f *feed) mirror(ctx context.Context, epoch kv.Epoch, prefix []byte) (cache
 		kvs := page.Ops[0].KVs
 		all = append(all, kvs...)
 		for _, v := range kvs {
-			size += int64(len(v.Key) + len(v.Value))
+			size += cache.Weight(v)
 		}
-		if size > f.p.opts.MaxBytes {
+		left := page.Ops[0].Count - int64(len(kvs))
+		if size+left*cache.WeightMin > f.p.opts.MaxBytes {
 			return span, cache.ErrFull
 		}
 		if !page.Ops[0].More || len(kvs) == 0 {
@@ -141,62 +198,7 @@ func (f *feed) mirror(ctx context.Context, epoch kv.Epoch, prefix []byte) (cache
 		}
 		from = append(bytes.Clone(kvs[len(kvs)-1].Key), 0) // the least key behind the last
 	}
-	_, err := f.p.cache.Load(epoch, span, all)
-	return span, err
-}
-
-// watch applies what the stream brings. Rounds are possible from the moment every watch has answered.
-func (f *feed) watch(ctx context.Context, epoch kv.Epoch, watches []kv.Watch) error {
-	control := make(chan kv.WatchControl, 2)
-	created := 0
-	if len(watches) == 0 {
-		<-ctx.Done()
-		return ctx.Err()
-	}
-	for b, err := range f.p.up.Watch(ctx, kv.WatchSpec{Watches: watches, Control: control}) {
-		if err != nil {
-			return err
-		}
-		if !b.Epoch.IsZero() && b.Epoch != epoch {
-			f.p.saw(b.Header)
-			return errors.New("the cluster has another history")
-		}
-		f.p.saw(b.Header)
-		switch {
-		case b.Canceled:
-			return f.canceled(watches, b)
-		case b.WatchID == kv.WatchAll:
-			f.finish(b)
-		default:
-			if b.WatchID < 1 || int(b.WatchID) > len(watches) {
-				return fmt.Errorf("the upstream answers for watch %d, which nobody asked for", b.WatchID)
-			}
-			w := watches[b.WatchID-1]
-			if len(b.Events) > 0 && !b.Fragment || b.Progress {
-				if err := f.p.cache.Apply(w.Key, w.End, b.Events, b.Revision); err != nil {
-					return err
-				}
-				f.advance()
-			}
-		}
-		if b.Created {
-			if created++; created == len(watches) {
-				f.up(control)
-			}
-		}
-	}
-	return errors.New("the watch ended")
-}
-
-// canceled lets go of a span whose history is gone, so that it is read anew.
-func (f *feed) canceled(watches []kv.Watch, b kv.Batch) error {
-	if b.Err != nil && b.Err.Code == kv.Compacted && b.WatchID >= 1 && int(b.WatchID) <= len(watches) {
-		w := watches[b.WatchID-1]
-		if err := f.p.cache.Drop(w.Key, w.End); err != nil {
-			return err
-		}
-	}
-	return fmt.Errorf("the upstream canceled a watch: %w", orEnded(b.Err))
+	return span, f.p.cache.Load(epoch, span, all)
 }
 
 func orEnded(e *kv.Error) error {
@@ -207,60 +209,67 @@ func orEnded(e *kv.Error) error {
 }
 
 // up makes rounds possible, and takes the first.
-func (f *feed) up(control chan kv.WatchControl) {
+func (f *feed) up() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.control, f.err = control, nil
+	f.live, f.err = true, nil
 	if f.next == nil {
 		f.next = &wait{done: make(chan struct{})}
 	}
 	f.ask()
-	f.p.opts.Log.Info("cache is fed", "prefixes", len(f.p.opts.Prefixes))
+	f.signal()
+	f.p.opts.Log.Info("cache is fed", "prefixes", len(f.mirrors), "keys", f.demand.len())
 }
 
-// ask sends the next round if none is under way. The caller holds f.mu; control has room, since one at most is under way.
+// signal wakes those who wait for something new. f.mu is held.
+func (f *feed) signal() {
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+// ask sends the next round if none is under way. f.mu is held.
 func (f *feed) ask() {
-	if f.current != nil || f.next == nil || f.control == nil {
+	if f.current != nil || f.next == nil || !f.live {
 		return
 	}
 	f.current, f.next = f.next, nil
 	f.current.sent = f.p.opts.Clock()
-	select {
-	case f.control <- kv.WatchControl{Progress: true}:
-	default:
-		f.end(f.current, errors.New("the upstream takes no more requests"))
-		f.current = nil
-	}
+	f.control.progress()
 }
 
 // finish ends the round under way: everything up to its revision is in the cache.
 func (f *feed) finish(b kv.Batch) {
-	f.mu.Lock()
-	w := f.current
-	f.current = nil
-	if w != nil && b.Err == nil {
-		f.provenAt, f.proven = w.sent, true
-	}
-	f.mu.Unlock()
 	if b.Err == nil {
-		if f.p.cache.Partial() {
+		f.holding.Lock() // no key comes or goes between
+		f.p.cache.Progress(b.Revision)
+		f.mu.Lock()
+		whole := f.demand.prove(f.p.cache)
+		f.mu.Unlock()
+		f.holding.Unlock()
+		if whole && f.p.cache.Partial() {
 			if err := f.p.cache.Whole(); err != nil {
 				f.p.opts.Log.Error("cache cannot be written", "error", err)
 			}
 		}
-		for _, s := range f.p.cache.Spans() {
-			if err := f.p.cache.Apply(s.Key, s.End, nil, b.Revision); err != nil {
-				f.p.opts.Log.Error("cache cannot be written", "error", err)
-			}
-		}
-		f.advance()
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	w := f.current
+	f.current = nil
+	if b.Err == nil {
+		f.rounds++
+		for _, m := range f.mirrors {
+			m.tail.reach(b.Revision)
+		}
+	}
+	if w != nil && b.Err == nil {
+		f.provenAt, f.proven = w.sent, true
+	}
 	if w != nil {
 		f.end(w, errOf(b.Err))
 	}
 	f.ask()
+	f.signal()
 }
 
 func errOf(e *kv.Error) error {
@@ -283,7 +292,7 @@ func (f *feed) round(ctx context.Context) (sent time.Duration, err error) {
 		defer cancel()
 	}
 	f.mu.Lock()
-	if f.control == nil {
+	if !f.live {
 		defer f.mu.Unlock()
 		return 0, f.err
 	}
@@ -301,58 +310,19 @@ func (f *feed) round(ctx context.Context) (sent time.Duration, err error) {
 	}
 }
 
-// advance publishes the revision that every span has reached.
-func (f *feed) advance() {
-	rev := int64(0)
-	for i, s := range f.p.cache.Spans() {
-		if i == 0 || s.Revision < rev {
-			rev = s.Revision
-		}
-	}
-	f.p.settle(rev)
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if rev > f.rev {
-		f.rev = rev
-		close(f.changed)
-		f.changed = make(chan struct{})
-	}
-}
-
-// reach waits until every event up to revision is in the cache; patient: also while there is no feed.
-func (f *feed) reach(ctx context.Context, revision int64, patient bool) bool {
-	for {
-		f.mu.Lock()
-		rev, changed, up := f.rev, f.changed, f.control != nil
-		f.mu.Unlock()
-		if rev >= revision {
-			return true
-		}
-		if !up && !patient {
-			return false
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return false
-		}
-	}
-}
-
-func (f *feed) revision() int64 {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.rev
-}
-
-// age is the proven age of the cache, kv.AgeUnknown without proof.
+// age is the proven age of what is mirrored, kv.AgeUnknown without proof.
 func (f *feed) age() time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !f.proven {
+	return f.since(f.provenAt, f.proven)
+}
+
+// since is how long ago a proof was, by this node's clock.
+func (f *feed) since(at time.Duration, proven bool) time.Duration {
+	if !proven {
 		return kv.AgeUnknown
 	}
-	if age := f.p.opts.Clock() - f.provenAt; age >= 0 {
+	if age := f.p.opts.Clock() - at; age >= 0 {
 		return age
 	}
 	return kv.AgeUnknown // the clock went back: another boot
@@ -361,34 +331,50 @@ func (f *feed) age() time.Duration {
 func (f *feed) state() (up bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.control != nil, f.err
+	return f.live, f.err
 }
 
-// down ends the rounds that wait; the proof stays and ages.
+// news returns whether the feed is up, how many rounds it has had, and what is closed when that or anything else changes.
+func (f *feed) news() (up bool, rounds uint64, changed <-chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.live, f.rounds, f.changed
+}
+
+// down ends the rounds that wait; the proofs stay and age.
 func (f *feed) down(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err == nil {
 		err = errNoFeed
 	}
-	if f.control != nil {
+	if f.live {
 		f.p.opts.Log.Warn("cache is no longer fed; it ages", "error", err)
 	}
-	f.control, f.err = nil, err
+	f.control, f.live, f.err = nil, false, err
+	f.demand.down()
 	for _, w := range []*wait{f.current, f.next} {
 		if w != nil {
 			f.end(w, err)
 		}
 	}
 	f.current, f.next = nil, nil
+	f.signal()
 }
 
-// restart gives up what is known of the old history: the proof, the revision, the watch.
+// restart gives up what is known of the old history: the proof and the stream. It is called with p.mu held.
 func (f *feed) restart() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.proven, f.rev = false, 0
+	f.proven = false
 	if f.again != nil {
 		f.again()
 	}
+}
+
+// overdue reports whether the round under way has been so for long.
+func (f *feed) overdue() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.current != nil && f.p.opts.Clock()-f.current.sent > slowRound
 }

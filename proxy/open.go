@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"holdfast/kv"
 	"holdfast/proxy/cache"
@@ -41,21 +40,4 @@ func openCache(o Options) (*cache.Cache, error) {
 		}
 	}
 	return c, nil
-}
-
-// merge puts events over a sorted list of keys.
-func merge(kvs []kv.KeyValue, events map[string]kv.Event) []kv.KeyValue {
-	for k, e := range events {
-		i, found := slices.BinarySearchFunc(kvs, k, func(v kv.KeyValue, k string) int { return strings.Compare(string(v.Key), k) })
-		switch {
-		case found && kvs[i].ModRevision >= e.KV.ModRevision:
-		case found && e.Delete:
-			kvs = slices.Delete(kvs, i, i+1)
-		case found:
-			kvs[i] = e.KV
-		case !e.Delete:
-			kvs = slices.Insert(kvs, i, e.KV)
-		}
-	}
-	return kvs
 }

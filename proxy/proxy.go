@@ -1,6 +1,7 @@
-// Package proxy is a node in front of others: it forwards, and serves what it mirrors from a cache that proves its age.
+// Package proxy is a node in front of others: it forwards, and serves what it mirrors, and what it was asked for before,
+// from a cache that proves its age.
 //
-// A Proxy is a Backend around an Upstream. One watch feeds the cache. An age is proven by rounds: the upstream takes a
+// A Proxy is a Backend around an Upstream. One watch stream feeds the cache. An age is proven by rounds: the upstream takes a
 // read index after the round was asked for and reports its revision in the watch behind every event up to it. What the
 // cache holds is then at least as new as the moment at which the round was sent, by this node's own clock; no other
 // clock enters. Losing the upstream ages the contents and drops none.
@@ -31,7 +32,7 @@ type Upstream interface {
 type Options struct {
 	Upstream Upstream
 	Path     string   // file of the cache
-	Prefixes [][]byte // what is mirrored
+	Prefixes [][]byte // what is mirrored; of other keys the cache holds those that are read
 	MaxBytes int64    // of the cache, 64 MiB
 	ReadOnly bool     // writes are refused with ReadOnlyNode
 	// Clock is time since boot, suspend included (CLOCK_BOOTTIME): nobody sets it.
@@ -51,7 +52,8 @@ const (
 	retryMax          = 5 * time.Second
 	feedWait          = 2 * time.Second // how long a read waits for the feed to bring this node's own write
 	roundTimeout      = 5 * time.Second // of a round whose reader names no bound
-	ownMax            = 4096            // own writes remembered until the feed brings them; beyond it a writer waits
+	tooLargeRetry     = time.Hour       // until a prefix that was too large is looked at again
+	slowRound         = time.Second     // a round that takes longer is not waited for by who takes what is at hand
 	watchersMax       = 4096            // watches open at once; beyond it they are refused with RateLimited
 )
 
@@ -66,7 +68,6 @@ type Proxy struct {
 	mu       sync.Mutex
 	newest   int64 // highest revision seen in epoch
 	epoch    kv.Epoch
-	own      map[string]kv.Event // writes this node has acknowledged and the feed has not brought yet
 	watchers int
 }
 
@@ -85,10 +86,7 @@ func New(o Options) (*Proxy, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Proxy{up: o.Upstream, opts: o, cache: c, own: map[string]kv.Event{}, epoch: c.Epoch()}
-	for _, s := range c.Spans() {
-		p.newest = max(p.newest, s.Revision)
-	}
+	p := &Proxy{up: o.Upstream, opts: o, cache: c, epoch: c.Epoch(), newest: c.Newest()}
 	p.feed = newFeed(p)
 	p.met = newMetrics(p, o.Metrics)
 	return p, nil
@@ -138,7 +136,6 @@ func (p *Proxy) saw(h kv.Header) {
 			p.feed.restart()
 		}
 		p.epoch, p.newest = h.Epoch, 0
-		clear(p.own)
 	}
 	p.newest = max(p.newest, h.Revision)
 }
@@ -167,127 +164,15 @@ func (p *Proxy) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
 	return res, nil
 }
 
-// remember keeps an acknowledged write to a mirrored key until the feed brings it. Writes of another shape wait for the
-// feed instead, for a bounded time: if it does not come, reads of those keys are as stale as they say.
-func (p *Proxy) remember(ctx context.Context, c kv.Command, res kv.Result) {
-	ops, results := flatten(c, res)
-	wait := false
-	for i, op := range ops {
-		switch op := op.(type) {
-		case kv.Put:
-			v := kv.KeyValue{Key: op.Key, Value: op.Value, ModRevision: results[i].revision, Lease: op.Lease}
-			if op.IgnoreValue || op.IgnoreLease || !p.keepOwn(kv.Event{KV: v}, results[i].created) {
-				wait = true
-			}
-		case kv.Delete:
-			e := kv.Event{Delete: true, KV: kv.KeyValue{Key: op.Key, ModRevision: results[i].revision}}
-			if results[i].count > 0 && (len(op.End) > 0 || !p.keepOwn(e, false)) {
-				wait = true
-			}
-		case kv.Txn:
-			wait = true
-		}
-	}
-	if wait {
-		ctx, cancel := context.WithTimeout(ctx, feedWait)
-		defer cancel()
-		p.feed.reach(ctx, res.Revision, false)
-	}
-}
-
-// done is what a remembered op needs to know of its result.
-type done struct {
-	revision, count int64
-	created         bool
-}
-
-// flatten lists the ops of a command, or of the commands in a batch, that were applied.
-func flatten(c kv.Command, res kv.Result) (ops []kv.Op, results []done) {
-	if len(res.Ops) != len(c.Ops) {
-		return nil, nil
-	}
-	for i, op := range c.Ops {
-		e, batch := op.(kv.Each)
-		if !batch {
-			r := res.Ops[i]
-			ops, results = append(ops, op), append(results, done{res.Revision, r.Count, r.Created})
-			continue
-		}
-		for j, out := range res.Ops[i].Each[:min(len(res.Ops[i].Each), len(e.Commands))] {
-			if out.Err == nil {
-				o, r := flatten(e.Commands[j], out.Result)
-				ops, results = append(ops, o...), append(results, r...)
-			}
-		}
-	}
-	return ops, results
-}
-
-// keepOwn remembers one write of a mirrored key; it reports false if it cannot.
-func (p *Proxy) keepOwn(e kv.Event, created bool) bool {
-	old, found, span, covered, err := p.cache.Get(e.KV.Key)
-	if !covered {
-		return true
-	}
-	if err != nil || span.Revision >= e.KV.ModRevision {
-		return err == nil
-	}
-	switch {
-	case created:
-		e.KV.CreateRevision, e.KV.Version = e.KV.ModRevision, 1
-	case found:
-		e.KV.CreateRevision, e.KV.Version = old.CreateRevision, old.Version+1
-	case !e.Delete:
-		return false
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.own) >= ownMax {
-		return false
-	}
-	if was, ok := p.own[string(e.KV.Key)]; !ok || was.KV.ModRevision < e.KV.ModRevision {
-		p.own[string(e.KV.Key)] = e
-	}
-	if err := p.cache.Own(e); err != nil {
-		p.opts.Log.Error("own write is not kept for the case of a crash; the feed will bring it", "error", err)
-	}
-	return true
-}
-
-// settle forgets own writes that the feed has brought.
-func (p *Proxy) settle(revision int64) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for k, e := range p.own {
-		if e.KV.ModRevision <= revision {
-			delete(p.own, k)
-		}
-	}
-}
-
-// ownIn returns the own writes in a range. It is taken before the cache is read: what it no longer has, the cache has.
-func (p *Proxy) ownIn(key, end []byte) (in map[string]kv.Event) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for k, e := range p.own {
-		if kv.Contains(key, end, []byte(k)) {
-			if in == nil {
-				in = map[string]kv.Event{}
-			}
-			in[k] = e
-		}
-	}
-	return in
-}
-
 // State is the proxy as an operator sees it, from memory.
 type State struct {
 	Epoch    kv.Epoch
 	Revision int64         // newest seen
-	Synced   bool          // every prefix is mirrored and the feed is up
+	Synced   bool          // every prefix is mirrored, and the feed is up if there are any
 	Age      time.Duration // proven, kv.AgeUnknown without proof
 	Bytes    int64
 	MaxBytes int64
+	Held     int // keys held on demand
 	Mirrors  []Mirror
 	Err      error // why the feed is down
 }
@@ -303,14 +188,14 @@ type Mirror struct {
 // State answers from memory.
 func (p *Proxy) State() State {
 	epoch, rev := p.seen()
-	s := State{Epoch: epoch, Revision: rev, Age: p.feed.age(), Bytes: p.cache.Bytes(), MaxBytes: p.opts.MaxBytes}
+	s := State{Epoch: epoch, Revision: rev, Age: p.feed.age(), Bytes: p.cache.Bytes(), MaxBytes: p.opts.MaxBytes, Held: p.cache.HeldLen()}
 	s.Synced, s.Err = p.feed.state()
 	if len(p.opts.Prefixes) == 0 { // nothing is mirrored, so nothing is out of step
 		s.Synced, s.Err = true, nil
 	}
-	for _, prefix := range p.opts.Prefixes {
+	for i, prefix := range p.opts.Prefixes {
 		key, end := kv.PrefixRange(prefix)
-		m := Mirror{Prefix: string(prefix), Reason: p.feed.why(prefix)}
+		m := Mirror{Prefix: string(prefix), Reason: p.feed.why(i)}
 		if span, ok := p.cache.Covered(key, end); ok {
 			m.Covered, m.Revision = true, span.Revision
 		}

@@ -3,113 +3,30 @@ package proxy
 import (
 	"context"
 	"fmt"
-	"iter"
 	"path/filepath"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"holdfast/api/apitest"
 	"holdfast/kv"
 )
 
-// link is an upstream that can be cut, as a client's is when nothing comes back.
-type link struct {
-	*apitest.Memory
-	mu  sync.Mutex
-	cut chan struct{} // closed while cut
-	ask int           // reads that went up
-}
-
-func newLink() *link { return &link{Memory: apitest.NewMemory(), cut: make(chan struct{})} }
-
-func (l *link) setCut(cut bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if cut {
-		close(l.cut)
-	} else {
-		l.cut = make(chan struct{})
-	}
-}
-
-func (l *link) state() (down bool, c chan struct{}) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	select {
-	case <-l.cut:
-		return true, l.cut
-	default:
-		return false, l.cut
-	}
-}
-
-var errCut = kv.Errorf(kv.UpstreamUnavailable, "the link is cut")
-
-func (l *link) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
-	if down, _ := l.state(); down {
-		return kv.Result{}, errCut
-	}
-	return l.Memory.Do(ctx, c)
-}
-
-func (l *link) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
-	if down, _ := l.state(); down {
-		return kv.Page{}, errCut
-	}
-	l.mu.Lock()
-	l.ask++
-	l.mu.Unlock()
-	return l.Memory.Read(ctx, q)
-}
-
-func (l *link) asked() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.ask
-}
-
-func (l *link) Watch(ctx context.Context, w kv.WatchSpec) iter.Seq2[kv.Batch, error] {
-	return func(yield func(kv.Batch, error) bool) {
-		down, cut := l.state()
-		if down {
-			yield(kv.Batch{}, errCut)
-			return
-		}
-		ctx, cancel := context.WithCancel(ctx)
-		var wg sync.WaitGroup
-		wg.Go(func() {
-			select {
-			case <-cut:
-				cancel()
-			case <-ctx.Done():
-			}
-		})
-		defer wg.Wait()
-		defer cancel()
-		for b, err := range l.Memory.Watch(ctx, w) {
-			if down, _ := l.state(); down {
-				break
-			}
-			if !yield(b, err) {
-				return
-			}
-		}
-		if down, _ := l.state(); down {
-			yield(kv.Batch{}, errCut)
-		}
-	}
-}
-
-// open runs a proxy that mirrors prefixes until the test, or close, ends it. Its clock is the bubble's.
+// open runs a proxy that mirrors prefixes until the test, or shut, ends it. Its clock is the bubble's.
 func open(t *testing.T, l *link, dir string, prefixes ...string) (p *Proxy, shut func()) {
+	t.Helper()
+	return openWith(t, l, dir, func(o *Options) {
+		for _, x := range prefixes {
+			o.Prefixes = append(o.Prefixes, []byte(x))
+		}
+	})
+}
+
+func openWith(t *testing.T, l *link, dir string, change func(*Options)) (p *Proxy, shut func()) {
 	t.Helper()
 	boot := time.Now()
 	o := Options{Upstream: l, Path: filepath.Join(dir, "cache.db"), Clock: func() time.Duration { return time.Since(boot) }}
-	for _, x := range prefixes {
-		o.Prefixes = append(o.Prefixes, []byte(x))
-	}
+	change(&o)
 	p, err := New(o)
 	if err != nil {
 		t.Fatal(err)
@@ -298,6 +215,25 @@ func TestANodeServesWhatItHasItselfAcknowledged(t *testing.T) {
 		}
 		if page, _, err := get(p, "a/1", local); err != nil || len(page.Ops[0].KVs) != 0 {
 			t.Errorf("still there after its delete: %+v, %v", page, err)
+		}
+	})
+}
+
+func TestARevisionTheCacheDoesNotHaveYetIsAskedForAbove(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLink()
+		p, _ := open(t, l, t.TempDir(), "a/")
+		synctest.Wait()
+		for i := range 20 {
+			at := put(t, l.Memory, "a/1", fmt.Sprint(i)) // the feed may or may not have brought it
+			_, got, err := get(p, "a/1", kv.Query{MaxAge: kv.Unlimited, MinRevision: at})
+			if err != nil || got != fmt.Sprint(i) {
+				t.Fatalf("at revision %d, which the cluster has: %q, %v", at, got, err)
+			}
+		}
+		at := put(t, l.Memory, "a/1", "last")
+		if _, _, err := get(p, "a/1", kv.Query{MaxAge: kv.Unlimited, LocalOnly: true, MinRevision: at + 1}); kv.CodeOf(err) != kv.RevisionTimeout {
+			t.Errorf("a read that may not ask above: %v, want RevisionTimeout", err)
 		}
 	})
 }

@@ -3,7 +3,6 @@ package proxy
 import (
 	"context"
 	"errors"
-	"maps"
 	"time"
 
 	"holdfast/kv"
@@ -18,34 +17,74 @@ import (
 //	MaxAge d             the cache if proven within d, else after a round forwarded
 //	MaxAge 0             the cache after a round sent after the request   forwarded
 //
-// If no round can be had and StaleIfError allows the age, or it is unknown, the cache answers and says how old it is.
+// If no round can be had and StaleIfError allows the age, or it is unknown, the cache answers and says how old it is. The
+// answer for a key that was forwarded is held, and the key is covered from then on (demand.go).
 func (p *Proxy) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
-	r, ok := p.coverable(q)
+	r, span, ok := p.coverable(q)
 	if !ok {
-		return p.forward(ctx, q)
+		return p.fetch(ctx, q)
 	}
-	if err := p.await(ctx, q); err != nil {
-		return kv.Page{}, err
+	if q.MinRevision > span.Revision {
+		if err := p.await(ctx, q, r); err != nil {
+			if page, ferr := p.ahead(ctx, q); ferr == nil {
+				return page, nil
+			}
+			return kv.Page{}, err
+		}
 	}
-	age := p.feed.age()
+	age, joined := p.age(span)
 	if q.LocalOnly || q.MaxAge == kv.Unlimited || q.MaxAge > 0 && age >= 0 && age <= q.MaxAge {
 		return p.local(ctx, q, r, age)
 	}
-	sent, err := p.feed.round(ctx)
+	if !joined {
+		// No round speaks for the key yet, or there are none though the uplink may be fine.
+		page, err := p.fetch(ctx, q)
+		if err == nil {
+			return page, nil
+		}
+		return p.degrade(ctx, q, r, age, err)
+	}
+	sent, err := p.round(ctx, q)
 	if err == nil {
 		p.met.rounds.Inc()
-		page, err := p.local(ctx, q, r, p.opts.Clock()-sent)
+		age := p.opts.Clock() - sent
 		if q.MaxAge == 0 {
-			page.Age = 0
+			age = 0
 		}
-		return page, err
+		return p.local(ctx, q, r, age)
 	}
-	return p.degrade(ctx, q, r, err)
+	age, _ = p.age(span)
+	return p.degrade(ctx, q, r, age, err)
 }
 
+// age is how old what the cache has of a span is, by proof. joined: it is worth waiting for a round.
+func (p *Proxy) age(s cache.Span) (age time.Duration, joined bool) {
+	up, err := p.feed.state()
+	known := !up && kv.CodeOf(err) == kv.UpstreamUnavailable // waiting for a round tells at once what asking would
+	if len(s.End) > 0 {
+		return p.feed.age(), true
+	}
+	age, joined = p.feed.stands(s.Key)
+	return age, joined && up || known
+}
+
+// round waits for a round. Whoever takes what is at hand too does not wait for one that is overdue.
+func (p *Proxy) round(ctx context.Context, q kv.Query) (sent time.Duration, err error) {
+	if q.StaleIfError > 0 {
+		if p.feed.overdue() {
+			return 0, errOverdue
+		}
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, slowRound)
+		defer cancel()
+	}
+	return p.feed.round(ctx)
+}
+
+var errOverdue = kv.Errorf(kv.UpstreamUnavailable, "nothing has come back from the cluster for %v", slowRound)
+
 // degrade answers when no round could be had.
-func (p *Proxy) degrade(ctx context.Context, q kv.Query, r kv.Range, cause error) (kv.Page, error) {
-	age := p.feed.age()
+func (p *Proxy) degrade(ctx context.Context, q kv.Query, r kv.Range, age time.Duration, cause error) (kv.Page, error) {
 	switch {
 	case q.MaxAge == 0 && q.StaleIfError == 0:
 		return kv.Page{}, &kv.Error{Code: kv.UpstreamUnavailable, RetryAfter: time.Second, Err: cause,
@@ -65,64 +104,116 @@ func ageText(age time.Duration) string {
 	return age.Round(time.Millisecond).String()
 }
 
-// coverable returns the range of a query that the cache can answer.
-func (p *Proxy) coverable(q kv.Query) (kv.Range, bool) {
-	if len(q.Ops) != 1 {
-		return kv.Range{}, false
-	}
-	r, ok := q.Ops[0].(kv.Range)
+// coverable returns the range of a query that the cache can answer, and what of the cache it lies in.
+func (p *Proxy) coverable(q kv.Query) (kv.Range, cache.Span, bool) {
+	r, ok := single(q)
 	if !ok {
-		return r, false
+		return r, cache.Span{}, false
 	}
 	span, covered := p.cache.Covered(r.Key, r.End)
-	return r, covered && shows(span, r)
+	return r, span, covered && shows(span, r)
 }
 
-// shows reports whether a mirror stands where a range is to be read: it knows the newest revision and no other. That is
+func single(q kv.Query) (r kv.Range, ok bool) {
+	if len(q.Ops) == 1 {
+		r, ok = q.Ops[0].(kv.Range)
+	}
+	return r, ok
+}
+
+// shows reports whether a span stands where a range is to be read: it knows the newest revision and no other. That is
 // enough for the pages of a list while nothing changes, and while the cluster is out of reach nothing does.
 func shows(s cache.Span, r kv.Range) bool { return r.Revision == 0 || r.Revision == s.Revision }
 
-// await brings the cache to q.MinRevision, if it has one.
-func (p *Proxy) await(ctx context.Context, q kv.Query) error {
-	if q.MinRevision == 0 || p.feed.revision() >= q.MinRevision {
-		return nil
-	}
-	wctx, cancel := context.WithTimeout(ctx, q.Wait)
+// await brings what covers a range to q.MinRevision.
+func (p *Proxy) await(ctx context.Context, q kv.Query, r kv.Range) error {
+	ctx, cancel := context.WithTimeout(ctx, q.Wait)
 	defer cancel()
-	if _, err := p.feed.round(wctx); err == nil && p.feed.revision() >= q.MinRevision {
-		return nil
+	asked := false
+	for {
+		up, _, changed := p.feed.news()
+		span, covered := p.cache.Covered(r.Key, r.End)
+		if covered && span.Revision >= q.MinRevision {
+			return nil
+		}
+		if up && !asked {
+			asked = true
+			if _, err := p.feed.round(ctx); err == nil {
+				continue
+			}
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return kv.Errorf(kv.RevisionTimeout, "revision %d was not reached in %s; this node is at %d", q.MinRevision, q.Wait, span.Revision)
+		}
 	}
-	if p.feed.reach(wctx, q.MinRevision, true) {
-		return nil
+}
+
+// ahead asks the upstream for a revision that the cache does not have yet.
+func (p *Proxy) ahead(ctx context.Context, q kv.Query) (kv.Page, error) {
+	if q.LocalOnly {
+		return kv.Page{}, kv.Errorf(kv.NotCached, "the request forbids asking the cluster")
 	}
-	return kv.Errorf(kv.RevisionTimeout, "revision %d was not reached in %s; this node is at %d", q.MinRevision, q.Wait, p.feed.revision())
+	return p.fetch(ctx, q)
 }
 
 // local answers from the cache.
 func (p *Proxy) local(ctx context.Context, q kv.Query, r kv.Range, age time.Duration) (kv.Page, error) {
-	own := p.ownIn(r.Key, r.End)
-	kvs, span, covered, err := p.cache.Range(r.Key, r.End)
+	if len(r.End) == 0 && plain(r) {
+		return p.localKey(ctx, q, r, age)
+	}
+	kvs, f, covered, err := p.cache.Range(r.Key, r.End, r.Revision)
 	if err != nil {
 		p.opts.Log.Error("cache cannot be read; the answer is fetched instead", "error", err)
 		return p.forward(ctx, q)
 	}
-	if !covered || !shows(span, r) { // the cluster turned to another history meanwhile, or went on
+	epoch, newest := p.seen()
+	if !covered || !shows(f.Span, r) || f.Epoch != epoch { // the cluster turned to another history meanwhile, or went on
 		return p.forward(ctx, q)
 	}
-	epoch, newest := p.seen()
-	if r.Revision != 0 {
-		maps.DeleteFunc(own, func(_ string, e kv.Event) bool { return e.KV.ModRevision > r.Revision })
-	}
-	kvs = merge(kvs, own)
-	if p.cache.Partial() && (len(r.End) > 0 || len(kvs) == 0) {
+	if f.Partial && (len(r.End) > 0 || len(kvs) == 0) {
 		return p.unsure(ctx, q)
 	}
-	page := kv.Page{Header: kv.Header{Epoch: epoch, Revision: span.Revision}, Source: kv.SourceCache, Age: age,
+	page := kv.Page{Header: kv.Header{Epoch: epoch, Revision: f.Span.Revision}, Source: kv.SourceCache, Age: age,
 		Ops: []kv.OpResult{evaluate(r, kvs)}}
 	for _, v := range kvs {
 		page.Revision = max(page.Revision, v.ModRevision)
 	}
-	page.Revision = min(page.Revision, max(newest, span.Revision))
+	page.Revision = min(page.Revision, max(newest, f.Span.Revision))
+	p.met.hits.Inc()
+	return page, nil
+}
+
+// plain reports whether a range asks for a key as it is.
+func plain(r kv.Range) bool {
+	return r.Revision == 0 && !r.KeysOnly && !r.CountOnly && r.MinMod == 0 && r.MaxMod == 0 && r.MinCreate == 0 && r.MaxCreate == 0
+}
+
+// localKey is local for one key as it is, which most reads ask for: its answer is one piece of memory.
+func (p *Proxy) localKey(ctx context.Context, q kv.Query, r kv.Range, age time.Duration) (kv.Page, error) {
+	f, covered, err := p.cache.Get(r.Key)
+	if err != nil {
+		p.opts.Log.Error("cache cannot be read; the answer is fetched instead", "key", string(r.Key), "error", err)
+		return p.forward(ctx, q)
+	}
+	epoch, newest := p.seen()
+	if !covered || f.Epoch != epoch {
+		return p.forward(ctx, q)
+	}
+	if f.Partial && f.KV == nil {
+		return p.unsure(ctx, q)
+	}
+	a := &struct {
+		ops [1]kv.OpResult
+		kvs [1]kv.KeyValue
+	}{}
+	page := kv.Page{Header: kv.Header{Epoch: epoch, Revision: f.Span.Revision}, Source: kv.SourceCache, Age: age, Ops: a.ops[:]}
+	if f.KV != nil {
+		a.kvs[0] = *f.KV
+		a.ops[0].KVs, a.ops[0].Count = a.kvs[:], 1
+		page.Revision = min(max(f.Span.Revision, f.KV.ModRevision), max(newest, f.Span.Revision))
+	}
 	p.met.hits.Inc()
 	return page, nil
 }
@@ -138,12 +229,33 @@ func (p *Proxy) unsure(ctx context.Context, q kv.Query) (kv.Page, error) {
 	return kv.Page{}, kv.Errorf(kv.NotCached, "the machine went down before the cache was written, and the cluster has not answered since: whether keys are missing here is not known")
 }
 
+// fetch forwards, and lets in the answer if it is one key as it is now.
+func (p *Proxy) fetch(ctx context.Context, q kv.Query) (kv.Page, error) {
+	r, ok := single(q)
+	if !ok || len(r.End) > 0 || len(r.Key) == 0 || !plain(r) || q.LocalOnly {
+		return p.forward(ctx, q)
+	}
+	ask := p.cache.Ask(r.Key)
+	sent := p.opts.Clock()
+	page, err := p.forward(ctx, q)
+	if err != nil || len(page.Ops) != 1 {
+		p.cache.Leave(ask)
+		return page, err
+	}
+	var v *kv.KeyValue
+	if kvs := page.Ops[0].KVs; len(kvs) > 0 {
+		v = &kvs[0]
+	}
+	p.feed.hold(ask, page, sent, v)
+	return page, nil
+}
+
 // forward asks the upstream, which must not be behind what this node has seen.
 func (p *Proxy) forward(ctx context.Context, q kv.Query) (kv.Page, error) {
 	epoch, newest := p.seen()
 	if q.LocalOnly {
 		return kv.Page{}, &kv.Error{Code: kv.NotCached, Revision: newest,
-			Detail: "this proxy does not mirror the key (proxy.prefixes), and the request forbids asking the cluster"}
+			Detail: "this proxy does not hold the key, and the request forbids asking the cluster; it holds what proxy.prefixes names and what was read before"}
 	}
 	up := q
 	if up.MinRevision == 0 && !epoch.IsZero() {

@@ -226,14 +226,15 @@ func (t *transaction) query(op kv.Range) (kv.OpResult, error) {
 	case op.Revision > 0 && op.Revision < t.m.compacted:
 		return kv.OpResult{}, t.m.errCompacted(op.Revision)
 	}
-	found := slices.DeleteFunc(t.within(op.Key, op.End, op.Revision), func(v kv.KeyValue) bool {
-		return op.MinMod > 0 && v.ModRevision < op.MinMod || op.MaxMod > 0 && v.ModRevision > op.MaxMod ||
-			op.MinCreate > 0 && v.CreateRevision < op.MinCreate || op.MaxCreate > 0 && v.CreateRevision > op.MaxCreate
-	})
-	result := kv.OpResult{Count: int64(len(found))}
+	found := t.within(op.Key, op.End, op.Revision)
+	result := kv.OpResult{Count: int64(len(found))} // whatever the bounds leave, as etcd has it
 	if op.CountOnly {
 		return result, nil
 	}
+	found = slices.DeleteFunc(found, func(v kv.KeyValue) bool {
+		return op.MinMod > 0 && v.ModRevision < op.MinMod || op.MaxMod > 0 && v.ModRevision > op.MaxMod ||
+			op.MinCreate > 0 && v.CreateRevision < op.MinCreate || op.MaxCreate > 0 && v.CreateRevision > op.MaxCreate
+	})
 	order(found, op.Sort, op.Order)
 	if op.Limit > 0 && int64(len(found)) > op.Limit {
 		found, result.More = found[:op.Limit], true

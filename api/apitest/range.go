@@ -151,7 +151,11 @@ var rangeClaims = []claim{
 			all := n.all()
 			c.set(&all)
 			n.Logf("%s: %+v", name, all)
-			n.wantKeys(n.query(all).KVs, c.want...)
+			r := n.query(all)
+			n.wantKeys(r.KVs, c.want...)
+			if r.Count != 4 {
+				n.Errorf("count %d, want 4: bounds leave keys out of the answer and not out of the count", r.Count)
+			}
 		}
 	}},
 	{name: "without a key is refused", test: func(n *node) {

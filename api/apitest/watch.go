@@ -108,7 +108,8 @@ var watchClaims = []claim{
 			}
 			done <- nil
 		}()
-		for i, e := range n.watch(n.watchAll(from)).events(0, before+after) {
+		w := n.watch(n.watchAll(from))
+		for i, e := range w.events(0, before+after) {
 			if string(e.KV.Value) != fmt.Sprint(i) {
 				n.Fatalf("event %d shows %q at revision %d", i, e.KV.Value, e.KV.ModRevision)
 			}
@@ -116,6 +117,7 @@ var watchClaims = []claim{
 		if err := <-done; err != nil {
 			n.Error(err)
 		}
+		w.silent()
 	}},
 	{name: "from a later revision waits for it", test: func(n *node) {
 		from := n.revision() + 3

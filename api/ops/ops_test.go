@@ -100,7 +100,7 @@ func TestVersionIsReadableByEtcdClients(t *testing.T) {
 	if err := json.Unmarshal([]byte(body), &v); err != nil || status != 200 {
 		t.Fatalf("%d %q: %v", status, body, err)
 	}
-	if v["etcdserver"] != etcdVersion || v["etcdcluster"] != etcdVersion || v["holdfast"] != "1.2.3" {
+	if v["etcdserver"] != api.EtcdVersion || v["etcdcluster"] != api.EtcdClusterVersion || v["holdfast"] != "1.2.3" {
 		t.Errorf("version %v", v)
 	}
 	if h.Get("Content-Type") != "application/json" {

@@ -33,7 +33,7 @@ type event struct {
 	CreateRevision int64 `json:"create_revision"`
 	ModRevision    int64 `json:"mod_revision"`
 	Version        int64
-	Lease          int64
+	Lease          string
 	Oldest         int64 `json:"oldest_revision"`
 	Problem        struct {
 		Code string

@@ -148,6 +148,7 @@ type end struct {
 	*Net
 	node   string
 	chunks func(pb.Chunk) bool
+	answer func(context.Context, []byte) []byte
 
 	mu  sync.Mutex
 	got []pb.Message
@@ -164,7 +165,7 @@ func newEnd(t *testing.T, node string, cluster uint64) *end {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		e.got = append(e.got, b.Requests...)
-	}, func(c pb.Chunk) bool { return e.chunks(c) })
+	}, func(c pb.Chunk) bool { return e.chunks(c) }, func(ctx context.Context, b []byte) []byte { return e.answer(ctx, b) })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,14 +1,17 @@
 // Package cache holds what a proxy knows of the cluster's keys, on disk, so that it is still known after a reboot.
 //
-// A Cache is a set of spans, each a range of keys that is mirrored whole, and the newest known version of every key in
-// them. A key that is absent from a span is known not to exist. Changes are kept in memory and written in one
-// transaction from time to time, together with the revision each span has reached: what a cut loses can be fetched
-// again. How old the contents are is not the cache's business.
+// A Cache is a set of spans, each a range of keys that is mirrored whole; a set of keys held one by one, because somebody
+// asked for them; and the newest known version of every key in either. A key that is absent from a span, or held and
+// absent, is known not to exist. Over that lie this node's own writes that the feed has not brought yet. Changes are kept
+// in memory and written in one transaction from time to time, together with the revision each span has reached: what a cut
+// loses can be fetched again. How old the contents are is not the cache's business.
+//
+// Three locks, taken in this order: flushing (one flush at a time), writing (changes happen in the order in which the
+// journal has them), mu (memory). Nobody who reads waits for a disk that writes: mu is not held over that.
 package cache
 
 import (
 	"bytes"
-	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -22,14 +25,15 @@ import (
 
 // Bounds of a cache that have no setting.
 const (
-	dirtyMax    = 4 << 20 // bytes of changes in memory; beyond it Apply writes them down itself
+	dirtyMax    = 4 << 20 // bytes of changes in memory; beyond it whoever changes something writes them down first
 	openTimeout = 5 * time.Second
-	format      = 1
+	format      = 2  // 1 held no single keys
 	overhead    = 64 // bytes a key costs beside its own and its value's
 )
 
 var (
 	bucketKeys = []byte("keys")
+	bucketHeld = []byte("held")
 	bucketMeta = []byte("meta")
 	keyFormat  = []byte("format")
 	keyState   = []byte("state")
@@ -38,7 +42,7 @@ var (
 // ErrFull says that a span does not fit the bytes allowed.
 var ErrFull = errors.New("cache is full")
 
-// Span is a mirrored range of keys: everything in it is known as of Revision.
+// Span is a range of keys: everything in it is known as of Revision.
 type Span struct {
 	Key, End []byte
 	Revision int64
@@ -57,21 +61,43 @@ func (s Span) contains(key, end []byte) bool {
 	return !bytes.Equal(end, kv.FromKey()) && bytes.Compare(end, s.End) <= 0
 }
 
+// overlaps reports whether a range of keys has one in common with s.
+func (s Span) overlaps(key, end []byte) bool {
+	if len(end) == 0 {
+		return kv.Contains(s.Key, s.End, key)
+	}
+	return kv.Contains(key, end, s.Key) || kv.Contains(s.Key, s.End, key)
+}
+
 // Cache is safe for concurrent use.
 type Cache struct {
 	db       *bolt.DB
 	maxBytes int64
 
-	mu    sync.RWMutex
-	epoch kv.Epoch
-	spans []Span
-	bytes int64
-	dirty map[string]*kv.KeyValue // nil value: known to be absent
-	size  int64                   // of dirty
-	stale bool                    // spans or epoch changed since the last flush
+	flushing sync.Mutex
 
+	writing sync.Mutex
 	journal journal
-	partial bool // the machine went down since the last flush: an absent key may have existed
+
+	mu      sync.RWMutex
+	epoch   kv.Epoch
+	spans   []Span
+	held    map[string]*held
+	floor   int64 // what is kept of held is known as of this revision at least
+	bytes   int64
+	dirty   map[string]*kv.KeyValue // nil value: known to be absent
+	frozen  map[string]*kv.KeyValue // changes before those in dirty, which a flush is writing
+	size    int64                   // of dirty
+	changed map[string]struct{}     // keys whose record in held differs from the one on disk
+	stale   bool                    // what state says has changed since the last flush, beyond progress
+	moved   bool                    // there was progress since the last flush
+	partial bool                    // the machine went down since the last flush: an absent key may have existed
+	own     map[string]kv.Event     // writes of this node that the feed has not brought yet
+	asked   map[string]*Ask         // keys that are being asked for upstream
+	missed  ring                    // keys that were turned away of late
+	gone    [][]byte                // held keys that had to make room, for whoever asks
+
+	hot hot
 }
 
 // Open opens or makes the file at path. A file that cannot be used, damaged or of a newer version, is an error; the
@@ -85,7 +111,8 @@ func Open(path string, maxBytes int64, boot [16]byte) (*Cache, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cache %s: %w", path, err)
 	}
-	c := &Cache{db: db, maxBytes: maxBytes, dirty: map[string]*kv.KeyValue{}, journal: journal{path: path + ".journal", boot: boot, mark: boot}}
+	c := &Cache{db: db, maxBytes: maxBytes, journal: journal{path: path + ".journal", boot: boot, mark: boot}}
+	c.empty(kv.Epoch{})
 	err = c.load()
 	if err == nil {
 		err = c.recover()
@@ -96,87 +123,51 @@ func Open(path string, maxBytes int64, boot [16]byte) (*Cache, error) {
 	return c, nil
 }
 
+// empty forgets everything in memory, for another history.
+func (c *Cache) empty(epoch kv.Epoch) {
+	c.epoch, c.spans, c.floor, c.bytes, c.size, c.stale, c.moved = epoch, nil, 0, 0, 0, false, false
+	c.held, c.dirty, c.frozen = map[string]*held{}, map[string]*kv.KeyValue{}, nil
+	c.changed, c.own, c.asked, c.gone = map[string]struct{}{}, map[string]kv.Event{}, map[string]*Ask{}, nil
+	c.hot.clear()
+}
+
 func (c *Cache) load() error {
 	return c.db.Update(func(tx *bolt.Tx) error {
-		meta, err := tx.CreateBucketIfNotExists(bucketMeta)
-		if err != nil {
-			return err
+		for _, name := range [][]byte{bucketMeta, bucketKeys, bucketHeld} {
+			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+				return err
+			}
 		}
-		if _, err := tx.CreateBucketIfNotExists(bucketKeys); err != nil {
-			return err
-		}
-		switch f := meta.Get(keyFormat); {
-		case f == nil:
-			return meta.Put(keyFormat, []byte{format})
-		case f[0] > format:
+		meta := tx.Bucket(bucketMeta)
+		if f := meta.Get(keyFormat); f != nil && f[0] > format {
 			return fmt.Errorf("format %d: a newer version wrote it", f[0])
+		} else if f == nil || f[0] < format {
+			if err := meta.Put(keyFormat, []byte{format}); err != nil {
+				return err
+			}
 		}
 		st, err := decodeState(meta.Get(keyState))
 		if err != nil {
 			return err
 		}
-		c.epoch, c.spans, c.bytes = st.epoch, st.spans, st.bytes
-		return nil
+		c.epoch, c.spans, c.bytes, c.floor = st.epoch, st.spans, st.bytes, st.floor
+		return tx.Bucket(bucketHeld).ForEach(func(k, b []byte) error {
+			h, err := decodeHeld(k, b)
+			if err == nil {
+				c.held[string(k)] = h
+			}
+			return err
+		})
 	})
 }
 
-// recover takes in what an earlier process had not flushed. Changes may be in it twice, and own writes before others.
-func (c *Cache) recover() error {
-	events, partial, err := c.journal.replay()
-	if err != nil {
-		return err
-	}
-	if c.partial = partial; partial {
-		c.journal.mark[0] ^= 0xff
-	}
-	newest := map[string]int64{}
-	for _, e := range events {
-		k := string(e.KV.Key)
-		if e.KV.ModRevision < newest[k] {
-			continue
-		}
-		if _, covered := c.covered(e.KV.Key, nil); covered {
-			newest[k] = e.KV.ModRevision
-			if err := c.change(e); err != nil {
-				return err
-			}
-		}
-	}
-	if len(events) == 0 || partial {
-		return nil // the mark stays until what it warns of is over
-	}
-	return errors.Join(c.flush(), c.journal.forget())
-}
-
-// Partial reports whether a key that is absent from a span may exist all the same.
-func (c *Cache) Partial() bool {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	return c.partial
-}
-
-// Whole says that every span has been brought up to date: what is absent does not exist.
-func (c *Cache) Whole() error {
+// Close writes what is in memory, progress included, and closes the file.
+func (c *Cache) Close() error {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.partial = false
-	err := c.flush()
-	if c.journal.mark != c.journal.boot {
-		c.journal.mark = c.journal.boot
-		err = errors.Join(err, c.journal.forget())
-	}
-	return err
+	c.stale = c.stale || c.moved
+	c.mu.Unlock()
+	return errors.Join(c.Flush(), c.db.Close())
 }
-
-// Own makes a write of this node, which the feed will bring later, survive a killed process.
-func (c *Cache) Own(e kv.Event) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.journal.add(e)
-}
-
-// Close writes what is in memory and closes the file.
-func (c *Cache) Close() error { return errors.Join(c.Flush(), c.db.Close()) }
 
 // Epoch is the history that the contents belong to; zero for an empty cache.
 func (c *Cache) Epoch() kv.Epoch {
@@ -199,316 +190,40 @@ func (c *Cache) Bytes() int64 {
 	return c.bytes
 }
 
-// Covered returns the span that holds the whole range, if there is one.
-func (c *Cache) Covered(key, end []byte) (Span, bool) {
+// Partial reports whether a key that is absent from a span may exist all the same.
+func (c *Cache) Partial() bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	return c.covered(key, end)
+	return c.partial
 }
 
-func (c *Cache) covered(key, end []byte) (Span, bool) {
+// Reached is the revision that everything in the cache is known as of, 0 for an empty one.
+func (c *Cache) Reached() int64 {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if len(c.spans) == 0 {
+		return c.floor
+	}
+	rev := c.spans[0].Revision
 	for _, s := range c.spans {
-		if s.contains(key, end) {
-			return s, true
-		}
+		rev = min(rev, s.Revision)
 	}
-	return Span{}, false
+	return rev
 }
 
-// Get returns a key. Covered false: the cache does not know; found false: the key does not exist as of Revision of span.
-func (c *Cache) Get(key []byte) (v kv.KeyValue, found bool, span Span, covered bool, err error) {
+// Newest is the highest revision that the cache knows of.
+func (c *Cache) Newest() int64 {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	if span, covered = c.covered(key, nil); !covered {
-		return v, false, span, false, nil
+	rev := c.floor
+	for _, s := range c.spans {
+		rev = max(rev, s.Revision)
 	}
-	if p, ok := c.dirty[string(key)]; ok {
-		if p == nil {
-			return v, false, span, true, nil
-		}
-		return *p, true, span, true, nil
+	for _, h := range c.held {
+		rev = max(rev, h.rev)
 	}
-	err = c.db.View(func(tx *bolt.Tx) error {
-		if b := tx.Bucket(bucketKeys).Get(key); b != nil {
-			found = true
-			v, err = decodeValue(bytes.Clone(key), b)
-		}
-		return err
-	})
-	return v, found, span, true, err
-}
-
-// Range returns the keys of a covered range in order, and the span's revision.
-func (c *Cache) Range(key, end []byte) (kvs []kv.KeyValue, span Span, covered bool, err error) {
-	if len(end) == 0 {
-		v, found, span, covered, err := c.Get(key)
-		if found {
-			kvs = []kv.KeyValue{v}
-		}
-		return kvs, span, covered, err
+	for _, e := range c.own {
+		rev = max(rev, e.KV.ModRevision)
 	}
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	if span, covered = c.covered(key, end); !covered {
-		return nil, span, false, nil
-	}
-	for k, p := range c.dirty {
-		if p != nil && kv.Contains(key, end, []byte(k)) {
-			kvs = append(kvs, *p)
-		}
-	}
-	err = c.db.View(func(tx *bolt.Tx) error {
-		cur := tx.Bucket(bucketKeys).Cursor()
-		for k, b := cur.Seek(key); k != nil && kv.Contains(key, end, k); k, b = cur.Next() {
-			if _, newer := c.dirty[string(k)]; newer {
-				continue
-			}
-			v, err := decodeValue(bytes.Clone(k), b)
-			if err != nil {
-				return err
-			}
-			kvs = append(kvs, v)
-		}
-		return nil
-	})
-	slices.SortFunc(kvs, func(a, b kv.KeyValue) int { return bytes.Compare(a.Key, b.Key) })
-	return kvs, span, true, err
-}
-
-// Load makes a span hold exactly kvs as of revision, replacing what was known of the range. It returns the changes
-// against what was known, as events. ErrFull: the span is not taken and no longer covered.
-func (c *Cache) Load(epoch kv.Epoch, s Span, kvs []kv.KeyValue) ([]kv.Event, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.epoch != epoch {
-		if err := c.reset(epoch); err != nil {
-			return nil, err
-		}
-	}
-	old, err := c.scan(s.Key, s.End)
-	if err != nil {
-		return nil, err
-	}
-	var events []kv.Event
-	for _, v := range kvs {
-		if was, ok := old[string(v.Key)]; !ok || was.ModRevision != v.ModRevision {
-			e := kv.Event{KV: v}
-			if ok {
-				e.Prev = &was
-			}
-			events = append(events, e)
-		}
-		delete(old, string(v.Key))
-	}
-	for _, v := range old {
-		gone := v
-		events = append(events, kv.Event{Delete: true, KV: kv.KeyValue{Key: v.Key, ModRevision: s.Revision}, Prev: &gone})
-	}
-	slices.SortFunc(events, func(a, b kv.Event) int {
-		return cmp.Or(cmp.Compare(a.KV.ModRevision, b.KV.ModRevision), bytes.Compare(a.KV.Key, b.KV.Key))
-	})
-	c.spans = slices.DeleteFunc(c.spans, func(t Span) bool { return bytes.Equal(t.Key, s.Key) && bytes.Equal(t.End, s.End) })
-	c.stale = true
-	for _, e := range events {
-		if err := c.change(e); err != nil {
-			return nil, err
-		}
-	}
-	if c.maxBytes > 0 && c.bytes > c.maxBytes {
-		return nil, errors.Join(ErrFull, c.clear(s.Key, s.End))
-	}
-	c.spans = append(c.spans, s)
-	return events, c.flushIfLarge()
-}
-
-// scan returns what is known of a range, whether covered or not.
-func (c *Cache) scan(key, end []byte) (map[string]kv.KeyValue, error) {
-	all := map[string]kv.KeyValue{}
-	err := c.db.View(func(tx *bolt.Tx) error {
-		cur := tx.Bucket(bucketKeys).Cursor()
-		for k, b := cur.Seek(key); k != nil && kv.Contains(key, end, k); k, b = cur.Next() {
-			v, err := decodeValue(bytes.Clone(k), b)
-			if err != nil {
-				return err
-			}
-			all[string(k)] = v
-		}
-		return nil
-	})
-	for k, p := range c.dirty {
-		if !kv.Contains(key, end, []byte(k)) {
-			continue
-		}
-		if delete(all, k); p != nil {
-			all[k] = *p
-		}
-	}
-	return all, err
-}
-
-func (c *Cache) clear(key, end []byte) error {
-	all, err := c.scan(key, end)
-	if err != nil {
-		return err
-	}
-	for k, v := range all {
-		if _, still := c.covered([]byte(k), nil); !still {
-			if err := c.change(kv.Event{Delete: true, KV: kv.KeyValue{Key: v.Key, ModRevision: v.ModRevision}}); err != nil {
-				return err
-			}
-		}
-	}
-	return c.flushIfLarge()
-}
-
-// Apply takes in the events of a span in order and moves it to revision. Events that the cache is ahead of are left out.
-func (c *Cache) Apply(key, end []byte, events []kv.Event, revision int64) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	i := slices.IndexFunc(c.spans, func(s Span) bool { return bytes.Equal(s.Key, key) && bytes.Equal(s.End, end) })
-	if i < 0 {
-		return nil
-	}
-	for _, e := range events {
-		if e.KV.ModRevision > c.spans[i].Revision {
-			if err := c.set(e); err != nil {
-				return err
-			}
-		}
-	}
-	if len(events) > 0 {
-		c.stale = true // progress alone is not worth a write
-	}
-	c.spans[i].Revision = max(c.spans[i].Revision, revision)
-	return c.flushIfLarge()
-}
-
-// Drop forgets a span.
-func (c *Cache) Drop(key, end []byte) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.spans = slices.DeleteFunc(c.spans, func(t Span) bool { return bytes.Equal(t.Key, key) && bytes.Equal(t.End, end) })
-	c.stale = true
-	return c.clear(key, end)
-}
-
-// set changes one key, in memory and in the journal.
-func (c *Cache) set(e kv.Event) error {
-	if err := c.journal.add(e); err != nil {
-		return err
-	}
-	return c.change(e)
-}
-
-// change changes one key in memory.
-func (c *Cache) change(e kv.Event) error {
-	k := string(e.KV.Key)
-	was, found, err := c.peek(e.KV.Key)
-	if err != nil {
-		return err
-	}
-	if found {
-		c.bytes -= weight(was)
-	}
-	if old, ok := c.dirty[k]; ok && old != nil {
-		c.size -= weight(*old)
-	}
-	if e.Delete {
-		c.dirty[k] = nil
-		c.size += overhead
-		return nil
-	}
-	v := e.KV
-	c.dirty[k] = &v
-	c.bytes += weight(v)
-	c.size += weight(v)
-	return nil
-}
-
-func (c *Cache) peek(key []byte) (v kv.KeyValue, found bool, err error) {
-	if p, ok := c.dirty[string(key)]; ok {
-		if p == nil {
-			return v, false, nil
-		}
-		return *p, true, nil
-	}
-	err = c.db.View(func(tx *bolt.Tx) error {
-		if b := tx.Bucket(bucketKeys).Get(key); b != nil {
-			found = true
-			v, err = decodeValue(key, b)
-		}
-		return err
-	})
-	return v, found, err
-}
-
-func weight(v kv.KeyValue) int64 { return int64(len(v.Key)+len(v.Value)) + overhead }
-
-// reset empties the cache for another history.
-func (c *Cache) reset(epoch kv.Epoch) error {
-	err := c.db.Update(func(tx *bolt.Tx) error {
-		if err := tx.DeleteBucket(bucketKeys); err != nil {
-			return err
-		}
-		if _, err := tx.CreateBucket(bucketKeys); err != nil {
-			return err
-		}
-		return tx.Bucket(bucketMeta).Put(keyState, state{epoch: epoch}.append(nil))
-	})
-	if err != nil {
-		return fmt.Errorf("empty the cache for another epoch: %w", err)
-	}
-	c.epoch, c.spans, c.bytes, c.dirty, c.size, c.stale = epoch, nil, 0, map[string]*kv.KeyValue{}, 0, false
-	return nil
-}
-
-func (c *Cache) flushIfLarge() error {
-	if c.size < dirtyMax {
-		return nil
-	}
-	return c.flush()
-}
-
-// Flush writes what changed, in one transaction. Nothing changed: nothing is written.
-func (c *Cache) Flush() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.flush()
-}
-
-func (c *Cache) flush() error {
-	if len(c.dirty) == 0 && !c.stale {
-		if c.partial {
-			return nil
-		}
-		return c.journal.end()
-	}
-	keys := make([]string, 0, len(c.dirty))
-	for k := range c.dirty {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	err := c.db.Update(func(tx *bolt.Tx) error {
-		b := tx.Bucket(bucketKeys)
-		for _, k := range keys {
-			var err error
-			if v := c.dirty[k]; v == nil {
-				err = b.Delete([]byte(k))
-			} else {
-				err = b.Put([]byte(k), appendValue(nil, *v))
-			}
-			if err != nil {
-				return err
-			}
-		}
-		return tx.Bucket(bucketMeta).Put(keyState, state{epoch: c.epoch, spans: c.spans, bytes: c.bytes}.append(nil))
-	})
-	if err != nil {
-		return fmt.Errorf("write the cache: %w", err)
-	}
-	c.dirty, c.size, c.stale = map[string]*kv.KeyValue{}, 0, false
-	if c.partial {
-		return nil
-	}
-	return c.journal.end()
+	return rev
 }

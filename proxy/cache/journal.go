@@ -11,42 +11,68 @@ import (
 	"holdfast/kv"
 )
 
+// change is one record of the journal: what the feed brought, an own write, or a key that was let in as of a revision.
+type change struct {
+	kv.Event
+	own  bool
+	held int64 // the revision, 0 for none of that
+}
+
 // journal keeps what changed since the last flush where a killed process leaves it: in a file that is appended to and
 // not synced. Only its first record is, once for each flush: it says that there are changes, and in which boot. If the
 // machine goes down with it, what the file has may not be all, and that can be told.
 //
-//	header: magic | boot id (16)
-//	record: length(4) | crc32c(4) | delete(1) key length(uvarint) key | unless deleted: value as in bucket keys, else mod revision
+// While a flush writes, what it writes is in a second file, path.old, and what comes meanwhile is in the first.
+//
+//	header: magic | boot id (16) | epoch (24)
+//	record: length(4) | crc32c(4) | flags(1) key length(uvarint) key | if held: revision | if deleted: mod revision, else value as in bucket keys
 type journal struct {
-	path string
-	boot [16]byte
-	mark [16]byte // what begin writes: boot, or something that no boot is called while the contents are partial
-	f    *os.File
+	path  string
+	boot  [16]byte
+	mark  [16]byte // what begin writes: boot, or something that no boot is called while the contents are partial
+	epoch kv.Epoch // records of another one are void
+	f     *os.File
 }
 
 const (
-	journalMagic  = "HFJ1"
-	journalHeader = len(journalMagic) + 16
+	journalMagic  = "HFJ2"
+	journalHeader = len(journalMagic) + 16 + epochLen
 	journalRecord = 64 << 20 // a longer one is damage
 )
 
+// The flags of a record.
+const (
+	flagDelete = 1 << iota
+	flagOwn
+	flagHeld
+)
+
 // add appends a change.
-func (j *journal) add(e kv.Event) error {
+func (j *journal) add(c change) error {
 	if j.f == nil {
 		if err := j.begin(); err != nil {
 			return err
 		}
 	}
 	body := []byte{0}
-	if e.Delete {
-		body[0] = 1
+	if c.Delete {
+		body[0] |= flagDelete
 	}
-	body = binary.AppendUvarint(body, uint64(len(e.KV.Key)))
-	body = append(body, e.KV.Key...)
-	if e.Delete {
-		body = binary.AppendVarint(body, e.KV.ModRevision)
+	if c.own {
+		body[0] |= flagOwn
+	}
+	if c.held > 0 {
+		body[0] |= flagHeld
+	}
+	body = binary.AppendUvarint(body, uint64(len(c.KV.Key)))
+	body = append(body, c.KV.Key...)
+	if c.held > 0 {
+		body = binary.AppendVarint(body, c.held)
+	}
+	if c.Delete {
+		body = binary.AppendVarint(body, c.KV.ModRevision)
 	} else {
-		body = appendValue(body, e.KV)
+		body = appendValue(body, c.KV)
 	}
 	rec := binary.LittleEndian.AppendUint32(make([]byte, 0, len(body)+8), uint32(len(body)))
 	rec = binary.LittleEndian.AppendUint32(rec, crc32.Checksum(body, castagnoli))
@@ -63,7 +89,7 @@ func (j *journal) begin() error {
 	if err != nil {
 		return err
 	}
-	if _, err = f.Write(append([]byte(journalMagic), j.mark[:]...)); err == nil {
+	if _, err = f.Write(appendEpoch(append([]byte(journalMagic), j.mark[:]...), j.epoch)); err == nil {
 		err = f.Sync()
 	}
 	if err != nil {
@@ -73,76 +99,119 @@ func (j *journal) begin() error {
 	return nil
 }
 
-// end empties the journal: everything in it is in the file of the cache. It need not be durable: replaying it again
-// changes nothing.
-func (j *journal) end() error {
-	if j.f == nil {
-		return nil
+func (j *journal) old() string { return j.path + ".old" }
+
+// rotate puts the file aside and lets the next change begin another. An old file that is still there, because what it
+// has could not be written, stays, and the present one goes on behind it.
+func (j *journal) rotate() (rotated bool, err error) {
+	if _, err := os.Lstat(j.old()); err == nil {
+		return true, nil
 	}
-	err := errors.Join(j.f.Truncate(0), j.f.Close())
+	err = os.Rename(j.path, j.old())
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	if err == nil {
+		err = j.end()
+	}
+	return err == nil, err
+}
+
+// forgetOld removes what was put aside: everything in it is in the file of the cache. That need not be durable: replaying
+// it again changes nothing.
+func (j *journal) forgetOld() error {
+	if err := os.Remove(j.old()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+func (j *journal) end() (err error) {
+	if j.f != nil {
+		err = j.f.Close()
+	}
 	j.f = nil
 	return err
 }
 
-// forget removes what an earlier process left.
+// forget removes everything.
 func (j *journal) forget() error {
-	if err := j.end(); err != nil {
+	if err := errors.Join(j.end(), j.forgetOld()); err != nil {
 		return err
 	}
-	if err := os.Truncate(j.path, 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(j.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil
 }
 
 // replay returns the changes that an earlier process left, and whether they may not be all.
-func (j *journal) replay() (events []kv.Event, partial bool, err error) {
-	b, err := os.ReadFile(j.path)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && len(b) == 0 {
-		return nil, false, nil
-	}
-	if err != nil {
-		return nil, false, err
-	}
-	if len(b) < journalHeader || string(b[:len(journalMagic)]) != journalMagic {
-		return nil, true, nil
-	}
-	partial = [16]byte(b[len(journalMagic):journalHeader]) != j.boot
-	b = b[journalHeader:]
-	for len(b) > 0 {
-		e, rest, ok := nextChange(b)
-		if !ok {
-			return events, true, nil
+func (j *journal) replay() (changes []change, partial bool, err error) {
+	for _, path := range []string{j.old(), j.path} {
+		b, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && len(b) == 0 {
+			continue
 		}
-		events, b = append(events, e), rest
+		if err != nil {
+			return nil, false, err
+		}
+		some, torn := j.read(b)
+		changes, partial = append(changes, some...), partial || torn
 	}
-	return events, partial, nil
+	return changes, partial, nil
 }
 
-func nextChange(b []byte) (e kv.Event, rest []byte, ok bool) {
+func (j *journal) read(b []byte) (changes []change, partial bool) {
+	if len(b) < journalHeader || string(b[:len(journalMagic)]) != journalMagic {
+		return nil, true
+	}
+	epoch, _ := decodeEpoch(b[len(journalMagic)+16:])
+	if epoch != j.epoch {
+		return nil, false // the cache was emptied since
+	}
+	partial = [16]byte(b[len(journalMagic):]) != j.boot
+	b = b[journalHeader:]
+	for len(b) > 0 {
+		c, rest, ok := nextChange(b)
+		if !ok {
+			return changes, true
+		}
+		changes, b = append(changes, c), rest
+	}
+	return changes, partial
+}
+
+func nextChange(b []byte) (c change, rest []byte, ok bool) {
 	if len(b) < 8 {
-		return e, nil, false
+		return c, nil, false
 	}
 	n := binary.LittleEndian.Uint32(b)
 	if n == 0 || n > journalRecord || int(n) > len(b)-8 {
-		return e, nil, false
+		return c, nil, false
 	}
 	body := b[8 : 8+n]
 	if crc32.Checksum(body, castagnoli) != binary.LittleEndian.Uint32(b[4:]) {
-		return e, nil, false
+		return c, nil, false
 	}
 	size, w := binary.Uvarint(body[1:])
 	if w <= 0 || size > uint64(len(body)-1-w) {
-		return e, nil, false
+		return c, nil, false
 	}
+	c.Delete, c.own = body[0]&flagDelete != 0, body[0]&flagOwn != 0
 	key := body[1+w : 1+w+int(size)]
 	value := body[1+w+int(size):]
-	if e.Delete = body[0] == 1; e.Delete {
+	if body[0]&flagHeld != 0 {
+		if c.held, w = binary.Varint(value); w <= 0 {
+			return c, nil, false
+		}
+		value = value[w:]
+	}
+	if c.Delete {
 		mod, w := binary.Varint(value)
-		e.KV = kv.KeyValue{Key: key, ModRevision: mod}
-		return e, b[8+n:], w > 0
+		c.KV = kv.KeyValue{Key: key, ModRevision: mod}
+		return c, b[8+n:], w > 0
 	}
 	v, err := decodeValue(key, value)
-	e.KV = v
-	return e, b[8+n:], err == nil
+	c.KV = v
+	return c, b[8+n:], err == nil
 }

@@ -47,11 +47,26 @@ type state struct {
 	epoch kv.Epoch
 	spans []Span
 	bytes int64
+	floor int64 // absent in records of format 1
+}
+
+const epochLen = 24
+
+func appendEpoch(dst []byte, e kv.Epoch) []byte {
+	return append(binary.BigEndian.AppendUint64(dst, e.Cluster), e.Nonce[:]...)
+}
+
+func decodeEpoch(b []byte) (e kv.Epoch, ok bool) {
+	if len(b) < epochLen {
+		return e, false
+	}
+	e.Cluster = binary.BigEndian.Uint64(b)
+	copy(e.Nonce[:], b[8:])
+	return e, true
 }
 
 func (s state) append(dst []byte) []byte {
-	dst = binary.BigEndian.AppendUint64(dst, s.epoch.Cluster)
-	dst = append(dst, s.epoch.Nonce[:]...)
+	dst = appendEpoch(dst, s.epoch)
 	dst = binary.AppendVarint(dst, s.bytes)
 	dst = binary.AppendUvarint(dst, uint64(len(s.spans)))
 	for _, p := range s.spans {
@@ -59,7 +74,7 @@ func (s state) append(dst []byte) []byte {
 		dst = append(binary.AppendUvarint(dst, uint64(len(p.End))), p.End...)
 		dst = binary.AppendVarint(dst, p.Revision)
 	}
-	return dst
+	return binary.AppendVarint(dst, s.floor)
 }
 
 func decodeState(b []byte) (s state, err error) {
@@ -67,12 +82,12 @@ func decodeState(b []byte) (s state, err error) {
 		return s, nil
 	}
 	bad := &kv.Error{Code: kv.Corrupt, Detail: "cache: its state record is damaged"}
-	if len(b) < 24 {
+	epoch, ok := decodeEpoch(b)
+	if !ok {
 		return s, bad
 	}
-	s.epoch.Cluster = binary.BigEndian.Uint64(b)
-	copy(s.epoch.Nonce[:], b[8:])
-	r := bytes.NewReader(b[24:])
+	s.epoch = epoch
+	r := bytes.NewReader(b[epochLen:])
 	if s.bytes, err = binary.ReadVarint(r); err != nil {
 		return s, bad
 	}
@@ -96,6 +111,12 @@ func decodeState(b []byte) (s state, err error) {
 			return s, bad
 		}
 		s.spans = append(s.spans, p)
+	}
+	if r.Len() == 0 {
+		return s, nil
+	}
+	if s.floor, err = binary.ReadVarint(r); err != nil {
+		return s, bad
 	}
 	return s, nil
 }

@@ -1,0 +1,160 @@
+package cache
+
+import (
+	"bytes"
+	"slices"
+
+	bolt "go.etcd.io/bbolt"
+
+	"holdfast/kv"
+)
+
+// Covered returns the span that holds the whole range, if there is one. A key held by itself is a span of its own.
+func (c *Cache) Covered(key, end []byte) (Span, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if s, ok := c.covered(key, end); ok {
+		return s, true
+	}
+	if h := c.heldAt(key, end); h != nil {
+		return h.span(c.floor), true
+	}
+	return Span{}, false
+}
+
+func (c *Cache) covered(key, end []byte) (Span, bool) {
+	for _, s := range c.spans {
+		if s.contains(key, end) {
+			return s, true
+		}
+	}
+	return Span{}, false
+}
+
+// Found is a key as the cache knows it.
+type Found struct {
+	KV      *kv.KeyValue // nil: it does not exist. It is shared
+	Span    Span
+	Epoch   kv.Epoch
+	Held    bool // by itself, not as a part of a span
+	Partial bool
+}
+
+// Get returns a key. Covered false: the cache does not know.
+func (c *Cache) Get(key []byte) (f Found, covered bool, err error) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if f.Span, covered = c.covered(key, nil); !covered {
+		h := c.heldAt(key, nil)
+		if h == nil {
+			return f, false, nil
+		}
+		h.used.Store(c.missed.now.Add(1))
+		f.Span, f.Held = h.span(c.floor), true
+	}
+	f.Epoch, f.Partial = c.epoch, c.partial
+	f.KV, err = c.get(key)
+	if len(c.own) > 0 {
+		if e, ok := c.own[string(key)]; ok && (f.KV == nil || f.KV.ModRevision < e.KV.ModRevision) {
+			f.KV = nil
+			if !e.Delete {
+				f.KV = &e.KV
+			}
+		}
+	}
+	return f, true, err
+}
+
+// get returns the newest version that the feed has brought.
+func (c *Cache) get(key []byte) (*kv.KeyValue, error) {
+	if p, ok := c.dirty[string(key)]; ok {
+		return p, nil
+	}
+	if p, ok := c.frozen[string(key)]; ok {
+		return p, nil
+	}
+	if p, ok := c.hot.get(key); ok {
+		return p, nil
+	}
+	p, err := c.stored(key)
+	if err == nil {
+		c.hot.put(key, p) // mu is held, so it has not changed since it was read
+	}
+	return p, err
+}
+
+func (c *Cache) stored(key []byte) (found *kv.KeyValue, err error) {
+	err = c.db.View(func(tx *bolt.Tx) error {
+		b := tx.Bucket(bucketKeys).Get(key)
+		if b == nil {
+			return nil
+		}
+		v, err := decodeValue(bytes.Clone(key), b)
+		found = &v
+		return err
+	})
+	return found, err
+}
+
+// Range returns the keys of a covered range in order, and the span's revision. With asOf the own writes after that
+// revision are left out.
+func (c *Cache) Range(key, end []byte, asOf int64) (kvs []kv.KeyValue, f Found, covered bool, err error) {
+	if len(end) == 0 && asOf == 0 {
+		f, covered, err := c.Get(key)
+		if f.KV != nil {
+			kvs = []kv.KeyValue{*f.KV}
+		}
+		return kvs, f, covered, err
+	}
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if f.Span, covered = c.covered(key, end); !covered {
+		h := c.heldAt(key, end)
+		if h == nil {
+			return nil, f, false, nil
+		}
+		f.Span, f.Held = h.span(c.floor), true
+	}
+	f.Epoch, f.Partial = c.epoch, c.partial
+	all, err := c.scan(key, end)
+	for k, e := range c.own {
+		if was, ok := all[k]; kv.Contains(key, end, []byte(k)) && (asOf == 0 || e.KV.ModRevision <= asOf) &&
+			(!ok || was.ModRevision < e.KV.ModRevision) {
+			if delete(all, k); !e.Delete {
+				all[k] = e.KV
+			}
+		}
+	}
+	for _, v := range all {
+		kvs = append(kvs, v)
+	}
+	slices.SortFunc(kvs, func(a, b kv.KeyValue) int { return bytes.Compare(a.Key, b.Key) })
+	return kvs, f, true, err
+}
+
+// scan returns what is known of a range, whether covered or not.
+func (c *Cache) scan(key, end []byte) (map[string]kv.KeyValue, error) {
+	all := map[string]kv.KeyValue{}
+	err := c.db.View(func(tx *bolt.Tx) error {
+		cur := tx.Bucket(bucketKeys).Cursor()
+		for k, b := cur.Seek(key); k != nil && kv.Contains(key, end, k); k, b = cur.Next() {
+			v, err := decodeValue(bytes.Clone(k), b)
+			if err != nil {
+				return err
+			}
+			all[string(k)] = v
+		}
+		return nil
+	})
+	for _, changes := range []map[string]*kv.KeyValue{c.frozen, c.dirty} {
+		for k, p := range changes {
+			if !kv.Contains(key, end, []byte(k)) {
+				continue
+			}
+			if delete(all, k); p != nil {
+				all[k] = *p
+			}
+		}
+	}
+	return all, err
+}

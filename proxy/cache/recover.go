@@ -1,0 +1,74 @@
+package cache
+
+import (
+	"errors"
+
+	"holdfast/kv"
+)
+
+// recover takes in what an earlier process had not flushed. Changes may be in it that were, and own writes before others.
+func (c *Cache) recover() error {
+	c.journal.epoch = c.epoch
+	changes, partial, err := c.journal.replay()
+	if err != nil {
+		return err
+	}
+	if partial {
+		c.journal.mark[0] ^= 0xff
+	}
+	for _, ch := range changes {
+		if err := c.redo(ch); err != nil {
+			return err
+		}
+	}
+	if partial {
+		// Whether what is absent exists is not known, so there is no use in holding that it does not.
+		for k := range c.held {
+			if v, err := c.peek([]byte(k)); err != nil || v == nil {
+				if err := errors.Join(err, c.release(k)); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	c.settle()
+	c.gone = nil
+	if len(changes) == 0 && !partial {
+		return nil
+	}
+	c.partial = true // the journal stays as it is until all of it is written
+	err = c.Flush()
+	if c.partial = partial; err != nil {
+		return err
+	}
+	if !partial {
+		return c.journal.forget()
+	}
+	// The mark stays until what it warns of is over.
+	return errors.Join(c.journal.begin(), c.journal.forgetOld())
+}
+
+// redo takes in one change. The file may be ahead of it.
+func (c *Cache) redo(ch change) error {
+	if ch.held > 0 {
+		if _, mirrored := c.covered(ch.KV.Key, nil); mirrored {
+			return nil
+		}
+		return c.take(ch.Event, ch.held)
+	}
+	f, covered, err := c.Get(ch.KV.Key)
+	if err != nil || !covered || f.Span.Revision >= ch.KV.ModRevision {
+		return err
+	}
+	if ch.own {
+		c.own[string(ch.KV.Key)] = ch.Event
+	}
+	if f.KV != nil && f.KV.ModRevision > ch.KV.ModRevision {
+		return nil
+	}
+	if h := c.held[string(ch.KV.Key)]; h != nil && !ch.own {
+		h.rev = max(h.rev, ch.KV.ModRevision)
+		c.changed[string(ch.KV.Key)] = struct{}{}
+	}
+	return c.change(kv.Event{Delete: ch.Delete, KV: ch.KV})
+}
