@@ -12,6 +12,7 @@ import (
 type metrics struct {
 	m             *Member
 	proposals     *prometheus.CounterVec // by outcome
+	audits        *prometheus.CounterVec // by result
 	commitSeconds prometheus.Histogram
 	gauges        []gauge
 }
@@ -34,6 +35,10 @@ func newMetrics(m *Member) *metrics {
 			Namespace: namespace, Subsystem: subsystem, Name: "proposals_total",
 			Help: "Commands asked for, by outcome: ok or the code of the error.",
 		}, []string{"outcome"}),
+		audits: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "audits_total",
+			Help: "Comparisons of this replica with the leader: same, different, or skipped.",
+		}, []string{"result"}),
 		commitSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: namespace, Subsystem: subsystem, Name: "commit_seconds",
 			Help: "Time from proposal to answer.", Buckets: commitBuckets,
@@ -79,6 +84,7 @@ func (x *metrics) add(name, help string, kind prometheus.ValueType, value func(*
 func (x *metrics) Describe(ch chan<- *prometheus.Desc) {
 	x.proposals.Describe(ch)
 	x.commitSeconds.Describe(ch)
+	x.audits.Describe(ch)
 	for _, g := range x.gauges {
 		ch <- g.desc
 	}
@@ -88,6 +94,7 @@ func (x *metrics) Describe(ch chan<- *prometheus.Desc) {
 func (x *metrics) Collect(ch chan<- prometheus.Metric) {
 	x.proposals.Collect(ch)
 	x.commitSeconds.Collect(ch)
+	x.audits.Collect(ch)
 	for _, g := range x.gauges {
 		ch <- prometheus.MustNewConstMetric(g.desc, g.kind, g.value(x.m))
 	}

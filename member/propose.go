@@ -47,10 +47,17 @@ func (m *Member) do(ctx context.Context, c kv.Command) (kv.Result, error) {
 	if n := len(*buf); n > m.cfg.RequestBytes {
 		return kv.Result{}, kv.Errorf(kv.TooLarge, "the request has %d bytes, the limit is %d", n, m.cfg.RequestBytes)
 	}
+	if err := m.passes(ctx, c); err != nil {
+		return kv.Result{}, err
+	}
 	if err := m.space.admit(int64(len(*buf)), frees(c.Ops)); err != nil {
 		return kv.Result{}, err
 	}
-	return m.propose(ctx, *buf)
+	res, err := m.propose(ctx, *buf)
+	if err == nil {
+		err = m.sweepFor(ctx, c.Ops)
+	}
+	return res, err
 }
 
 // encodeBuffers holds buffers for commands on their way into the log, which makes a copy.
@@ -74,7 +81,7 @@ func checkDoor(c kv.Command) error {
 func checkOwn(c kv.Command) error {
 	for _, op := range c.Ops {
 		switch op := op.(type) {
-		case kv.LeaderTerm, kv.OpenEpoch:
+		case kv.LeaderTerm, kv.OpenEpoch, kv.SetFeature, kv.Audit:
 			return kv.Errorf(kv.Invalid, "%T is proposed by a leader only", op)
 		case kv.LeaseKeepAlive:
 			return kv.Errorf(kv.Invalid, "a renewal of a lease has to be the only op of its command, without guards")
