@@ -178,6 +178,9 @@ func (t *transaction) compact(op kv.Compact) error {
 	case op.Revision > t.m.revision:
 		return t.m.errFuture(op.Revision)
 	case op.Revision <= t.m.compacted:
+		if op.Revision == 0 && t.m.compacted == 0 {
+			return nil
+		}
 		return t.m.errCompacted(op.Revision)
 	default:
 		t.then = append(t.then, func() { t.m.compact(op) })
@@ -249,6 +252,9 @@ func (t *transaction) query(op kv.Range) (kv.OpResult, error) {
 		return op.MinMod > 0 && v.ModRevision < op.MinMod || op.MaxMod > 0 && v.ModRevision > op.MaxMod ||
 			op.MinCreate > 0 && v.CreateRevision < op.MinCreate || op.MaxCreate > 0 && v.CreateRevision > op.MaxCreate
 	})
+	if n := op.Head(); n > 0 && int64(len(found)) > n {
+		found = found[:n]
+	}
 	order(found, op.Sort, op.Order)
 	if op.Limit > 0 && int64(len(found)) > op.Limit {
 		found, result.More = found[:op.Limit], true

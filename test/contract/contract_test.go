@@ -169,7 +169,7 @@ func TestAClientOfAnUplinkKeepsTheContract(t *testing.T) {
 }
 
 func TestAProxyKeepsTheContract(t *testing.T) {
-	for name, prefixes := range map[string][]string{"mirroring everything": {""}, "forwarding": nil} {
+	for name, prefixes := range map[string][]string{"mirroring everything": {""}, "on demand": nil} {
 		t.Run(name, func(t *testing.T) {
 			keeps(t, func(t *testing.T) api.Backend {
 				p := openProxy(t, upstream(t, openMember(t)), prefixes...)
