@@ -106,6 +106,15 @@ const (
 	OrderDescend
 )
 
+// Head is how many keys of the range, in order of key, the answer is taken from, 0 for all. As etcd has it, a Range with a
+// limit and no order takes one more than its limit, even if it names what to sort by: these it sorts and then cuts.
+func (r Range) Head() int64 {
+	if r.Limit <= 0 || r.Order != OrderNone || r.MinMod != 0 || r.MaxMod != 0 || r.MinCreate != 0 || r.MaxCreate != 0 {
+		return 0
+	}
+	return r.Limit + 1
+}
+
 // Txn applies Then if all Compares hold, else Else. Txns nest.
 type Txn struct {
 	Compares   []Compare

@@ -285,6 +285,8 @@ func (x *exec) giveUp(op kv.Compact) error {
 	switch {
 	case op.Term != 0 && op.Term != x.control.term:
 		return nil
+	case op.Revision == 0 && x.control.compact == 0: // as etcd has it: there is nothing before the first revision
+		return nil
 	case op.Revision <= x.control.compact:
 		return compacted(op.Revision, x.control.compact)
 	case op.Revision > x.base:

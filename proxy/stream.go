@@ -127,9 +127,7 @@ func (s *stream) mirrored(m *mirror, b kv.Batch) error {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if len(b.Events) > 0 {
-		m.tail.add(b, replaced)
-	}
+	m.tail.add(b, replaced)
 	f.signal()
 	return nil
 }

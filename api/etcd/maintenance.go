@@ -3,6 +3,7 @@ package etcd
 import (
 	"context"
 	"regexp"
+	"strings"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -111,6 +112,9 @@ func (s maintenanceService) MoveLeader(ctx context.Context, r *pb.MoveLeaderRequ
 	}
 }
 
+// errUnknownMethod is etcd's answer to an action that is none.
+var errUnknownMethod = status.Error(codes.Unknown, "etcdserver: unknown method")
+
 const noDowngrade = "holdfast: there is no etcd version that this store could be downgraded to; to go back to an older version of " +
 	"Holdfast, install it: it starts unless the cluster has begun to use what it does not know, and says so"
 
@@ -130,9 +134,9 @@ func (s maintenanceService) Downgrade(ctx context.Context, r *pb.DowngradeReques
 		}
 		return nil, status.Error(codes.Unimplemented, noDowngrade)
 	case pb.DowngradeRequest_CANCEL:
-		return &pb.DowngradeResponse{Header: s.header(admin.Condition().Header), Version: api.EtcdClusterVersion}, nil
+		return &pb.DowngradeResponse{Header: s.header(admin.Condition().Header), Version: strings.TrimSuffix(api.EtcdClusterVersion, ".0")}, nil
 	default:
-		return nil, status.Error(codes.InvalidArgument, "holdfast: a downgrade is validated, enabled or canceled: there is no action "+r.Action.String())
+		return nil, errUnknownMethod
 	}
 }
 

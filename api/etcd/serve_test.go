@@ -50,7 +50,7 @@ type node struct {
 }
 
 // serve starts a Server in front of a Backend, or of Memory if that is nil.
-func serve(t *testing.T, o Options) *node {
+func serve(t testing.TB, o Options) *node {
 	t.Helper()
 	if o.Backend == nil {
 		o.Backend = apitest.NewMemory()
@@ -83,7 +83,7 @@ func serve(t *testing.T, o Options) *node {
 	return n
 }
 
-func dial(t *testing.T, addr string) *grpc.ClientConn {
+func dial(t testing.TB, addr string) *grpc.ClientConn {
 	t.Helper()
 	conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<30), grpc.MaxCallSendMsgSize(1<<30)))

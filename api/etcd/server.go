@@ -25,6 +25,10 @@ const (
 	// limit; this one is far above what its clients do, and bounds what one connection can hold here.
 	streamsMax = 1 << 16
 
+	// workers are goroutines that answer one call after the other: their stacks have grown already. A new goroutine for
+	// each call spends about 7 % of a PUT's CPU on growing its own. Calls beyond these get one all the same.
+	workers = 64
+
 	// headerMax is the most bytes of metadata that a call may have, as net/http takes them here.
 	headerMax = 64 << 10
 )
@@ -41,6 +45,7 @@ func (s *Server) serverOptions() []grpc.ServerOption {
 		grpc.MaxHeaderListSize(headerMax),
 		grpc.SharedWriteBuffer(true), // an idle connection holds none
 		grpc.WaitForHandlers(true),
+		grpc.NumStreamWorkers(workers),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingMin}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: s.opts.IdleTimeout, Time: pingEvery, Timeout: pingTimeout}),
 	}

@@ -72,10 +72,11 @@ func version(w http.ResponseWriter, s api.Status) {
 	reply(w, http.StatusOK, struct {
 		Server   string `json:"etcdserver"`
 		Cluster  string `json:"etcdcluster"`
+		Storage  string `json:"storage"`
 		Holdfast string `json:"holdfast"`
 		Go       string `json:"go"`
 		Platform string `json:"platform"`
-	}{api.EtcdVersion, api.EtcdClusterVersion, s.Version, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH})
+	}{api.EtcdVersion, api.EtcdClusterVersion, api.EtcdClusterVersion, s.Version, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH})
 }
 
 func plain(w http.ResponseWriter, status int) {

@@ -58,7 +58,7 @@ func opInScope(op kv.Op, peer Peer) *kv.Error {
 		}
 		return nil
 	case kv.Skip, kv.LeaseGrant, kv.LeaseKeepAlive, kv.LeaseTTL, kv.LeaseList, kv.LeaseRevoke, kv.Compact, kv.Alarms:
-		return nil // name no key; whether this peer may is for authorisation
+		return nil // name no key; see lease.go. Whether this peer may is for authorisation
 	default:
 		return kv.Errorf(kv.PermissionDenied, "a proxy may not send a %T", op)
 	}

@@ -30,7 +30,7 @@ func runThree(ctx context.Context, b *bench) error {
 	var fit []contender
 	for _, c := range list {
 		switch c.name {
-		case hfREST, etcdGRPC, etcdJSON:
+		case hfREST, hfGRPC, hfJSON, etcdGRPC, etcdJSON:
 			fit = append(fit, c)
 		}
 	}
@@ -77,12 +77,15 @@ func runThree(ctx context.Context, b *bench) error {
 	b.loadTable("PUT, three members, through the leader (server CPU of all three)", "three", "put", fit)
 	var claims []claim
 	for _, n := range b.clients {
-		num, den := cell{"three", "put", hfREST, n}, cell{"three", "put", etcdGRPC, n}
-		claims = append(claims,
-			claim{what: "rate over etcd's gRPC, " + clients(n), num: num, den: den, value: vRate},
-			claim{what: "p99 over etcd's gRPC, " + clients(n), num: num, den: den, value: vP99},
-			claim{what: "server CPU over etcd's gRPC, " + clients(n), num: num, den: den, value: vCPU},
-			claim{what: "rate over etcd's JSON gateway, " + clients(n), num: num, den: cell{"three", "put", etcdJSON, n}, value: vRate})
+		for _, pair := range []struct {
+			what      string
+			ours, his string
+		}{{"gRPC", hfGRPC, etcdGRPC}, {"REST over etcd's gRPC", hfREST, etcdGRPC}, {"REST over etcd's JSON gateway", hfREST, etcdJSON}} {
+			num, den := cell{"three", "put", pair.ours, n}, cell{"three", "put", pair.his, n}
+			for _, figure := range []struct{ what, value string }{{"rate", vRate}, {"p99", vP99}, {"server CPU", vCPU}} {
+				claims = append(claims, claim{what: figure.what + ", " + pair.what + ", " + clients(n), num: num, den: den, value: figure.value})
+			}
+		}
 	}
 	b.report.claims("PUT, three members: ratios", claims)
 	return nil

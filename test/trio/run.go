@@ -15,9 +15,11 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"holdfast/api"
+	"holdfast/api/etcd"
 	"holdfast/api/ops"
 	"holdfast/api/rest"
 	"holdfast/internal/bridge"
+	"holdfast/internal/sniff"
 	"holdfast/member"
 	"holdfast/member/raftnet"
 	"holdfast/transport"
@@ -81,31 +83,52 @@ func run(ctx context.Context, dir, listen string) error {
 // drain is how long requests under way have at the end.
 const drain = 5 * time.Second
 
-// serve answers clients as the agent does, on one door.
+// serve answers clients as the agent does, on one door: REST, etcd's API and health.
 func serve(ctx context.Context, door net.Listener, m *member.Member, registry *prometheus.Registry) error {
 	report := reporter{m}
 	devices := rest.New(rest.Options{Backend: m, Reporter: report, Metrics: registry})
 	operators := ops.New(ops.Options{Reporter: report, Gatherer: registry})
+	calls := etcd.New(etcd.Options{
+		Backend: m, Reporter: report, Metrics: registry, ClientURLs: []string{"http://" + door.Addr().String()},
+	})
+	split := sniff.New(door, drain)
 	srv := &http.Server{
-		ReadHeaderTimeout: time.Minute,
+		ReadHeaderTimeout: drain,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if ops.Owns(r.URL.Path) {
+			switch {
+			case ops.Owns(r.URL.Path):
 				operators.ServeHTTP(w, r)
-				return
+			case etcd.Owns(r.URL.Path), etcd.IsCall(r):
+				calls.ServeHTTP(w, r)
+			default:
+				devices.ServeHTTP(w, r)
 			}
-			devices.ServeHTTP(w, r)
 		}),
 	}
 	srv.RegisterOnShutdown(devices.EndWatches)
-	context.AfterFunc(ctx, func() {
-		end, cancel := context.WithTimeout(context.Background(), drain)
-		defer cancel()
-		_ = srv.Shutdown(end) // what still runs is cut off
+	var g errgroup.Group
+	g.Go(func() error { split.Run(); return nil })
+	g.Go(func() error { return calls.Serve(split.GRPC()) })
+	g.Go(func() error {
+		if err := srv.Serve(split.HTTP()); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
 	})
-	if err := srv.Serve(door); !errors.Is(err, http.ErrServerClosed) {
-		return err
+	<-ctx.Done()
+	end, cancel := context.WithTimeout(context.Background(), drain)
+	defer cancel()
+	calls.EndStreams()
+	calls.Close(end)
+	_ = srv.Shutdown(end) // what still runs is cut off
+	return errors.Join(g.Wait(), ignoreClosed(door.Close()))
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
 	}
-	return nil
+	return err
 }
 
 // reporter shows a member as the agent's status does, as far as anyone asks here.
