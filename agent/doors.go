@@ -11,7 +11,9 @@ import (
 	"sync"
 	"time"
 
+	"holdfast/api/etcd"
 	"holdfast/config"
+	"holdfast/internal/sniff"
 )
 
 // drainMax bounds the end of the doors: requests that run get most of it to finish, what then still runs is cut off.
@@ -23,17 +25,20 @@ const (
 // headerMax is the most bytes of header that a request may have.
 const headerMax = 64 << 10
 
-// doors serves HTTP/1.1 and HTTP/2 (by prior knowledge) on every listener.
+// doors serves HTTP/1.1 and HTTP/2 (by prior knowledge) on every listener, and gRPC on those that have etcd's API.
 type doors struct {
 	log     *slog.Logger
 	gate    *gate
+	etcd    *etcd.Server    // nil: no listener has it
 	force   context.Context // ended to cut a drain short
 	servers []*server
 }
 
 type server struct {
-	door *door
-	http *http.Server
+	door  *door
+	http  *http.Server
+	split *sniff.Splitter // between http and etcd; nil: all is http's
+	grpc  net.Listener    // of the connections that are etcd's
 }
 
 // add puts a server behind a door. onShutdown may be nil.
@@ -54,7 +59,15 @@ func (ds *doors) add(d *door, l *limiter, h http.Handler, limits config.Limits, 
 		srv.RegisterOnShutdown(onShutdown)
 	}
 	d.listener = l.listener(d.listener)
-	ds.servers = append(ds.servers, &server{d, srv})
+	ds.servers = append(ds.servers, &server{door: d, http: srv})
+}
+
+// addEtcd is add for a door that has etcd's API besides.
+func (ds *doors) addEtcd(d *door, l *limiter, h http.Handler, limits config.Limits, onShutdown func()) {
+	ds.add(d, l, h, limits, onShutdown)
+	s := ds.servers[len(ds.servers)-1]
+	s.split = sniff.New(d.listener, limits.HeaderTimeout)
+	d.listener, s.grpc = s.split.HTTP(), l.turnAway(s.split.GRPC())
 }
 
 // closing tells clients not to use a connection again that will not be served again.
@@ -71,8 +84,16 @@ func (ds *doors) closing(h http.Handler) http.Handler {
 func (ds *doors) Run(ctx context.Context, ready func()) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	failed := make(chan error, len(ds.servers))
+	failed := make(chan error, 2*len(ds.servers))
 	for _, s := range ds.servers {
+		if s.split != nil {
+			wg.Go(s.split.Run)
+			wg.Go(func() {
+				if err := ds.etcd.Serve(s.grpc); err != nil {
+					failed <- fmt.Errorf("serve gRPC on %s: %w", s.door.listener.Addr(), err)
+				}
+			})
+		}
 		wg.Go(func() {
 			if err := s.http.Serve(s.door.listener); !errors.Is(err, http.ErrServerClosed) {
 				failed <- fmt.Errorf("serve %s on %s: %w", s.door.purpose, s.door.listener.Addr(), err)
@@ -95,12 +116,24 @@ func (ds *doors) drain() error {
 	ctx, cancel := context.WithTimeout(ds.force, drainMax)
 	defer cancel()
 	requests, done := context.WithTimeout(ctx, requestsMax)
+	if ds.etcd != nil {
+		ds.etcd.EndStreams()
+	}
 	left := ds.gate.drain(requests)
 	done()
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	var cut int
 	var errs []error
+	if ds.etcd != nil {
+		wg.Go(func() {
+			if ds.etcd.Close(ctx) {
+				mu.Lock()
+				defer mu.Unlock()
+				cut++
+			}
+		})
+	}
 	for _, s := range ds.servers {
 		wg.Go(func() {
 			err := s.http.Shutdown(ctx)

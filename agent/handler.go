@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"holdfast/api"
+	"holdfast/api/etcd"
 	"holdfast/api/ops"
 	"holdfast/api/rest"
 	"holdfast/config"
@@ -14,7 +15,7 @@ import (
 
 // buildDoors puts the handlers of its purpose behind each open listener:
 //
-//	clients         /v1, health, version; metrics unless they have a listener of their own
+//	clients         /v1, etcd's API, health, version; metrics unless they have a listener of their own
 //	administration  the same, join tokens, metrics always, profiles
 //	metrics         health, version, metrics
 func (a *Agent) buildDoors(force context.Context) *doors {
@@ -26,6 +27,8 @@ func (a *Agent) buildDoors(force context.Context) *doors {
 		Metrics:     reg,
 		ValueMax:    int(a.cfg.Limits.Value),
 		KeyMax:      int(a.cfg.Limits.Key),
+		RequestMax:  int(a.cfg.Limits.Request),
+		OpsMax:      a.cfg.Limits.TxnOps,
 		WatchesMax:  a.cfg.Limits.Watches,
 		BodyTimeout: a.cfg.Limits.BodyTimeout,
 		Origins:     a.cfg.CORS.Origins,
@@ -58,28 +61,58 @@ func (a *Agent) buildDoors(force context.Context) *doors {
 		}
 	)
 	a.clients = limiters[forClients]
-	ds := &doors{log: a.opts.Log, gate: a.gate, force: force}
+	ds := &doors{log: a.opts.Log, gate: a.gate, force: force, etcd: a.buildEtcd()}
 	for _, d := range a.open {
-		h := operators[d.purpose]
+		h, l := operators[d.purpose], limiters[d.purpose]
 		switch d.purpose {
 		case forClients:
-			h = split(h, devices)
+			ds.addEtcd(d, l, split(h, devices, devices.Guard(ds.etcd), ds.etcd), a.cfg.Limits, devices.EndWatches)
 		case forAdmin:
-			h = split(h, devices.Admin())
+			ds.addEtcd(d, l, split(h, devices.Admin(), devices.Guard(ds.etcd), ds.etcd), a.cfg.Limits, devices.EndWatches)
+		default:
+			ds.add(d, l, h, a.cfg.Limits, devices.EndWatches)
 		}
-		ds.add(d, limiters[d.purpose], h, a.cfg.Limits, devices.EndWatches)
 	}
 	return ds
 }
 
-// split sends the paths that ops owns to it, and all others on as they are: a mux would clean them, and "//" is part of
-// a key.
-func split(operators, devices http.Handler) http.Handler {
+// buildEtcd is the server of etcd's API, for all listeners that have it.
+func (a *Agent) buildEtcd() *etcd.Server {
+	return etcd.New(etcd.Options{
+		Backend:     a.gate,
+		Reporter:    a,
+		Admin:       a.admin,
+		Name:        a.cfg.Name,
+		ClientURLs:  a.Addrs(),
+		Log:         a.opts.Log,
+		Metrics:     a.opts.Metrics,
+		RequestMax:  int(a.cfg.Limits.Request),
+		TxnOpsMax:   a.cfg.Limits.TxnOps,
+		IdleTimeout: a.cfg.Limits.IdleTimeout,
+	})
+}
+
+// admin is what this node can do for an operator, nil if it is no full replica or not open yet.
+func (a *Agent) admin() api.Admin {
+	if n := a.node.Load(); n != nil {
+		return n.admin
+	}
+	return nil
+}
+
+// split sends the paths that ops and etcd's gateway own to them, gRPC to etcd, and all others on as they are: a mux would
+// clean them, and "//" is part of a key.
+func split(operators, devices, gateway http.Handler, calls *etcd.Server) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if ops.Owns(r.URL.Path) {
+		switch {
+		case ops.Owns(r.URL.Path):
 			operators.ServeHTTP(w, r)
-			return
+		case etcd.Owns(r.URL.Path):
+			gateway.ServeHTTP(w, r)
+		case etcd.IsCall(r):
+			calls.ServeHTTP(w, r)
+		default:
+			devices.ServeHTTP(w, r)
 		}
-		devices.ServeHTTP(w, r)
 	})
 }

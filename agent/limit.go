@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"holdfast/internal/sniff"
 )
 
 // limiter bounds the connections of the listeners of one purpose. A connection beyond the limit is not left hanging: it
@@ -127,11 +129,45 @@ type beyondKey struct{}
 
 // mark is for http.Server.ConnContext.
 func (l *limiter) mark(ctx context.Context, c net.Conn) context.Context {
-	if lc, ok := c.(*limitedConn); ok && lc.beyond {
+	if limited(c) {
 		l.refused.Add(1)
 		return context.WithValue(ctx, beyondKey{}, true)
 	}
 	return ctx
 }
 
+// limited reports whether a connection is beyond the limit.
+func limited(c net.Conn) bool {
+	if outer, ok := c.(interface{ NetConn() net.Conn }); ok {
+		c = outer.NetConn()
+	}
+	lc, ok := c.(*limitedConn)
+	return ok && lc.beyond
+}
+
 func isBeyond(ctx context.Context) bool { return ctx.Value(beyondKey{}) != nil }
+
+// turnAway is l without the connections beyond the limit: gRPC has a word for that, and clients try another node.
+func (l *limiter) turnAway(inner net.Listener) net.Listener { return &turningListener{inner, l} }
+
+type turningListener struct {
+	net.Listener
+	limiter *limiter
+}
+
+// farewellTimeout is how long the word may take; nothing else was written on the connection that could be in its way.
+const farewellTimeout = time.Second
+
+func (l *turningListener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil || !limited(c) {
+			return c, err
+		}
+		l.limiter.refused.Add(1)
+		if c.SetWriteDeadline(time.Now().Add(farewellTimeout)) == nil {
+			_, _ = c.Write(sniff.TooManyConnections) // a client that has gone needs no word
+		}
+		_ = c.Close() // nothing was begun on it
+	}
+}

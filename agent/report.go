@@ -10,6 +10,7 @@ import (
 // node is what stands behind the gate, as the rest of the agent sees it: a member, and whatever else a node may become.
 type node struct {
 	backend  api.Backend
+	admin    api.Admin                   // nil if it is no full replica
 	caughtUp <-chan struct{}             // closed once it has a leader and everything the leader had
 	alive    func(context.Context) error // nil once its loop has answered
 	describe func(*api.Status)           // fills in its part, from memory

@@ -83,7 +83,7 @@ func (m *Member) hostConfig(dir string) config.NodeHostConfig {
 		Expert: config.ExpertConfig{
 			LogDBFactory:        m.logs,
 			TransportFactory:    m.net,
-			NodeRegistryFactory: newRegistry(),
+			NodeRegistryFactory: m.registry,
 			Engine: config.EngineConfig{
 				ExecShards: 1, CommitShards: 1, ApplyShards: 1, SnapshotShards: 1, CloseShards: 1,
 			},

@@ -29,7 +29,10 @@ func (m *Member) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
 		p, err := m.Read(ctx, kv.Query{By: c.By, Ops: c.Ops})
 		return kv.Result{Header: p.Header, Ops: p.Ops}, err
 	}
-	res, err := m.do(ctx, c)
+	if op, ok := keepAlive(c); ok {
+		return m.keepAlive(ctx, op)
+	}
+	res, err := m.do(ctx, chooseIDs(c))
 	m.metrics.proposed(err)
 	return res, err
 }
@@ -44,10 +47,17 @@ func (m *Member) do(ctx context.Context, c kv.Command) (kv.Result, error) {
 	if n := len(*buf); n > m.cfg.RequestBytes {
 		return kv.Result{}, kv.Errorf(kv.TooLarge, "the request has %d bytes, the limit is %d", n, m.cfg.RequestBytes)
 	}
+	if err := m.passes(ctx, c); err != nil {
+		return kv.Result{}, err
+	}
 	if err := m.space.admit(int64(len(*buf)), frees(c.Ops)); err != nil {
 		return kv.Result{}, err
 	}
-	return m.propose(ctx, *buf)
+	res, err := m.propose(ctx, *buf)
+	if err == nil {
+		err = m.sweepFor(ctx, c.Ops)
+	}
+	return res, err
 }
 
 // encodeBuffers holds buffers for commands on their way into the log, which makes a copy.
@@ -61,26 +71,48 @@ func checkDoor(c kv.Command) error {
 	if err := mvcc.Check(c); err != nil {
 		return err
 	}
-	for _, op := range c.Ops {
-		switch op := op.(type) {
-		case kv.LeaderTerm, kv.OpenEpoch:
-			return kv.Errorf(kv.Invalid, "%T is proposed by a leader only", op)
-		case kv.Compact:
-			if op.Term != 0 {
-				return kv.Errorf(kv.Invalid, "a compaction with a term is proposed by a leader only")
-			}
-		}
+	if err := checkOwn(c); err != nil {
+		return err
 	}
 	return wire.CheckCommand(c)
 }
 
+// checkOwn refuses what only a leader proposes, in a batch too.
+func checkOwn(c kv.Command) error {
+	for _, op := range c.Ops {
+		switch op := op.(type) {
+		case kv.LeaderTerm, kv.OpenEpoch, kv.SetFeature, kv.Audit:
+			return kv.Errorf(kv.Invalid, "%T is proposed by a leader only", op)
+		case kv.LeaseKeepAlive:
+			return kv.Errorf(kv.Invalid, "a renewal of a lease has to be the only op of its command, without guards")
+		case kv.Compact:
+			if op.Term != 0 {
+				return kv.Errorf(kv.Invalid, "a compaction with a term is proposed by a leader only")
+			}
+		case kv.LeaseRevoke:
+			if op.Term != 0 {
+				return kv.Errorf(kv.Invalid, "a revocation with a term is proposed by a leader only")
+			}
+		case kv.Each:
+			for _, one := range op.Commands {
+				if err := checkOwn(one); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
 // propose sends an encoded command through the log. It tries again while it is certain that nothing was applied and
 // there is time.
-func (m *Member) propose(ctx context.Context, cmd []byte) (kv.Result, error) {
+func (m *Member) propose(ctx context.Context, cmd []byte) (res kv.Result, err error) {
 	if !m.begin() {
 		return kv.Result{}, errStopping()
 	}
 	defer m.calls.Done()
+	m.metrics.pending.Add(1)
+	defer func() { m.metrics.ended(err) }()
 	began := time.Now()
 	for {
 		if err := m.leader.await(ctx); err != nil {

@@ -29,7 +29,9 @@ func TestDoorRefusesWhatMustNotReachTheLog(t *testing.T) {
 		{"a leader's", kv.LeaderTerm{Nonce: 7}, kv.Invalid},
 		{"a founder's", kv.OpenEpoch{Epoch: kv.Epoch{Cluster: 1}}, kv.Invalid},
 		{"time driven", kv.Compact{Revision: 1, Term: 7}, kv.Invalid},
-		{"unknown", kv.LeaseKeepAlive{ID: 1}, kv.Unsupported},
+		{"time driven", kv.LeaseRevoke{ID: 1, Term: 7}, kv.Invalid},
+		{"a leader's, in a batch", kv.Each{Commands: []kv.Command{{Ops: []kv.Op{kv.Compact{Revision: 1, Term: 7}}}}}, kv.Invalid},
+		{"a renewal, in a batch", kv.Each{Commands: []kv.Command{{Ops: []kv.Op{kv.LeaseKeepAlive{ID: 1}}}}}, kv.Invalid},
 		{"no op", nil, kv.Unsupported},
 	} {
 		_, err := m.Do(t.Context(), kv.Command{Ops: []kv.Op{c.op}})

@@ -17,15 +17,23 @@ import (
 type Network interface {
 	// Serve makes recv and chunk known, which take in what others send, before the member starts. They may be called
 	// concurrently, block for as long as disk writes take, and do nothing once the member has stopped.
-	Serve(recv func(pb.MessageBatch), chunk func(pb.Chunk) bool) error
+	//
+	// Answer answers what others ask. It is called concurrently as well, with a context that ends when the asker is gone.
+	Serve(recv func(pb.MessageBatch), chunk func(pb.Chunk) bool, answer func(ctx context.Context, request []byte) []byte) error
 	// Connect returns a way to send messages to a node. An error, at once or of the connection later, makes the node
 	// unreachable for raft.
 	Connect(ctx context.Context, node string) (raftio.IConnection, error)
 	// ConnectBulk returns a way to send the chunks of a snapshot to a node.
 	ConnectBulk(ctx context.Context, node string) (raftio.ISnapshotConnection, error)
+	// Ask returns what a node answers, an error if it cannot be asked or does not answer before ctx ends. Request and
+	// answer have at most AskMax bytes.
+	Ask(ctx context.Context, node string, request []byte) (answer []byte, err error)
 	// Close ends all connections. It is called once, after the last Connect.
 	Close() error
 }
+
+// AskMax is how long what members ask each other, and what they answer, may be: 1,024 questions about leases take less.
+const AskMax = 1 << 20
 
 // errNoNetwork is why a member without a Network reaches nobody.
 var errNoNetwork = errors.New("this member has no network to others")
@@ -33,8 +41,15 @@ var errNoNetwork = errors.New("this member has no network to others")
 // alone is the Network of a member without peers.
 type alone struct{}
 
-func (alone) Serve(func(pb.MessageBatch), func(pb.Chunk) bool) error { return nil }
-func (alone) Close() error                                           { return nil }
+func (alone) Serve(func(pb.MessageBatch), func(pb.Chunk) bool, func(context.Context, []byte) []byte) error {
+	return nil
+}
+
+func (alone) Close() error { return nil }
+
+func (alone) Ask(_ context.Context, node string, _ []byte) ([]byte, error) {
+	return nil, fmt.Errorf("ask node %s: %w", node, errNoNetwork)
+}
 
 func (alone) Connect(_ context.Context, node string) (raftio.IConnection, error) {
 	return nil, fmt.Errorf("connect to node %s: %w", node, errNoNetwork)
@@ -46,10 +61,11 @@ func (alone) ConnectBulk(_ context.Context, node string) (raftio.ISnapshotConnec
 
 // raftnet is the library's transport on a Network. It is its own factory, for one NodeHost.
 type raftnet struct {
-	net  Network
-	recv raftio.MessageHandler // set by Create
-	sink raftio.ChunkHandler
-	once sync.Once
+	net    Network
+	answer func(ctx context.Context, request []byte) []byte
+	recv   raftio.MessageHandler // set by Create
+	sink   raftio.ChunkHandler
+	once   sync.Once
 }
 
 // Validate accepts any id: RaftAddress is a node id and never dialled.
@@ -62,7 +78,7 @@ func (n *raftnet) Create(_ config.NodeHostConfig, recv raftio.MessageHandler, si
 
 func (*raftnet) Name() string { return "holdfast" }
 
-func (n *raftnet) Start() error { return n.net.Serve(n.recv, n.sink) }
+func (n *raftnet) Start() error { return n.net.Serve(n.recv, n.sink, n.answer) }
 
 // Close closes the Network, once.
 func (n *raftnet) Close() (err error) {
@@ -114,6 +130,19 @@ func (r *registry) RemoveShard(shard uint64) {
 			delete(r.nodes, id)
 		}
 	}
+}
+
+// list returns the node ids of the replicas of a shard.
+func (r *registry) list(shard uint64) map[uint64]string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	list := make(map[uint64]string, len(r.nodes))
+	for id, node := range r.nodes {
+		if id.ShardID == shard {
+			list[id.ReplicaID] = node
+		}
+	}
+	return list
 }
 
 // Resolve returns the node id of a replica and the key of the queue its messages wait in: one per replica.

@@ -24,6 +24,10 @@ func (m *Member) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
 	if m.isStopping() {
 		return kv.Page{}, errStopping()
 	}
+	left, err := m.leaseTimes(ctx, q)
+	if err != nil {
+		return kv.Page{}, err
+	}
 	age, err := m.freshen(ctx, q)
 	if err != nil {
 		return kv.Page{}, err
@@ -35,6 +39,7 @@ func (m *Member) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
 	if err != nil {
 		return kv.Page{}, asKV(err)
 	}
+	setTimes(q.Ops, p.Ops, left)
 	m.stamp(&p.Header)
 	p.Source, p.Age = kv.SourceMember, age
 	return p, nil
@@ -202,9 +207,9 @@ func (m *Member) isStopping() bool {
 }
 
 // asKV makes err a *kv.Error.
-func asKV(err error) error {
-	if _, ok := errors.AsType[*kv.Error](err); ok {
-		return err
+func asKV(err error) *kv.Error {
+	if e, ok := errors.AsType[*kv.Error](err); ok {
+		return e
 	}
 	return kv.Errorf(kv.Internal, "%w", err)
 }

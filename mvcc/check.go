@@ -34,6 +34,9 @@ func Check(c kv.Command) *kv.Error {
 		}
 	}
 	_, err := checkOps(c.Ops, 0)
+	if err == nil && asksLeases(c.Ops) {
+		err = kv.Errorf(kv.Invalid, "a command cannot ask about leases: ask in a query")
+	}
 	return err
 }
 
@@ -117,7 +120,13 @@ func checkOps(ops []kv.Op, depth int) (t touched, err *kv.Error) {
 			err = checkRange(op)
 		case kv.Txn:
 			err = t.addTxn(op, i, depth)
-		case kv.Compact, kv.LeaderTerm, kv.OpenEpoch, kv.LeaseGrant, kv.LeaseRevoke:
+		case kv.LeaseGrant:
+			err = checkGrant(op, depth)
+		case kv.LeaseRevoke, kv.LeaseKeepAlive:
+			if depth > 0 || len(ops) > 1 {
+				err = kv.Errorf(kv.Invalid, "%T has to be the only op of its command", op)
+			}
+		case kv.Compact, kv.LeaderTerm, kv.OpenEpoch:
 			if depth > 0 {
 				err = kv.Errorf(kv.Invalid, "%T cannot be part of a transaction", op)
 			}
@@ -127,7 +136,13 @@ func checkOps(ops []kv.Op, depth int) (t touched, err *kv.Error) {
 			if depth > 0 {
 				err = kv.Errorf(kv.Invalid, "%T cannot be part of a transaction", op)
 			}
-		case kv.LeaseKeepAlive, kv.LeaseTTL, kv.LeaseList, kv.Records:
+		case kv.SetAlarm:
+			err = checkAlarm(op, depth)
+		case kv.SetFeature, kv.Audit:
+			if depth > 0 {
+				err = kv.Errorf(kv.Invalid, "%T cannot be part of a transaction", op)
+			}
+		case kv.LeaseTTL, kv.LeaseList, kv.Records, kv.Alarms:
 		case kv.Each, kv.Skip:
 			err = kv.Errorf(kv.Invalid, "%T has to be the only op of its command", op)
 		default:
@@ -233,12 +248,24 @@ func checkRecord(op kv.SetRecord, depth int) *kv.Error {
 	return nil
 }
 
+func checkAlarm(op kv.SetAlarm, depth int) *kv.Error {
+	switch {
+	case depth > 0:
+		return kv.Errorf(kv.Invalid, "%T cannot be part of a transaction", op)
+	case op.Alarm.Kind != kv.AlarmNoSpace && op.Alarm.Kind != kv.AlarmCorrupt:
+		return kv.Errorf(kv.Invalid, "there is no alarm %d", op.Alarm.Kind)
+	}
+	return nil
+}
+
 func checkPut(op kv.Put) *kv.Error {
 	switch {
 	case len(op.Key) == 0:
 		return kv.Errorf(kv.Invalid, "the key is empty")
 	case len(op.Key) > MaxKeyBytes:
 		return kv.Errorf(kv.TooLarge, "the key has %d bytes, the limit is %d", len(op.Key), MaxKeyBytes)
+	case op.Lease != 0 && len(op.Key) > MaxLeaseKeyBytes:
+		return kv.Errorf(kv.TooLarge, "the key has %d bytes, under a lease the limit is %d", len(op.Key), MaxLeaseKeyBytes)
 	case op.IgnoreValue && len(op.Value) > 0:
 		return kv.Errorf(kv.Invalid, "a value is given that is to be ignored")
 	case op.IgnoreLease && op.Lease != 0:

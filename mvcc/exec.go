@@ -22,6 +22,10 @@ type exec struct {
 	changes []*record
 	control control
 	sides   map[string][]byte // changes of the side table
+	alarms  []kv.Alarm        // that stand, the changes included; in Apply only
+	audit   *kv.Audit         // asked for by the command
+	leases  []kv.Lease        // granted, and with a TTL of 0 ended
+	moved   []leaseKey        // keys that come under a lease, or leave one
 	writer  kv.Seq            // who the changes are by, zero for nobody who is remembered
 }
 
@@ -30,6 +34,7 @@ type control struct {
 	compact int64
 	epoch   kv.Epoch
 	term    uint64
+	feature uint64
 }
 
 // refusal tells a refusal, which every replica gives, from a fault of this one.
@@ -128,12 +133,28 @@ func (x *exec) ops(ops []kv.Op, path []bool) ([]kv.OpResult, []bool, error) {
 			results[i], err = x.listRecords(op)
 		case kv.OpenQueue:
 			results[i], err = x.openQueue(op)
+		case kv.SetAlarm:
+			results[i], err = x.setAlarm(op)
+		case kv.Alarms:
+			results[i], err = x.listAlarms()
+		case kv.SetFeature:
+			err = x.setFeature(op)
+		case kv.Audit:
+			x.ask(op)
 		case kv.OpenEpoch:
 			if x.control.epoch.IsZero() {
 				x.control.epoch = op.Epoch
 			}
+		case kv.LeaseGrant:
+			results[i], err = x.grant(op)
+		case kv.LeaseRevoke:
+			err = x.revoke(op)
+		case kv.LeaseTTL:
+			results[i], err = x.leaseTTL(op)
+		case kv.LeaseList:
+			results[i], err = x.leaseList()
 		default:
-			err = kv.Errorf(kv.Unsupported, "leases are not supported by this version")
+			err = kv.Errorf(kv.Unsupported, "this version does not apply the operation %T", op)
 		}
 		if err != nil {
 			return nil, nil, err
@@ -152,7 +173,13 @@ func (x *exec) now() int64 {
 
 func (x *exec) put(op kv.Put) (res kv.OpResult, err error) {
 	if op.Lease != 0 {
-		return res, kv.Errorf(kv.LeaseNotFound, "there is no lease %016x", uint64(op.Lease))
+		ttl, err := x.granted(op.Lease)
+		if err != nil {
+			return res, err
+		}
+		if ttl == 0 {
+			return res, leaseNotFound(op.Lease)
+		}
 	}
 	prev, err := x.r.get(op.Key, x.now())
 	if err != nil {
@@ -162,16 +189,16 @@ func (x *exec) put(op kv.Put) (res kv.OpResult, err error) {
 	if prev != nil {
 		rec.prev = prev.rev
 	}
-	rec.CreateRevision, rec.ModRevision, rec.Version = x.base+1, x.base+1, 1
-	value := op.Value
+	rec.CreateRevision, rec.ModRevision, rec.Version, rec.Lease = x.base+1, x.base+1, 1, op.Lease
+	value, was := op.Value, int64(0)
 	if res.Created = prev == nil || prev.deleted; res.Created {
 		if op.IgnoreValue || op.IgnoreLease {
 			return res, kv.Errorf(kv.KeyNotFound, "key %q does not exist, so its value or lease cannot be kept", op.Key)
 		}
 	} else {
-		rec.CreateRevision, rec.Version = prev.create, prev.number+1
+		rec.CreateRevision, rec.Version, was = prev.create, prev.number+1, prev.lease
 		if op.IgnoreLease {
-			rec.Lease = prev.lease
+			rec.Lease = was
 		}
 		if op.IgnoreValue || op.PrevKV {
 			old, err := x.r.record(prev)
@@ -191,6 +218,9 @@ func (x *exec) put(op kv.Put) (res kv.OpResult, err error) {
 	n := copy(b, op.Key)
 	copy(b[n:], value)
 	rec.Key, rec.Value = b[:n:n], b[n:]
+	if was != rec.Lease {
+		x.move(string(rec.Key), was, rec.Lease)
+	}
 	x.change(rec)
 	return res, nil
 }
@@ -207,6 +237,9 @@ func (x *exec) delete(op kv.Delete) (res kv.OpResult, err error) {
 		}
 		rec := &record{deleted: true, prev: v.rev, sub: uint32(len(x.changes) + len(gone))}
 		rec.Key, rec.ModRevision = bytes.Clone(v.key), x.base+1
+		if v.lease != 0 {
+			x.move(string(rec.Key), v.lease, 0)
+		}
 		gone = append(gone, rec)
 		return true, nil
 	}
@@ -251,6 +284,8 @@ func (x *exec) change(recs ...*record) {
 func (x *exec) giveUp(op kv.Compact) error {
 	switch {
 	case op.Term != 0 && op.Term != x.control.term:
+		return nil
+	case op.Revision == 0 && x.control.compact == 0: // as etcd has it: there is nothing before the first revision
 		return nil
 	case op.Revision <= x.control.compact:
 		return compacted(op.Revision, x.control.compact)

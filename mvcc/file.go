@@ -18,8 +18,12 @@ import (
 	"holdfast/kv"
 )
 
-// formatVersion is what this version writes, and the newest that it reads.
-const formatVersion = 1
+// A file has the lowest format that says what is in it, so that former versions read what they can.
+const (
+	formatFirst   = 1
+	formatLeases  = 2 // the side table has leases, alarms or a feature level
+	formatVersion = formatLeases
+)
 
 var (
 	bucketRev  = []byte("rev")
@@ -156,7 +160,7 @@ func (f *file) load() (st state, sw sweep, err error) {
 		if tx.Bucket(bucketRev) == nil || tx.Bucket(bucketKey) == nil {
 			return corruptf("a bucket is missing")
 		}
-		return nil
+		return st.loadSides(tx.Bucket(bucketSide))
 	})
 	if err != nil || !fresh {
 		return st, sw, err
@@ -172,7 +176,7 @@ func makeBuckets(tx *bbolt.Tx, st state, sw sweep) error {
 		}
 	}
 	b := tx.Bucket(bucketMeta)
-	if err := b.Put(metaFormat, binary.BigEndian.AppendUint32(nil, formatVersion)); err != nil {
+	if err := b.Put(metaFormat, binary.BigEndian.AppendUint32(nil, formatFirst)); err != nil {
 		return err
 	}
 	if err := b.Put(metaSweep, sw.append(nil)); err != nil {
@@ -182,16 +186,25 @@ func makeBuckets(tx *bbolt.Tx, st state, sw sweep) error {
 }
 
 func readMeta(b *bbolt.Bucket) (st state, sw sweep, err error) {
-	format := b.Get(metaFormat)
-	if len(format) != 4 {
-		return st, sw, corruptf("the format number is missing")
-	}
-	if n := binary.BigEndian.Uint32(format); n != formatVersion {
-		return st, sw, kv.Errorf(kv.Unsupported,
-			"the store has format %d and this version reads format %d: run the version that wrote it, or a newer one", n, formatVersion)
+	if _, err := readFormat(b); err != nil {
+		return st, sw, err
 	}
 	err = errors.Join(st.parse(b.Get(metaState)), sw.parse(b.Get(metaSweep)))
 	return st, sw, err
+}
+
+// readFormat reads the format number in bucket meta.
+func readFormat(b *bbolt.Bucket) (uint32, error) {
+	format := b.Get(metaFormat)
+	if len(format) != 4 {
+		return 0, corruptf("the format number is missing")
+	}
+	n := binary.BigEndian.Uint32(format)
+	if n < formatFirst || n > formatVersion {
+		return 0, kv.Errorf(kv.Unsupported,
+			"the store has format %d and this version reads up to %d: run the version that wrote it, or a newer one", n, formatVersion)
+	}
+	return n, nil
 }
 
 // size returns the bytes of the file that are in use or free for reuse, and those free for reuse.

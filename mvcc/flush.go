@@ -121,6 +121,9 @@ func (s *Store) write(st state, o *overlay) error {
 			if err := writeSides(tx, o); err != nil {
 				return err
 			}
+			if err := writeLeased(tx, o); err != nil {
+				return err
+			}
 			b := tx.Bucket(bucketMeta)
 			if err := b.Put(metaSweep, s.sweep.append(nil)); err != nil {
 				return err

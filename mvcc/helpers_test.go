@@ -2,6 +2,7 @@ package mvcc
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -69,10 +70,57 @@ func checkFile(t tb, s *Store) (records int) {
 		if reached != records {
 			t.Errorf("%d of %d records can be reached from the key index", reached, records)
 		}
-		return nil
+		return checkLeases(t, tx)
 	})
 	must(t, err)
 	return records
+}
+
+// hash is Hash in parts.
+func (s *Store) hash(rev int64) (sum uint32, revision, compact int64, err error) {
+	h, err := s.Hash(context.Background(), rev)
+	return h.Sum, h.Header.Revision, h.Compact, err
+}
+
+// checkLeases verifies that the keys listed under leases are those that live under them.
+func checkLeases(t tb, tx *bbolt.Tx) error {
+	t.Helper()
+	live := map[string]bool{}
+	err := tx.Bucket(bucketKey).ForEach(func(k, e []byte) error {
+		var v version
+		err := parseIndexEntry(&v, k, e)
+		if err == nil && !v.deleted && v.lease != 0 {
+			live[string(append(leaseKeyPrefix(v.lease), k...))] = true
+		}
+		return err
+	})
+	sides := tx.Bucket(bucketSide)
+	if err != nil || sides == nil {
+		return err
+	}
+	leases := map[string]bool{}
+	err = sides.ForEach(func(k, v []byte) error {
+		switch k[0] {
+		case sideLease:
+			leases[string(k[1:])] = true
+		case sideLeaseKey:
+			if !live[string(k)] {
+				t.Errorf("%q is listed and does not live under the lease", k)
+			}
+			if delete(live, string(k)); !leases[string(k[1:9])] && sides.Get(append([]byte{sideLease}, k[1:9]...)) == nil {
+				t.Errorf("%q is listed under a lease that does not exist", k)
+			}
+		}
+		_, err := openSide(k, v)
+		return err
+	})
+	for k := range live {
+		t.Errorf("%q lives under a lease and is not listed", k)
+	}
+	if format, ferr := readFormat(tx.Bucket(bucketMeta)); ferr != nil || len(leases) > 0 && format < formatLeases {
+		t.Errorf("the file has format %d and %d leases (%v)", format, len(leases), ferr)
+	}
+	return err
 }
 
 // rig is a store with a log of its own.

@@ -16,6 +16,7 @@ type model struct {
 	epoch        kv.Epoch
 	term         uint64
 	keys         map[string][]change // oldest first
+	leases       map[int64]int64     // to their TTL
 }
 
 // change is one change of one key, with the place it had among those of its revision.
@@ -25,11 +26,11 @@ type change struct {
 	sub     int
 }
 
-func newModel() *model { return &model{rev: 1, keys: map[string][]change{}} }
+func newModel() *model { return &model{rev: 1, keys: map[string][]change{}, leases: map[int64]int64{}} }
 
 func (m *model) clone() *model {
 	c := *m
-	c.keys = maps.Clone(m.keys)
+	c.keys, c.leases = maps.Clone(m.keys), maps.Clone(m.leases)
 	for k, v := range c.keys {
 		c.keys[k] = slices.Clip(v)
 	}
@@ -164,6 +165,7 @@ func (r *run) ops(ops []kv.Op) (results []kv.OpResult, err *kv.Error) {
 		case kv.Compact:
 			switch {
 			case op.Term != 0 && op.Term != r.m.term:
+			case op.Revision == 0 && r.m.compact == 0:
 			case op.Revision <= r.m.compact:
 				err = &kv.Error{Code: kv.Compacted, Revision: r.m.compact}
 			case op.Revision > r.before.rev:
@@ -171,6 +173,22 @@ func (r *run) ops(ops []kv.Op) (results []kv.OpResult, err *kv.Error) {
 			default:
 				r.m.compact = op.Revision
 			}
+		case kv.LeaseGrant:
+			if r.m.leases[op.ID] != 0 {
+				err = &kv.Error{Code: kv.LeaseExists}
+				break
+			}
+			r.m.leases[op.ID] = max(op.TTL, 2)
+			res.Leases = []kv.Lease{{ID: op.ID, TTL: max(op.TTL, 2), Granted: max(op.TTL, 2)}}
+		case kv.LeaseRevoke:
+			err = r.revoke(op)
+		case kv.LeaseTTL:
+			res = r.m.leaseTTL(op)
+		case kv.LeaseList:
+			for _, id := range slices.Sorted(maps.Keys(r.m.leases)) {
+				res.Leases = append(res.Leases, kv.Lease{ID: id, TTL: r.m.leases[id], Granted: r.m.leases[id]})
+			}
+			res.Count = int64(len(res.Leases))
 		case kv.LeaderTerm:
 			r.m.term = op.Nonce
 		case kv.OpenEpoch:
@@ -189,7 +207,7 @@ func (r *run) ops(ops []kv.Op) (results []kv.OpResult, err *kv.Error) {
 }
 
 func (r *run) put(op kv.Put) (res kv.OpResult, err *kv.Error) {
-	if op.Lease != 0 {
+	if op.Lease != 0 && r.m.leases[op.Lease] == 0 {
 		return res, &kv.Error{Code: kv.LeaseNotFound}
 	}
 	now := r.before.rev + 1
@@ -197,11 +215,14 @@ func (r *run) put(op kv.Put) (res kv.OpResult, err *kv.Error) {
 	if !there && (op.IgnoreValue || op.IgnoreLease) {
 		return res, &kv.Error{Code: kv.KeyNotFound}
 	}
-	pair := kv.KeyValue{Key: op.Key, Value: op.Value, CreateRevision: now, ModRevision: now, Version: 1}
+	pair := kv.KeyValue{Key: op.Key, Value: op.Value, CreateRevision: now, ModRevision: now, Version: 1, Lease: op.Lease}
 	if there {
 		pair.CreateRevision, pair.Version = old.CreateRevision, old.Version+1
 		if op.IgnoreValue {
 			pair.Value = old.Value
+		}
+		if op.IgnoreLease {
+			pair.Lease = old.Lease
 		}
 		if op.PrevKV {
 			res.KVs = []kv.KeyValue{old}
@@ -221,6 +242,38 @@ func (r *run) delete(op kv.Delete) (res kv.OpResult) {
 		}
 		r.add(change{KeyValue: kv.KeyValue{Key: old.Key, ModRevision: now}, deleted: true})
 	}
+	return res
+}
+
+func (r *run) revoke(op kv.LeaseRevoke) *kv.Error {
+	switch {
+	case op.Term != 0 && op.Term != r.m.term:
+		return nil
+	case r.m.leases[op.ID] == 0:
+		return &kv.Error{Code: kv.LeaseNotFound}
+	}
+	delete(r.m.leases, op.ID)
+	for _, p := range r.m.list([]byte{0}, []byte{0}, r.before.rev) {
+		if p.Lease == op.ID {
+			r.add(change{KeyValue: kv.KeyValue{Key: p.Key, ModRevision: r.before.rev + 1}, deleted: true})
+		}
+	}
+	return nil
+}
+
+func (m *model) leaseTTL(op kv.LeaseTTL) (res kv.OpResult) {
+	ttl := m.leases[op.ID]
+	if ttl == 0 {
+		res.Leases = []kv.Lease{{ID: op.ID, TTL: -1}}
+		return res
+	}
+	res.Leases = []kv.Lease{{ID: op.ID, TTL: ttl, Granted: ttl}}
+	for _, p := range m.list([]byte{0}, []byte{0}, m.rev) {
+		if op.Keys && p.Lease == op.ID {
+			res.KVs = append(res.KVs, kv.KeyValue{Key: p.Key})
+		}
+	}
+	res.Count = int64(len(res.KVs))
 	return res
 }
 
@@ -251,6 +304,9 @@ func (m *model) scan(op kv.Range, base, now, compact int64) (res kv.OpResult, er
 		return op.MinMod != 0 && p.ModRevision < op.MinMod || op.MaxMod != 0 && p.ModRevision > op.MaxMod ||
 			op.MinCreate != 0 && p.CreateRevision < op.MinCreate || op.MaxCreate != 0 && p.CreateRevision > op.MaxCreate
 	})
+	if unbounded := op.MinMod|op.MaxMod|op.MinCreate|op.MaxCreate == 0; unbounded && op.Order == kv.OrderNone && op.Limit > 0 {
+		kvs = kvs[:min(int64(len(kvs)), op.Limit+1)] // as etcd reads it: no order, no more than may be shown
+	}
 	sign := 1
 	if op.Order == kv.OrderDescend {
 		sign = -1

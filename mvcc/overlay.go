@@ -15,6 +15,7 @@ type overlay struct {
 	bytes  atomic.Int64 // memory of the records, see record.size
 	count  atomic.Int64
 	sides  sides
+	leased leased
 }
 
 // maxLevels serves 4^12 records, far above any flush size.

@@ -39,8 +39,11 @@ func genPut(t *rapid.T) kv.Put {
 	case 1:
 		p.IgnoreLease, p.Value = true, []byte("i")
 	case 2:
-		p.Lease = 7
+		p.Lease = 7 // there is no such lease
 	case 3:
+	case 5, 6, 7, 8:
+		p.Lease = genLease(t)
+		p.Value = []byte("l")
 	case 4:
 		p.Value = bytes.Repeat([]byte{'L'}, rapid.IntRange(1000, 20000).Draw(t, "large"))
 	default:
@@ -48,6 +51,8 @@ func genPut(t *rapid.T) kv.Put {
 	}
 	return p
 }
+
+func genLease(t *rapid.T) int64 { return rapid.SampledFrom([]int64{1, 2, 3, 0x6c00}).Draw(t, "lease") }
 
 func genRevision(t *rapid.T, m *model) int64 {
 	if rapid.IntRange(0, 2).Draw(t, "now") == 0 {
@@ -119,7 +124,7 @@ func genCommand(t *rapid.T, m *model) kv.Command {
 	if rapid.IntRange(0, 5).Draw(t, "guarded") == 0 {
 		c.Guards = []kv.Guard{{Compare: genCompare(t, m)}}
 	}
-	switch k := rapid.IntRange(0, 29).Draw(t, "command"); {
+	switch k := rapid.IntRange(0, 35).Draw(t, "command"); {
 	case k < 14:
 		c.Ops = []kv.Op{genPut(t)}
 	case k < 19:
@@ -137,8 +142,15 @@ func genCommand(t *rapid.T, m *model) kv.Command {
 		c.Ops = []kv.Op{kv.LeaderTerm{Nonce: rapid.Uint64Range(1, 3).Draw(t, "nonce")}}
 	case k < 29:
 		c.Ops = []kv.Op{kv.OpenEpoch{Epoch: kv.Epoch{Cluster: rapid.Uint64Range(1, 9).Draw(t, "cluster")}}}
+	case k < 30:
+		id := genLease(t)
+		p := genPut(t)
+		p.Lease = id
+		c.Ops = []kv.Op{kv.LeaseGrant{ID: id, TTL: 5}, p}
+	case k < 34:
+		c.Ops = []kv.Op{kv.LeaseGrant{ID: genLease(t), TTL: rapid.Int64Range(-1, 4).Draw(t, "ttl")}}
 	default:
-		c.Ops = []kv.Op{genPut(t), kv.LeaseGrant{ID: 1, TTL: 2}}
+		c.Ops = []kv.Op{kv.LeaseRevoke{ID: genLease(t), Term: rapid.SampledFrom([]uint64{0, 0, 1, 2}).Draw(t, "term")}}
 	}
 	return c
 }
@@ -368,6 +380,12 @@ func readBoth(rt *rapid.T, t tb, m *model, stores ...*Store) {
 	for range rapid.IntRange(1, 3).Draw(rt, "ranges") {
 		q.Ops = append(q.Ops, genRange(rt, m))
 	}
+	switch rapid.IntRange(0, 5).Draw(rt, "leases") {
+	case 0:
+		q.Ops = append(q.Ops, kv.LeaseList{})
+	case 1, 2:
+		q.Ops = append(q.Ops, kv.LeaseTTL{ID: genLease(rt), Keys: rapid.IntRange(0, 3).Draw(rt, "keys") > 0})
+	}
 	if rapid.IntRange(0, 3).Draw(rt, "in txn") == 0 {
 		q.Ops = []kv.Op{kv.Txn{Compares: []kv.Compare{genCompare(rt, m)}, Then: q.Ops}}
 	}
@@ -416,9 +434,9 @@ func sameHash(rt *rapid.T, t tb, m *model, a, b *Store) {
 	if rev == 0 {
 		rev = m.rev
 	}
-	ha, ra, ca, err := a.Hash(rev)
+	ha, ra, ca, err := a.hash(rev)
 	must(t, err)
-	hb, rb, cb, err := b.Hash(rev)
+	hb, rb, cb, err := b.hash(rev)
 	must(t, err)
 	if ha != hb || ra != rb || ca != cb {
 		t.Fatalf("hash at %d: got %08x %d %d and %08x %d %d", rev, ha, ra, ca, hb, rb, cb)

@@ -131,7 +131,8 @@ type builder struct {
 }
 
 func (b *builder) run() error {
-	if err := b.fr.header(); err != nil {
+	format, err := b.fr.header()
+	if err != nil {
 		return err
 	}
 	if err := b.begin(); err != nil {
@@ -143,6 +144,9 @@ func (b *builder) run() error {
 		}
 	}()
 	if err := makeBuckets(b.tx, state{Revision: 1}, sweep{}); err != nil {
+		return err
+	}
+	if err := raiseFormat(b.tx, format); err != nil {
 		return err
 	}
 	for {
@@ -333,6 +337,9 @@ func (b *builder) end(p []byte) error {
 	if len(p) != 16 || !b.seen || binary.BigEndian.Uint64(p) != b.recs || b.reached != b.recs ||
 		binary.BigEndian.Uint64(p[8:]) != b.keys {
 		return damaged("it does not hold as many records as it says")
+	}
+	if err := b.state.loadSides(b.tx.Bucket(bucketSide)); err != nil {
+		return err
 	}
 	meta := b.tx.Bucket(bucketMeta)
 	if err := meta.Put(metaSweep, b.sweep.append(nil)); err != nil {

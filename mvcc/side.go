@@ -169,7 +169,7 @@ func writeSides(tx *bbolt.Tx, o *overlay) error {
 			return err
 		}
 	}
-	return nil
+	return raiseFormat(tx, formatOf(o.sides.m))
 }
 
 // MaxRecordName is the longest name of a record.

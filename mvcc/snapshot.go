@@ -12,7 +12,7 @@ import (
 	"holdfast/kv"
 )
 
-// The form of a snapshot, version 1:
+// The form of a snapshot, in the version that the format of the file has:
 //
 //	"HFMVCC\r\n" | version(4) | frames
 //	frame: length(4) | kind(1) payload | crc32c(4) over the number of the frame, kind and payload
@@ -25,8 +25,7 @@ import (
 // The index is sent as an order only: its entries are in the records, and the receiver can write both buckets from end
 // to end without sorting.
 const (
-	snapshotMagic   = "HFMVCC\r\n"
-	snapshotVersion = 1
+	snapshotMagic = "HFMVCC\r\n"
 
 	frameState   = 's'
 	frameRecords = 'r'
@@ -49,8 +48,11 @@ type Snapshot struct {
 }
 
 // Snapshot flushes and holds on to what is in the file then.
-func (s *Store) Snapshot() (*Snapshot, error) {
-	if err := s.flush(true); err != nil {
+func (s *Store) Snapshot() (*Snapshot, error) { return s.pin(true) }
+
+// pin is Snapshot; unless index is set it does not write for the sake of the applied index alone.
+func (s *Store) pin(index bool) (*Snapshot, error) {
+	if err := s.flush(index); err != nil {
 		return nil, err
 	}
 	s.flushMu.Lock()
@@ -94,7 +96,11 @@ func (sn *Snapshot) WriteTo(w io.Writer, stop <-chan struct{}) error {
 }
 
 func (sn *Snapshot) write(fw *frameWriter) error {
-	head := binary.BigEndian.AppendUint32([]byte(snapshotMagic), snapshotVersion)
+	format, err := readFormat(sn.tx.Bucket(bucketMeta))
+	if err != nil {
+		return err
+	}
+	head := binary.BigEndian.AppendUint32([]byte(snapshotMagic), format)
 	if _, err := fw.w.Write(head); err != nil {
 		return err
 	}
@@ -231,18 +237,20 @@ type frameReader struct {
 	n    uint64
 }
 
-func (fr *frameReader) header() error {
+// header returns the version, which is the format of the file that comes of it.
+func (fr *frameReader) header() (format uint32, err error) {
 	head := make([]byte, len(snapshotMagic)+4)
 	if _, err := io.ReadFull(fr.r, head); err != nil {
-		return damaged("its header is missing (%v)", err)
+		return 0, damaged("its header is missing (%v)", err)
 	}
 	if string(head[:len(snapshotMagic)]) != snapshotMagic {
-		return damaged("it does not begin like one")
+		return 0, damaged("it does not begin like one")
 	}
-	if v := binary.BigEndian.Uint32(head[len(snapshotMagic):]); v != snapshotVersion {
-		return kv.Errorf(kv.Unsupported, "the snapshot has version %d and this version reads version %d: upgrade this node first", v, snapshotVersion)
+	format = binary.BigEndian.Uint32(head[len(snapshotMagic):])
+	if format < formatFirst || format > formatVersion {
+		return 0, kv.Errorf(kv.Unsupported, "the snapshot has version %d and this version reads up to %d: upgrade this node first", format, formatVersion)
 	}
-	return nil
+	return format, nil
 }
 
 // next returns the kind and the payload of the next frame, valid until the next call.

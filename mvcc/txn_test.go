@@ -43,7 +43,7 @@ func TestCommandIsAtomic(t *testing.T) {
 	_ = g.refuse(kv.KeyNotFound, put("a", "1"), del("x", ""), keep)
 	_ = g.refuse(kv.KeyNotFound, kv.Txn{Then: []kv.Op{put("a", "1"), kv.Txn{Then: []kv.Op{keep}}}})
 	_ = g.refuse(kv.LeaseNotFound, put("a", "1"), kv.Put{Key: []byte("b"), Lease: 9})
-	_ = g.refuse(kv.Unsupported, put("a", "1"), kv.LeaseGrant{ID: 1, TTL: 1})
+	_ = g.refuse(kv.LeaseExists, kv.LeaseGrant{ID: 1, TTL: 1}, put("a", "1"), kv.LeaseGrant{ID: 1, TTL: 1})
 	_ = g.refuse(kv.FutureRevision, kv.LeaderTerm{Nonce: 5}, put("a", "1"), kv.Compact{Revision: 3})
 	_ = g.refuse(kv.FutureRevision, kv.Txn{Then: []kv.Op{put("a", "1"), kv.Range{Key: []byte("a"), Revision: 3}}})
 	if got := g.list(0); got != "x=1@2" {

@@ -130,6 +130,11 @@ var rangeClaims = []claim{
 		if !r.More || r.Count != 5 {
 			n.Errorf("more %v, count %d; want true and 5", r.More, r.Count)
 		}
+		all.Order = kv.OrderNone // of a, b and c: see kv.Range.Head
+		if r = n.query(all); !r.More || r.Count != 5 {
+			n.Errorf("without an order: more %v, count %d; want true and 5", r.More, r.Count)
+		}
+		n.wantKeys(r.KVs, "c", "a")
 	}},
 	{name: "keeps to bounds on revisions", test: func(n *node) {
 		at := map[string]int64{}

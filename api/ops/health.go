@@ -134,7 +134,7 @@ func health(w http.ResponseWriter, r *http.Request, s api.Status) {
 	}
 	type body struct {
 		Health string `json:"health"`
-		Reason string `json:"reason,omitempty"`
+		Reason string `json:"reason"`
 	}
 	if reason != "" {
 		reply(w, http.StatusServiceUnavailable, body{"false", reason})

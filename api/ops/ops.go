@@ -25,9 +25,6 @@ type Options struct {
 	Pprof    bool                // serve /debug/pprof; for the administration socket only
 }
 
-// etcdVersion is the version of etcd's API that is spoken, told to clients that look before they call.
-const etcdVersion = "3.5.0"
-
 // metricsInFlight bounds scrapes at one time; one more is answered 503.
 const metricsInFlight = 4
 
@@ -75,10 +72,11 @@ func version(w http.ResponseWriter, s api.Status) {
 	reply(w, http.StatusOK, struct {
 		Server   string `json:"etcdserver"`
 		Cluster  string `json:"etcdcluster"`
+		Storage  string `json:"storage"`
 		Holdfast string `json:"holdfast"`
 		Go       string `json:"go"`
 		Platform string `json:"platform"`
-	}{etcdVersion, etcdVersion, s.Version, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH})
+	}{api.EtcdVersion, api.EtcdClusterVersion, api.EtcdClusterVersion, s.Version, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH})
 }
 
 func plain(w http.ResponseWriter, status int) {

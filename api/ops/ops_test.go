@@ -74,15 +74,15 @@ func TestHealthOfANode(t *testing.T) {
 		{"a proxy with its uplink has a quorum", proxy(connected), "/readyz?require=uplink,quorum", 200, "ok\n"},
 		{"a proxy that is offline has no quorum", proxy(alone), "/readyz?require=quorum", 503, "quorum: not connected: no answer\n"},
 		{"verbose on a proxy", proxy(connected), "/readyz?verbose", 200, "[+]uplink connected to a:2380 (not required)\n"},
-		{"a proxy is healthy while offline", proxy(alone), "/health", 200, `{"health":"true"}`},
+		{"a proxy is healthy while offline", proxy(alone), "/health", 200, `{"health":"true","reason":""}`},
 		{"unknown requirement", nil, "/readyz?require=luck", 400, `require="luck" is not known`},
 		{"verbose", noLeader, "/readyz?verbose=1", 200, "[+]ready serving\n[-]quorum there is no leader at present (not required)\n[-]uplink there is no leader at present (not required)\n"},
 		{"verbose and strict", noLeader, "/readyz?verbose&require=quorum", 503, "[-]quorum there is no leader at present\n"},
-		{"healthy", nil, "/health", 200, `{"health":"true"}` + "\n"},
+		{"healthy", nil, "/health", 200, `{"health":"true","reason":""}` + "\n"},
 		{"unhealthy without leader", noLeader, "/health", 503, `{"health":"false","reason":"RAFT NO LEADER"}`},
-		{"healthy for local reads", noLeader, "/health?serializable=true", 200, `{"health":"true"}`},
+		{"healthy for local reads", noLeader, "/health?serializable=true", 200, `{"health":"true","reason":""}`},
 		{"unhealthy when full", full, "/health", 503, `"reason":"ALARM NOSPACE"`},
-		{"healthy when full if not minded", full, "/health?exclude=NOSPACE", 200, `{"health":"true"}`},
+		{"healthy when full if not minded", full, "/health?exclude=NOSPACE", 200, `{"health":"true","reason":""}`},
 		{"unhealthy while starting", starting, "/health", 503, `"health":"false"`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -100,7 +100,7 @@ func TestVersionIsReadableByEtcdClients(t *testing.T) {
 	if err := json.Unmarshal([]byte(body), &v); err != nil || status != 200 {
 		t.Fatalf("%d %q: %v", status, body, err)
 	}
-	if v["etcdserver"] != etcdVersion || v["etcdcluster"] != etcdVersion || v["holdfast"] != "1.2.3" {
+	if v["etcdserver"] != api.EtcdVersion || v["etcdcluster"] != api.EtcdClusterVersion || v["holdfast"] != "1.2.3" {
 		t.Errorf("version %v", v)
 	}
 	if h.Get("Content-Type") != "application/json" {

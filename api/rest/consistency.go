@@ -17,6 +17,7 @@ type freshness struct {
 	local        bool
 	minRevision  int64
 	wait         time.Duration
+	poll         poll
 }
 
 // How long a read waits for Holdfast-Min-Revision.
@@ -60,6 +61,11 @@ func (f freshness) delivered(p *kv.Page) []string {
 // parseFreshness reads all of it. ?consistency is for people and wins over the directives of Cache-Control that say the
 // same; stale-if-error has no parameter and counts with auto and bounded alike.
 func (h *Handler) parseFreshness(p *params, header http.Header) (freshness, error) {
+	return h.parseFresh(p, header, false)
+}
+
+// parseFresh is parseFreshness for a read that can also wait for a change, if polls is set.
+func (h *Handler) parseFresh(p *params, header http.Header, polls bool) (freshness, error) {
 	f := freshness{maxAge: h.opts.MaxAge, staleIfError: h.opts.StaleIfError}
 	cc, err := parseCacheControl(header["Cache-Control"])
 	if err != nil {
@@ -68,7 +74,7 @@ func (h *Handler) parseFreshness(p *params, header http.Header) (freshness, erro
 	if err := f.setConsistency(p, cc); err != nil {
 		return f, err
 	}
-	err = f.setMinRevision(p, header)
+	err = f.setMinRevision(p, header, polls)
 	return f, err
 }
 
@@ -107,7 +113,8 @@ func (f *freshness) setConsistency(p *params, cc cacheControl) error {
 	return nil
 }
 
-func (f *freshness) setMinRevision(p *params, header http.Header) error {
+// setMinRevision reads what a read waits for: a revision, or, where it can, a change.
+func (f *freshness) setMinRevision(p *params, header http.Header, polls bool) error {
 	wait, hasWait, err := p.duration("wait")
 	if err != nil {
 		return err
@@ -116,11 +123,20 @@ func (f *freshness) setMinRevision(p *params, header http.Header) error {
 		return kv.Errorf(kv.Invalid, "wait=%v is longer than %v", wait, waitMax)
 	}
 	lines := header["Holdfast-Min-Revision"]
-	if len(lines) == 0 {
-		if hasWait {
-			return kv.Errorf(kv.Invalid, "wait goes with the header Holdfast-Min-Revision")
+	if polls {
+		if f.poll, err = parsePoll(p, wait, hasWait); err != nil || f.poll.asked && len(lines) == 0 {
+			return err
 		}
+	}
+	switch {
+	case f.poll.asked:
+		return kv.Errorf(kv.Invalid, "the parameter index and the header Holdfast-Min-Revision both wait; give one of them")
+	case len(lines) == 0 && !hasWait:
 		return nil
+	case len(lines) == 0 && polls:
+		return kv.Errorf(kv.Invalid, "wait goes with the parameter index, or with the header Holdfast-Min-Revision")
+	case len(lines) == 0:
+		return kv.Errorf(kv.Invalid, "wait goes with the header Holdfast-Min-Revision")
 	}
 	n, err := strconv.ParseInt(lines[0], 10, 64)
 	if err != nil || n < 1 || len(lines) > 1 {

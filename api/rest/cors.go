@@ -19,9 +19,9 @@ func newOrigins(listed []string) origins {
 }
 
 const (
-	corsMethods = "GET, HEAD, PUT, DELETE"
+	corsMethods = "GET, HEAD, PUT, DELETE, POST"
 	corsHeaders = "Accept, Cache-Control, Content-Type, If-Match, If-None-Match, Last-Event-ID, Prefer, Holdfast-Min-Revision"
-	corsExpose  = "Age, Allow, Cache-Status, ETag, Location, Preference-Applied, Retry-After, Holdfast-Age, Holdfast-Consistency, Holdfast-Epoch, Holdfast-Expires, Holdfast-Op, Holdfast-Pending, Holdfast-Revision, Holdfast-Source"
+	corsExpose  = "Age, Allow, Cache-Status, ETag, Location, Preference-Applied, Retry-After, Holdfast-Age, Holdfast-Consistency, Holdfast-Epoch, Holdfast-Expires, Holdfast-Lease, Holdfast-Op, Holdfast-Pending, Holdfast-Revision, Holdfast-Source"
 	corsMaxAge  = "600" // seconds a browser may remember the answer to a preflight
 )
 
@@ -53,6 +53,19 @@ func (o origins) admit(w http.ResponseWriter, r *http.Request) (preflight bool, 
 	header.Set("Access-Control-Max-Age", corsMaxAge)
 	w.WriteHeader(http.StatusNoContent)
 	return true, nil
+}
+
+// Guard is h for those who may call: web pages are refused, and preflights answered, as at /v1.
+func (h *Handler) Guard(inner http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		preflight, err := h.origins.admit(w, r)
+		if err != nil {
+			h.refuse(w, r, err)
+		}
+		if !preflight && err == nil {
+			inner.ServeHTTP(w, r)
+		}
+	})
 }
 
 // atHome reports whether an origin names the host the request was sent to. The scheme is left out of it: behind a

@@ -9,7 +9,7 @@ import (
 
 // get answers with the value of one key, the bytes that were put. HEAD is the same without them.
 func (h *Handler) get(w http.ResponseWriter, r *http.Request, key string, p params) (int, error) {
-	f, err := h.parseFreshness(&p, r.Header)
+	f, err := h.parseFresh(&p, r.Header, true)
 	if err != nil {
 		return 0, err
 	}
@@ -21,6 +21,9 @@ func (h *Handler) get(w http.ResponseWriter, r *http.Request, key string, p para
 		return 0, err
 	}
 	k := []byte(key)
+	if done, err := h.await(w, r, k, nil, &f); done || err != nil {
+		return http.StatusNotModified, err
+	}
 	page, err := h.opts.Backend.Read(r.Context(), f.query(kv.Range{Key: k}))
 	if err != nil {
 		return 0, err

@@ -71,6 +71,11 @@ func appendKV(b []byte, item *kv.KeyValue, keysOnly bool) []byte {
 		b = base64.StdEncoding.AppendEncode(b, item.Value)
 		b = append(b, '"')
 	}
+	return appendVersions(b, item)
+}
+
+// appendVersions appends where a key stands in history, and its lease if it has one.
+func appendVersions(b []byte, item *kv.KeyValue) []byte {
 	b = append(b, `,"create_revision":`...)
 	b = strconv.AppendInt(b, item.CreateRevision, 10)
 	b = append(b, `,"mod_revision":`...)
@@ -78,8 +83,9 @@ func appendKV(b []byte, item *kv.KeyValue, keysOnly bool) []byte {
 	b = append(b, `,"version":`...)
 	b = strconv.AppendInt(b, item.Version, 10)
 	if item.Lease != 0 {
-		b = append(b, `,"lease":`...)
-		b = strconv.AppendInt(b, item.Lease, 10)
+		b = append(b, `,"lease":"`...)
+		b = append(b, formatLeaseID(item.Lease)...)
+		b = append(b, '"')
 	}
 	return b
 }

@@ -18,6 +18,14 @@ const (
 	toQueued
 	toTokens
 	toToken
+	toTxn
+	toBatch
+	toLeases
+	toLease
+	toKeepAlive
+	toDocument
+
+	targets // how many there are
 )
 
 const (
@@ -27,7 +35,25 @@ const (
 	queueRoot  = "/v1/queue/"
 	tokensPath = "/v1/tokens"
 	tokenRoot  = "/v1/tokens/" //nolint:gosec // a path
+
+	txnPath       = "/v1/txn"
+	batchPath     = "/v1/batch"
+	leasesPath    = "/v1/leases"
+	leaseRoot     = "/v1/leases/"
+	keepAliveLeaf = "/keepalive"
+	documentPath  = "/v1/openapi.yaml"
 )
+
+// exact are the paths without a name in them.
+var exact = map[string]target{
+	statusPath:   toStatus,
+	queuePath:    toQueue,
+	tokensPath:   toTokens,
+	txnPath:      toTxn,
+	batchPath:    toBatch,
+	leasesPath:   toLeases,
+	documentPath: toDocument,
+}
 
 // route returns what a URL leads to, and the name of what is behind it: an id, or a key's bytes, which are everything behind /v1/kv/, each escape undone once and
 // nothing else done. "//", ".", ".." and a trailing slash are part of the key, %2F equals a slash, and a plus is a plus.
@@ -42,19 +68,22 @@ func route(u *url.URL) (target, string) {
 	if strings.HasPrefix(sent, keyRoot) && strings.HasPrefix(u.Path, keyRoot) {
 		return toKey, u.Path[len(keyRoot):]
 	}
-	switch sent {
-	case statusPath:
-		return toStatus, ""
-	case queuePath:
-		return toQueue, ""
-	case tokensPath:
-		return toTokens, ""
+	if to, ok := exact[sent]; ok {
+		return to, ""
 	}
 	if id, ok := strings.CutPrefix(sent, queueRoot); ok && isID(id) {
 		return toQueued, id
 	}
 	if id, ok := strings.CutPrefix(sent, tokenRoot); ok && isID(id) {
 		return toToken, id
+	}
+	if id, ok := strings.CutPrefix(sent, leaseRoot); ok {
+		if isID(id) {
+			return toLease, id
+		}
+		if id, ok = strings.CutSuffix(id, keepAliveLeaf); ok && isID(id) {
+			return toKeepAlive, id
+		}
 	}
 	return toNothing, ""
 }

@@ -91,7 +91,8 @@ func TestPathsThatAreNoKey(t *testing.T) {
 		"GET /":                404,
 		"GET /v1/status/":      404,
 		"GET /v1/queue":        404,
-		"POST /v1/txn":         404,
+		"POST /v1/txn/":        404,
+		"POST /v1%2Ftxn":       404,
 		"PUT http://h/v1/kv/a": 201, // the absolute form
 		"GET /v1/kv/a/":        404, // a key, but another
 	} {
@@ -123,7 +124,11 @@ func TestOtherMethodsAreToldWhatIsAllowed(t *testing.T) {
 	r := n.call("DELETE", "/v1/status", "")
 	r.refused(t, 405, "method-not-allowed")
 	r.wantHeaders(t, map[string]string{"Allow": allowStatus})
-	for path, allow := range map[string]string{"/v1/kv/a": allowKey, "/v1/kv/": allowKey, "/v1/status": allowStatus} {
+	for path, allow := range map[string]string{"/v1/kv/a": allowKey, "/v1/kv/": allowKey, "/v1/status": allowStatus,
+		"/v1/txn": "POST, OPTIONS", "/v1/batch": "POST, OPTIONS", "/v1/openapi.yaml": "GET, HEAD, OPTIONS",
+		"/v1/leases": "GET, HEAD, POST, OPTIONS", "/v1/leases/1": "GET, HEAD, PUT, DELETE, OPTIONS", "/v1/leases/1/keepalive": "POST, OPTIONS"} {
+		n.call("PATCH", path, "").refused(t, 405, "method-not-allowed")
+		n.call("PATCH", path, "").wantHeaders(t, map[string]string{"Allow": allow})
 		r := n.call("OPTIONS", path, "").want(t, 204)
 		r.wantHeaders(t, map[string]string{"Allow": allow})
 	}

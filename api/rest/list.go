@@ -46,8 +46,11 @@ func (h *Handler) parseList(r *http.Request, prefix string, p *params) (req list
 			return req, err
 		}
 	}
-	if req.fresh, err = h.parseFreshness(p, r.Header); err != nil {
+	if req.fresh, err = h.parseFresh(p, r.Header, true); err != nil {
 		return req, err
+	}
+	if req.fresh.poll.asked && req.after.revision > 0 {
+		return req, kv.Errorf(kv.Invalid, "index waits for a change, and after goes on with a list as it was: give one of them")
 	}
 	return req, p.done()
 }
@@ -58,6 +61,10 @@ func (h *Handler) list(w http.ResponseWriter, r *http.Request, prefix string, p 
 	req, err := h.parseList(r, prefix, &p)
 	if err != nil {
 		return 0, err
+	}
+	key, end := kv.PrefixRange(req.prefix)
+	if done, err := h.await(w, r, key, end, &req.fresh); done || err != nil {
+		return http.StatusNotModified, err
 	}
 	s := h.newScan(&req)
 	var kvs []kv.KeyValue

@@ -21,7 +21,7 @@ type listed struct {
 		CreateRevision int64   `json:"create_revision"`
 		ModRevision    int64   `json:"mod_revision"`
 		Version        int64
-		Lease          int64
+		Lease          string
 	}
 	Revision int64
 	Count    int64

@@ -44,6 +44,7 @@ func TestRequestsAreCounted(t *testing.T) {
 	f.want("created")
 	waitFor(t, func() bool { return n.handler.metrics.inFlight.Load() == 1 })
 	want := map[string]float64{
+		"holdfast_http_batches":                              0,
 		"holdfast_http_requests_in_flight":                   1,
 		"holdfast_http_requests_total code=200 method=HEAD":  1,
 		"holdfast_http_requests_total code=200 method=PUT":   2,

@@ -17,7 +17,7 @@ type params struct {
 }
 
 // later are the parameters of the contract that this version does not serve.
-var later = []string{"ttl", "lease", "view", "index"}
+var later = []string{"view"}
 
 func parseParams(raw string) (params, error) {
 	if raw == "" {

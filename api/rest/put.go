@@ -15,9 +15,11 @@ import (
 
 // write is a PUT or DELETE of one key, decoded.
 type write struct {
-	key  []byte
-	cond precond
-	mode kv.Write
+	key   []byte
+	cond  precond
+	mode  kv.Write
+	lease int64 // ?lease, or the one that was made for ?ttl; 0 for none
+	ttl   int64 // ?ttl in seconds, 0 for none
 	preferences
 }
 
@@ -58,8 +60,15 @@ func (h *Handler) put(w http.ResponseWriter, r *http.Request, key string) (int, 
 	if err != nil {
 		return 0, err
 	}
+	lease, ttl, err := parseLife(&p)
+	if err != nil {
+		return 0, err
+	}
 	req, err := parseWrite(r, key, &p)
 	if err != nil {
+		return 0, err
+	}
+	if err := req.setLife(lease, ttl); err != nil {
 		return 0, err
 	}
 	if err := checkBody(r.Header); err != nil {
@@ -72,7 +81,7 @@ func (h *Handler) put(w http.ResponseWriter, r *http.Request, key string) (int, 
 	if err != nil {
 		return 0, err
 	}
-	result, err := h.do(r.Context(), &req, kv.Put{Key: req.key, Value: value})
+	result, err := h.do(r.Context(), &req, kv.Put{Key: req.key, Value: value, Lease: req.lease})
 	if err != nil {
 		return 0, err
 	}
@@ -92,7 +101,7 @@ func (h *Handler) do(ctx context.Context, req *write, op kv.Op) (kv.Result, erro
 	c := kv.Command{Guards: req.cond.guards(req.key), Ops: []kv.Op{op}}
 	req.setWrite(&c, req.mode)
 	for range max(1, len(req.cond.match.revisions)) - 1 {
-		result, err := h.opts.Backend.Do(ctx, c)
+		result, err := h.send(ctx, req, c)
 		e, failed := errors.AsType[*kv.Error](err)
 		if !failed || e.Code != kv.PreconditionFailed || e.Revision == c.Guards[0].Num || !slices.Contains(req.cond.match.revisions, e.Revision) {
 			return result, err
@@ -100,7 +109,7 @@ func (h *Handler) do(ctx context.Context, req *write, op kv.Op) (kv.Result, erro
 		c.Guards = slices.Clone(c.Guards) // the former ones belong to the node
 		c.Guards[0].Num = e.Revision
 	}
-	return h.opts.Backend.Do(ctx, c)
+	return h.send(ctx, req, c)
 }
 
 // replyWritten answers a committed write.
@@ -112,6 +121,9 @@ func (h *Handler) replyWritten(w http.ResponseWriter, status int, req *write, re
 
 	header := w.Header()
 	h.setResult(header, result, revision)
+	if req.lease != 0 {
+		header["Holdfast-Lease"] = []string{formatLeaseID(req.lease)}
+	}
 	if op := result.Ops[0]; op.Count == 0 { // not for what a DELETE has removed
 		header["Etag"] = []string{`"` + revision + `"`}
 	}

@@ -15,6 +15,7 @@ var (
 	typeProblem = []string{"application/problem+json"}
 	typeSSE     = []string{"text/event-stream"}
 	typeNDJSON  = []string{"application/x-ndjson"}
+	typeOpenAPI = []string{"application/yaml"}
 	nosniff     = []string{"nosniff"}
 	noStore     = []string{"no-store"}
 
@@ -69,6 +70,8 @@ func (h *Handler) setPage(header http.Header, p *kv.Page, f freshness) {
 		header["Holdfast-Pending"] = []string{strconv.Itoa(p.Pending)}
 	}
 }
+
+func formatRevision(revision int64) string { return strconv.FormatInt(revision, 10) }
 
 // setResult sets the headers of a committed write.
 func (h *Handler) setResult(header http.Header, r *kv.Result, revision string) {

@@ -35,6 +35,10 @@ type Options struct {
 
 	ValueMax    int           // longest value in bytes; 0: 1 MiB
 	KeyMax      int           // longest key in bytes, unescaped; 0: 4 KiB
+	RequestMax  int           // longest body that is not a value, in bytes; 0: 1.5 MiB
+	OpsMax      int           // most operations in a transaction; 0: 128
+	BatchLines  int           // most lines of a batch; 0: 10,000
+	BatchBytes  int64         // most bytes of a batch; 0: 64 MiB
 	WatchesMax  int           // most watches open at once; 0: 1024. Beyond it a watch is refused with 503 busy
 	BodyTimeout time.Duration // a body must have arrived within; 0: 60 s
 	Heartbeat   time.Duration // longest silence on a watch; 0: 25 s
@@ -52,6 +56,8 @@ type Options struct {
 const (
 	valueMax     = 1 << 20
 	keyMax       = 4 << 10
+	requestMax   = 3 << 19
+	opsMax       = 128
 	watchesMax   = 1024
 	bodyTimeout  = 60 * time.Second
 	watchStall   = 10 * time.Second
@@ -68,6 +74,7 @@ type Handler struct {
 	epoch   atomic.Pointer[epochValue] // the header value of the epoch seen last
 
 	watches  atomic.Int64 // open now
+	batches  atomic.Int64 // likewise
 	stopping context.Context
 	stop     context.CancelFunc
 }
@@ -79,6 +86,10 @@ func New(o Options) *Handler {
 	}
 	setDefault(&o.ValueMax, valueMax)
 	setDefault(&o.KeyMax, keyMax)
+	setDefault(&o.RequestMax, requestMax)
+	setDefault(&o.OpsMax, opsMax)
+	setDefault(&o.BatchLines, batchLinesMax)
+	setDefault(&o.BatchBytes, batchBytesMax)
 	setDefault(&o.WatchesMax, watchesMax)
 	setDefault(&o.BodyTimeout, bodyTimeout)
 	setDefault(&o.Heartbeat, heartbeat)
@@ -88,7 +99,7 @@ func New(o Options) *Handler {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	h := &Handler{opts: o, origins: newOrigins(o.Origins)}
-	h.metrics = newMetrics(o.Metrics, &h.watches)
+	h.metrics = newMetrics(o.Metrics, &h.watches, &h.batches)
 	h.stopping, h.stop = context.WithCancel(context.Background())
 	return h
 }
@@ -126,6 +137,11 @@ const (
 	allowQueued = "GET, HEAD, DELETE, OPTIONS"
 	allowTokens = "GET, HEAD, POST, OPTIONS" //nolint:gosec // methods
 	allowToken  = "DELETE, OPTIONS"
+
+	allowPost      = "POST, OPTIONS"
+	allowLeases    = "GET, HEAD, POST, OPTIONS"
+	allowLease     = "GET, HEAD, PUT, DELETE, OPTIONS"
+	allowKeepAlive = allowPost
 )
 
 // serve answers a request and returns the status it has sent, or an error if it has sent nothing yet.
@@ -147,8 +163,32 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, tokens api.Token
 		return h.serveTokens(w, r, tokens)
 	case toToken:
 		return h.serveToken(w, r, tokens, name)
+	case toTxn:
+		return h.servePost(w, r, h.txn)
+	case toBatch:
+		return h.servePost(w, r, h.serveBatch)
+	case toLeases:
+		return h.serveLeases(w, r)
+	case toLease:
+		return h.serveLease(w, r, name)
+	case toKeepAlive:
+		return h.keepAlive(w, r, name)
+	case toDocument:
+		return h.serveDocument(w, r)
 	default:
 		return 0, errNoRoute(r)
+	}
+}
+
+// servePost is for what is only ever posted to.
+func (h *Handler) servePost(w http.ResponseWriter, r *http.Request, post func(http.ResponseWriter, *http.Request) (int, error)) (int, error) {
+	switch r.Method {
+	case http.MethodPost:
+		return post(w, r)
+	case http.MethodOptions:
+		return replyOptions(w, allowPost)
+	default:
+		return 0, errMethod(r, allowPost)
 	}
 }
 

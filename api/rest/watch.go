@@ -95,14 +95,11 @@ func (h *Handler) watch(w http.ResponseWriter, r *http.Request, key string, pref
 	if err != nil {
 		return 0, err
 	}
-	if h.stopping.Err() != nil {
-		return 0, errStopping()
+	leave, err := h.admitWatch()
+	if err != nil {
+		return 0, err
 	}
-	if h.watches.Add(1) > int64(h.opts.WatchesMax) {
-		h.watches.Add(-1)
-		return 0, kv.Errorf(kv.Busy, "%d watches are open, which is the limit (limits.watches)", h.opts.WatchesMax)
-	}
-	defer h.watches.Add(-1)
+	defer leave()
 
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()

@@ -58,12 +58,13 @@ var ours = []rule{
 	{"config", nil},
 	{"internal/service", nil},
 	{"internal/simnet", nil},
+	{"internal/sniff", nil},
 	{"internal/arch", nil},
 	{"systemd", nil},
 	{"packaging", nil},
 
 	// who puts them together; only agent and cmd read config
-	{"agent", []string{"kv", "internal/wire", "internal/service", "internal/bridge", "config", "api/...", "mvcc", "member/...", "proxy/...",
+	{"agent", []string{"kv", "internal/wire", "internal/service", "internal/bridge", "internal/sniff", "config", "api/...", "mvcc", "member/...", "proxy/...",
 		"queue", "client", "enroll", "transport"}},
 	{"cmd/...", []string{"kv", "internal/wire", "config", "api", "agent", "client", "cmd/..."}},
 
@@ -92,13 +93,20 @@ var libraries = []library{
 	{path: "github.com/lni/dragonboat/v4", homes: []string{"member/..."}},
 	{path: "github.com/lni/vfs", homes: []string{"member/..."}},
 	{path: "github.com/cespare/xxhash/v2", homes: []string{"member/..."}},
-	{path: "go.etcd.io/bbolt", homes: []string{"mvcc", "proxy/cache"}, tests: []string{"member/..."}},
+	{path: "go.etcd.io/bbolt", homes: []string{"mvcc", "proxy/cache"}, tests: []string{"member/...", "test/..."}},
 	{path: "github.com/quic-go/quic-go", homes: []string{"transport", "internal/simnet"}, tests: []string{"test/..."}},
-	{path: "google.golang.org/grpc", homes: []string{"api/etcd"}, tests: []string{"test/..."}},
-	{path: "go.etcd.io/etcd", homes: []string{"api/etcd"}, tests: []string{"test/..."}},
+	{path: "google.golang.org/grpc", homes: []string{"api/etcd"}, tests: []string{"test/...", "agent"}},
+	{path: "google.golang.org/protobuf", homes: []string{"api/etcd"}, tests: []string{"test/..."}},
+	{path: "github.com/grpc-ecosystem/grpc-gateway/v2", homes: []string{"api/etcd"}},
+	{path: "golang.org/x/net", homes: []string{"internal/sniff"}},
+	// of etcd's server the messages of two services, and nothing that would bring the server itself
+	{path: "go.etcd.io/etcd/server/v3/etcdserver/api/v3lock/v3lockpb", homes: []string{"api/etcd"}, tests: []string{"test/...", "agent"}},
+	{path: "go.etcd.io/etcd/server/v3/etcdserver/api/v3election/v3electionpb", homes: []string{"api/etcd"}, tests: []string{"test/...", "agent"}},
+	{path: "go.etcd.io/etcd/server/v3"},
+	{path: "go.etcd.io/etcd", homes: []string{"api/etcd"}, tests: []string{"test/...", "agent"}},
 	{path: "github.com/spf13/viper", homes: []string{"config"}},
-	{path: "github.com/pelletier/go-toml/v2", homes: []string{"config"}}, // viper's own parsers, for
-	{path: "go.yaml.in/yaml/v3", homes: []string{"config"}},              // line numbers and duplicates
+	{path: "github.com/pelletier/go-toml/v2", homes: []string{"config"}},                 // viper's own parsers, for
+	{path: "go.yaml.in/yaml/v3", homes: []string{"config"}, tests: []string{"api/rest"}}, // line numbers and duplicates; to read the OpenAPI document
 	{path: "github.com/spf13/pflag", homes: []string{"config", "cmd/..."}},
 	{path: "github.com/spf13/cobra", homes: []string{"cmd/..."}},
 

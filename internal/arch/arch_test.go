@@ -139,6 +139,8 @@ func TestPlantedViolationsAreReported(t *testing.T) {
 		"dragonboat outside member":        {with(good("mvcc", "mvcc"), "github.com/lni/dragonboat/v4/statemachine"), "whose home is member"},
 		"quic-go outside transport":        {with(good("client", "client"), "github.com/quic-go/quic-go"), "whose home is transport"},
 		"grpc outside etcd":                {with(good("api/rest", "rest"), "google.golang.org/grpc/codes"), "whose home is api/etcd"},
+		"messages of etcd's locks":         {with(good("api/etcd", "etcd"), "go.etcd.io/etcd/server/v3/etcdserver/api/v3lock/v3lockpb/gw"), ""},
+		"etcd itself":                      {with(good("api/etcd", "etcd"), "go.etcd.io/etcd/server/v3/etcdserver/api/v3lock"), "whose home is nothing"},
 		"bbolt outside mvcc":               {with(good("member", "member"), "go.etcd.io/bbolt"), "whose home is mvcc"},
 		"bbolt in a test of member":        {tests(good("member", "member"), "go.etcd.io/bbolt"), ""},
 		"cobra outside cmd":                {with(good("agent", "agent"), "github.com/spf13/cobra"), "whose home is cmd/..."},

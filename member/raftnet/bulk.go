@@ -8,7 +8,6 @@ import (
 	"time"
 
 	pb "github.com/lni/dragonboat/v4/raftpb"
-	"golang.org/x/sync/errgroup"
 )
 
 const (
@@ -116,37 +115,27 @@ func (b *bulk) Close() {
 	b.stream.CancelRead(codeDone)
 }
 
-// acceptBulk takes the streams of snapshots.
-func (l *link) acceptBulk(ctx context.Context, g *errgroup.Group) error {
-	for {
-		s, err := l.conn.Accept(ctx)
-		if err != nil {
-			return fmt.Errorf("wait for a snapshot of node %s: %w", l.peer.node, err)
-		}
-		select {
-		case l.bulk <- struct{}{}:
-		default:
-			l.net.metrics.dropped("snapshots_full", 1)
-			s.CancelRead(codeRefused)
-			s.CancelWrite(codeRefused)
-			continue
-		}
-		g.Go(func() error {
-			defer func() { <-l.bulk }()
-			err := l.receiveBulk(s)
-			if err == nil {
-				err = s.Close()
-			}
-			if err != nil {
-				l.net.metrics.dropped("snapshot", 1)
-				l.net.opts.Log.Warn("a snapshot from another member did not arrive; the leader sends another one",
-					"peer", l.peer.node, "err", err)
-				s.CancelWrite(codeRefused)
-			}
-			s.CancelRead(codeDone)
-			return nil // the connection is none the worse
-		})
+// serveBulk takes a snapshot.
+func (l *link) serveBulk(s Stream) {
+	select {
+	case l.bulk <- struct{}{}:
+		defer func() { <-l.bulk }()
+	default:
+		l.net.metrics.dropped("snapshots_full", 1)
+		giveUp(s, codeRefused)
+		return
 	}
+	err := l.receiveBulk(s)
+	if err == nil {
+		err = s.Close()
+	}
+	if err != nil {
+		l.net.metrics.dropped("snapshot", 1)
+		l.net.opts.Log.Warn("a snapshot from another member did not arrive; the leader sends another one",
+			"peer", l.peer.node, "err", err)
+		s.CancelWrite(codeRefused)
+	}
+	s.CancelRead(codeDone)
 }
 
 var errChunk = errors.New("the chunk does not continue the snapshot")
@@ -154,17 +143,9 @@ var errChunk = errors.New("the chunk does not continue the snapshot")
 // receiveBulk hands over the chunks of one snapshot and confirms the last.
 func (l *link) receiveBulk(s Stream) error {
 	in := stalling{s}
-	h, err := readHello(in)
-	switch {
-	case err != nil:
-		return err
-	case h.cluster != l.net.opts.Cluster:
-		return fmt.Errorf("snapshot of cluster %016x: %w", h.cluster, errCluster)
-	case h.kind != kindBulk:
-		return fmt.Errorf("%s instead of a snapshot: %w", h.kind, errFormat)
-	}
 	var buf []byte
 	for {
+		var err error
 		if buf, err = readFrame(in, buf, maxChunkFrame); err != nil {
 			return err
 		}

@@ -9,7 +9,10 @@
 //
 // In each direction of a connection there are two streams with batches, the lanes: one for what keeps a leader in office
 // (heartbeats, votes, answers, read index), and one for what carries log entries, of which a single message may have
-// 64 MiB. So entries on a slow link hold up no heartbeat. A snapshot has a stream of its own, of the lowest urgency.
+// 64 MiB. So entries on a slow link hold up no heartbeat. A snapshot has a stream of its own, of the lowest urgency;
+// a question to another member, about what only the leader knows, has one that goes before log entries, and the answer
+// comes back on it.
+//
 // Each stream begins with a hello: format version, lane, cluster and the sender's boot nonce; the sender's node id is
 // what the connection proves.
 //

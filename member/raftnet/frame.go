@@ -12,7 +12,8 @@ import (
 )
 
 // A stream is a hello, then frames: a length of four bytes, big-endian, and so many bytes. A frame of a lane is the
-// number of a batch as a uvarint and the batch, a frame of a snapshot is a chunk, each as the library encodes them.
+// number of a batch as a uvarint and the batch, a frame of a snapshot is a chunk, each as the library encodes them. A
+// question is one frame, and so is its answer.
 
 // formatVersion is that of hello and frames. A newer one is refused.
 const formatVersion = 1
@@ -26,6 +27,7 @@ const (
 	kindSwift kind = iota + 1 // what must not wait: heartbeats, votes, answers
 	kindLog                   // what carries entries
 	kindBulk                  // a snapshot
+	kindAsk                   // a question, which the peer answers on the same stream
 
 	lanes = 2 // kindSwift and kindLog
 )
@@ -38,6 +40,8 @@ func (k kind) String() string {
 		return "log"
 	case kindBulk:
 		return "snapshot"
+	case kindAsk:
+		return "question"
 	}
 	return fmt.Sprintf("kind %d", uint8(k))
 }
@@ -86,7 +90,7 @@ func readHello(r io.Reader) (h hello, err error) {
 	h.kind = kind(rest[0])
 	h.cluster = binary.BigEndian.Uint64(rest[1:])
 	copy(h.boot[:], rest[9:])
-	if h.kind < kindSwift || h.kind > kindBulk {
+	if h.kind < kindSwift || h.kind > kindAsk {
 		return h, fmt.Errorf("a stream of %s: %w", h.kind, errFormat)
 	}
 	return h, nil

@@ -23,11 +23,13 @@ const (
 
 // link is one connection to a peer in use.
 type link struct {
-	net    *Net
-	peer   *peer
-	conn   Conn
-	queues [lanes]*queue
-	bulk   chan struct{} // a place for each snapshot that comes in; one that finds none is refused
+	net     *Net
+	peer    *peer
+	conn    Conn
+	queues  [lanes]*queue
+	bulk    chan struct{} // a place for each snapshot that comes in; one that finds none is refused
+	asks    chan struct{} // a place for each question that is answered, likewise
+	streams chan struct{} // a place for each stream of one of these, which has not said yet of which
 
 	mu    sync.Mutex
 	begun [lanes]bool // the peer has opened the stream of the lane
@@ -35,7 +37,7 @@ type link struct {
 
 func newLink(n *Net, p *peer, c Conn) *link {
 	return &link{net: n, peer: p, conn: c, queues: [lanes]*queue{newQueue(maxSwiftBytes), newQueue(maxLogBytes)},
-		bulk: make(chan struct{}, maxBulk)}
+		bulk: make(chan struct{}, maxBulk), asks: make(chan struct{}, maxAsks), streams: make(chan struct{}, maxBulk+maxAsks+1)}
 }
 
 func (l *link) closeQueues() (dropped int) {
@@ -54,7 +56,7 @@ func (l *link) run(ctx context.Context) error {
 		g.Go(func() error { return l.sendLane(ctx, kind(i+1)) })
 	}
 	g.Go(func() error { return l.acceptLanes(ctx, g) })
-	g.Go(func() error { return l.acceptBulk(ctx, g) })
+	g.Go(func() error { return l.acceptStreams(ctx, g) })
 	g.Go(func() error { return l.watchLoss(ctx) })
 	g.Go(func() error {
 		defer func() { l.conn.Close(closeReason(ctx)) }() // ends whatever still waits on the connection
@@ -216,8 +218,8 @@ func (l *link) welcome(in Incoming) (hello, error) {
 		return h, err
 	case h.cluster != l.net.opts.Cluster:
 		return h, fmt.Errorf("stream of cluster %016x: %w", h.cluster, errCluster)
-	case h.kind == kindBulk:
-		return h, fmt.Errorf("a snapshot on a stream of one direction: %w", errFormat)
+	case h.kind > lanes:
+		return h, fmt.Errorf("a %s on a stream of one direction: %w", h.kind, errFormat)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -10,6 +10,7 @@ import (
 type metrics struct {
 	sent, received, chunks, unreachable prometheus.Counter
 	drops                               *prometheus.CounterVec // batches, by reason
+	asks                                *prometheus.CounterVec // questions to others, by outcome
 }
 
 func newMetrics() *metrics {
@@ -21,9 +22,13 @@ func newMetrics() *metrics {
 		received:    counter("batches_received_total", "Batches of raft messages taken in from other members."),
 		chunks:      counter("snapshot_chunks_sent_total", "Chunks of snapshots sent."),
 		unreachable: counter("unreachable_total", "Reports to raft that a member cannot be reached or missed something."),
+		asks: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "holdfast", Subsystem: "raftnet", Name: "asks_total",
+			Help: "Questions to other members, by outcome: answered or failed.",
+		}, []string{"outcome"}),
 		drops: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "holdfast", Subsystem: "raftnet", Name: "dropped_total",
-			Help: "What was dropped, by reason: batches (queue_full, link, overtaken, repeated, ancient, refused), snapshots (snapshot, snapshots_full).",
+			Help: "What was dropped, by reason: batches (queue_full, link, overtaken, repeated, ancient, refused), snapshots (snapshot, snapshots_full), questions (ask, asks_full), streams of neither (refused, streams_full).",
 		}, []string{"reason"}),
 	}
 }
@@ -35,7 +40,7 @@ func (m *metrics) dropped(reason string, n int) {
 }
 
 func (m *metrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.sent, m.received, m.chunks, m.unreachable, m.drops}
+	return []prometheus.Collector{m.sent, m.received, m.chunks, m.unreachable, m.drops, m.asks}
 }
 
 func (m *metrics) register(r prometheus.Registerer) error {

@@ -31,6 +31,7 @@ type Net struct {
 	serving chan struct{} // closed by Serve
 	recv    func(pb.MessageBatch)
 	chunk   func(pb.Chunk) bool
+	answer  func(context.Context, []byte) []byte
 
 	closing chan struct{} // closed by Close
 	wg      sync.WaitGroup
@@ -56,9 +57,10 @@ func New(opts Options) (*Net, error) {
 	return n, nil
 }
 
-// Serve makes known who takes in what others send. It is called once; connections wait for it.
-func (n *Net) Serve(recv func(pb.MessageBatch), chunk func(pb.Chunk) bool) error {
-	n.recv, n.chunk = recv, chunk
+// Serve makes known who takes in what others send, and who answers what they ask. It is called once; connections wait
+// for it.
+func (n *Net) Serve(recv func(pb.MessageBatch), chunk func(pb.Chunk) bool, answer func(context.Context, []byte) []byte) error {
+	n.recv, n.chunk, n.answer = recv, chunk, answer
 	close(n.serving)
 	return nil
 }

@@ -3,8 +3,9 @@
 //
 //	go run -C test/bench . [flags] [suite...]
 //
-// Suites are put, get, rest, trickle, million and proxy; all is the first four. proxy wants the product alone: it
-// measures a proxy beside the member behind it, and beside a bare net/http handler.
+// Suites are put, get, rest, trickle, million, proxy and three; all is the first four. proxy wants the product alone: it
+// measures a proxy beside the member behind it, and beside a bare net/http handler. three measures clusters of three
+// members on loopback.
 //
 // Only ratios taken in one run mean anything, so everything here is measured in rounds that alternate between the
 // systems (A B A B A B), the tables show medians with the spread beside them, and a ratio is the median of the ratios
@@ -74,6 +75,7 @@ var suites = []struct {
 	{"trickle", true, runTrickle},
 	{"million", false, runMillion},
 	{"proxy", false, runProxy},
+	{"three", false, runThree},
 }
 
 func main() {
@@ -120,7 +122,7 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.dir, "dir", "", "where data directories are made, on the disk to measure (default: the temporary directory)")
 	f.StringVar(&o.json, "json", "", "write every sample to this file too")
 	f.Usage = func() {
-		fmt.Fprintln(f.Output(), "usage: go run -C test/bench . [flags] [put|get|rest|trickle|million|proxy|all]...")
+		fmt.Fprintln(f.Output(), "usage: go run -C test/bench . [flags] [put|get|rest|trickle|million|proxy|three|all]...")
 		f.PrintDefaults()
 	}
 	if err := f.Parse(args); err != nil {

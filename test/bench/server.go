@@ -43,12 +43,13 @@ type server struct {
 	pid     int
 	started time.Duration // from fork to ready
 
-	cmd   *exec.Cmd
-	log   *tail
-	disk  *disk         // its own, nil if it shares one
-	done  chan struct{} // closed when it has ended; then final and err are set
-	final counters
-	err   error
+	cmd    *exec.Cmd
+	log    *tail
+	disk   *disk         // its own, nil if it shares one
+	beside []*server     // members of the same cluster, whose costs count with its own
+	done   chan struct{} // closed when it has ended; then final and err are set
+	final  counters
+	err    error
 }
 
 // watched says how a server is looked at while it runs; the zero value is not at all. Either slows it down, so that
@@ -143,13 +144,21 @@ func (v *server) awaitReady(ctx context.Context) error {
 	}
 }
 
-// counters reads what the server has used so far.
+// counters reads what the server, and those beside it, have used so far.
 func (v *server) counters() (counters, error) {
-	c, err := readCounters(v.pid)
+	sum, err := readCounters(v.pid)
 	if err != nil {
-		return c, fmt.Errorf("%s is gone: %w\n%s", v.name, err, v.log)
+		return sum, fmt.Errorf("%s is gone: %w\n%s", v.name, err, v.log)
 	}
-	return c, nil
+	for _, o := range v.beside {
+		c, err := o.counters()
+		if err != nil {
+			return sum, err
+		}
+		sum.cpu += c.cpu
+		sum.wrote += c.wrote
+	}
+	return sum, nil
 }
 
 // stop asks the server to end and returns what it used in its whole life, so that work it had put off is counted too.

@@ -1,0 +1,91 @@
+package etcd
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+
+	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
+	"go.etcd.io/etcd/api/v3/etcdserverpb/gw"
+	electiongw "go.etcd.io/etcd/server/v3/etcdserver/api/v3election/v3electionpb/gw"
+	lockgw "go.etcd.io/etcd/server/v3/etcdserver/api/v3lock/v3lockpb/gw"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/test/bufconn"
+	"google.golang.org/protobuf/encoding/protojson"
+)
+
+// gateway is etcd's JSON form of its API, below /v3: each request becomes a gRPC call to the Server over a connection in
+// memory, so that both are served by the same code. Nothing is connected before the first request.
+type gateway struct {
+	server   *Server
+	mux      *runtime.ServeMux
+	conn     *grpc.ClientConn
+	listener *bufconn.Listener
+	begin    sync.Once
+	serving  sync.WaitGroup
+}
+
+const (
+	gatewayPath = "/v3/"
+	gatewayBeta = "/v3beta/" // as clients of etcd 3.3 call it
+
+	// gatewayBuffer is how much of a message may be under way in memory.
+	gatewayBuffer = 64 << 10
+)
+
+// Owns reports whether a path belongs to the JSON gateway.
+func Owns(path string) bool {
+	return strings.HasPrefix(path, gatewayPath) || strings.HasPrefix(path, gatewayBeta)
+}
+
+func newGateway(s *Server) *gateway {
+	g := &gateway{server: s, listener: bufconn.Listen(gatewayBuffer)}
+	conn, err := grpc.NewClient("passthrough:///gateway",
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return g.listener.DialContext(ctx) }),
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(gatewayMessageMax)),
+	)
+	if err != nil {
+		panic(err) // of options that are constants here
+	}
+	g.conn = conn
+	g.mux = runtime.NewServeMux(runtime.WithMarshalerOption(runtime.MIMEWildcard, &runtime.HTTPBodyMarshaler{
+		Marshaler: &runtime.JSONPb{
+			MarshalOptions:   protojson.MarshalOptions{UseProtoNames: true},
+			UnmarshalOptions: protojson.UnmarshalOptions{DiscardUnknown: true},
+		},
+	}))
+	for _, register := range []func(context.Context, *runtime.ServeMux, *grpc.ClientConn) error{
+		gw.RegisterKVHandler, gw.RegisterWatchHandler, gw.RegisterLeaseHandler, gw.RegisterClusterHandler,
+		gw.RegisterMaintenanceHandler, gw.RegisterAuthHandler, lockgw.RegisterLockHandler, electiongw.RegisterElectionHandler,
+	} {
+		if err := register(context.Background(), g.mux, conn); err != nil {
+			panic(err) // of a route that is a constant there
+		}
+	}
+	return g
+}
+
+// gatewayMessageMax is the largest answer; etcd has no limit either.
+const gatewayMessageMax = 1<<31 - 1
+
+func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	g.begin.Do(func() {
+		g.serving.Go(func() { _ = g.server.grpc.Serve(g.listener) }) // ends with the server
+	})
+	if rest, ok := strings.CutPrefix(r.URL.Path, gatewayBeta); ok {
+		r.URL.Path = gatewayPath + rest
+	}
+	// Base64 makes four bytes of three.
+	r.Body = http.MaxBytesReader(w, r.Body, int64(g.server.messageMax())*4/3)
+	g.mux.ServeHTTP(w, r)
+}
+
+// close ends the connection in memory.
+func (g *gateway) close() {
+	_ = g.conn.Close()     // nothing of it is left
+	_ = g.listener.Close() // has nothing to fail
+}

@@ -1,0 +1,109 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"runtime/debug"
+	"unicode/utf8"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+)
+
+// unary is around every call that has one request and one answer.
+func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (res any, err error) {
+	m := s.metrics.methods[info.FullMethod]
+	m.started.Add(1)
+	m.msgsReceived.Add(1)
+	defer func() {
+		if v := recover(); v != nil {
+			res, err = nil, s.panicked(info.FullMethod, v)
+		}
+		if err == nil {
+			m.msgsSent.Add(1)
+		}
+		m.end(status.Code(err))
+	}()
+	if _, err := s.admit(ctx); err != nil {
+		return nil, err
+	}
+	return handler(ctx, req)
+}
+
+// stream is around every other call. Its context ends, with the error that the client then gets as the cause, when the
+// node shuts down, and for a client that requires a leader when there is none.
+func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+	m := s.metrics.methods[info.FullMethod]
+	m.started.Add(1)
+	defer func() {
+		if v := recover(); v != nil {
+			err = s.panicked(info.FullMethod, v)
+		}
+		m.end(status.Code(err))
+	}()
+	needsLeader, err := s.admit(ss.Context())
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ss.Context())
+	defer cancel(nil)
+	defer context.AfterFunc(s.stopping, func() { cancel(errStopped) })()
+	if needsLeader {
+		defer s.leaders.watch(cancel)()
+	}
+	err = handler(srv, &countedStream{ServerStream: ss, ctx: ctx, method: m})
+	if cause := context.Cause(ctx); errors.Is(cause, errStopped) || errors.Is(cause, rpctypes.ErrGRPCNoLeader) {
+		return cause
+	}
+	return err
+}
+
+// admit looks at the metadata of a call, and reports whether it is to end when there is no leader.
+func (s *Server) admit(ctx context.Context) (needsLeader bool, err error) {
+	version := metadata.ValueFromIncomingContext(ctx, rpctypes.MetadataClientAPIVersionKey)
+	if len(version) > 0 && !utf8.ValidString(version[0]) {
+		return false, rpctypes.ErrGRPCInvalidClientAPIVersion
+	}
+	leader := metadata.ValueFromIncomingContext(ctx, rpctypes.MetadataRequireLeaderKey)
+	if len(leader) == 0 || leader[0] != rpctypes.MetadataHasLeader {
+		return false, nil
+	}
+	if !s.hasLeader() {
+		return true, rpctypes.ErrGRPCNoLeader
+	}
+	return true, nil
+}
+
+// panicked keeps a fault in one call from ending the node.
+func (s *Server) panicked(method string, v any) error {
+	s.opts.Log.Error("handler panicked", "method", method, "panic", v, "stack", string(debug.Stack()))
+	return status.Error(codes.Internal, "holdfast: internal fault")
+}
+
+// countedStream counts messages, and has a context of ours.
+type countedStream struct {
+	grpc.ServerStream
+	ctx    context.Context
+	method *method
+}
+
+func (s *countedStream) Context() context.Context { return s.ctx }
+
+func (s *countedStream) SendMsg(m any) error {
+	err := s.ServerStream.SendMsg(m)
+	if err == nil {
+		s.method.msgsSent.Add(1)
+	}
+	return err
+}
+
+func (s *countedStream) RecvMsg(m any) error {
+	err := s.ServerStream.RecvMsg(m)
+	if err == nil {
+		s.method.msgsReceived.Add(1)
+	}
+	return err
+}
