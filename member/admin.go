@@ -57,7 +57,7 @@ func (m *Member) Condition() kv.Condition {
 		Header:    kv.Header{Revision: st.Revision},
 		Leader:    l.replica,
 		Applied:   st.Applied,
-		Committed: max(st.Applied, m.logs.db.committed(shardID, m.id.Replica)),
+		Committed: m.committed(),
 		Learner:   len(voters) > 0 && !slices.Contains(voters, m.id.Replica),
 		DBSize:    st.FileBytes,
 		DBInUse:   st.FileBytes - st.FreeBytes,
@@ -68,6 +68,11 @@ func (m *Member) Condition() kv.Condition {
 	}
 	m.stamp(&c.Header)
 	return c
+}
+
+// committed is the newest log index known here to be committed.
+func (m *Member) committed() uint64 {
+	return max(m.logs.db.committed(shardID, m.id.Replica), m.store.Applied())
 }
 
 // Hash digests what this replica holds up to a revision, 0 for the newest. It reads the whole state file, beside

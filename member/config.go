@@ -39,7 +39,7 @@ type Config struct {
 	Version string
 
 	Log     *slog.Logger          // nil for none
-	Metrics prometheus.Registerer // nil for none; names begin with holdfast_member_
+	Metrics prometheus.Registerer // nil for none; names begin with holdfast_member_, or are etcd's
 	Network Network               // to other members, nil for none; owned by the member
 
 	// History is how long superseded revisions stay readable; 0 keeps them until a client compacts.

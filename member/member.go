@@ -113,6 +113,7 @@ func Open(cfg Config) (_ *Member, err error) {
 	}
 	m.rounds = newRounds(cfg.Clock, m.readIndex)
 	m.fs = newRaftFS(m.halt, m.space.waiting)
+	m.fs.synced = func(took time.Duration) { m.metrics.walSeconds.Observe(took.Seconds()) }
 	if err := m.open(); err != nil {
 		return nil, err
 	}

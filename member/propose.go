@@ -106,11 +106,13 @@ func checkOwn(c kv.Command) error {
 
 // propose sends an encoded command through the log. It tries again while it is certain that nothing was applied and
 // there is time.
-func (m *Member) propose(ctx context.Context, cmd []byte) (kv.Result, error) {
+func (m *Member) propose(ctx context.Context, cmd []byte) (res kv.Result, err error) {
 	if !m.begin() {
 		return kv.Result{}, errStopping()
 	}
 	defer m.calls.Done()
+	m.metrics.pending.Add(1)
+	defer func() { m.metrics.ended(err) }()
 	began := time.Now()
 	for {
 		if err := m.leader.await(ctx); err != nil {

@@ -221,7 +221,7 @@ func (p *Proxy) localKey(ctx context.Context, q kv.Query, r kv.Range, age time.D
 // unsure answers for what the cache has lost with the machine: whether a key exists that it does not have.
 func (p *Proxy) unsure(ctx context.Context, q kv.Query) (kv.Page, error) {
 	if !q.LocalOnly {
-		page, err := p.forward(ctx, q)
+		page, err := p.fetch(ctx, q)
 		if err == nil {
 			return page, nil
 		}

@@ -15,7 +15,7 @@ import (
 // write runs a change, which has writing to itself, and writes all changes down when they have become many.
 func (c *Cache) write(change func() error) error {
 	c.writing.Lock()
-	err := change()
+	err := errors.Join(change(), c.depart())
 	c.writing.Unlock()
 	c.mu.RLock()
 	large := c.size >= dirtyMax
@@ -94,6 +94,8 @@ func (c *Cache) Load(epoch kv.Epoch, s Span, kvs []kv.KeyValue) error {
 			}
 		}
 		c.settle()
+		// What was written or shown here while the range was read may be newer than what was read.
+		c.hide(veil{s.Key, s.End, c.seen.Load()})
 		return nil
 	})
 }
@@ -136,7 +138,7 @@ func (c *Cache) clear(key, end []byte) error {
 		return err
 	}
 	for k, v := range all {
-		if _, still := c.covered([]byte(k), nil); still || c.held[k] != nil {
+		if _, still := c.mirrored([]byte(k), nil); still || c.held[k] != nil {
 			continue
 		}
 		if err := c.change(kv.Event{Delete: true, KV: kv.KeyValue{Key: v.Key, ModRevision: v.ModRevision}}); err != nil {

@@ -54,7 +54,9 @@ func replacements(pairs ...string) (list []replacement) {
 
 // everywhere is replaced in each answer, in this order.
 var everywhere = replacements(
-	`"ts":"[^"]*"`, `"ts":"<time>"`,
+	`"ts":("[^"]*"|[0-9.]+)`, `"ts":"<time>"`,
+	`"took":[0-9.]+`, `"took":"<time>"`,
+	`client-[0-9a-f-]{36}`, `<client>`,
 	`"caller":"[^"]*"`, `"caller":"<line>"`,
 	`0x[0-9a-f]{8,}`, `<pointer>`,
 	`LocalAddr: '[0-9.:]+'`, `LocalAddr: '<port>'`,
