@@ -13,7 +13,6 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/protobuf/proto"
 )
@@ -132,7 +131,7 @@ func (w *watched) take(r clientv3.WatchResponse) {
 	}
 	w.rev = r.Header.GetRevision()
 	for _, e := range r.Events {
-		w.events = append(w.events, dump((*mvccpb.Event)(e)))
+		w.events = append(w.events, dump(e))
 	}
 }
 
