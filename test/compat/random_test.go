@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -49,7 +50,7 @@ func TestRandomOperationsAnswerAlike(t *testing.T) {
 		wg.Go(func() { b, bErr = op.send(t.Context(), subject) })
 		wg.Wait()
 		recent = append(recent[max(0, len(recent)-10):], fmt.Sprintf("%d: %s %s", i, op.name, dump(op.request)))
-		if d := diff(toldOr(a, aErr), toldOr(b, bErr)); d != "" {
+		if d := diff(op.told(a, aErr), op.told(b, bErr)); d != "" {
 			t.Fatalf("SEED=%d: operation %d is answered differently:\n%s\nafter\n%s", seed, i, d, strings.Join(recent, "\n"))
 		}
 		g.learn(op, a, aErr)
@@ -82,9 +83,16 @@ func environment(t *testing.T, name string, otherwise int) int {
 	return v
 }
 
-func toldOr(m proto.Message, err error) string {
+var leaseOf = regexp.MustCompile(` lease:[0-9]+`)
+
+// told is the answer as it is compared: without leases where only keys are asked for. etcd 3.7 answers that from its index,
+// which knows no leases, or not, as the rest of the request wants it.
+func (o operation) told(m proto.Message, err error) string {
 	if err != nil {
 		return told(err)
+	}
+	if strings.Contains(dump(o.request), "keys_only:true") {
+		return leaseOf.ReplaceAllString(told(m), "")
 	}
 	return told(m)
 }
