@@ -7,6 +7,8 @@
 // and is acknowledged once a quorum has it in its raft log; the state file follows lazily. A linearizable read takes a
 // read-index round that begins after it arrived, then reads the replica's own store.
 //
+// What only the leader knows, the time of leases (lessor), is asked of it wherever the question comes from; see lease.go.
+//
 // # Files below Config.Dir
 //
 //	member.json   format, cluster id, replica id, node id; written once, before anything else

@@ -35,6 +35,12 @@
 // revisions between the former compact revision and C: what they superseded is what can go. All changes at C and after
 // it stay, and so does the newest version of each key.
 //
+// # Leases
+//
+// A lease, and each key that lives under it, is an entry in bucket side. A revocation walks the entries of its lease and
+// deletes the keys at one revision. The store knows no time: a lease ends when the log says so, and Options.OnLease tells
+// who keeps it.
+//
 // # Locks
 //
 // flushMu (one flush, sweep or restore at a time), then applyMu (one batch at a time), then the mutex of the watch hub.
