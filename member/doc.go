@@ -15,6 +15,12 @@
 //	raft/         the library's NodeHost directory: log, snapshots
 //	state.db      mvcc
 //
+// # What a member does by itself
+//
+// As leader it has history compacted (lead.go), ended leases revoked (lease.go) and the replicas compared (audit.go).
+// Each member raises and disarms its own alarm by its quota (quota.go), and refuses writes while its disk is short
+// (space.go). None of it writes or sends anything while nothing changes.
+//
 // # What ends a member
 //
 // The library, dragonboat, panics in goroutines of its own where its log or state machine returns an error. So they

@@ -41,8 +41,18 @@
 // deletes the keys at one revision. The store knows no time: a lease ends when the log says so, and Options.OnLease tells
 // who keeps it.
 //
+// # Alarms
+//
+// Alarms and the feature level of the cluster are entries of the side table that Apply also has in memory, because it
+// judges each command by them: see Barred.
+//
+// # Defragmentation
+//
+// bbolt never gives pages back. Defragment copies the file into a new one while flushes go on, copies what they have
+// added, holds them up for the last of it, and puts the new file in the place of the old: see there.
+//
 // # Locks
 //
-// flushMu (one flush, sweep or restore at a time), then applyMu (one batch at a time), then the mutex of the watch hub.
+// flushMu (one flush, sweep, restore or swap of a defragmentation at a time), then applyMu (one batch at a time), then the mutex of the watch hub.
 // No bbolt call is made under the hub's mutex.
 package mvcc
