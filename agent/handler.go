@@ -28,6 +28,7 @@ func (a *Agent) buildDoors(force context.Context) *doors {
 		ValueMax:    int(a.cfg.Limits.Value),
 		KeyMax:      int(a.cfg.Limits.Key),
 		WatchesMax:  a.cfg.Limits.Watches,
+		OpsMax:      a.cfg.Limits.TxnOps,
 		BodyTimeout: a.cfg.Limits.BodyTimeout,
 		Origins:     a.cfg.CORS.Origins,
 	}

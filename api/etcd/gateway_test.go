@@ -19,7 +19,9 @@ import (
 func post(t *testing.T, url, body string) (int, string) {
 	t.Helper()
 	res, err := http.Post(url, "application/json", strings.NewReader(body)) //nolint:noctx // bounded by the test
-	must(t, res, err)
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer res.Body.Close()
 	text, err := io.ReadAll(res.Body)
 	return res.StatusCode, string(must(t, text, err))
@@ -59,7 +61,9 @@ func TestGatewayStreamsWatches(t *testing.T) {
 	n := serve(t, Options{})
 	n.put(t, "a", "1")
 	res, err := http.Post("http://"+n.http(t)+"/v3/watch", "application/json", strings.NewReader(`{"create_request":{"key":"YQ==","start_revision":"2"}}`)) //nolint:noctx // bounded by the test
-	must(t, res, err)
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer res.Body.Close()
 	lines := bufio.NewScanner(res.Body)
 	for _, want := range []string{`"created":true`, `"mod_revision":"2"`} {
