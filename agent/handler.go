@@ -27,8 +27,9 @@ func (a *Agent) buildDoors(force context.Context) *doors {
 		Metrics:     reg,
 		ValueMax:    int(a.cfg.Limits.Value),
 		KeyMax:      int(a.cfg.Limits.Key),
-		WatchesMax:  a.cfg.Limits.Watches,
+		RequestMax:  int(a.cfg.Limits.Request),
 		OpsMax:      a.cfg.Limits.TxnOps,
+		WatchesMax:  a.cfg.Limits.Watches,
 		BodyTimeout: a.cfg.Limits.BodyTimeout,
 		Origins:     a.cfg.CORS.Origins,
 	}

@@ -107,7 +107,7 @@ type QueuePrefix struct {
 // Store is how a member keeps its data.
 type Store struct {
 	History     time.Duration `mapstructure:"history" default:"10m" help:"how long superseded revisions stay readable; 0 keeps them until a client compacts, as etcd does"`
-	Quota       Size          `mapstructure:"quota" default:"2GiB" min:"16MiB" planned:"keep to a quota" help:"size of the stored data at which writes are refused"`
+	Quota       Size          `mapstructure:"quota" default:"2GiB" min:"16MiB" help:"size of the stored data on this member at which writes are refused on all, until keys are deleted and compacted; etcd's default is the same"`
 	Flush       time.Duration `mapstructure:"flush" default:"30s" min:"100ms" max:"10m" help:"longest time between writing applied changes to the state file; the log has them before"`
 	DiskReserve Size          `mapstructure:"disk-reserve" default:"256MiB" min:"1MiB" help:"free disk space below which writes are refused; left at its default it is at most an eighth of the disk"`
 }
@@ -123,7 +123,7 @@ type Limits struct {
 	Value         Size          `mapstructure:"value" default:"1MiB" min:"1KiB" max:"8MiB" help:"largest value of a REST request"`
 	Key           Size          `mapstructure:"key" default:"4KiB" min:"64B" max:"64KiB" help:"longest key of a REST request"`
 	Request       Size          `mapstructure:"request" default:"1.5MiB" min:"64KiB" max:"8MiB" help:"largest request of any kind"`
-	TxnOps        int           `mapstructure:"txn-ops" default:"128" min:"1" max:"16384" help:"most operations in a transaction"`
+	TxnOps        int           `mapstructure:"txn-ops" default:"128" min:"1" max:"16384" help:"most operations of a transaction, and most conditions; over REST those of nested ones included, over gRPC as etcd counts them"`
 	Connections   int           `mapstructure:"connections" default:"1024" min:"1" max:"1000000" reload:"yes" help:"most client connections at a time"`
 	HeaderTimeout time.Duration `mapstructure:"header-timeout" default:"10s" min:"100ms" max:"10m" help:"time a client has to send the header of a request"`
 	BodyTimeout   time.Duration `mapstructure:"body-timeout" default:"1m" min:"100ms" max:"24h" help:"time a client has to send the body of a request"`

@@ -3,7 +3,10 @@ package member
 import (
 	"context"
 	"fmt"
+	"os"
+	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -110,11 +113,11 @@ func TestLeaseEndsWithItsKeysAfterItsTime(t *testing.T) {
 
 func TestRenewalsKeepALease(t *testing.T) {
 	m := start(t, t.TempDir(), quiet, fast)
-	id := m.grant(0, 20, "a")
+	id := m.grant(0, 8, "a")
 	began := m.cfg.Clock()
-	for m.cfg.Clock()-began < 60*time.Second {
+	for m.cfg.Clock()-began < 20*time.Second {
 		l, err := renew(m.Member, id)
-		if err != nil || l != (kv.Lease{ID: id, TTL: 20, Granted: 20}) {
+		if err != nil || l != (kv.Lease{ID: id, TTL: 8, Granted: 8}) {
 			t.Fatalf("renewal: %+v, %v", l, err)
 		}
 		time.Sleep(50 * time.Millisecond)
@@ -150,7 +153,7 @@ func TestJumpOfTheClockEndsNoLease(t *testing.T) {
 		}
 	}
 	// In steps the same time does pass.
-	for range 70 {
+	for range 70 * (time.Second / leaseStep) {
 		clock.jump(leaseStep)
 		m.left(id)
 	}
@@ -163,7 +166,7 @@ func TestRestartGivesLeasesTheirFullTime(t *testing.T) {
 	hand := func(c *Config) { c.Clock = clock.now }
 	m := start(t, dir, quiet, hand)
 	id := m.grant(0, 100, "a")
-	for range 60 {
+	for range 60 * (time.Second / leaseStep) {
 		clock.jump(leaseStep)
 		m.left(id)
 	}
@@ -178,6 +181,65 @@ func TestRestartGivesLeasesTheirFullTime(t *testing.T) {
 	p, err := m.Read(t.Context(), kv.Query{Ops: []kv.Op{kv.LeaseTTL{ID: id, Keys: true}, kv.LeaseList{}}})
 	if err != nil || fmt.Sprint(p.Ops[0].KVs[0].Key) != fmt.Sprint([]byte("a")) || p.Ops[1].Leases[0].ID != id {
 		t.Errorf("keys and list after a restart: %+v, %v", p.Ops, err)
+	}
+}
+
+// Who takes himself for the leader and is not, because another has taken office meanwhile, ends no lease and renews none.
+func TestKeeperWhoseOfficeIsOverDoesNothing(t *testing.T) {
+	clock := newHandClock()
+	m := start(t, t.TempDir(), quiet, func(c *Config) { c.Clock = clock.now })
+	id := m.grant(0, 5, "a")
+	if err := m.lessor.assume(m.nonce.Load()+1, m.listLeases); err != nil {
+		t.Fatal(err)
+	}
+	for range 10 * (time.Second / leaseStep) {
+		clock.jump(leaseStep)
+		m.lessor.inTime()
+	}
+	applied := m.store.Applied()
+	if err := m.expireDue(t.Context()); kv.CodeOf(err) != kv.NoLeader {
+		t.Errorf("revocation: %v, want no-leader", err)
+	}
+	for _, op := range []kv.Op{kv.LeaseKeepAlive{ID: id}, kv.LeaseTTL{ID: id}} {
+		if _, err := m.keeper(t.Context(), op); kv.CodeOf(err) != kv.NoLeader {
+			t.Errorf("%T: %v, want no-leader", op, err)
+		}
+	}
+	if now := m.store.Applied(); now != applied || m.gone("a") {
+		t.Errorf("the log went from %d to %d", applied, now)
+	}
+	// In office again it does.
+	if err := m.lessor.assume(m.nonce.Load(), m.listLeases); err != nil {
+		t.Fatal(err)
+	}
+	if l, err := renew(m.Member, id); err != nil || l.TTL != 5 {
+		t.Errorf("renewal: %+v, %v", l, err)
+	}
+}
+
+func TestWhatEndsAtOnceIsRevokedInBatches(t *testing.T) {
+	clock := newHandClock()
+	m := start(t, t.TempDir(), quiet, func(c *Config) { c.Clock = clock.now })
+	const n = 2*revokeMost + 10
+	ops := make([]kv.Command, n)
+	for i := range ops {
+		ops[i].Ops = []kv.Op{kv.LeaseGrant{ID: int64(i + 1), TTL: 30}, kv.Put{Key: fmt.Append(nil, "k", i), Lease: int64(i + 1)}}
+	}
+	if _, err := m.Do(t.Context(), kv.Command{Ops: []kv.Op{kv.Each{Commands: ops}}}); err != nil {
+		t.Fatal(err)
+	}
+	before, rev := m.store.Applied(), m.store.Revision()
+	for range 31 * (time.Second / leaseStep) {
+		clock.jump(leaseStep)
+		m.lessor.inTime()
+	}
+	within(t, 20*time.Second, "all leases end", func() bool { leases, _, _ := m.lessor.count(); return leases == 0 })
+	within(t, 10*time.Second, "all are counted", func() bool { _, _, expired := m.lessor.count(); return expired == n })
+	if now := m.store.Revision(); now != rev+n {
+		t.Errorf("%d revisions for %d leases", now-rev, n)
+	}
+	if entries := m.store.Applied() - before; entries > 10 {
+		t.Errorf("%d log entries for %d leases", entries, n)
 	}
 }
 
@@ -198,4 +260,38 @@ func TestTimeOfALeaseInATransactionAndLocally(t *testing.T) {
 			t.Errorf("got %+v", p.Ops[0])
 		}
 	}
+}
+
+// childRenews renews a lease of 2 s again and again, as fast as a client does, and says how that goes.
+func childRenews(m *Member) {
+	l, err := grant(m, 0, 2)
+	for ; err == nil; time.Sleep(100 * time.Millisecond) {
+		fmt.Println("renewed")
+		_, err = renew(m, l.ID)
+	}
+	fmt.Println("lost:", err)
+	os.Exit(1)
+}
+
+// A process that is stopped for longer than a lease lives, member and client alike, goes on as if nothing had been.
+func TestStoppedProcessEndsNoLease(t *testing.T) {
+	t.Parallel()
+	p := startChild(t, "renew", t.TempDir())
+	renewals := func(n int) {
+		t.Helper()
+		for range n {
+			if !p.out.Scan() || !strings.HasPrefix(p.out.Text(), "renewed") {
+				t.Fatalf("the child says %q\n%s", p.out.Text(), p.err)
+			}
+		}
+	}
+	renewals(3)
+	if err := p.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(2500 * time.Millisecond) // this is what it is about: real time that passes
+	if err := p.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	renewals(15) // what was said before the stop, and beyond it
 }

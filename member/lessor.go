@@ -33,7 +33,7 @@ type lessor struct {
 // leaseStep is how far the time of leases moves between two looks at the clock, at most. One is made each leaseTick.
 const (
 	leaseTick = 100 * time.Millisecond
-	leaseStep = time.Second
+	leaseStep = 500 * time.Millisecond
 )
 
 // leaseRetry is when a lease that could not be revoked is tried again.
@@ -153,6 +153,13 @@ func (l *lessor) pass() {
 	clock := l.clock()
 	l.now += min(max(clock-l.seen, 0), leaseStep)
 	l.seen = clock
+}
+
+// inTime looks at the clock.
+func (l *lessor) inTime() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.pass()
 }
 
 // hold keeps a lease from ending until release is called, because a renewal has arrived for it.

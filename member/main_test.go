@@ -51,6 +51,8 @@ func child(what, dir string) {
 	switch what {
 	case "write":
 		childWrites(m)
+	case "renew":
+		childRenews(m)
 	case "ruin":
 		childRuins(m, done)
 	}

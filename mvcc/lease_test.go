@@ -2,6 +2,7 @@ package mvcc
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"reflect"
 	"strings"
@@ -314,18 +315,18 @@ func TestHashDoesNotCoverLeases(t *testing.T) {
 		g.do(putLease("a", "2", 1))
 	}
 	must(t, a.s.Flush())
-	ha, _, _, err := a.s.Hash(0)
+	ha, _, _, err := a.s.hash(0)
 	must(t, err)
-	hb, _, _, err := b.s.Hash(0)
+	hb, _, _, err := b.s.hash(0)
 	must(t, err)
 	if ha != hb {
 		t.Errorf("%08x and %08x", ha, hb)
 	}
 	b.do(put("b", "1"))
 	a.do(putLease("b", "1", 1))
-	ha, _, _, err = a.s.Hash(0)
+	ha, _, _, err = a.s.hash(0)
 	must(t, err)
-	hb, _, _, err = b.s.Hash(0)
+	hb, _, _, err = b.s.hash(0)
 	must(t, err)
 	if ha == hb {
 		t.Error("the lease of a key is not in the hash: etcd's has it")
@@ -345,4 +346,113 @@ func TestWronglyListedKeyStopsTheStore(t *testing.T) {
 	if kv.CodeOf(err) != kv.Corrupt || !bytes.Contains([]byte(err.Error()), []byte(`"b"`)) {
 		t.Errorf("got %v", err)
 	}
+}
+
+// While a flush is under way, keys of a lease are in three places.
+func TestRevocationDuringAFlush(t *testing.T) {
+	g := newRig(t, Options{})
+	g.do(kv.LeaseGrant{ID: 7, TTL: 5}, putLease("a", "1", 7), putLease("b", "1", 7))
+	must(t, g.s.Flush())
+	g.do(putLease("c", "1", 7), del("a", ""), put("b", "2"))
+	g.s.opts.step = func(at string) error {
+		if at == "frozen" {
+			g.s.opts.step = nil
+			g.do(putLease("d", "1", 7))
+			g.wantLeases("7:5/5; 7:5/5 c d", 7)
+			g.do(kv.LeaseRevoke{ID: 7})
+			g.wantLeases("; 7:-1/0", 7)
+			if got := g.list(0); got != "b=2@3" {
+				t.Errorf("left: %s", got)
+			}
+		}
+		return nil
+	}
+	must(t, g.s.Flush())
+	if g.s.opts.step != nil {
+		t.Fatal("the flush was not interrupted")
+	}
+	must(t, g.s.Flush())
+	checkFile(t, g.s)
+	g.wantLeases("; 7:-1/0", 7)
+}
+
+// The keys of a lease are shown as of one revision, whatever is moved and flushed meanwhile.
+func TestKeysOfALeaseAreReadAtOneRevision(t *testing.T) {
+	const half = 20
+	g := newRig(t, Options{FlushBytes: 16 << 10})
+	g.do(kv.LeaseGrant{ID: 1, TTL: 5}, kv.LeaseGrant{ID: 2, TTL: 5})
+	key := func(i int) string { return fmt.Sprintf("k%02d", i) }
+	for i := range 2 * half {
+		g.do(putLease(key(i), "v", 1+int64(i/half)))
+	}
+	stop, flushed := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(flushed)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if err := g.s.Flush(); err != nil {
+				t.Errorf("flush: %v", err)
+				return
+			}
+		}
+	}()
+	moved := make(chan struct{})
+	go func() {
+		defer close(moved)
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			a, b := i%half, half+i%half
+			first, second := int64(1), int64(2)
+			if i/half%2 == 0 {
+				first, second = second, first
+			}
+			g.index++
+			out, err := g.s.Apply([]Entry{{g.index, kv.Command{Ops: []kv.Op{putLease(key(a), "v", first), putLease(key(b), "v", second)}}}})
+			if err != nil || out[0].Err != nil {
+				t.Errorf("move: %v %v", err, out)
+				return
+			}
+		}
+	}()
+	for i := range 2000 {
+		page, err := g.s.Read(kv.Query{Ops: []kv.Op{kv.LeaseTTL{ID: 1 + int64(i%2), Keys: true}}})
+		if kv.CodeOf(err) == kv.Busy {
+			continue // flushed too often for it
+		}
+		if err != nil || len(page.Ops[0].KVs) != half {
+			t.Errorf("read %d: %d keys, want %d; %v", i, len(page.Ops[0].KVs), half, err)
+			break
+		}
+	}
+	close(stop)
+	<-moved
+	<-flushed
+}
+
+// A reader that has begun before a flush would miss, in the file, what left the lease since.
+func TestReaderOfALeaseBeginsAnewAfterAFlush(t *testing.T) {
+	g := newRig(t, Options{})
+	g.do(kv.LeaseGrant{ID: 7, TTL: 5}, putLease("a", "1", 7), putLease("b", "1", 7))
+	must(t, g.s.Flush())
+	r, h := g.s.now()
+	defer r.close()
+	g.do(put("a", "2"))
+	x := &exec{r: r, base: h.Revision}
+	if res, err := x.leaseTTL(kv.LeaseTTL{ID: 7, Keys: true}); err != nil || showLeases(res) != "7:5/5 a b" {
+		t.Errorf("before the flush: %q, %v; want it as it was", showLeases(res), err)
+	}
+	r.close()
+	must(t, g.s.Flush())
+	if res, err := x.leaseTTL(kv.LeaseTTL{ID: 7, Keys: true}); !errors.Is(err, errPassed) {
+		t.Errorf("after the flush: %q, %v", showLeases(res), err)
+	}
+	g.wantLeases("7:5/5; 7:5/5 b", 7)
 }

@@ -165,6 +165,7 @@ func (r *run) ops(ops []kv.Op) (results []kv.OpResult, err *kv.Error) {
 		case kv.Compact:
 			switch {
 			case op.Term != 0 && op.Term != r.m.term:
+			case op.Revision == 0 && r.m.compact == 0:
 			case op.Revision <= r.m.compact:
 				err = &kv.Error{Code: kv.Compacted, Revision: r.m.compact}
 			case op.Revision > r.before.rev:
@@ -303,6 +304,9 @@ func (m *model) scan(op kv.Range, base, now, compact int64) (res kv.OpResult, er
 		return op.MinMod != 0 && p.ModRevision < op.MinMod || op.MaxMod != 0 && p.ModRevision > op.MaxMod ||
 			op.MinCreate != 0 && p.CreateRevision < op.MinCreate || op.MaxCreate != 0 && p.CreateRevision > op.MaxCreate
 	})
+	if unbounded := op.MinMod|op.MaxMod|op.MinCreate|op.MaxCreate == 0; unbounded && op.Order == kv.OrderNone && op.Limit > 0 {
+		kvs = kvs[:min(int64(len(kvs)), op.Limit+1)] // as etcd reads it: no order, no more than may be shown
+	}
 	sign := 1
 	if op.Order == kv.OrderDescend {
 		sign = -1

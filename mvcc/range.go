@@ -116,9 +116,10 @@ func sorted(op kv.Range) bool {
 // index entries meanwhile, and reads the values of the answer only.
 func (x *exec) sortedRange(op kv.Range, at int64) (res kv.OpResult, err error) {
 	var found []version
+	head := op.Head()
 	err = x.r.scan(op.Key, op.End, at, func(v *version) (bool, error) {
 		res.Count++
-		if !passes(op, v) {
+		if !passes(op, v) || head > 0 && int64(len(found)) == head {
 			return true, nil
 		}
 		keep := *v

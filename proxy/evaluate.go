@@ -18,11 +18,16 @@ func evaluate(r kv.Range, kvs []kv.KeyValue) (res kv.OpResult) {
 		return r.MinMod > 0 && v.ModRevision < r.MinMod || r.MaxMod > 0 && v.ModRevision > r.MaxMod ||
 			r.MinCreate > 0 && v.CreateRevision < r.MinCreate || r.MaxCreate > 0 && v.CreateRevision > r.MaxCreate
 	})
-	if r.Sort != kv.TargetKey {
-		slices.SortStableFunc(kvs, func(a, b kv.KeyValue) int { return compareBy(r.Sort, a, b) })
+	if n := r.Head(); n > 0 && int64(len(kvs)) > n {
+		kvs = kvs[:n]
 	}
-	if r.Order == kv.OrderDescend {
-		slices.Reverse(kvs)
+	if r.Sort != kv.TargetKey || r.Order == kv.OrderDescend { // keys that are equal stay in order of key
+		slices.SortStableFunc(kvs, func(a, b kv.KeyValue) int {
+			if r.Order == kv.OrderDescend {
+				a, b = b, a
+			}
+			return compareBy(r.Sort, a, b)
+		})
 	}
 	if r.Limit > 0 && int64(len(kvs)) > r.Limit {
 		kvs, res.More = kvs[:r.Limit], true

@@ -28,7 +28,7 @@ type feed struct {
 	err      error         // why not
 	provenAt time.Duration // send time of the newest round whose revision the cache holds
 	proven   bool
-	rounds   uint64        // answered
+	rounds   uint64        // answered since it is live
 	current  *wait         // the round under way
 	next     *wait         // the round after it: whoever comes now
 	changed  chan struct{} // closed when there is something new: events, a round, the stream up or down
@@ -158,7 +158,7 @@ func (f *feed) why(i int) string {
 // did not fit is not read again at once: finding that out may have cost as many bytes on the link as the cache may have.
 func (f *feed) load(ctx context.Context, epoch kv.Epoch, m *mirror) (span cache.Span, err error) {
 	span = cache.Span{Key: m.key, End: m.end}
-	if s, ok := f.p.cache.Covered(m.key, m.end); ok {
+	if s, ok := f.p.cache.Mirrored(m.key, m.end); ok {
 		return s, nil
 	}
 	if time.Now().Before(m.retry) {
@@ -212,7 +212,7 @@ func orEnded(e *kv.Error) error {
 func (f *feed) up() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.live, f.err = true, nil
+	f.live, f.err, f.rounds = true, nil, 0
 	if f.next == nil {
 		f.next = &wait{done: make(chan struct{})}
 	}
@@ -334,7 +334,7 @@ func (f *feed) state() (up bool, err error) {
 	return f.live, f.err
 }
 
-// news returns whether the feed is up, how many rounds it has had, and what is closed when that or anything else changes.
+// news returns whether the feed is up, how many rounds it has had since, and what is closed when that or anything else changes.
 func (f *feed) news() (up bool, rounds uint64, changed <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

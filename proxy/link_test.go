@@ -17,6 +17,7 @@ type link struct {
 	ask   int           // reads that went up
 	size  int           // bytes of values that reads brought down
 	open  map[int64]bool
+	runs  int           // watch streams opened
 	loose chan struct{} // answers to reads wait for it, nil for not
 }
 
@@ -107,6 +108,12 @@ func (l *link) bytes() int {
 	return l.size
 }
 
+func (l *link) streamsOpened() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.runs
+}
+
 // watching is how many watches are open; right for one stream at a time.
 func (l *link) watching() int {
 	l.mu.Lock()
@@ -134,6 +141,7 @@ func (l *link) Watch(ctx context.Context, w kv.WatchSpec) iter.Seq2[kv.Batch, er
 		defer cancel()
 		l.mu.Lock()
 		clear(l.open)
+		l.runs++
 		l.mu.Unlock()
 		for b, err := range l.Memory.Watch(ctx, w) {
 			if down, _ := l.state(); down {

@@ -99,6 +99,9 @@ func (t *tail) reach(revision int64) {
 
 // from returns what there is from a revision on, and how far that goes. ok false: the tail does not have all of it.
 func (t *tail) from(epoch kv.Epoch, revision int64) (batches []tailBatch, at int64, ok bool) {
+	if t == nil {
+		return nil, 0, false
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.running || t.epoch != epoch || revision <= t.base {

@@ -11,8 +11,9 @@ import (
 	"holdfast/kv"
 )
 
-// Watch forwards, and outlives the upstream: when it is lost the stream stays open and says WatchStale once; when it is
-// back, WatchCatchingUp, every event since in order, and WatchSynced.
+// Watch serves from the feed what lies in mirrored prefixes (fed.go), forwards the rest, and outlives the upstream: when it
+// is lost the stream stays open and says WatchStale once; when it is back, WatchCatchingUp, every event since in order,
+// and WatchSynced.
 func (p *Proxy) Watch(ctx context.Context, spec kv.WatchSpec) iter.Seq2[kv.Batch, error] {
 	return func(yield func(kv.Batch, error) bool) {
 		if !p.admit() {
@@ -51,14 +52,18 @@ type watcher struct {
 	mu       sync.Mutex
 	watches  []*watched // in the order in which they were asked for
 	complete bool       // nothing more will be asked for
+	owed     bool       // the consumer has asked how far it is
 }
 
 // watched is one watch. Its From is the next revision to be delivered.
 type watched struct {
 	kv.Watch
-	created bool // the consumer has heard so
-	ending  bool // the consumer has asked for its end
-	refused int  // further watches of the same id, which the upstream will refuse
+	created bool  // the consumer has heard so
+	ending  bool  // the consumer has asked for its end
+	refused int   // further watches of the same id, which the upstream will refuse
+	busy    bool  // had events since it was last told how far it is
+	tail    *tail // where it is fed from
+	reached int64 // by what it was fed
 }
 
 func newWatcher(p *Proxy, spec kv.WatchSpec) *watcher {
@@ -90,11 +95,17 @@ func (w *watcher) remove(id int64) {
 	w.watches = slices.DeleteFunc(w.watches, func(one *watched) bool { return one.ID == id })
 }
 
-// run opens one upstream watch after the other until the consumer or ctx ends, or a watch cannot go on.
+// run serves the stream from the feed, or opens one upstream watch after the other, until the consumer or ctx ends, or a
+// watch cannot go on.
 func (w *watcher) run(ctx context.Context, yield func(kv.Batch, error) bool) {
 	w.yield = yield
 	pause := retryFirst
 	for {
+		if w.fits() {
+			if over, _ := w.fed(ctx); over || ctx.Err() != nil {
+				return
+			}
+		}
 		over, err := w.once(ctx)
 		if over || ctx.Err() != nil {
 			return
@@ -133,6 +144,9 @@ func (w *watcher) once(ctx context.Context) (over bool, err error) {
 	defer cancel()
 	if !w.complete {
 		control := make(chan kv.WatchControl, 1)
+		if w.owed { // asked of an upstream that was lost before it answered
+			control <- kv.WatchControl{Progress: true}
+		}
 		spec.Control = control
 		passing.Go(func() { w.pass(ctx, control) })
 	}
@@ -220,6 +234,9 @@ func (w *watcher) back(h kv.Header) bool {
 func (w *watcher) note(b kv.Batch) (known bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if b.WatchID == kv.WatchAll && b.Progress {
+		w.owed = false
+	}
 	one := w.find(b.WatchID)
 	if one == nil {
 		return false
@@ -275,7 +292,9 @@ func (w *watcher) take(c kv.WatchControl, ok bool) bool {
 		w.complete = true
 	case c.Add != nil:
 		w.add(*c.Add)
-	case !c.Progress:
+	case c.Progress:
+		w.owed = true
+	default:
 		if one := w.find(c.Cancel); one != nil {
 			one.ending = true
 		}

@@ -29,6 +29,9 @@ type Harness struct {
 	// IDs says that commands with an ID apply once, however often they are sent.
 	IDs bool
 
+	// Second is how long a second of a lease takes; 0: a second.
+	Second time.Duration
+
 	patience time.Duration // for what must come; 0: 20 s
 }
 
@@ -41,6 +44,9 @@ func Run(t *testing.T, open func(t *testing.T) api.Backend) {
 func (h Harness) Run(t *testing.T) {
 	if h.patience == 0 {
 		h.patience = patience
+	}
+	if h.Second == 0 {
+		h.Second = time.Second
 	}
 	shared := h.Open(t)
 	serial := 0
@@ -81,7 +87,7 @@ type group struct {
 func groups() []group {
 	return []group{
 		{"put", putClaims}, {"delete", deleteClaims}, {"command", commandClaims}, {"guard", guardClaims},
-		{"txn", txnClaims}, {"range", rangeClaims}, {"read", readClaims}, {"history", historyClaims},
+		{"txn", txnClaims}, {"lease", leaseClaims}, {"expiry", expiryClaims}, {"range", rangeClaims}, {"read", readClaims}, {"history", historyClaims},
 		{"watch", watchClaims}, {"stream", streamClaims}, {"cancel", cancelClaims}, {"concurrent", concurrentClaims},
 		{"model", modelClaims}, {"id", idClaims}, {"restart", restartClaims}, {"isolated", isolatedClaims},
 	}

@@ -178,7 +178,7 @@ var dummy = kv.Put{Key: []byte("~dummy")}
 func isPut(op kv.Op) bool { _, ok := op.(kv.Put); return ok }
 
 // faults are wrong in one thing each. Together they break every promise.
-var faults = slices.Concat(writeFaults, txnFaults, readFaults, watchFaults, otherFaults)
+var faults = slices.Concat(writeFaults, txnFaults, leaseFaults, readFaults, watchFaults, otherFaults)
 
 var writeFaults = []fault{
 	answers("created is the wrong way round", func(op kv.Op, r *kv.OpResult) {
@@ -284,7 +284,7 @@ var writeFaults = []fault{
 			return p
 		}
 		return op
-	}, "put/under a lease that does not exist is refused"),
+	}, "put/under a lease that does not exist is refused", "lease/that does not exist applies nothing of the command that names it"),
 	results("every command moves the revision", func(f *faulty, c kv.Command, r *kv.Result, err error) error {
 		before := f.Memory.revision
 		if err == nil && r.Revision == before && !slices.ContainsFunc(c.Ops, isPut) {
@@ -292,7 +292,8 @@ var writeFaults = []fault{
 			r.Revision = moved.Revision
 		}
 		return err
-	}, "delete/of nothing changes nothing", "command/that only reads moves no revision", "txn/whose branch is empty changes nothing"),
+	}, "delete/of nothing changes nothing", "command/that only reads moves no revision", "txn/whose branch is empty changes nothing",
+		"lease/that is revoked without keys moves no revision", "lease/that is renewed has its whole time, and moves no revision"),
 	results("refused commands move the revision", func(f *faulty, c kv.Command, r *kv.Result, err error) error {
 		if err != nil {
 			_, _ = f.Memory.Do(context.Background(), kv.Command{Ops: []kv.Op{dummy}})
@@ -318,7 +319,8 @@ var writeFaults = []fault{
 		return err
 	}, "command/is answered with epoch and revision"),
 	{"ops are applied one by one", []string{"command/applies all its ops at one revision", "command/that is refused in its last op changes nothing",
-		"txn/compares, nested too, with what stood before the command", "read/answers all its ranges at one revision"}, func(f *faulty) {
+		"txn/compares, nested too, with what stood before the command", "read/answers all its ranges at one revision",
+		"lease/is not asked for beside what changes something"}, func(f *faulty) {
 		f.do = func(ctx context.Context, c kv.Command) (kv.Result, error) {
 			var out kv.Result
 			for _, op := range c.Ops {

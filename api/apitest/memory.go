@@ -13,17 +13,19 @@ import (
 )
 
 // Memory is a whole node in a mutex and a few slices: the contract in its plainest form, for tests of what stands on a
-// Backend and as a model beside a real one. Nothing of it is durable, its answers are always linearizable, and it has
-// no leases: LeaseGrant and the like are Unsupported. It keeps every ID it was ever given.
+// Backend and as a model beside a real one. Nothing of it is durable, and its answers are always linearizable. It
+// keeps every ID it was ever given.
 type Memory struct {
 	mu        sync.Mutex
 	epoch     kv.Epoch
 	term      uint64 // nonce of the current LeaderTerm
 	revision  int64
-	compacted int64         // oldest revision that can be read
-	keys      []history     // in order of the key
-	events    []kv.Event    // since compacted, in order
-	done      []applied     // commands that had an ID
+	compacted int64      // oldest revision that can be read
+	keys      []history  // in order of the key
+	events    []kv.Event // since compacted, in order
+	done      []applied  // commands that had an ID
+	leases    map[int64]*lease
+	second    time.Duration // how long a second of a lease takes; 0: a second
 	changed   chan struct{} // closed and replaced when revision or compacted moves
 }
 
@@ -61,6 +63,9 @@ func (m *Memory) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
 		return kv.Result{}, kv.Errorf(kv.Invalid, "there is no queue here")
 	}
 	if err := validate(c.Ops); err != nil {
+		return kv.Result{}, err
+	}
+	if err := validateLeases(c); err != nil {
 		return kv.Result{}, err
 	}
 	m.mu.Lock()

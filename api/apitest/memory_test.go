@@ -24,12 +24,22 @@ func harness(open func() api.Backend) Harness {
 			c.set(true)
 			return func() { c.set(false) }
 		},
-		IDs: true,
+		IDs:    true,
+		Second: second,
 	}
 }
 
 func TestMemoryKeepsThePromises(t *testing.T) {
-	harness(func() api.Backend { return NewMemory() }).Run(t)
+	harness(func() api.Backend { return quickMemory() }).Run(t)
+}
+
+const second = 50 * time.Millisecond
+
+// quickMemory is a Memory whose leases live twenty times as fast.
+func quickMemory() *Memory {
+	m := NewMemory()
+	m.second = second
+	return m
 }
 
 // faultVariable names the fault that TestWithAFault is to have. The suite must fail there, so that it runs in a process
@@ -43,7 +53,7 @@ func TestWithAFault(t *testing.T) {
 	}
 	i := slices.IndexFunc(faults, func(f fault) bool { return f.name == name })
 	h := harness(func() api.Backend {
-		f := &faulty{Memory: NewMemory()}
+		f := &faulty{Memory: quickMemory()}
 		faults[i].open(f)
 		return f
 	})

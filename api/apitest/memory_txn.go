@@ -13,8 +13,9 @@ type transaction struct {
 	m        *Memory
 	writes   map[string]version
 	events   []kv.Event
-	branches []bool   // of each Txn, in the order of walking: whether its compares hold
-	then     []func() // changes of what is not a key
+	branches []bool          // of each Txn, in the order of walking: whether its compares hold
+	then     []func()        // changes of what is not a key
+	granted  map[int64]int64 // leases, by id, with their TTL
 }
 
 // get returns a key as it stands: revision 0 is now, this transaction's own writes included.
@@ -151,6 +152,16 @@ func (t *transaction) op(op kv.Op) (kv.OpResult, error) {
 		return kv.OpResult{Succeeded: holds, Ops: results}, err
 	case kv.Compact:
 		return kv.OpResult{}, t.compact(op)
+	case kv.LeaseGrant:
+		return t.grant(op)
+	case kv.LeaseRevoke:
+		return kv.OpResult{}, t.revoke(op)
+	case kv.LeaseKeepAlive:
+		return t.keepAlive(op)
+	case kv.LeaseTTL:
+		return t.timeLeft(op), nil
+	case kv.LeaseList:
+		return t.listLeases(), nil
 	case kv.LeaderTerm:
 		t.then = append(t.then, func() { t.m.term = op.Nonce })
 		return kv.OpResult{}, nil
@@ -167,6 +178,9 @@ func (t *transaction) compact(op kv.Compact) error {
 	case op.Revision > t.m.revision:
 		return t.m.errFuture(op.Revision)
 	case op.Revision <= t.m.compacted:
+		if op.Revision == 0 && t.m.compacted == 0 {
+			return nil
+		}
 		return t.m.errCompacted(op.Revision)
 	default:
 		t.then = append(t.then, func() { t.m.compact(op) })
@@ -177,17 +191,20 @@ func (t *transaction) compact(op kv.Compact) error {
 func (t *transaction) put(op kv.Put) (kv.OpResult, error) {
 	old, existed := t.get(op.Key, 0)
 	switch {
+	case op.Lease != 0 && t.leaseTTL(op.Lease) == 0:
+		return kv.OpResult{}, errNoLease(op.Lease)
 	case (op.IgnoreValue || op.IgnoreLease) && !existed:
 		return kv.OpResult{}, kv.Errorf(kv.KeyNotFound, "the key %q does not exist", op.Key)
-	case op.Lease != 0:
-		return kv.OpResult{}, kv.Errorf(kv.LeaseNotFound, "there is no lease %d", op.Lease)
 	}
 	revision := t.m.revision + 1
-	fresh := kv.KeyValue{Key: op.Key, Value: op.Value, CreateRevision: revision, ModRevision: revision, Version: 1}
+	fresh := kv.KeyValue{Key: op.Key, Value: op.Value, CreateRevision: revision, ModRevision: revision, Version: 1, Lease: op.Lease}
 	if existed {
 		fresh.CreateRevision, fresh.Version = old.CreateRevision, old.Version+1
 		if op.IgnoreValue {
 			fresh.Value = old.Value
+		}
+		if op.IgnoreLease {
+			fresh.Lease = old.Lease
 		}
 	}
 	t.write(version{KeyValue: fresh}, old, existed)
@@ -235,6 +252,9 @@ func (t *transaction) query(op kv.Range) (kv.OpResult, error) {
 		return op.MinMod > 0 && v.ModRevision < op.MinMod || op.MaxMod > 0 && v.ModRevision > op.MaxMod ||
 			op.MinCreate > 0 && v.CreateRevision < op.MinCreate || op.MaxCreate > 0 && v.CreateRevision > op.MaxCreate
 	})
+	if n := op.Head(); n > 0 && int64(len(found)) > n {
+		found = found[:n]
+	}
 	order(found, op.Sort, op.Order)
 	if op.Limit > 0 && int64(len(found)) > op.Limit {
 		found, result.More = found[:op.Limit], true

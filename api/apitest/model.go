@@ -71,6 +71,17 @@ func show(c kv.Command) string { return fmt.Sprintf("%+v", c) }
 func (g *generator) command(revision int64) kv.Command {
 	for {
 		c := kv.Command{Ops: g.ops(revision, 3, 2)}
+		switch g.IntN(16) {
+		case 0:
+			c.Ops = []kv.Op{kv.LeaseRevoke{ID: g.lease()}}
+		case 1:
+			return kv.Command{Ops: []kv.Op{kv.LeaseKeepAlive{ID: g.lease()}}}
+		case 2, 3:
+			c.Ops = append([]kv.Op{kv.LeaseGrant{ID: g.lease(), TTL: 1000}}, c.Ops...)
+		case 4:
+			c.Ops = []kv.Op{kv.LeaseList{}, kv.LeaseTTL{ID: g.lease(), Keys: g.flip()}}
+			return c
+		}
 		for range g.IntN(5) / 3 {
 			c.Guards = append(c.Guards, kv.Guard{Compare: g.compare(revision)})
 		}
@@ -88,6 +99,12 @@ func (g *generator) ops(revision int64, most, depth int) []kv.Op {
 			p := kv.Put{Key: g.key(), Value: g.value(), PrevKV: g.flip()}
 			if g.IntN(8) == 0 {
 				p.Value, p.IgnoreValue = nil, true
+			}
+			switch g.IntN(6) {
+			case 0:
+				p.Lease = g.lease()
+			case 1:
+				p.IgnoreLease = true
 			}
 			out = append(out, p)
 		case k < 6:
@@ -127,6 +144,7 @@ func (g *generator) compare(revision int64) kv.Compare {
 	case kv.TargetValue:
 		c.Value = g.value()
 	case kv.TargetLease:
+		c.Num = g.Int64N(4)
 	default:
 		c.Num = g.Int64N(revision + 1)
 	}
@@ -135,6 +153,7 @@ func (g *generator) compare(revision int64) kv.Compare {
 
 func (g *generator) key() []byte   { return []byte{'k', byte('0' + g.IntN(8))} }
 func (g *generator) value() []byte { return []byte{byte('a' + g.IntN(4))} }
+func (g *generator) lease() int64  { return 1 + g.Int64N(3) }
 func (g *generator) flip() bool    { return g.IntN(2) == 0 }
 
 func (g *generator) span() (key, end []byte) {

@@ -2,6 +2,7 @@ package apitest
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -22,8 +23,16 @@ func sameKVs(a, b []kv.KeyValue) bool { return slices.EqualFunc(a, b, sameKV) }
 
 func sameOp(a, b kv.OpResult) bool {
 	return sameKVs(a.KVs, b.KVs) && a.Count == b.Count && a.More == b.More && a.Created == b.Created &&
-		a.Succeeded == b.Succeeded && slices.EqualFunc(a.Ops, b.Ops, sameOp)
+		a.Succeeded == b.Succeeded && slices.EqualFunc(a.Leases, b.Leases, sameLease) && slices.EqualFunc(a.Ops, b.Ops, sameOp)
 }
+
+// sameLease leaves out how long a lease has left, which differs from one look to the next, but not whether it is there.
+func sameLease(a, b kv.Lease) bool {
+	return a.ID == b.ID && a.Granted == b.Granted && (a.TTL < 0) == (b.TTL < 0)
+}
+
+// byLease is the order of their ids, those that are negative last.
+func byLease(a, b kv.Lease) int { return cmp.Compare(uint64(a.ID), uint64(b.ID)) }
 
 // first returns the only key of an answer, a zero one if there is none.
 func first(r kv.OpResult) kv.KeyValue {

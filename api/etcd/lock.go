@@ -12,7 +12,9 @@ import (
 	"holdfast/kv"
 )
 
-// lockService is v3lockpb.Lock: the locks of a line, for clients in languages without a library for them.
+// lockService is v3lockpb.Lock: the locks of a line, for clients in languages without a library for them. Refusals of
+// the store keep their codes, as everywhere; etcd's own, which pass through a client inside it, all become Unknown, so
+// that a caller cannot tell by them what to try again.
 type lockService struct {
 	v3lockpb.UnimplementedLockServer
 	line

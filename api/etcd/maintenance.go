@@ -3,6 +3,7 @@ package etcd
 import (
 	"context"
 	"regexp"
+	"strings"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -17,7 +18,6 @@ import (
 type maintenanceService struct {
 	pb.UnimplementedMaintenanceServer
 	*Server
-	snapshots chan struct{} // a token for each that is being sent
 }
 
 // Status tells how this member stands. The version is that of etcd's API which is spoken, as clients decide by it what
@@ -64,6 +64,9 @@ func (s maintenanceService) Hash(ctx context.Context, _ *pb.HashRequest) (*pb.Ha
 	return &pb.HashResponse{Header: s.header(h.Header), Hash: h.Sum}, nil
 }
 
+// neverCompacted is the compact revision of an etcd whose history is whole.
+const neverCompacted = -1
+
 // HashKV digests the keys and their history up to a revision. Members of one cluster agree on it; it is not comparable
 // with etcd's.
 func (s maintenanceService) HashKV(ctx context.Context, r *pb.HashKVRequest) (*pb.HashKVResponse, error) {
@@ -75,7 +78,11 @@ func (s maintenanceService) HashKV(ctx context.Context, r *pb.HashKVRequest) (*p
 	if err != nil {
 		return nil, s.refusal(ctx, err)
 	}
-	return &pb.HashKVResponse{Header: s.header(h.Header), Hash: h.Sum, HashRevision: h.Revision, CompactRevision: h.Compact}, nil
+	answer := &pb.HashKVResponse{Header: s.header(h.Header), Hash: h.Sum, HashRevision: h.Revision, CompactRevision: h.Compact}
+	if h.Compact == 0 {
+		answer.CompactRevision = neverCompacted
+	}
+	return answer, nil
 }
 
 // Defragment gives free pages back to the file system. As in etcd, the answer has no header.
@@ -111,6 +118,9 @@ func (s maintenanceService) MoveLeader(ctx context.Context, r *pb.MoveLeaderRequ
 	}
 }
 
+// errUnknownMethod is etcd's answer to an action that is none.
+var errUnknownMethod = status.Error(codes.Unknown, "etcdserver: unknown method")
+
 const noDowngrade = "holdfast: there is no etcd version that this store could be downgraded to; to go back to an older version of " +
 	"Holdfast, install it: it starts unless the cluster has begun to use what it does not know, and says so"
 
@@ -130,9 +140,9 @@ func (s maintenanceService) Downgrade(ctx context.Context, r *pb.DowngradeReques
 		}
 		return nil, status.Error(codes.Unimplemented, noDowngrade)
 	case pb.DowngradeRequest_CANCEL:
-		return &pb.DowngradeResponse{Header: s.header(admin.Condition().Header), Version: api.EtcdClusterVersion}, nil
+		return &pb.DowngradeResponse{Header: s.header(admin.Condition().Header), Version: strings.TrimSuffix(api.EtcdClusterVersion, ".0")}, nil
 	default:
-		return nil, status.Error(codes.InvalidArgument, "holdfast: a downgrade is validated, enabled or canceled: there is no action "+r.Action.String())
+		return nil, errUnknownMethod
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"os"
 	"sync"
-	"time"
 
 	"golang.org/x/sync/semaphore"
 
@@ -68,6 +67,11 @@ func (h *Handler) serveBatch(w http.ResponseWriter, r *http.Request) (int, error
 	header["X-Content-Type-Options"] = nosniff
 	header["Cache-Control"] = noStore
 	header["X-Accel-Buffering"] = []string{"no"}
+	if r.ProtoMajor == 1 {
+		// What is left of a body that was not read to its end must not pass for the next request, and in duplex net/http
+		// does not see to that.
+		header["Connection"] = []string{"close"}
+	}
 
 	b := &batch{
 		h: h, mode: mode, prefs: parsePrefer(r.Header),
@@ -107,7 +111,7 @@ func (b *batch) run() {
 	b.answers.close()
 	writing.Wait()
 	b.h.metrics.batchEnded(endCode(err))
-	_ = b.lines.rc.SetReadDeadline(time.Time{}) // the connection may serve on
+	b.lines.finish(err == nil)
 }
 
 // read takes lines until there are no more, and returns how many, and why it ended early.

@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -341,7 +343,7 @@ func FuzzBatchLine(f *testing.F) {
 	f.Fuzz(func(t *testing.T, line []byte) {
 		c, key, err := h.parseBatchLine(line)
 		if err == nil {
-			if len(c.Ops) != 1 || len(key) == 0 || string(keyOf(c.Ops[0])) != key || len(c.Guards) > 1 || !json.Valid(line) {
+			if len(c.Ops) != 1 || key == "" || string(keyOf(c.Ops[0])) != key || len(c.Guards) > 1 || !json.Valid(line) {
 				t.Fatalf("%q: %+v, key %q", line, c, key)
 			}
 			if err := wire.CheckCommand(c); err != nil {
@@ -393,4 +395,29 @@ func (p *inPieces) Read(b []byte) (int, error) {
 	n := copy(b, p.left[:min(p.step, len(p.left))])
 	p.left = p.left[n:]
 	return n, nil
+}
+
+// What is left of a body that is not read to its end is no request, and the client reads its answers all the same.
+func TestTheRestOfABatchIsNoRequest(t *testing.T) {
+	var log bytes.Buffer
+	n := serve(t, func(o *Options) { o.BatchLines = 1 })
+	n.Config.ErrorLog = slog.NewLogLogger(slog.NewTextHandler(&log, nil), slog.LevelError)
+	n.put("a", "1")
+	const line = `{"put":{"key":"b","value":"1"}}` + "\n"
+	for _, padding := range []int{0, 1 << 10, 300 << 10} {
+		rest := "\r\nDELETE /v1/kv/a HTTP/1.1\r\nHost: x\r\n\r\n" + strings.Repeat("x", padding)
+		_, br := n.raw("POST /v1/batch HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s%s%s", 2*len(line)+len(rest), line, line, rest)
+		got := statuses(t, strings.NewReader(n.answer(br).want(t, 200).body))
+		if len(got) != 2 || got[1].String() != "end 1 too-many-ops" {
+			t.Errorf("%d bytes left: %v", padding, got)
+		}
+		if b, err := io.ReadAll(br); len(b) > 0 || os.IsTimeout(err) {
+			t.Errorf("%d bytes left: the connection was not closed, %q came: %v", padding, b, err)
+		}
+	}
+	n.wantStored("a", "1")
+	n.Close() // waits for all connections
+	if strings.Contains(log.String(), "panic") {
+		t.Error(log.String())
+	}
 }

@@ -191,3 +191,16 @@ func (r *lineReader) next(stopping context.Context) ([]byte, error) {
 
 // interrupt makes next return, now or when it is called.
 func (r *lineReader) interrupt() { _ = r.rc.SetReadDeadline(time.Unix(1, 0)) }
+
+// restPatience is how long net/http may read on in a body of which no more is wanted: to close a connection that data
+// comes from would take the answers with it.
+const restPatience = time.Second
+
+// finish hands the body back to net/http.
+func (r *lineReader) finish(whole bool) {
+	deadline := time.Time{} // it reads to see whether the client leaves
+	if !whole {
+		deadline = time.Now().Add(restPatience)
+	}
+	_ = r.rc.SetReadDeadline(deadline)
+}

@@ -24,6 +24,8 @@ const (
 	toLease
 	toKeepAlive
 	toDocument
+
+	targets // how many there are
 )
 
 const (

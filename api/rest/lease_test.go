@@ -62,7 +62,7 @@ func (l *leasing) do(ctx context.Context, c kv.Command) (kv.Result, error) {
 			op.Lease = 0
 			ops = append(ops, op)
 		default:
-			ops = append(ops, op)
+			ops = append(ops, unleased(op))
 		}
 	}
 	c.Ops, c.Write = ops, kv.WriteSync
@@ -77,6 +77,23 @@ func (l *leasing) do(ctx context.Context, c kv.Command) (kv.Result, error) {
 		result.Ops = append(before, result.Ops...)
 	}
 	return result, err
+}
+
+// unleased is a transaction whose puts name no lease.
+func unleased(op kv.Op) kv.Op {
+	t, ok := op.(kv.Txn)
+	if !ok {
+		return op
+	}
+	for _, branch := range [][]kv.Op{t.Then, t.Else} {
+		for i := range branch {
+			if put, ok := branch[i].(kv.Put); ok {
+				put.Lease = 0
+				branch[i] = put
+			}
+		}
+	}
+	return t
 }
 
 func (l *leasing) read(ctx context.Context, q kv.Query) (kv.Page, error) {

@@ -151,9 +151,15 @@ func (s *Server) do(ctx context.Context, body []byte, peer Peer) []byte {
 	if err := commandInScope(c, peer); err != nil {
 		return wire.AppendOutcome(nil, kv.Outcome{Err: err})
 	}
+	if err := s.leasesInScope(ctx, c, peer); err != nil {
+		return wire.AppendOutcome(nil, kv.Outcome{Err: err})
+	}
 	res, err := s.backend.Do(ctx, c)
 	if err != nil {
 		return wire.AppendOutcome(nil, kv.Outcome{Err: asError(err)})
+	}
+	if err := answersInScope(c.Ops, res.Ops, peer); err != nil {
+		return wire.AppendOutcome(nil, kv.Outcome{Err: err})
 	}
 	return wire.AppendOutcome(nil, kv.Outcome{Result: res})
 }
@@ -196,6 +202,9 @@ func (s *Server) read(ctx context.Context, body []byte, peer Peer) []byte {
 	page, err := s.backend.Read(ctx, q)
 	if err != nil {
 		return wire.AppendError(nil, asError(err))
+	}
+	if err := answersInScope(q.Ops, page.Ops, peer); err != nil {
+		return wire.AppendError(nil, err)
 	}
 	return wire.AppendPage(nil, page)
 }

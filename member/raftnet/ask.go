@@ -53,24 +53,28 @@ func (n *Net) ask(ctx context.Context, node string, request []byte) ([]byte, err
 	defer stop()
 	b := hello{kindAsk, n.opts.Cluster, n.boot}.append(nil)
 	b = append(appendFrameHeader(b, len(request)), request...)
-	var answer []byte
-	if _, err = s.Write(b); err == nil {
-		answer, err = readFrame(s, nil, maxAskFrame)
-	}
+	answer, err := exchange(s, b)
 	switch {
+	case err == nil:
+		s.CancelRead(codeDone)
+		return answer, nil
 	case ctx.Err() != nil:
 		err = context.Cause(ctx)
 	case errors.Is(err, io.EOF):
 		err = errors.New("it ended the stream without an answer")
-	case err == nil:
-		err = s.Close()
-		s.CancelRead(codeDone)
 	}
-	if err != nil {
-		giveUp(s, codeDone)
+	giveUp(s, codeDone)
+	return nil, err
+}
+
+func exchange(s Stream, question []byte) ([]byte, error) {
+	if _, err := s.Write(question); err != nil {
 		return nil, err
 	}
-	return answer, nil
+	if err := s.Close(); err != nil { // before the answer comes: the peer gives up reading then
+		return nil, err
+	}
+	return readFrame(s, nil, maxAskFrame)
 }
 
 func giveUp(s Stream, code uint64) {
@@ -160,6 +164,9 @@ func (l *link) answerAsk(ctx context.Context, s Stream) error {
 	ctx, cancel := context.WithTimeout(ctx, askWait)
 	defer cancel()
 	answer := l.net.answer(ctx, request)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	if len(answer) > maxAskFrame {
 		return fmt.Errorf("answer of %d bytes: %w", len(answer), errFrame)
 	}

@@ -24,7 +24,7 @@ type wire struct {
 	done  chan struct{}
 	once  *sync.Once
 	uni   chan *pipe
-	both  chan *pipe
+	both  chan duplex
 
 	mu      sync.Mutex
 	lost    bool
@@ -36,7 +36,7 @@ type wire struct {
 func wires() (a, b *wire) {
 	done, once := make(chan struct{}), new(sync.Once)
 	end := func() *wire {
-		return &wire{done: done, once: once, uni: make(chan *pipe, 8), both: make(chan *pipe, 8), changed: make(chan struct{})}
+		return &wire{done: done, once: once, uni: make(chan *pipe, 8), both: make(chan duplex, 64), changed: make(chan struct{})}
 	}
 	a, b = end(), end()
 	a.other, b.other = b, a
@@ -92,11 +92,44 @@ func (w *wire) accept(ctx context.Context, from chan *pipe) (*pipe, error) {
 }
 
 func (w *wire) OpenUni(context.Context) (Outgoing, error) { return w.open(w.other.uni) }
-func (w *wire) Open(context.Context) (Stream, error)      { return w.open(w.other.both) }
 func (w *wire) AcceptUni(ctx context.Context) (Incoming, error) {
 	return w.accept(ctx, w.uni)
 }
-func (w *wire) Accept(ctx context.Context) (Stream, error) { return w.accept(ctx, w.both) }
+
+func (w *wire) Open(context.Context) (Stream, error) {
+	select {
+	case <-w.done:
+		return nil, net.ErrClosed
+	default:
+	}
+	in, theirs := net.Pipe()
+	out, their := net.Pipe()
+	w.other.both <- duplex{&pipe{Conn: their, w: w.other}, &pipe{Conn: theirs, w: w.other}}
+	return duplex{&pipe{Conn: in, w: w}, &pipe{Conn: out, w: w}}, nil
+}
+
+func (w *wire) Accept(ctx context.Context) (Stream, error) {
+	select {
+	case d := <-w.both:
+		return d, nil
+	case <-w.done:
+		return nil, net.ErrClosed
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// duplex is one end of a stream of two directions, each of which ends by itself.
+type duplex struct{ in, out *pipe }
+
+func (d duplex) Read(b []byte) (int, error)         { return d.in.Read(b) }
+func (d duplex) Write(b []byte) (int, error)        { return d.out.Write(b) }
+func (d duplex) Close() error                       { return d.out.Conn.Close() }
+func (d duplex) CancelRead(uint64)                  { _ = d.in.Conn.Close() }
+func (d duplex) CancelWrite(uint64)                 { _ = d.out.Conn.Close() }
+func (d duplex) SetReadDeadline(t time.Time) error  { return d.in.SetReadDeadline(t) }
+func (d duplex) SetWriteDeadline(t time.Time) error { return d.out.SetWriteDeadline(t) }
+func (d duplex) SetUrgency(int)                     {}
 
 // pipe is one end of a stream.
 type pipe struct {

@@ -35,9 +35,14 @@ func run(t *testing.T, part func(context.Context) error) (stop func()) {
 	return stop
 }
 
+// second is how long a second of a lease takes: the clock of the members here runs ten times as fast.
+const second = 100 * time.Millisecond
+
 func openMember(t *testing.T) api.Backend {
 	t.Helper()
-	m, err := member.Open(member.Config{Dir: filepath.Join(t.TempDir(), "member"), DiskReserve: -1})
+	began := time.Now()
+	m, err := member.Open(member.Config{Dir: filepath.Join(t.TempDir(), "member"), DiskReserve: -1,
+		Clock: func() time.Duration { return time.Since(began) * (time.Second / second) }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,16 +156,22 @@ func openQueue(t *testing.T, next queue.Next, origin [16]byte) *queue.Queue {
 	return q
 }
 
-func TestAMemberKeepsTheContract(t *testing.T) { apitest.Run(t, openMember) }
+// keeps runs the contract suite on a kind of node.
+func keeps(t *testing.T, open func(t *testing.T) api.Backend) {
+	t.Helper()
+	apitest.Harness{Open: open, Second: second}.Run(t)
+}
+
+func TestAMemberKeepsTheContract(t *testing.T) { keeps(t, openMember) }
 
 func TestAClientOfAnUplinkKeepsTheContract(t *testing.T) {
-	apitest.Run(t, func(t *testing.T) api.Backend { return upstream(t, openMember(t)) })
+	keeps(t, func(t *testing.T) api.Backend { return upstream(t, openMember(t)) })
 }
 
 func TestAProxyKeepsTheContract(t *testing.T) {
-	for name, prefixes := range map[string][]string{"mirroring everything": {""}, "forwarding": nil} {
+	for name, prefixes := range map[string][]string{"mirroring everything": {""}, "on demand": nil} {
 		t.Run(name, func(t *testing.T) {
-			apitest.Run(t, func(t *testing.T) api.Backend {
+			keeps(t, func(t *testing.T) api.Backend {
 				p := openProxy(t, upstream(t, openMember(t)), prefixes...)
 				if len(prefixes) > 0 {
 					synced(t, p)
@@ -181,11 +192,11 @@ func synced(t *testing.T, p *proxy.Proxy) {
 }
 
 func TestAQueueInFrontOfAMemberKeepsTheContract(t *testing.T) {
-	apitest.Harness{Queue: true, Open: func(t *testing.T) api.Backend { return openQueue(t, openMember(t), [16]byte{7}) }}.Run(t)
+	apitest.Harness{Queue: true, Second: second, Open: func(t *testing.T) api.Backend { return openQueue(t, openMember(t), [16]byte{7}) }}.Run(t)
 }
 
 func TestAQueueInFrontOfAProxyKeepsTheContract(t *testing.T) {
-	apitest.Harness{Queue: true, Open: func(t *testing.T) api.Backend {
+	apitest.Harness{Queue: true, Second: second, Open: func(t *testing.T) api.Backend {
 		up, origin := upstreamOf(t, openMember(t))
 		p := openProxy(t, up, "")
 		synced(t, p)

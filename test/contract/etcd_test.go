@@ -130,12 +130,12 @@ func etcdKeys(ctx context.Context, t *testing.T, c pb.KVClient) {
 		t.Error(err)
 	}
 	for name, refused := range map[string]struct{ got, want error }{
-		"compacted":     {second(c.Range(ctx, &pb.RangeRequest{Key: []byte("a"), Revision: 2})), rpctypes.ErrGRPCCompacted},
-		"future":        {second(c.Range(ctx, &pb.RangeRequest{Key: []byte("a"), Revision: 99})), rpctypes.ErrGRPCFutureRev},
-		"written twice": {second(c.Txn(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{put, put}})), rpctypes.ErrGRPCDuplicateKey},
-		"too large":     {second(c.Put(ctx, &pb.PutRequest{Key: []byte("a"), Value: make([]byte, 1700<<10)})), rpctypes.ErrGRPCRequestTooLarge},
-		"nothing there": {second(c.Put(ctx, &pb.PutRequest{Key: []byte("none"), IgnoreValue: true})), rpctypes.ErrGRPCKeyNotFound},
-		"no lease":      {second(c.Put(ctx, &pb.PutRequest{Key: []byte("a"), Lease: 99})), rpctypes.ErrGRPCLeaseNotFound},
+		"compacted":     {errOf(c.Range(ctx, &pb.RangeRequest{Key: []byte("a"), Revision: 2})), rpctypes.ErrGRPCCompacted},
+		"future":        {errOf(c.Range(ctx, &pb.RangeRequest{Key: []byte("a"), Revision: 99})), rpctypes.ErrGRPCFutureRev},
+		"written twice": {errOf(c.Txn(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{put, put}})), rpctypes.ErrGRPCDuplicateKey},
+		"too large":     {errOf(c.Put(ctx, &pb.PutRequest{Key: []byte("a"), Value: make([]byte, 1700<<10)})), rpctypes.ErrGRPCRequestTooLarge},
+		"nothing there": {errOf(c.Put(ctx, &pb.PutRequest{Key: []byte("none"), IgnoreValue: true})), rpctypes.ErrGRPCKeyNotFound},
+		"no lease":      {errOf(c.Put(ctx, &pb.PutRequest{Key: []byte("a"), Lease: 99})), rpctypes.ErrGRPCLeaseNotFound},
 	} {
 		if got, want := status.Convert(refused.got), status.Convert(refused.want); got.Code() != want.Code() || got.Message() != want.Message() {
 			t.Errorf("%s: %v %q, want %v %q", name, got.Code(), got.Message(), want.Code(), want.Message())
@@ -143,7 +143,7 @@ func etcdKeys(ctx context.Context, t *testing.T, c pb.KVClient) {
 	}
 }
 
-func second[T any](_ T, err error) error { return err }
+func errOf[T any](_ T, err error) error { return err }
 
 // etcdWatches goes on where etcdKeys has ended.
 func etcdWatches(ctx context.Context, t *testing.T, c pb.KVClient, w pb.WatchClient) {

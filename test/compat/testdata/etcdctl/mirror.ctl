@@ -1,0 +1,36 @@
+# make-mirror, to a second server of the same kind, until what was put has arrived.
+etcdctl put m/a 1
+etcdctl put m/b 2
+etcdctl put n/a 3
+etcdctl put m/a 4
+&copy etcdctl make-mirror $DEST --prefix m/
+&seen etcdctl --endpoints $DEST watch m/ --prefix --rev 1
+until seen 4
+until seen m/b
+etcdctl put m/c live
+until seen live
+etcdctl del m/b
+until seen DELETE
+stop copy
+stop seen
+etcdctl --endpoints $DEST get --prefix ""
+&moved etcdctl make-mirror $DEST --prefix m/ --dest-prefix moved/ --rev 2 --max-txn-ops 2
+&movedseen etcdctl --endpoints $DEST watch moved/ --prefix --rev 1
+until movedseen live
+etcdctl put m/d last
+until movedseen last
+stop moved
+stop movedseen
+&rooted etcdctl make-mirror $DEST --prefix m/ --no-dest-prefix --dest-insecure-transport
+&rootedseen etcdctl --endpoints $DEST watch d --rev 1
+until rootedseen last
+stop rooted
+stop rootedseen
+etcdctl --endpoints $DEST get --prefix ""
+etcdctl make-mirror
+etcdctl make-mirror $DEST --prefix m/ --dest-prefix x --no-dest-prefix
+untested: make-mirror --dest-cacert: clients are served without TLS in this version
+untested: make-mirror --dest-cert: clients are served without TLS in this version
+untested: make-mirror --dest-key: clients are served without TLS in this version
+untested: make-mirror --dest-user: users are not there in this version
+untested: make-mirror --dest-password: users are not there in this version
