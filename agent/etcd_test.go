@@ -114,6 +114,30 @@ func TestRunningCallsFinishWhileNewOnesAreRefused(t *testing.T) {
 	}
 }
 
+func TestStopEndsWatchesOverGRPC(t *testing.T) {
+	a := serving(t, settings(t))
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	stream, err := pb.NewWatchClient(etcdClient(t, a.Addrs()[0])).Watch(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: &pb.WatchCreateRequest{Key: []byte("a")}}}); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := stream.Recv(); err != nil || !r.Created {
+		t.Fatalf("got %v, %v", r, err)
+	}
+	begin := time.Now()
+	halt(t, a)
+	if took := time.Since(begin); took > requestsMax {
+		t.Errorf("the stop took %v: the watch held it up", took)
+	}
+	if _, err := stream.Recv(); grpcstatus.Code(err) != codes.Unavailable || grpcstatus.Convert(err).Message() != "etcdserver: server stopped" {
+		t.Errorf("the watch ended with %v", err)
+	}
+}
+
 func TestCallsBeyondTheConnectionLimitAreToldSo(t *testing.T) {
 	cfg := settings(t)
 	cfg.Limits.Connections = 1

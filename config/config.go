@@ -123,7 +123,7 @@ type Limits struct {
 	Value         Size          `mapstructure:"value" default:"1MiB" min:"1KiB" max:"8MiB" help:"largest value of a REST request"`
 	Key           Size          `mapstructure:"key" default:"4KiB" min:"64B" max:"64KiB" help:"longest key of a REST request"`
 	Request       Size          `mapstructure:"request" default:"1.5MiB" min:"64KiB" max:"8MiB" help:"largest request of any kind"`
-	TxnOps        int           `mapstructure:"txn-ops" default:"128" min:"1" max:"16384" help:"most operations of a REST transaction, and most conditions, nested ones included"`
+	TxnOps        int           `mapstructure:"txn-ops" default:"128" min:"1" max:"16384" help:"most operations of a transaction, and most conditions; over REST those of nested ones included, over gRPC as etcd counts them"`
 	Connections   int           `mapstructure:"connections" default:"1024" min:"1" max:"1000000" reload:"yes" help:"most client connections at a time"`
 	HeaderTimeout time.Duration `mapstructure:"header-timeout" default:"10s" min:"100ms" max:"10m" help:"time a client has to send the header of a request"`
 	BodyTimeout   time.Duration `mapstructure:"body-timeout" default:"1m" min:"100ms" max:"24h" help:"time a client has to send the body of a request"`

@@ -38,17 +38,22 @@ func cpu(b *testing.B) int64 {
 // One client with 32 calls at a time, as many benchmarks have it.
 func benchmark(b *testing.B, call func(ctx context.Context, c pb.KVClient) error) {
 	n := serve(b, Options{Backend: instant{apitest.NewMemory()}, Log: discard})
+	drive(b, func() error { return call(b.Context(), n.kv) })
+}
+
+func drive(b *testing.B, call func() error) {
+	b.Helper()
 	b.ReportAllocs()
 	b.SetParallelism(16)
 	before := cpu(b)
-	defer func() { b.ReportMetric(float64(cpu(b)-before)/float64(b.N), "cpu-ns/op") }()
 	b.RunParallel(func(p *testing.PB) {
 		for p.Next() {
-			if err := call(b.Context(), n.kv); err != nil {
+			if err := call(); err != nil {
 				b.Fatal(err)
 			}
 		}
 	})
+	b.ReportMetric(float64(cpu(b)-before)/float64(b.N), "cpu-ns/op")
 }
 
 func BenchmarkPut(b *testing.B) {
@@ -62,6 +67,17 @@ func BenchmarkPut(b *testing.B) {
 func BenchmarkRange(b *testing.B) {
 	benchmark(b, func(ctx context.Context, c pb.KVClient) error {
 		_, err := c.Range(ctx, &pb.RangeRequest{Key: []byte("k00001234")})
+		return err
+	})
+}
+
+// What gRPC costs behind net/http.
+func BenchmarkPutOverNetHTTP(b *testing.B) {
+	n := serve(b, Options{Backend: instant{apitest.NewMemory()}, Log: discard})
+	c := pb.NewKVClient(dial(b, n.http(b)))
+	key, value := []byte("k00001234"), make([]byte, 128)
+	drive(b, func() error {
+		_, err := c.Put(b.Context(), &pb.PutRequest{Key: key, Value: value})
 		return err
 	})
 }

@@ -44,6 +44,7 @@ type Options struct {
 	RequestMax  int           // largest request in bytes, as the Backend has it; 0: 1.5 MiB
 	TxnOpsMax   int           // most compares, and most operations in a branch, of a transaction; 0: 128
 	WatchesMax  int           // most watches on one stream; 0: 65536, where etcd has no limit
+	BodyTimeout time.Duration // a body of the JSON gateway must have arrived within; 0: 60 s
 	IdleTimeout time.Duration // after which a connection without calls is closed; 0: never
 }
 
@@ -52,6 +53,8 @@ const (
 	requestMax = 1536 << 10
 	txnOpsMax  = 128
 	watchesMax = 1 << 16
+
+	bodyTimeout = 60 * time.Second
 )
 
 // Server serves etcd's API. It is safe for concurrent use.
@@ -77,6 +80,7 @@ func New(o Options) *Server {
 	o.RequestMax = cmp.Or(o.RequestMax, requestMax)
 	o.TxnOpsMax = cmp.Or(o.TxnOpsMax, txnOpsMax)
 	o.WatchesMax = cmp.Or(o.WatchesMax, watchesMax)
+	o.BodyTimeout = cmp.Or(o.BodyTimeout, bodyTimeout)
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}

@@ -2,10 +2,12 @@ package etcd
 
 import (
 	"context"
+	"io"
 	"net"
 	"net/http"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"go.etcd.io/etcd/api/v3/etcdserverpb/gw"
@@ -79,9 +81,34 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if rest, ok := strings.CutPrefix(r.URL.Path, gatewayBeta); ok {
 		r.URL.Path = gatewayPath + rest
 	}
+	g.boundBody(w, r)
 	// Base64 makes four bytes of three.
 	r.Body = http.MaxBytesReader(w, r.Body, int64(g.server.messageMax())*4/3)
 	g.mux.ServeHTTP(w, r)
+}
+
+// boundBody gives the body of a request its time. A body of requests for a stream may last as long as that.
+func (g *gateway) boundBody(w http.ResponseWriter, r *http.Request) {
+	if r.Body == nil || r.URL.Path == gatewayPath+"watch" || r.URL.Path == gatewayPath+"lease/keepalive" {
+		return
+	}
+	c := http.NewResponseController(w)
+	_ = c.SetReadDeadline(time.Now().Add(g.server.opts.BodyTimeout)) // a recorder in a test has none
+	r.Body = &timedBody{r.Body, c}
+}
+
+// timedBody is a body that must have arrived by a deadline, after which net/http reads to see whether the client leaves.
+type timedBody struct {
+	io.ReadCloser
+	conn *http.ResponseController
+}
+
+func (b *timedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF { //nolint:errorlint // as io.Reader has it
+		_ = b.conn.SetReadDeadline(time.Time{})
+	}
+	return n, err
 }
 
 // close ends the connection in memory.

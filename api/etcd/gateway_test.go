@@ -3,9 +3,11 @@ package etcd
 import (
 	"bufio"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc/health/grpc_health_v1"
@@ -19,7 +21,9 @@ import (
 func post(t *testing.T, url, body string) (int, string) {
 	t.Helper()
 	res, err := http.Post(url, "application/json", strings.NewReader(body)) //nolint:noctx // bounded by the test
-	must(t, res, err)
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer res.Body.Close()
 	text, err := io.ReadAll(res.Body)
 	return res.StatusCode, string(must(t, text, err))
@@ -59,13 +63,35 @@ func TestGatewayStreamsWatches(t *testing.T) {
 	n := serve(t, Options{})
 	n.put(t, "a", "1")
 	res, err := http.Post("http://"+n.http(t)+"/v3/watch", "application/json", strings.NewReader(`{"create_request":{"key":"YQ==","start_revision":"2"}}`)) //nolint:noctx // bounded by the test
-	must(t, res, err)
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer res.Body.Close()
 	lines := bufio.NewScanner(res.Body)
 	for _, want := range []string{`"created":true`, `"mod_revision":"2"`} {
 		if !lines.Scan() || !strings.Contains(strings.ReplaceAll(lines.Text(), " ", ""), want) {
 			t.Fatalf("got %q, %v; want %s", lines.Text(), lines.Err(), want)
 		}
+	}
+}
+
+func TestGatewayDoesNotWaitForABodyForEver(t *testing.T) {
+	n := serve(t, Options{BodyTimeout: 50 * time.Millisecond})
+	conn, err := net.Dial("tcp", n.http(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(patience))
+	if _, err := io.WriteString(conn, "POST /v3/kv/put HTTP/1.1\r\nHost: x\r\nContent-Length: 30\r\n\r\n{\"key\":"); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(conn).ReadString('\n')
+	if err != nil || !strings.HasPrefix(line, "HTTP/1.1 400") {
+		t.Errorf("got %q, %v; want 400", line, err)
+	}
+	if r := n.get(t, &pb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}}); r.Count != 0 {
+		t.Error("something was stored")
 	}
 }
 

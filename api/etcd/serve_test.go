@@ -125,7 +125,7 @@ func (n *node) get(t *testing.T, r *pb.RangeRequest) *pb.RangeResponse {
 }
 
 // http serves a Server's other half.
-func (n *node) http(t *testing.T) string {
+func (n *node) http(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -17,7 +17,7 @@ const (
 	overhead = 512 << 10
 
 	// etcd's limits on keepalives: a client that pings more often than this, or without a call, is sent away.
-	pingMin     = 5 * time.Second
+	pingAfter   = 5 * time.Second
 	pingEvery   = 2 * time.Hour
 	pingTimeout = 20 * time.Second
 
@@ -43,10 +43,9 @@ func (s *Server) serverOptions() []grpc.ServerOption {
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.MaxConcurrentStreams(streamsMax),
 		grpc.MaxHeaderListSize(headerMax),
-		grpc.SharedWriteBuffer(true), // an idle connection holds none
 		grpc.WaitForHandlers(true),
 		grpc.NumStreamWorkers(workers),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingMin}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingAfter}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: s.opts.IdleTimeout, Time: pingEvery, Timeout: pingTimeout}),
 	}
 }

@@ -159,7 +159,7 @@ func TestAcknowledgementOfOurSettingsIsKeptFromHTTP(t *testing.T) {
 			want = append(want, rest...)
 			got := make([]byte, len(want))
 			server := take(t, r.HTTP())
-			for n := 0; n < len(got); n++ { // small reads, as they may come
+			for n := range got { // small reads, as they may come
 				if _, err := io.ReadFull(server, got[n:n+1]); err != nil {
 					t.Fatal(err)
 				}

@@ -36,7 +36,7 @@ func newBuilder(cache, product string) (*builder, error) {
 
 // agent builds the product.
 func (b *builder) agent(ctx context.Context) (string, error) {
-	return b.build(ctx, b.product, "./cmd/agent", "agent")
+	return b.build(ctx, b.product, "./cmd/agent", "agent", "-tags=grpcnotrace") // as the Makefile does
 }
 
 // etcd builds the peer, from this module, whose go.mod pins its version.
@@ -44,9 +44,10 @@ func (b *builder) etcd(ctx context.Context) (string, error) {
 	return b.build(ctx, ".", "./cmd/etcd", "etcd")
 }
 
-func (b *builder) build(ctx context.Context, dir, pkg, name string) (string, error) {
+func (b *builder) build(ctx context.Context, dir, pkg, name string, flags ...string) (string, error) {
 	bin := filepath.Join(b.cache, name)
-	cmd := exec.CommandContext(ctx, "go", "build", "-C", dir, "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", bin, pkg)
+	args := append([]string{"build", "-C", dir, "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", bin}, flags...)
+	cmd := exec.CommandContext(ctx, "go", append(args, pkg)...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build %s in %s (run this as go run -C test/bench .): %w\n%s", pkg, dir, err, bytes.TrimSpace(out))
