@@ -84,14 +84,15 @@ func (c *Cache) Load(epoch kv.Epoch, s Span, kvs []kv.KeyValue) error {
 				return err
 			}
 		}
-		if err := c.makeRoom(0); err != nil {
-			return errors.Join(err, c.clear(s.Key, s.End))
-		}
 		c.spans = append(c.spans, s)
-		for k := range c.held { // the span has them now
+		for k := range c.held { // the span has them now, and whoever makes room must not take them from it
 			if kv.Contains(s.Key, s.End, []byte(k)) {
 				c.letGo(k)
 			}
+		}
+		if err := c.makeRoom(0); err != nil {
+			c.spans = c.spans[:len(c.spans)-1]
+			return errors.Join(err, c.clear(s.Key, s.End))
 		}
 		c.settle()
 		// What was written or shown here while the range was read may be newer than what was read.

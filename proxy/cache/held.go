@@ -108,6 +108,18 @@ func (c *Cache) leave(a *Ask) bool {
 	return true
 }
 
+// Shown says that a range was answered by the upstream as of a revision: older answers that are still on their way are not
+// held any more.
+func (c *Cache) Shown(key, end []byte, revision int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for k, a := range c.asked {
+		if kv.Contains(key, end, []byte(k)) {
+			a.wrote = max(a.wrote, revision)
+		}
+	}
+}
+
 // Hold takes in the answer to an Ask: the key as of revision, nil if it does not exist. It reports whether the key is held
 // now. A key is let in when it is first read while there is room. Else the one that was read longest ago makes room, but
 // only for a key that is asked for a second time within a thousand others: reading through many keys once changes nothing.
