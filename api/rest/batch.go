@@ -106,6 +106,7 @@ func (b *batch) run() {
 	var writing, working sync.WaitGroup
 	writing.Go(b.answers.run)
 	n, err := b.read(&working)
+	b.answers.hurry()
 	working.Wait()
 	b.answers.put(appendEnd(nil, n, err))
 	b.answers.close()

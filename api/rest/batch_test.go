@@ -313,8 +313,77 @@ func TestAStoppingNodeEndsItsBatches(t *testing.T) {
 	n.call("POST", "/v1/batch", "").refused(t, 503, "stopping")
 }
 
-// A client may send all it has before it reads, as long as the answers to that are not many; one that never reads holds
-// nobody up for long.
+// A client may send all it has before it reads, as long as the answers to that are not many.
+func TestAClientMaySendAWholeBatchBeforeItReads(t *testing.T) {
+	n := serve(t)
+	body := strings.Repeat(`{"put":{"key":"k","value":"1"}}`+"\n", batchLinesMax)
+	if answers := batchLinesMax * len(`{"line":12345,"status":200,"revision":12345}`+"\n"); answers > batchAnswersMax {
+		t.Fatalf("the answers are %d bytes, more than are kept", answers)
+	}
+	_, br := n.raw("POST /v1/batch HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+	waitFor(t, func() bool { return n.handler.batches.Load() == 0 })
+	got := statuses(t, strings.NewReader(n.answer(br).want(t, 200).body))
+	if len(got) != batchLinesMax+1 || got[batchLinesMax].String() != fmt.Sprintf("end %d", batchLinesMax) {
+		t.Errorf("%d answers", len(got))
+	}
+}
+
+// heldWriter is a client that does not read yet.
+type heldWriter struct {
+	http.ResponseWriter
+	reads    chan struct{}
+	writing  atomic.Bool
+	deadline atomic.Bool // there is one
+}
+
+func (w *heldWriter) Write(b []byte) (int, error) {
+	w.writing.Store(true)
+	<-w.reads
+	return len(b), nil
+}
+
+func (w *heldWriter) Flush() {}
+
+func (w *heldWriter) SetWriteDeadline(t time.Time) error {
+	w.deadline.Store(!t.IsZero())
+	return nil
+}
+
+func TestAClientHasToReadOnlyOnceItHasSentAll(t *testing.T) {
+	w := &heldWriter{reads: make(chan struct{})}
+	a := newAnswers(w, http.NewResponseController(w), time.Hour, func() {})
+	var running sync.WaitGroup
+	running.Go(a.run)
+	a.put([]byte("1\n"))
+	waitFor(t, w.writing.Load)
+	if w.deadline.Load() || !a.room() {
+		t.Error("a client that sends is hurried")
+	}
+	a.hurry()
+	if !w.deadline.Load() {
+		t.Error("a client that sends nothing more is not hurried")
+	}
+	w.reads <- struct{}{}
+	waitFor(t, func() bool { return !w.deadline.Load() }) // nothing is being written
+
+	w.writing.Store(false)
+	a.mu.Lock()
+	a.pace(false)
+	a.mu.Unlock()
+	a.put(make([]byte, batchAnswersMax))
+	waitFor(t, w.writing.Load)
+	roomy := make(chan bool)
+	go func() { roomy <- a.room() }()
+	waitFor(t, w.deadline.Load) // too much is waiting
+	w.reads <- struct{}{}
+	if !<-roomy || w.deadline.Load() {
+		t.Error("a client that has read is hurried")
+	}
+	a.close()
+	running.Wait()
+}
+
+// One that never reads holds nobody up for long.
 func TestAClientThatDoesNotReadItsAnswersIsLeft(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	n := serve(t, func(o *Options) { o.WatchStall, o.Metrics, o.BatchLines = 100*time.Millisecond, reg, 1<<30 })

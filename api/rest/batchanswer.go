@@ -7,7 +7,8 @@ import (
 )
 
 // answers are the lines that a batch answers with: written in the order of their places, whichever is known first. A
-// client may send all it has before it reads; beyond batchAnswersMax bytes of answers it has to read to go on.
+// client may take its time to read as long as it sends. It is in a hurry once it has nothing more to send, or
+// batchAnswersMax bytes of answers wait and nothing more is taken from it: then it has to read within stall.
 type answers struct {
 	w     http.ResponseWriter
 	rc    *http.ResponseController
@@ -19,7 +20,9 @@ type answers struct {
 	line    []*answer // not yet written
 	bytes   int       // known and not yet written
 	closed  bool      // nothing follows
-	broken  bool      // the client does not take answers
+	writing bool
+	hurried bool // the client has to read
+	broken  bool // the client does not take answers
 }
 
 type answer struct {
@@ -57,10 +60,31 @@ func (a *answers) put(body []byte) { a.fill(a.place(), body) }
 func (a *answers) room() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for a.bytes >= batchAnswersMax && !a.broken {
-		a.changed.Wait()
+	if a.bytes >= batchAnswersMax {
+		a.pace(true)
+		for a.bytes >= batchAnswersMax && !a.broken {
+			a.changed.Wait()
+		}
+		a.pace(false)
 	}
 	return !a.broken
+}
+
+// hurry says that the client sends nothing more.
+func (a *answers) hurry() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.pace(true)
+}
+
+// pace gives the write under way its deadline. There is none between writes: over HTTP/2 it would end the stream.
+func (a *answers) pace(hurried bool) {
+	a.hurried = hurried
+	var deadline time.Time
+	if a.writing && hurried {
+		deadline = time.Now().Add(a.stall)
+	}
+	_ = a.rc.SetWriteDeadline(deadline) // a recorder in a test has none
 }
 
 func (a *answers) failed() bool {
@@ -85,19 +109,17 @@ func (a *answers) run() {
 		if len(buf) == 0 {
 			return
 		}
-		deadline := a.rc.SetWriteDeadline(time.Now().Add(a.stall))
-		_, err := a.w.Write(buf)
-		if err == nil {
-			err = a.rc.Flush()
-		}
-		if err == nil && deadline == nil {
-			_ = a.rc.SetWriteDeadline(time.Time{})
+		var err error
+		if !a.failed() {
+			if _, err = a.w.Write(buf); err == nil {
+				err = a.rc.Flush()
+			}
 		}
 		a.taken(len(buf), err)
 	}
 }
 
-// take waits for answers that can be written and appends them to buf; none is the end.
+// take waits for answers that can be written and appends them to buf, for a write that begins now; none is the end.
 func (a *answers) take(buf []byte) []byte {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -107,8 +129,12 @@ func (a *answers) take(buf []byte) []byte {
 			buf = append(buf, a.line[n].body...)
 			n++
 		}
+		clear(a.line[:n]) // what was sent need not be kept
 		a.line = a.line[n:]
-		if len(buf) > 0 || a.closed {
+		if a.writing = len(buf) > 0; a.writing {
+			a.pace(a.hurried)
+		}
+		if a.writing || a.closed {
 			return buf
 		}
 		a.changed.Wait()
@@ -119,6 +145,10 @@ func (a *answers) take(buf []byte) []byte {
 func (a *answers) taken(n int, err error) {
 	a.mu.Lock()
 	a.bytes -= n
+	a.writing = false
+	if err == nil {
+		a.pace(a.hurried)
+	}
 	first := err != nil && !a.broken
 	a.broken = a.broken || err != nil
 	a.changed.Broadcast()

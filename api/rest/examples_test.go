@@ -19,10 +19,11 @@ var (
 		n.put("p/1", "2")
 		n.put("p/2", "3")
 	}
+	// lent is the same, with a under lease 1.
 	lent = func(n *node) {
-		stored(n)
-		l := n.lend()
-		l.ttl[1], l.keys["a"] = 30, 1
+		n.do(kv.LeaseGrant{ID: 1, TTL: 3600}, kv.Put{Key: []byte("a"), Value: []byte("1"), Lease: 1})
+		n.put("p/1", "2")
+		n.put("p/2", "3")
 	}
 	stale = func(n *node) { // as a proxy that has lost its uplink answers
 		stored(n)
@@ -112,7 +113,7 @@ var examples = []example{
 
 	{op: "PUT /v1/kv/{key}", status: 200, path: "/v1/kv/a?write=auto", body: "v", given: stored, headers: []string{"If-Match", `"2"`}},
 	{op: "PUT /v1/kv/{key}", status: 200, path: "/v1/kv/a?lease=1", body: "v", given: lent},
-	{op: "PUT /v1/kv/{key}", status: 201, path: "/v1/kv/new?ttl=30s", body: "v", given: lent, headers: []string{"If-None-Match", "*"}},
+	{op: "PUT /v1/kv/{key}", status: 201, path: "/v1/kv/new?ttl=1h", body: "v", given: lent, headers: []string{"If-None-Match", "*"}},
 	{op: "PUT /v1/kv/{key}", status: 202, path: "/v1/kv/a?write=queue", body: "v", given: queued},
 	{op: "PUT /v1/kv/{key}", status: 204, path: "/v1/kv/a", body: "v", headers: []string{"Prefer", "return=minimal"}},
 	{op: "PUT /v1/kv/{key}", status: 400, path: "/v1/kv/a?write=perhaps", body: "v"},
@@ -137,7 +138,7 @@ var examples = []example{
 	{op: "DELETE /v1/kv/{key}", status: 0, path: "/v1/kv/a", given: fails(kv.Internal)},
 
 	{op: "POST /v1/txn", status: 200, path: "/v1/txn", given: lent, body: `{"compare":[{"key":"a","mod_revision":2},{"key":"p/","prefix":true,"version":0,"is":"greater"},
-		{"key":"a","end_base64":"AA==","create_revision":9,"is":"less"},{"key_base64":"YQ==","lease":"0"},{"key":"a","end":"b","value":"2","is":"not_equal"},{"key":"p/1","value_base64":"Mg=="}],
+		{"key":"a","end_base64":"AA==","create_revision":9,"is":"less"},{"key_base64":"YQ==","lease":"1"},{"key":"a","end":"b","value":"2","is":"not_equal"},{"key":"p/1","value_base64":"Mg=="}],
 		"then":[{"put":{"key":"a","value":"2","prev_kv":true}},{"put":{"key_base64":"/w==","value_base64":"","lease":"1"}},{"delete":{"key":"p/","prefix":true,"prev_kv":true}},
 			{"get":{"key":"","prefix":true,"limit":9,"sort":"key","order":"descending"}},{"txn":{"else":[]}}],
 		"else":[{"put":{"key":"a","ignore_value":true,"lease":"1"}},{"delete":{"key":"b","end":"c"}}]}`},

@@ -4,133 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"strings"
-	"sync"
 	"testing"
 
 	"holdfast/kv"
 )
-
-// leasing is a Backend with leases whose time stands still, around one without.
-type leasing struct {
-	n    *node
-	mu   sync.Mutex
-	ttl  map[int64]int64  // of each lease, as granted
-	keys map[string]int64 // lease of each key that has one
-}
-
-// lend gives a node leases.
-func (n *node) lend() *leasing {
-	l := &leasing{n: n, ttl: map[int64]int64{}, keys: map[string]int64{}}
-	n.between.do, n.between.read = l.do, l.read
-	return l
-}
-
-func (l *leasing) do(ctx context.Context, c kv.Command) (kv.Result, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var ops []kv.Op
-	granted, leased := map[int64]int64{}, map[string]int64{}
-	before := make([]kv.OpResult, 0, 1) // of a grant, which comes first
-	for _, op := range c.Ops {
-		switch op := op.(type) {
-		case kv.LeaseGrant:
-			if l.ttl[op.ID] != 0 {
-				return kv.Result{}, kv.Errorf(kv.LeaseExists, "the lease %x exists", op.ID)
-			}
-			granted[op.ID] = op.TTL
-			before = append(before, kv.OpResult{Leases: []kv.Lease{{ID: op.ID, TTL: op.TTL, Granted: op.TTL}}})
-		case kv.LeaseKeepAlive:
-			if l.ttl[op.ID] == 0 {
-				return kv.Result{}, kv.Errorf(kv.LeaseNotFound, "there is no lease %x", op.ID)
-			}
-			before = append(before, kv.OpResult{Leases: []kv.Lease{{ID: op.ID, TTL: l.ttl[op.ID], Granted: l.ttl[op.ID]}}})
-		case kv.LeaseRevoke:
-			if l.ttl[op.ID] == 0 {
-				return kv.Result{}, kv.Errorf(kv.LeaseNotFound, "there is no lease %x", op.ID)
-			}
-			delete(l.ttl, op.ID)
-			for key, id := range l.keys {
-				if id == op.ID {
-					ops = append(ops, kv.Delete{Key: []byte(key)})
-				}
-			}
-		case kv.Put:
-			if op.Lease != 0 && l.ttl[op.Lease] == 0 && granted[op.Lease] == 0 {
-				return kv.Result{}, kv.Errorf(kv.LeaseNotFound, "there is no lease %x", op.Lease)
-			}
-			leased[string(op.Key)] = op.Lease
-			op.Lease = 0
-			ops = append(ops, op)
-		default:
-			ops = append(ops, unleased(op))
-		}
-	}
-	c.Ops, c.Write = ops, kv.WriteSync
-	result, err := l.n.store.Do(ctx, c)
-	if err == nil {
-		for id, ttl := range granted {
-			l.ttl[id] = ttl
-		}
-		for key, id := range leased {
-			l.keys[key] = id
-		}
-		result.Ops = append(before, result.Ops...)
-	}
-	return result, err
-}
-
-// unleased is a transaction whose puts name no lease.
-func unleased(op kv.Op) kv.Op {
-	t, ok := op.(kv.Txn)
-	if !ok {
-		return op
-	}
-	for _, branch := range [][]kv.Op{t.Then, t.Else} {
-		for i := range branch {
-			if put, ok := branch[i].(kv.Put); ok {
-				put.Lease = 0
-				branch[i] = put
-			}
-		}
-	}
-	return t
-}
-
-func (l *leasing) read(ctx context.Context, q kv.Query) (kv.Page, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var found *kv.OpResult
-	switch op := q.Ops[0].(type) {
-	case kv.LeaseTTL:
-		found = &kv.OpResult{Leases: []kv.Lease{{ID: op.ID, TTL: l.ttl[op.ID], Granted: l.ttl[op.ID]}}}
-		if l.ttl[op.ID] == 0 {
-			found.Leases[0].TTL = -1
-		}
-		for key, id := range l.keys {
-			if op.Keys && id == op.ID {
-				found.KVs = append(found.KVs, kv.KeyValue{Key: []byte(key)})
-			}
-		}
-	case kv.LeaseList:
-		found = &kv.OpResult{}
-		for id := range l.ttl {
-			found.Leases = append(found.Leases, kv.Lease{ID: id})
-		}
-	}
-	if found != nil {
-		q.Ops = nil
-	}
-	page, err := l.n.store.Read(ctx, q)
-	if found != nil {
-		page.Ops = []kv.OpResult{*found}
-	}
-	for i := range page.Ops {
-		for k := range page.Ops[i].KVs {
-			page.Ops[i].KVs[k].Lease = l.keys[string(page.Ops[i].KVs[k].Key)]
-		}
-	}
-	return page, err
-}
 
 // object reads a reply that is one JSON object.
 func (r reply) object(t *testing.T) (o map[string]any) {
@@ -143,9 +20,8 @@ func (r reply) object(t *testing.T) (o map[string]any) {
 
 func TestALeaseFromGrantToEnd(t *testing.T) {
 	n := serve(t)
-	n.lend()
-	r := n.call("PUT", "/v1/leases/0000000000ABCDEF", `{"ttl":"30s"}`).want(t, 201)
-	if r.body != `{"id":"0000000000abcdef","ttl":30,"granted_ttl":30}`+"\n" {
+	r := n.call("PUT", "/v1/leases/0000000000ABCDEF", `{"ttl":"1h"}`).want(t, 201)
+	if r.body != `{"id":"0000000000abcdef","ttl":3600,"granted_ttl":3600}`+"\n" {
 		t.Errorf("granted %s", r.body)
 	}
 	r.wantHeaders(t, map[string]string{"Location": "/v1/leases/0000000000abcdef", "Holdfast-Revision": "1"})
@@ -156,14 +32,14 @@ func TestALeaseFromGrantToEnd(t *testing.T) {
 		t.Errorf("a list says lease %q", got)
 	}
 	r = n.call("GET", "/v1/leases/abcdef", "").want(t, 200)
-	if r.body != `{"id":"0000000000abcdef","ttl":30,"granted_ttl":30}`+"\n" {
+	if o := r.object(t); o["id"] != "0000000000abcdef" || o["granted_ttl"] != 3600.0 || o["ttl"].(float64) < 3000 || o["keys"] != nil {
 		t.Errorf("shown %s", r.body)
 	}
 	r.wantHeaders(t, map[string]string{"Holdfast-Consistency": "linearizable", "Holdfast-Source": "member"})
 	if keys := n.call("GET", "/v1/leases/abcdef?keys", "").want(t, 200).object(t)["keys"]; len(keys.([]any)) != 2 {
 		t.Errorf("keys %v", keys)
 	}
-	if ttl := n.call("POST", "/v1/leases/abcdef/keepalive", "").want(t, 200).object(t)["ttl"]; ttl != 30.0 {
+	if ttl := n.call("POST", "/v1/leases/abcdef/keepalive", "").want(t, 200).object(t)["ttl"]; ttl != 3600.0 {
 		t.Errorf("kept alive for %v", ttl)
 	}
 	r = n.call("GET", "/v1/leases", "").want(t, 200)
@@ -189,14 +65,13 @@ func TestALeaseFromGrantToEnd(t *testing.T) {
 
 func TestTheNodeDrawsTheIDOfALease(t *testing.T) {
 	n := serve(t)
-	l := n.lend()
 	one, two := n.call("POST", "/v1/leases?ttl=90", "").want(t, 201), n.call("POST", "/v1/leases", `{"ttl":"1500ms"}`).want(t, 201)
 	a, b := one.object(t), two.object(t)
 	if a["id"] == b["id"] || a["ttl"] != 90.0 || b["ttl"] != 2.0 { // never shorter than asked for
 		t.Errorf("%v, %v", a, b)
 	}
-	for id := range l.ttl {
-		if id <= 0 {
+	for range 100 {
+		if id := newLeaseID(); id <= 0 {
 			t.Errorf("id %d is not positive", id)
 		}
 	}
@@ -206,27 +81,26 @@ func TestTheNodeDrawsTheIDOfALease(t *testing.T) {
 // The key and its lease come to be in one command, so that neither is there without the other.
 func TestAPutWithATTLMakesItsLeaseInTheSameCommand(t *testing.T) {
 	n := serve(t)
-	l := n.lend()
 	var sent []kv.Command
 	n.between.do = func(ctx context.Context, c kv.Command) (kv.Result, error) {
 		sent = append(sent, c)
-		return l.do(ctx, c)
+		return n.store.Do(ctx, c)
 	}
-	r := n.call("PUT", "/v1/kv/k?ttl=30s", "v").want(t, 201)
+	r := n.call("PUT", "/v1/kv/k?ttl=1h", "v").want(t, 201)
 	id := r.header.Get("Holdfast-Lease")
 	if len(sent) != 1 || len(sent[0].Ops) != 2 || sent[0].Write != kv.WriteSync {
 		t.Fatalf("sent %+v", sent)
 	}
 	grant, put := sent[0].Ops[0].(kv.LeaseGrant), sent[0].Ops[1].(kv.Put)
-	if grant.TTL != 30 || put.Lease != grant.ID || formatLeaseID(grant.ID) != id {
+	if grant.TTL != 3600 || put.Lease != grant.ID || formatLeaseID(grant.ID) != id {
 		t.Errorf("grant %+v, put %+v, Holdfast-Lease %s", grant, put, id)
 	}
 	n.call("POST", "/v1/leases/"+id+"/keepalive", "").want(t, 200)
 	// What is in the way of the put is in the way of the lease.
-	n.call("PUT", "/v1/kv/k?ttl=30s", "v", "If-None-Match", "*").refused(t, 412, "precondition-failed")
-	n.call("PUT", "/v1/kv/k?ttl=30s", "v", "If-Match", `"7", "2"`).want(t, 200)
-	if len(l.ttl) != 2 {
-		t.Errorf("%d leases, want 2", len(l.ttl))
+	n.call("PUT", "/v1/kv/k?ttl=1h", "v", "If-None-Match", "*").refused(t, 412, "precondition-failed")
+	n.call("PUT", "/v1/kv/k?ttl=1h", "v", "If-Match", `"7", "2"`).want(t, 200)
+	if list := n.call("GET", "/v1/leases", "").want(t, 200).object(t)["leases"].([]any); len(list) != 2 {
+		t.Errorf("leases %v, want 2", list)
 	}
 	// An id that happens to be taken is drawn again.
 	taken := 0
@@ -234,16 +108,15 @@ func TestAPutWithATTLMakesItsLeaseInTheSameCommand(t *testing.T) {
 		if taken++; taken < leaseTries {
 			return kv.Result{}, kv.Errorf(kv.LeaseExists, "taken")
 		}
-		return l.do(ctx, c)
+		return n.store.Do(ctx, c)
 	}
-	n.call("PUT", "/v1/kv/k?ttl=30s", "v").want(t, 200)
+	n.call("PUT", "/v1/kv/k?ttl=1h", "v").want(t, 200)
 	taken = -leaseTries
-	n.call("PUT", "/v1/kv/k?ttl=30s", "v").refused(t, 409, "lease-exists")
+	n.call("PUT", "/v1/kv/k?ttl=1h", "v").refused(t, 409, "lease-exists")
 }
 
 func TestWhatIsNoLeaseIsRefused(t *testing.T) {
 	n := serve(t)
-	n.lend()
 	for call, code := range map[string]string{
 		"PUT /v1/leases/1":                                 "invalid", // no ttl
 		"PUT /v1/leases/1 {}":                              "invalid",

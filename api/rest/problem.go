@@ -24,7 +24,7 @@ func (e *refusal) Error() string { return e.detail }
 
 func errNoRoute(r *http.Request) error {
 	return &refusal{status: http.StatusNotFound, code: "no-such-resource", title: "No such resource",
-		detail: "nothing is served at " + r.URL.EscapedPath() + "; keys are at /v1/kv/{key}, the node's status is at /v1/status, its queue at /v1/queue"}
+		detail: "nothing is served at " + r.URL.EscapedPath() + "; keys are at /v1/kv/{key}, the node's status is at /v1/status, and all there is stands in /v1/openapi.yaml"}
 }
 
 func errMethod(r *http.Request, allow string) error {

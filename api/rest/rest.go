@@ -1,9 +1,11 @@
 // Package rest is the door for devices: /v1 over HTTP, on any node, from an api.Backend.
 //
 // Each file holds one part of the contract: key.go what is a key, put.go, get.go, delete.go and list.go the calls,
-// watch.go and stream.go the streams, precond.go, consistency.go and prefer.go the headers and parameters that shape
-// them, queue.go and tokens.go what a node has beside keys, problem.go how a refusal looks, cors.go which web pages may
-// call. A request is decoded into a small value first, checked whole, and only then handed to the Backend.
+// watch.go and stream.go the streams, poll.go the long-poll, precond.go, consistency.go and prefer.go the headers and
+// parameters that shape them; txn.go, batch.go and lease.go (with the files named after them) what is beside single
+// keys; queue.go and tokens.go what a node has beside its keys, problem.go how a refusal looks, cors.go which web pages
+// may call, openapi.yaml all of it for machines. A request is decoded into a small value first, checked whole, and only
+// then handed to the Backend; of a batch that holds for each line.
 //
 // Two refusals are net/http's and not ours: a request line that is not HTTP, a broken escape in a path included, is
 // answered 400 by it in plain text, and an Expect other than 100-continue 417.
