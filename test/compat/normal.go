@@ -98,7 +98,10 @@ var byCommand = map[string][]replacement{
 
 // normal is an answer without what is the side's own.
 func (s *side) normal(path, text string) string {
-	own := []string{s.addr, "<addr>", s.peer, "<peer>", s.out, "<dir>", s.dir, "<data>"}
+	own := []string{s.addr, "<addr>", s.peer, "<peer>", s.dir, "<data>"}
+	if s.out != "" {
+		own = append(own, s.out, "<dir>")
+	}
 	if s.dest != nil {
 		own = append(own, s.dest.addr, "<dest>")
 	}
