@@ -18,7 +18,6 @@ import (
 type maintenanceService struct {
 	pb.UnimplementedMaintenanceServer
 	*Server
-	snapshots chan struct{} // a token for each that is being sent
 }
 
 // Status tells how this member stands. The version is that of etcd's API which is spoken, as clients decide by it what

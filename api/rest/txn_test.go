@@ -336,7 +336,7 @@ func showOp(op kv.Op) string {
 		for name, v := range map[string]int64{"revision": op.Revision, "min_mod_revision": op.MinMod, "max_mod_revision": op.MaxMod,
 			"min_create_revision": op.MinCreate, "max_create_revision": op.MaxCreate} {
 			if v > 0 {
-				s += fmt.Sprintf(`,"%s":%d`, name, v)
+				s += fmt.Sprintf(`,%q:%d`, name, v)
 			}
 		}
 		return `{"get":{` + s + `}}`
