@@ -84,11 +84,14 @@ var byCommand = map[string][]replacement{
 		`(true|false)([ ,|│]+)(true|false)([ ,|│]+)[0-9]+[ ,|│]+[0-9]+[ ,|│]+[0-9]+`, `$1$2$3$4<n>`, ` +`, ` `),
 	"endpoint health": replacements(`[0-9.]+(ms|µs|s)\b`, `<time>`, ` +`, ` `),
 	"endpoint hashkv": replacements(`(<addr>)([ ,|│]+)[0-9]+`, `$1$2<hash>`, ` +`, ` `),
-	"member list": replacements(`https?://<(addr|peer)>`, `<$1>`,
+	// The agent's list has the ids of nodes where etcd's has the names that they were given: m, here.
+	"member list": replacements(`\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b`, `m`, `https?://<(addr|peer)>`, `<$1>`,
 		`(?m)^([│| ]*)[0-9a-f]+([ ,|│]+started)`, `$1<id>$2`, `"ID":[0-9]+`, `"ID":<id>`, `"ID" : [0-9]+`, `"ID" : <id>`,
 		`"peerURLs":\["<peer>"\],`, ``, `"PeerURL" : .*
 `, ``, `<peer>`, ``, ` +`, ` `),
-	"check perf":       replacements(progressBar, ``, `PASS|FAIL`, `PASS or FAIL`, `[0-9]+(\.[0-9]+)?%?`, `<n>`, ` +`, ` `),
+	// How fast it was is no difference.
+	"check perf": replacements(progressBar, ``, `(?m)^(PASS: |FAIL: )?(Throughput|Slowest request|Stddev) .*$`, `$2`, `(?m)^(PASS|FAIL)$`, `PASS or FAIL`,
+		`[0-9]+(\.[0-9]+)?%?`, `<n>`, ` +`, ` `),
 	"check datascale":  replacements(progressBar, ``, `[0-9]+(\.[0-9]+)?`, `<n>`),
 	"snapshot save":    replacements(`Server version .*\n`, ``, `,"etcd-version":"[^"]*"`, ``, `"took":"[^"]*"|took [^ ,]*`, `took <time>`, `[0-9.]+ [kMG]?B`, `<size>`),
 	"lease list":       replacements(`\b[0-9a-f]{16}\b`, `<lease>`, `"id":[0-9]+`, `"id":<lease>`, `"ID" : [0-9]+`, `"ID" : <lease>`), // by time of expiry, which no two servers agree on
@@ -98,7 +101,10 @@ var byCommand = map[string][]replacement{
 
 // normal is an answer without what is the side's own.
 func (s *side) normal(path, text string) string {
-	own := []string{s.addr, "<addr>", s.peer, "<peer>", s.out, "<dir>", s.dir, "<data>"}
+	own := []string{s.addr, "<addr>", s.peer, "<peer>", s.dir, "<data>"}
+	if s.out != "" {
+		own = append(own, s.out, "<dir>")
+	}
 	if s.dest != nil {
 		own = append(own, s.dest.addr, "<dest>")
 	}

@@ -23,12 +23,13 @@ const commandLimit = 30 * time.Second
 // side is one of the two servers, with what its answers have in them that is its own.
 type side struct {
 	*server
-	ctl  string // the etcdctl to use
-	dest *server
-	out  string // a folder for what commands write
-	vars map[string]string
-	jobs map[string]*job
-	ids  ids
+	ctl     string // the etcdctl to use
+	dest    *server
+	members []*server // of a cluster; the server is the first. Nil: it is alone
+	out     string    // a folder for what commands write
+	vars    map[string]string
+	jobs    map[string]*job
+	ids     ids
 }
 
 // answer is what a command said.

@@ -44,7 +44,11 @@ type conversation struct {
 // at the same revision on both sides, so that no difference is the consequence of an earlier one.
 func converse(t *testing.T, list []conversation) {
 	t.Helper()
-	p := newPair(t)
+	newPair(t).converse(t, list)
+}
+
+func (p *pair) converse(t *testing.T, list []conversation) {
+	t.Helper()
 	for _, c := range list {
 		t.Run(c.name, func(t *testing.T) {
 			p.level(t)

@@ -42,7 +42,7 @@ etcdctl -w json get "" --prefix
 S=etcdctl lease grant 5
 etcdctl put short 1 --lease $S
 &gone etcdctl watch short --rev 8
-until gone DELETE
+until gone "DELETE\nshort\n\n"
 stop gone
 etcdctl lease timetolive $S --keys
 etcdctl -w json get short

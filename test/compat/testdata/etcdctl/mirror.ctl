@@ -10,7 +10,7 @@ until seen m/b
 etcdctl put m/c live
 until seen live
 etcdctl del m/b
-until seen DELETE
+until seen "DELETE\nm/b\n\n"
 stop copy
 stop seen
 etcdctl --endpoints $DEST get --prefix ""
@@ -18,12 +18,12 @@ etcdctl --endpoints $DEST get --prefix ""
 &movedseen etcdctl --endpoints $DEST watch moved/ --prefix --rev 1
 until movedseen live
 etcdctl put m/d last
-until movedseen last
+until movedseen "last\n"
 stop moved
 stop movedseen
 &rooted etcdctl make-mirror $DEST --prefix m/ --no-dest-prefix --dest-insecure-transport
 &rootedseen etcdctl --endpoints $DEST watch d --rev 1
-until rootedseen last
+until rootedseen "last\n"
 stop rooted
 stop rootedseen
 etcdctl --endpoints $DEST get --prefix ""
