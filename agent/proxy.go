@@ -137,6 +137,7 @@ func (a *Agent) describeProxy(s *api.Status, link client.State, p proxy.State) {
 		Synced:        p.Synced,
 		CacheBytes:    p.Bytes,
 		CacheMaxBytes: p.MaxBytes,
+		CacheHeldKeys: p.Held,
 	}
 	if link.Err != nil {
 		s.Proxy.UplinkError = link.Err.Error()
