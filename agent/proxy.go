@@ -88,6 +88,7 @@ func (a *Agent) forward(ctx context.Context, up *client.Client, p *proxy.Proxy) 
 			stop()
 		})
 	}
+	wg.Go(func() { a.settle(ctx) })
 	wg.Wait()
 	return errors.Join(errs[:]...)
 }
