@@ -88,6 +88,7 @@ func (a *Agent) forward(ctx context.Context, up *client.Client, p *proxy.Proxy) 
 			stop()
 		})
 	}
+	wg.Go(func() { a.settle(ctx) })
 	wg.Wait()
 	return errors.Join(errs[:]...)
 }
@@ -137,6 +138,7 @@ func (a *Agent) describeProxy(s *api.Status, link client.State, p proxy.State) {
 		Synced:        p.Synced,
 		CacheBytes:    p.Bytes,
 		CacheMaxBytes: p.MaxBytes,
+		CacheHeldKeys: p.Held,
 	}
 	if link.Err != nil {
 		s.Proxy.UplinkError = link.Err.Error()

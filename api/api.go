@@ -64,6 +64,7 @@ type ProxyStatus struct {
 	AgeSeconds    *float64       `json:"age_seconds,omitempty"` // proven age of the cache, absent without proof
 	CacheBytes    int64          `json:"cache_bytes"`
 	CacheMaxBytes int64          `json:"cache_max_bytes"`
+	CacheHeldKeys int            `json:"cache_held_keys"` // cached on demand, because they were read
 	Mirrors       []MirrorStatus `json:"mirrors,omitempty"`
 }
 

@@ -75,7 +75,7 @@ type Cluster struct {
 
 // Proxy is what a proxy caches and how long that is good.
 type Proxy struct {
-	Prefixes     []string      `mapstructure:"prefixes" check:"mirrors" help:"key prefixes that the cache mirrors; other keys are asked for each time"`
+	Prefixes     []string      `mapstructure:"prefixes" check:"mirrors" help:"key prefixes that the cache mirrors; other keys are cached once they are read"`
 	MaxBytes     Size          `mapstructure:"max-bytes" default:"64MiB" min:"1MiB" help:"largest size of the cache"`
 	MaxAge       time.Duration `mapstructure:"max-age" default:"5s" help:"age up to which a cached value is served without asking"`
 	StaleIfError time.Duration `mapstructure:"stale-if-error" default:"168h" help:"age up to which a cached value is served while the uplink is lost"`

@@ -124,6 +124,9 @@ func (f *feed) once(ctx context.Context) error {
 func (f *feed) turn(epoch kv.Epoch) error {
 	f.holding.Lock()
 	defer f.holding.Unlock()
+	if f.p.cache.Epoch() == epoch {
+		return nil
+	}
 	if err := f.p.cache.Turn(epoch); err != nil {
 		return err
 	}

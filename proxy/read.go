@@ -242,6 +242,16 @@ func (p *Proxy) fetch(ctx context.Context, q kv.Query) (kv.Page, error) {
 		p.cache.Leave(ask)
 		return page, err
 	}
+	if p.cache.Epoch().IsZero() { // the very first answer, before the feed has come up
+		if err := p.feed.turn(page.Epoch); err != nil {
+			p.opts.Log.Error("cache cannot be written", "error", err)
+		}
+		ask = p.cache.Ask(r.Key)
+		if _, newest := p.seen(); newest > page.Revision { // what was asked for meanwhile is not known
+			p.cache.Leave(ask)
+			return page, nil
+		}
+	}
 	var v *kv.KeyValue
 	if kvs := page.Ops[0].KVs; len(kvs) > 0 {
 		v = &kvs[0]

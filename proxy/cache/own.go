@@ -35,8 +35,7 @@ func (c *Cache) ownWrite(e kv.Event, created bool) (whole kv.Event, keep, known 
 	if s, mirrored := c.mirrored(e.KV.Key, nil); mirrored && !covered {
 		return e, false, s.Revision >= e.KV.ModRevision // veiled, and to be so for longer
 	}
-	k := string(e.KV.Key)
-	if a := c.asked[k]; a != nil {
+	if a := c.asked[string(e.KV.Key)]; a != nil {
 		a.wrote = max(a.wrote, e.KV.ModRevision)
 	}
 	if !covered || f.Span.Revision >= e.KV.ModRevision {
@@ -45,7 +44,7 @@ func (c *Cache) ownWrite(e kv.Event, created bool) (whole kv.Event, keep, known 
 	if err != nil || len(c.own) >= ownMax {
 		return e, false, false
 	}
-	switch was, ok := c.own[k]; {
+	switch was, ok := c.own[string(e.KV.Key)]; {
 	case ok && was.KV.ModRevision >= e.KV.ModRevision:
 		return e, false, true
 	case created:

@@ -110,3 +110,66 @@ func TestTheWayOfAPut(t *testing.T) {
 		}
 	}
 }
+
+// TestWhatWasReadOnceIsThereWithoutTheMember runs a proxy as it is without any setting of its cache.
+func TestWhatWasReadOnceIsThereWithoutTheMember(t *testing.T) {
+	c := newCluster(t)
+	member := c.member()
+	member.expect(201, "PUT", "/v1/kv/limit", "42", "")
+	args := []string{"--mode", "proxy", "--join", c.peerAddr, "--token-file", c.file("token", joinToken(t, c.memberDir(), "1h").Token)}
+	proxyDir, proxyAddr := filepath.Join(c.dir, "proxy"), freeAddr(t)
+	proxy := start(t, proxyDir, proxyAddr, args...)
+	eventually(t, startMax, func() string {
+		if s := proxy.status(); s.Proxy == nil || s.Proxy.UplinkLost {
+			return fmt.Sprintf("no uplink: %+v", s.Proxy)
+		}
+		return ""
+	})
+
+	t.Log("a plain GET of a key, and of one that is not there")
+	proxy.expect(200, "GET", "/v1/kv/limit", "", "42").has(t, "Holdfast-Source", "upstream")
+	proxy.expect(404, "GET", "/v1/kv/none", "", "")
+	proxy.expect(200, "GET", "/v1/kv/limit", "", "42").has(t, "Holdfast-Source", "cache")
+	member.expect(200, "PUT", "/v1/kv/limit", "43", "")
+	proxy.expect(200, "GET", "/v1/kv/limit?consistency=linearizable", "", "43").has(t, "Holdfast-Age", "0")
+	proxy.expect(200, "PUT", "/v1/kv/limit", "44", "")
+	proxy.expect(200, "GET", "/v1/kv/limit?consistency=local", "", "44").has(t, "Holdfast-Source", "cache")
+	if s := proxy.status(); s.Proxy.CacheHeldKeys != 2 {
+		t.Errorf("%d keys are held, want 2", s.Proxy.CacheHeldKeys)
+	}
+
+	t.Log("the member is killed")
+	member.kill()
+	aged := proxy.expect(200, "GET", "/v1/kv/limit", "", "44")
+	aged.has(t, "Holdfast-Source", "cache")
+	if age, err := strconv.ParseFloat(aged.header.Get("Holdfast-Age"), 64); err != nil || age < 0 || age > 60 {
+		t.Errorf("Holdfast-Age: %q, want some seconds", aged.header.Get("Holdfast-Age"))
+	}
+	proxy.expect(404, "GET", "/v1/kv/none", "", "")
+	proxy.expect(504, "GET", "/v1/kv/never-read?consistency=local", "", "")
+
+	t.Log("and the proxy too")
+	proxy.kill()
+	proxy = start(t, proxyDir, proxyAddr, args...)
+	for _, path := range []string{"/v1/kv/limit", "/v1/kv/limit?consistency=local"} {
+		r := proxy.expect(200, "GET", path, "", "44")
+		r.has(t, "Holdfast-Source", "cache")
+		r.has(t, "Holdfast-Age", "unknown")
+	}
+	proxy.expect(404, "GET", "/v1/kv/none", "", "")
+
+	t.Log("the member is back: what is held catches up by itself")
+	member = c.member()
+	member.expect(200, "PUT", "/v1/kv/limit", "45", "")
+	eventually(t, startMax, func() string {
+		if r := proxy.do("GET", "/v1/kv/limit?consistency=local", nil); string(r.body) != "45" || r.header.Get("Holdfast-Age") == "unknown" {
+			return fmt.Sprintf("%d %s, age %s", r.status, r.body, r.header.Get("Holdfast-Age"))
+		}
+		return ""
+	})
+	for _, a := range []*agent{proxy, member} {
+		if code := a.stop(); code != 0 {
+			t.Errorf("exit code %d when asked to stop\n%s", code, a.logTail())
+		}
+	}
+}
