@@ -14,7 +14,7 @@ GOBUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -bui
 UNRACED := /(kv|config|internal/arch|internal/wire|test/.*)$$
 
 .DEFAULT_GOAL := build
-.PHONY: help build test race lint fuzz bench e2e packages reproducible clean
+.PHONY: help build test race lint fuzz bench compat e2e packages reproducible clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,7 @@ race: ## the packages with goroutines, under the race detector
 
 lint: $(CACHE)/golangci-lint-$(LINT) ## golangci-lint, at its pinned version
 	$< run ./...
+	cd test/compat && $< run ./...
 
 # Built from its module in a folder of its own, so that its dependencies stay out of go.mod.
 $(CACHE)/golangci-lint-$(LINT):
@@ -43,6 +44,10 @@ fuzz: ## each fuzz target for FUZZTIME
 
 bench: build ## beside other stores; see test/bench
 	cd test/bench && go run . $(BENCHARGS)
+
+# Most rows wait for a disk or for time, so that many fit on two cores.
+compat: build ## unchanged etcd clients, with etcd and with the built binary; wants node, npm and etcdctl 3.4
+	AGENT=$(CURDIR)/$(BIN) CACHE=$(CACHE) go test -C test/compat -count=1 -parallel 8 -timeout 10m ./...
 
 # In a process and mount namespace: whatever a test leaves behind ends with it.
 e2e: build ## the built binary against kills, a full disk and a real systemd; root

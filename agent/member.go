@@ -13,8 +13,11 @@ import (
 	"holdfast/member"
 )
 
-// A member is a Backend.
-var _ api.Backend = (*member.Member)(nil)
+// A member is a Backend, and serves its operator.
+var (
+	_ api.Backend = (*member.Member)(nil)
+	_ api.Admin   = (*member.Member)(nil)
+)
 
 const (
 	// leaderWait is how long Ready waits for a leader: without one the node still serves local reads, and says so.
@@ -67,11 +70,13 @@ func (a *Agent) memberConfig() member.Config {
 	return member.Config{
 		Dir:          a.dir.join(memberName),
 		NodeID:       a.plan.node.uuid(),
+		Version:      a.opts.Version,
 		Log:          a.opts.Log,
 		Metrics:      a.opts.Metrics,
 		History:      a.cfg.Store.History,
 		FlushEvery:   a.cfg.Store.Flush,
 		DiskReserve:  reserve,
+		Quota:        int64(a.cfg.Store.Quota),
 		RequestBytes: int(a.cfg.Limits.Request),
 	}
 }

@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3election/v3electionpb"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3lock/v3lockpb"
 	"google.golang.org/grpc"
+	grpcstatus "google.golang.org/grpc/status"
 )
 
 // got is the answer of a call that did not fail.
@@ -134,5 +136,102 @@ func TestManyClientsTakeOneLock(t *testing.T) {
 	r := got[*pb.RangeResponse](t)(kvs.Range(ctx, &pb.RangeRequest{Key: []byte("count")}))
 	if want := bytes.Repeat([]byte("x"), clients*turns); len(r.Kvs) != 1 || !bytes.Equal(r.Kvs[0].Value, want) {
 		t.Errorf("counted %v, want %d", r.Kvs, len(want))
+	}
+}
+
+func TestClientsFindTheNodeByItsMembers(t *testing.T) {
+	a, conn, ctx := etcdMember(t)
+	c := pb.NewClusterClient(conn)
+	r := got[*pb.MemberListResponse](t)(c.MemberList(ctx, &pb.MemberListRequest{Linearizable: true}))
+	if len(r.Members) != 1 {
+		t.Fatalf("members %v", r.Members)
+	}
+	m := r.Members[0]
+	if m.ID != r.Header.GetMemberId() || m.Name == "" || m.IsLearner || !slices.Equal(m.ClientURLs, a.Addrs()) {
+		t.Errorf("this node is %v, want the client URLs %q", m, a.Addrs())
+	}
+}
+
+func TestMaintenanceOfAMember(t *testing.T) {
+	_, conn, ctx := etcdMember(t)
+	kvs, c := pb.NewKVClient(conn), pb.NewMaintenanceClient(conn)
+	for i := range 10 {
+		got[*pb.PutResponse](t)(kvs.Put(ctx, &pb.PutRequest{Key: fmt.Appendf(nil, "k%d", i), Value: make([]byte, 1000)}))
+	}
+	s := got[*pb.StatusResponse](t)(c.Status(ctx, &pb.StatusRequest{}))
+	if s.Leader == 0 || s.Leader != s.Header.GetMemberId() || s.RaftTerm == 0 || s.RaftAppliedIndex == 0 || s.DbSize == 0 || s.DbSizeQuota == 0 ||
+		s.Header.Revision != 11 || len(s.Errors) != 0 {
+		t.Errorf("status %v", s)
+	}
+	hash := got[*pb.HashKVResponse](t)(c.HashKV(ctx, &pb.HashKVRequest{}))
+	if again := got[*pb.HashKVResponse](t)(c.HashKV(ctx, &pb.HashKVRequest{Revision: 11})); again.Hash != hash.Hash || again.HashRevision != 11 {
+		t.Errorf("hashes %v and %v of one revision", hash, again)
+	}
+	got[*pb.DefragmentResponse](t)(c.Defragment(ctx, &pb.DefragmentRequest{}))
+	if after := got[*pb.HashKVResponse](t)(c.HashKV(ctx, &pb.HashKVRequest{})); after.Hash != hash.Hash {
+		t.Errorf("hash %v, after a defragmentation %v", hash, after)
+	}
+	stream := got[pb.Maintenance_SnapshotClient](t)(c.Snapshot(ctx, &pb.SnapshotRequest{}))
+	var file []byte
+	for {
+		r, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		file = append(file, r.Blob...)
+	}
+	if len(file) < 10*1000 || len(file)%512 != sha256.Size {
+		t.Fatalf("a snapshot of %d bytes", len(file))
+	}
+	if want := sha256.Sum256(file[:len(file)-sha256.Size]); !bytes.Equal(file[len(file)-sha256.Size:], want[:]) {
+		t.Error("the checksum of the snapshot is of something else")
+	}
+}
+
+// An alarm stops writes until it is disarmed, here as in etcd.
+func TestAlarmsOfAMember(t *testing.T) {
+	_, conn, ctx := etcdMember(t)
+	kvs, c := pb.NewKVClient(conn), pb.NewMaintenanceClient(conn)
+	put := func() error {
+		_, err := kvs.Put(ctx, &pb.PutRequest{Key: []byte("a")})
+		return err
+	}
+	ask := func(action pb.AlarmRequest_AlarmAction, member uint64, kind pb.AlarmType) []*pb.AlarmMember {
+		t.Helper()
+		r := got[*pb.AlarmResponse](t)(c.Alarm(ctx, &pb.AlarmRequest{Action: action, MemberID: member, Alarm: kind}))
+		if r.Header.GetMemberId() == 0 {
+			t.Errorf("header %v", r.Header)
+		}
+		return r.Alarms
+	}
+	if err := put(); err != nil {
+		t.Fatal(err)
+	}
+	if a := ask(pb.AlarmRequest_ACTIVATE, 7, pb.AlarmType_NOSPACE); len(a) != 1 || a[0].MemberID != 7 || a[0].Alarm != pb.AlarmType_NOSPACE {
+		t.Errorf("raised %v", a)
+	}
+	if err := put(); err == nil || grpcstatus.Convert(err).Message() != "etcdserver: mvcc: database space exceeded" {
+		t.Errorf("a put under the alarm: %v", err)
+	}
+	if a := ask(pb.AlarmRequest_GET, 0, pb.AlarmType_NONE); len(a) != 1 {
+		t.Errorf("alarms %v", a)
+	}
+	if a := ask(pb.AlarmRequest_GET, 0, pb.AlarmType_CORRUPT); len(a) != 0 {
+		t.Errorf("alarms of another kind %v", a)
+	}
+	if s := got[*pb.StatusResponse](t)(c.Status(ctx, &pb.StatusRequest{})); len(s.Errors) != 1 {
+		t.Errorf("status names %q", s.Errors)
+	}
+	if a := ask(pb.AlarmRequest_DEACTIVATE, 8, pb.AlarmType_NOSPACE); len(a) != 0 {
+		t.Errorf("disarmed what did not stand: %v", a)
+	}
+	if a := ask(pb.AlarmRequest_DEACTIVATE, 7, pb.AlarmType_NOSPACE); len(a) != 1 {
+		t.Errorf("disarmed %v", a)
+	}
+	if err := put(); err != nil {
+		t.Errorf("a put after all is well: %v", err)
 	}
 }

@@ -1,5 +1,7 @@
 package kv
 
+import "strconv"
+
 // Replica is a member of the cluster as an operator sees it.
 type Replica struct {
 	ID         uint64
@@ -39,6 +41,29 @@ const (
 	AlarmNoSpace           // the state has reached its quota: what would make it grow is refused with NoSpace
 	AlarmCorrupt           // replicas differ: everything but reading is refused with Corrupt
 )
+
+func (k AlarmKind) String() string {
+	switch k {
+	case AlarmNone:
+		return "none"
+	case AlarmNoSpace:
+		return "no-space"
+	case AlarmCorrupt:
+		return "corrupt"
+	default:
+		return "alarm-" + strconv.Itoa(int(k))
+	}
+}
+
+// The feature levels: what a command may hold is gated by the lowest level that every member supports.
+const (
+	FeatureFirst uint64 = iota // what a data dir without a level has
+	FeatureAdmin               // alarms, audits and leases
+	features
+)
+
+// FeatureNewest is the level of this version.
+const FeatureNewest = features - 1
 
 // Hash is a digest of all keys, all revisions of them that are kept, up to Revision. Two members that answer for the
 // same Revision and Compact must have the same Sum.

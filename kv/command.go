@@ -64,7 +64,8 @@ type Guard struct {
 }
 
 // Op is one step of a command or query: Put, Delete, Range, Txn, Each, Skip, Compact, LeaderTerm, OpenEpoch,
-// OpenQueue, SetRecord, Records, LeaseGrant, LeaseRevoke, LeaseKeepAlive, LeaseTTL or LeaseList. The set is closed; internal/wire has a tag for each.
+// OpenQueue, SetRecord, Records, LeaseGrant, LeaseRevoke, LeaseKeepAlive, LeaseTTL, LeaseList, SetAlarm, Alarms,
+// SetFeature or Audit. The set is closed; internal/wire has a tag for each.
 type Op interface{ op() }
 
 // Put sets a key.
@@ -237,6 +238,31 @@ type LeaseTTL struct {
 // LeaseList asks for all leases: their ids, and the TTLs that were granted, in both fields.
 type LeaseList struct{}
 
+// SetAlarm raises an alarm, or disarms it. To raise one that stands, and to disarm one that does not, changes nothing and
+// is no error. The Alarms of the answer are the alarm that stands now, or that stood. It never moves the revision.
+type SetAlarm struct {
+	Alarm Alarm
+	Raise bool
+}
+
+// Alarms asks for the alarms that stand, in order of member and kind.
+type Alarms struct{}
+
+// SetFeature raises the feature level of the cluster; a lower one than the present changes nothing. A replica that does
+// not know the level stops. It never moves the revision.
+type SetFeature struct {
+	Level uint64
+}
+
+// Audit compares the replicas, at a Term as in Compact; void, it changes nothing and asks for nothing. Without a Revision
+// each replica digests the state right there, beside its work. With one, each that has done so and got the same Revision
+// and Compact compares its Sum with this one, and where they differ raises AlarmCorrupt. It never changes the state.
+type Audit struct {
+	Term              uint64
+	Revision, Compact int64
+	Sum               uint32
+}
+
 func (Put) op()            {}
 func (Delete) op()         {}
 func (Range) op()          {}
@@ -254,12 +280,16 @@ func (LeaseRevoke) op()    {}
 func (LeaseKeepAlive) op() {}
 func (LeaseTTL) op()       {}
 func (LeaseList) op()      {}
+func (SetAlarm) op()       {}
+func (Alarms) op()         {}
+func (SetFeature) op()     {}
+func (Audit) op()          {}
 
 // ReadOnly reports whether none of ops, nested ones included, changes anything: then they are a Query.
 func ReadOnly(ops []Op) bool {
 	for _, op := range ops {
 		switch op := op.(type) {
-		case Range, LeaseTTL, LeaseList, Records:
+		case Range, LeaseTTL, LeaseList, Records, Alarms:
 		case Txn:
 			if !ReadOnly(op.Then) || !ReadOnly(op.Else) {
 				return false

@@ -27,6 +27,7 @@ type OpResult struct {
 	Ops       []OpResult // Txn: of the branch taken
 	Each      []Outcome  // Each: one per command
 	Leases    []Lease    // LeaseGrant, LeaseKeepAlive, LeaseTTL: the one; LeaseList: all
+	Alarms    []Alarm    // SetAlarm: the one; Alarms: all
 }
 
 // Lease is a lease as an answer shows it. TTL and Granted are seconds; TTL is -1 for a lease that is gone.

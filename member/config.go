@@ -35,8 +35,11 @@ type Config struct {
 	// afterwards the log knows the membership. Empty: a cluster of one.
 	Peers map[uint64]string
 
+	// Version is what Condition shows.
+	Version string
+
 	Log     *slog.Logger          // nil for none
-	Metrics prometheus.Registerer // nil for none; names begin with holdfast_member_
+	Metrics prometheus.Registerer // nil for none; names begin with holdfast_member_, or are etcd's
 	Network Network               // to other members, nil for none; owned by the member
 
 	// History is how long superseded revisions stay readable; 0 keeps them until a client compacts.
@@ -47,6 +50,12 @@ type Config struct {
 	// DiskReserve is the free space below which writes are refused. 0 and DefaultDiskReserve are the default: that much,
 	// but at most an eighth of the file system. Negative for none.
 	DiskReserve int64
+	// Quota is how many bytes the state may take before writes are refused on all members (AlarmNoSpace). It is this
+	// member's own: others may have more room. 0 for DefaultQuota, as in etcd; negative for none.
+	Quota int64
+	// AuditEvery is how often the replicas are compared, if anything has changed; 0 for DefaultAuditEvery, negative for
+	// never. The leader's counts.
+	AuditEvery time.Duration
 	// RequestBytes is the most bytes of one encoded command; 0 for DefaultRequestBytes.
 	RequestBytes int
 	// SnapshotEntries is how many log entries there are between two snapshots, at most: a restart replays that many, and
@@ -71,6 +80,8 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler))
 	c.FlushEvery = cmp.Or(c.FlushEvery, DefaultFlushEvery)
+	c.AuditEvery = cmp.Or(c.AuditEvery, DefaultAuditEvery)
+	c.Quota = cmp.Or(c.Quota, DefaultQuota)
 	c.RequestBytes = cmp.Or(c.RequestBytes, DefaultRequestBytes)
 	c.SnapshotEntries = cmp.Or(c.SnapshotEntries, DefaultSnapshotEntries)
 	if c.RequestBytes > maxRequestBytes {

@@ -131,11 +131,11 @@ func (m *testMember) putMany(n int) {
 
 func (m *testMember) hash() uint32 {
 	m.t.Helper()
-	h, _, _, err := m.store.Hash(0)
+	h, err := m.store.Hash(m.t.Context(), 0)
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	return h
+	return h.Sum
 }
 
 func TestLogIsCutAndStaysBounded(t *testing.T) {

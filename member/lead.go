@@ -14,7 +14,8 @@ import (
 )
 
 // lead does what a new leader owes its cluster: after every election that this replica wins it commits a LeaderTerm
-// with a fresh nonce, and before that, in a cluster without one, the epoch. Randomness enters the log here, once.
+// with a fresh nonce, and before that, in a cluster without one, the epoch, and the feature level if it is below this
+// version's: every version that can be in a cluster knows level FeatureAdmin. Randomness enters the log here, once.
 func (m *Member) lead(ctx context.Context) error {
 	done := uint64(0) // term whose LeaderTerm is committed
 	for ctx.Err() == nil {
@@ -58,6 +59,9 @@ func (m *Member) takeOffice(ctx context.Context) (nonce uint64, err error) {
 		epoch := kv.Epoch{Cluster: m.id.Cluster}
 		rand.Read(epoch.Nonce[:])
 		ops = append(ops, kv.OpenEpoch{Epoch: epoch})
+	}
+	if m.store.Feature() < kv.FeatureNewest {
+		ops = append(ops, kv.SetFeature{Level: kv.FeatureNewest})
 	}
 	for nonce == 0 {
 		nonce = random64()
@@ -106,6 +110,9 @@ func (m *Member) keepHistory(ctx context.Context) error {
 			continue
 		}
 		c := kv.Command{Ops: []kv.Op{kv.Compact{Revision: due, Term: nonce}}}
+		if m.store.Barred(c) != nil { // for an alarm; the next one includes it
+			continue
+		}
 		if _, err := m.propose(ctx, wire.AppendCommand(nil, c)); err != nil && ctx.Err() == nil {
 			m.cfg.Log.Warn("compaction of the history was not committed; the next one includes it",
 				"revision", due, "err", err)

@@ -20,6 +20,7 @@ type leadership struct {
 
 	mu      sync.Mutex
 	now     leaderInfo
+	changes uint64        // times that a leader was seen that was not known right before
 	lost    time.Duration // when there ceased to be a leader
 	changed chan struct{} // closed at the next change
 }
@@ -40,6 +41,9 @@ func (l *leadership) LeaderUpdated(info raftio.LeaderInfo) {
 	if l.now.replica != 0 && info.LeaderID == 0 {
 		l.lost = l.clock()
 	}
+	if info.LeaderID != 0 && info.LeaderID != l.now.replica {
+		l.changes++
+	}
 	l.now = leaderInfo{replica: info.LeaderID, term: info.Term}
 	close(l.changed)
 	l.changed = make(chan struct{})
@@ -50,6 +54,13 @@ func (l *leadership) get() (leaderInfo, <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.now, l.changed
+}
+
+// seen is how often there was a new leader.
+func (l *leadership) seen() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.changes
 }
 
 // await returns once there is a leader, or NoLeader when there has been none for leaderWait.

@@ -304,7 +304,11 @@ func (m *Member) revokeDue(ctx context.Context, office uint64, due []*lease) err
 	for _, l := range due {
 		each.Commands = append(each.Commands, kv.Command{Ops: []kv.Op{kv.LeaseRevoke{ID: l.id, Term: office}}})
 	}
-	res, err := m.propose(ctx, wire.AppendCommand(nil, kv.Command{Ops: []kv.Op{each}}))
+	c := kv.Command{Ops: []kv.Op{each}}
+	if err := m.store.Barred(c); err != nil { // while an alarm stands they would be refused again and again, in the log
+		return err
+	}
+	res, err := m.propose(ctx, wire.AppendCommand(nil, c))
 	if err != nil {
 		return err
 	}

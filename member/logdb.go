@@ -130,6 +130,13 @@ func (l *logDB) written(updates []pb.Update) {
 	}
 }
 
+// committed returns the newest index that was known to be committed when the log was last written.
+func (l *logDB) committed(shard, replica uint64) uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.states[raftio.GetNodeInfo(shard, replica)].Commit
+}
+
 // again asks for a snapshot once more.
 func (l *logDB) again() {
 	select {

@@ -46,6 +46,8 @@ type raftFS struct {
 	armed atomic.Bool
 	done  atomic.Bool // closing: waiting for room is over
 
+	synced func(took time.Duration) // told of each sync of a log
+
 	syncs   atomic.Uint64 // of files and directories
 	written atomic.Uint64 // bytes, fill included
 
@@ -54,7 +56,7 @@ type raftFS struct {
 }
 
 func newRaftFS(h *halt, full func(waiting bool, err error)) *raftFS {
-	return &raftFS{FS: vfs.Default, halt: h, full: full, logs: make(map[*logFile]struct{})}
+	return &raftFS{FS: vfs.Default, halt: h, full: full, synced: func(time.Duration) {}, logs: make(map[*logFile]struct{})}
 }
 
 // Create makes log files logFiles. Before an index file is begun, what it will point into is made durable: tan writes
@@ -300,9 +302,11 @@ func (l *logFile) sync() error {
 		return nil
 	}
 	l.fs.syncs.Add(1)
+	began := time.Now()
 	if err := datasync(l.File); err != nil {
 		return l.fs.check("sync", l.Name(), err)
 	}
+	l.fs.synced(time.Since(began))
 	l.dirty = false
 	l.typical += (l.pending - l.typical) / 8
 	l.pending = 0

@@ -50,6 +50,8 @@ type Member struct {
 	applied *announcer    // told after each applied batch
 	ahead   chan struct{} // of one slot: it is time to flush, see flushAhead
 	space   *space
+	auditor *auditor
+	backups chan struct{} // a place for each copy of the state under way
 	metrics *metrics
 	nonce   atomic.Uint64 // of the LeaderTerm this replica committed as leader
 	logSize atomic.Int64  // bytes below raft/, as last measured
@@ -57,6 +59,8 @@ type Member struct {
 	ready    chan struct{}
 	stopping chan struct{}  // closed when commands are no longer taken
 	calls    sync.WaitGroup // of Do
+
+	defragmenting sync.Mutex // held while one is under way
 
 	mu      sync.Mutex
 	started bool
@@ -88,12 +92,14 @@ func Open(cfg Config) (_ *Member, err error) {
 		applied:  newAnnouncer(),
 		net:      &raftnet{net: cfg.Network},
 		ahead:    make(chan struct{}, 1),
+		backups:  make(chan struct{}, backupsAtOnce),
 		ready:    make(chan struct{}),
 		stopping: make(chan struct{}),
 	}
 	m.asks = newAsks(m.sendTo)
 	m.net.answer = m.answerAsked
 	m.metrics = newMetrics(m)
+	m.auditor = newAuditor(m)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, m.release())
@@ -107,6 +113,7 @@ func Open(cfg Config) (_ *Member, err error) {
 	}
 	m.rounds = newRounds(cfg.Clock, m.readIndex)
 	m.fs = newRaftFS(m.halt, m.space.waiting)
+	m.fs.synced = func(took time.Duration) { m.metrics.walSeconds.Observe(took.Seconds()) }
 	if err := m.open(); err != nil {
 		return nil, err
 	}
@@ -125,7 +132,7 @@ func (m *Member) open() (err error) {
 }
 
 func (m *Member) storeOptions() mvcc.Options {
-	return mvcc.Options{FlushEvery: m.cfg.FlushEvery, OnLease: m.lessor.told, Log: m.cfg.Log}
+	return mvcc.Options{FlushEvery: m.cfg.FlushEvery, OnLease: m.lessor.told, Audit: m.auditor.call, Log: m.cfg.Log}
 }
 
 // Run takes part in the cluster until ctx ends, and returns nil then, or the first failure. It stops everything it
@@ -161,6 +168,8 @@ func (m *Member) work(ctx context.Context) error {
 	g.Go(func() error { return m.snapshotBySize(ctx) })
 	g.Go(func() error { return m.flushAhead(ctx) })
 	g.Go(func() error { return m.space.run(ctx) })
+	g.Go(func() error { return m.keepQuota(ctx) })
+	g.Go(func() error { return m.auditor.run(ctx) })
 	g.Go(func() error { return m.measureLog(ctx) })
 	g.Go(func() error {
 		if err := m.store.Run(ctx); err != nil && ctx.Err() == nil {

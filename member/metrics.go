@@ -2,6 +2,7 @@ package member
 
 import (
 	"fmt"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -12,8 +13,13 @@ import (
 type metrics struct {
 	m             *Member
 	proposals     *prometheus.CounterVec // by outcome
+	audits        *prometheus.CounterVec // by result
 	commitSeconds prometheus.Histogram
 	gauges        []gauge
+
+	pending    atomic.Int64  // proposals under way
+	failed     atomic.Uint64 // proposals that came to nothing, or to nothing known
+	walSeconds prometheus.Histogram
 }
 
 type gauge struct {
@@ -34,6 +40,10 @@ func newMetrics(m *Member) *metrics {
 			Namespace: namespace, Subsystem: subsystem, Name: "proposals_total",
 			Help: "Commands asked for, by outcome: ok or the code of the error.",
 		}, []string{"outcome"}),
+		audits: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "audits_total",
+			Help: "Comparisons of this replica with the leader: same, different, or skipped.",
+		}, []string{"result"}),
 		commitSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: namespace, Subsystem: subsystem, Name: "commit_seconds",
 			Help: "Time from proposal to answer.", Buckets: commitBuckets,
@@ -58,6 +68,10 @@ func newMetrics(m *Member) *metrics {
 	x.gauge("writes_refused", "1 while writes are refused for want of disk space.", func(m *Member) float64 { return bit(m.space.why() != "") })
 	x.counter("refused_writes_total", "Writes refused for want of disk space.", func(m *Member) float64 { return float64(m.space.refused.Load()) })
 	x.counter("log_syncs_total", "Syncs of files and folders of the raft log.", func(m *Member) float64 { return float64(m.fs.syncs.Load()) })
+	x.gauge("alarms", "Alarms that stand in the cluster.", func(m *Member) float64 { return float64(len(m.store.Alarms())) })
+	x.gauge("feature_level", "Feature level of the cluster.", func(m *Member) float64 { return float64(m.store.Feature()) })
+	x.gauge("backups", "Copies of the state that are being read.", func(m *Member) float64 { return float64(len(m.backups)) })
+	x.addEtcd()
 	x.counter("log_written_bytes_total", "Bytes written to the raft log and its snapshots.", func(m *Member) float64 { return float64(m.fs.written.Load()) })
 	return x
 }
@@ -79,6 +93,8 @@ func (x *metrics) add(name, help string, kind prometheus.ValueType, value func(*
 func (x *metrics) Describe(ch chan<- *prometheus.Desc) {
 	x.proposals.Describe(ch)
 	x.commitSeconds.Describe(ch)
+	x.audits.Describe(ch)
+	x.walSeconds.Describe(ch)
 	for _, g := range x.gauges {
 		ch <- g.desc
 	}
@@ -88,6 +104,8 @@ func (x *metrics) Describe(ch chan<- *prometheus.Desc) {
 func (x *metrics) Collect(ch chan<- prometheus.Metric) {
 	x.proposals.Collect(ch)
 	x.commitSeconds.Collect(ch)
+	x.audits.Collect(ch)
+	x.walSeconds.Collect(ch)
 	for _, g := range x.gauges {
 		ch <- prometheus.MustNewConstMetric(g.desc, g.kind, g.value(x.m))
 	}

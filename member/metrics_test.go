@@ -6,6 +6,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
+
+	"holdfast/kv"
 )
 
 // gathered returns the values of a registry by name and labels.
@@ -68,7 +70,7 @@ func TestMetricsTellWhatHappened(t *testing.T) {
 		}
 	}
 	for name := range got {
-		if !strings.HasPrefix(name, "holdfast_member_") {
+		if !strings.HasPrefix(name, "holdfast_member_") && !strings.HasPrefix(name, "etcd_") {
 			t.Errorf("%s has another prefix", name)
 		}
 	}
@@ -87,4 +89,47 @@ func TestStatusAnswersFromMemory(t *testing.T) {
 		t.Errorf("%+v", st)
 	}
 	within(t, logPoll, "the size of the log is known", func() bool { return m.Status().LogBytes > 0 })
+}
+
+// Dashboards made for etcd find their series, and the same facts in them.
+func TestMetricsUnderEtcdsNames(t *testing.T) {
+	r := prometheus.NewRegistry()
+	m := start(t, t.TempDir(), quiet, func(c *Config) { c.Metrics, c.Quota = r, 64<<20 })
+	m.put("k", "v")
+	got, c := gathered(t, r), m.Condition()
+	for name, want := range map[string]float64{
+		"etcd_mvcc_db_total_size_in_bytes":        float64(c.DBSize),
+		"etcd_mvcc_db_total_size_in_use_in_bytes": float64(c.DBInUse),
+		"etcd_server_quota_backend_bytes":         64 << 20,
+		"etcd_debugging_mvcc_current_revision":    2,
+		"etcd_debugging_mvcc_compact_revision":    0,
+		"etcd_server_has_leader":                  1,
+		"etcd_server_is_leader":                   1,
+		"etcd_server_leader_changes_seen_total":   1,
+		"etcd_server_proposals_committed_total":   float64(c.Committed),
+		"etcd_server_proposals_applied_total":     float64(c.Applied),
+		"etcd_server_proposals_pending":           0,
+		"etcd_server_proposals_failed_total":      0,
+		"holdfast_member_feature_level":           float64(kv.FeatureNewest),
+		"holdfast_member_alarms":                  0,
+		"holdfast_member_backups":                 0,
+	} {
+		if v, there := got[name]; v != want || !there {
+			t.Errorf("%s is %v (there: %v), want %v", name, v, there, want)
+		}
+	}
+	if n := got["etcd_disk_wal_fsync_duration_seconds"]; n < 2 {
+		t.Errorf("%v syncs of the log were measured", n)
+	}
+	if _, err := m.Do(t.Context(), kv.Command{Ops: []kv.Op{kv.SetAlarm{Alarm: kv.Alarm{Member: 9, Kind: kv.AlarmNoSpace}, Raise: true}}}); err != nil {
+		t.Fatal(err)
+	}
+	if v := gathered(t, r)["holdfast_member_alarms"]; v != 1 {
+		t.Errorf("%v alarms", v)
+	}
+	m.metrics.pending.Add(1)
+	m.metrics.ended(unknown("a test"))
+	if v := gathered(t, r)["etcd_server_proposals_failed_total"]; v != 1 {
+		t.Errorf("%v proposals failed", v)
+	}
 }

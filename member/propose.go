@@ -47,10 +47,17 @@ func (m *Member) do(ctx context.Context, c kv.Command) (kv.Result, error) {
 	if n := len(*buf); n > m.cfg.RequestBytes {
 		return kv.Result{}, kv.Errorf(kv.TooLarge, "the request has %d bytes, the limit is %d", n, m.cfg.RequestBytes)
 	}
+	if err := m.passes(ctx, c); err != nil {
+		return kv.Result{}, err
+	}
 	if err := m.space.admit(int64(len(*buf)), frees(c.Ops)); err != nil {
 		return kv.Result{}, err
 	}
-	return m.propose(ctx, *buf)
+	res, err := m.propose(ctx, *buf)
+	if err == nil {
+		err = m.sweepFor(ctx, c.Ops)
+	}
+	return res, err
 }
 
 // encodeBuffers holds buffers for commands on their way into the log, which makes a copy.
@@ -74,7 +81,7 @@ func checkDoor(c kv.Command) error {
 func checkOwn(c kv.Command) error {
 	for _, op := range c.Ops {
 		switch op := op.(type) {
-		case kv.LeaderTerm, kv.OpenEpoch:
+		case kv.LeaderTerm, kv.OpenEpoch, kv.SetFeature, kv.Audit:
 			return kv.Errorf(kv.Invalid, "%T is proposed by a leader only", op)
 		case kv.LeaseKeepAlive:
 			return kv.Errorf(kv.Invalid, "a renewal of a lease has to be the only op of its command, without guards")
@@ -99,11 +106,13 @@ func checkOwn(c kv.Command) error {
 
 // propose sends an encoded command through the log. It tries again while it is certain that nothing was applied and
 // there is time.
-func (m *Member) propose(ctx context.Context, cmd []byte) (kv.Result, error) {
+func (m *Member) propose(ctx context.Context, cmd []byte) (res kv.Result, err error) {
 	if !m.begin() {
 		return kv.Result{}, errStopping()
 	}
 	defer m.calls.Done()
+	m.metrics.pending.Add(1)
+	defer func() { m.metrics.ended(err) }()
 	began := time.Now()
 	for {
 		if err := m.leader.await(ctx); err != nil {

@@ -132,6 +132,19 @@ func (r *registry) RemoveShard(shard uint64) {
 	}
 }
 
+// list returns the node ids of the replicas of a shard.
+func (r *registry) list(shard uint64) map[uint64]string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	list := make(map[uint64]string, len(r.nodes))
+	for id, node := range r.nodes {
+		if id.ShardID == shard {
+			list[id.ReplicaID] = node
+		}
+	}
+	return list
+}
+
 // Resolve returns the node id of a replica and the key of the queue its messages wait in: one per replica.
 func (r *registry) Resolve(shard, replica uint64) (node, queue string, err error) {
 	r.mu.Lock()

@@ -109,6 +109,21 @@ func (s *space) ask(cost int64, frees bool) error {
 	return e
 }
 
+// fits refuses with NoSpace what would take n bytes of the file system for a while, if they would be of the reserve.
+func (s *space) fits(n int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	room, err := s.look()
+	switch {
+	case err != nil:
+		return kv.Errorf(kv.NoSpace, "the free space of %s is not known: %w", s.dir, err)
+	case s.reserve >= 0 && room < n:
+		return kv.Errorf(kv.NoSpace, "this needs %d MiB for a second file for a while, and %d MiB are free on the file system "+
+			"of %s, of which %d MiB are held in reserve: free some there first", n>>20+1, s.bytes.Load()>>20, s.dir, s.reserve>>20)
+	}
+	return nil
+}
+
 // look asks the file system for the room above the reserve, and settles whether writes are refused. s.mu is held.
 func (s *space) look() (room int64, err error) {
 	free, _, err := s.free(s.dir)

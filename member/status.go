@@ -50,12 +50,6 @@ func (m *Member) Status() Status {
 	}
 }
 
-// Hash is a checksum over what this replica holds up to rev, 0 for the newest, with the revisions it is for: the same on
-// all replicas that agree on those. It reads the whole store.
-func (m *Member) Hash(rev int64) (hash uint32, revision, compact int64, err error) {
-	return m.store.Hash(rev)
-}
-
 // Header says where this replica stands, from memory.
 func (m *Member) Header() kv.Header {
 	h := kv.Header{Revision: m.store.Revision()}

@@ -95,9 +95,12 @@ func (s *Store) applyBatch(entries []Entry, outcomes []kv.Outcome) (n int, err e
 
 // applyOne applies all of a command or nothing.
 func (s *Store) applyOne(r *reader, c kv.Command) (kv.Outcome, error) {
+	if refused := barred(s.state.Alarms, c); refused != nil {
+		return s.refuse(refused), nil
+	}
 	x := &exec{
 		r: r, base: s.state.Revision, compact: s.state.Compact, write: true,
-		control: control{s.state.Compact, s.state.Epoch, s.state.Term}, writer: c.ID.Seq,
+		control: s.state.control(), alarms: s.state.Alarms, writer: c.ID.Seq,
 	}
 	r.stage = &stage{}
 	results, err := x.run(c)
@@ -112,6 +115,13 @@ func (s *Store) applyOne(r *reader, c kv.Command) (kv.Outcome, error) {
 	out.Result.Ops = results
 	out.Result.Epoch, out.Result.Revision = s.state.Epoch, s.state.Revision
 	return out, nil
+}
+
+// refuse is the outcome of a command that was not looked at.
+func (s *Store) refuse(why *kv.Error) kv.Outcome {
+	out := kv.Outcome{Err: why}
+	out.Result.Epoch, out.Result.Revision = s.state.Epoch, s.state.Revision
+	return out
 }
 
 func (x *exec) run(c kv.Command) ([]kv.OpResult, error) {
@@ -148,11 +158,13 @@ func (s *Store) commit(r *reader, x *exec) {
 	for _, l := range x.leases {
 		s.opts.OnLease(l.ID, l.TTL)
 	}
-	now := control{s.state.Compact, s.state.Epoch, s.state.Term}
-	if x.control == now {
+	s.state.Alarms = x.alarms
+	s.tellAudit(x)
+	if x.control == s.state.control() {
 		return
 	}
 	s.state.Compact, s.state.Epoch, s.state.Term = x.control.compact, x.control.epoch, x.control.term
+	s.state.Feature = x.control.feature
 	s.unsaved = true
 }
 

@@ -136,7 +136,13 @@ func checkOps(ops []kv.Op, depth int) (t touched, err *kv.Error) {
 			if depth > 0 {
 				err = kv.Errorf(kv.Invalid, "%T cannot be part of a transaction", op)
 			}
-		case kv.LeaseTTL, kv.LeaseList, kv.Records:
+		case kv.SetAlarm:
+			err = checkAlarm(op, depth)
+		case kv.SetFeature, kv.Audit:
+			if depth > 0 {
+				err = kv.Errorf(kv.Invalid, "%T cannot be part of a transaction", op)
+			}
+		case kv.LeaseTTL, kv.LeaseList, kv.Records, kv.Alarms:
 		case kv.Each, kv.Skip:
 			err = kv.Errorf(kv.Invalid, "%T has to be the only op of its command", op)
 		default:
@@ -238,6 +244,16 @@ func checkRecord(op kv.SetRecord, depth int) *kv.Error {
 		return kv.Errorf(kv.Invalid, "%T cannot be part of a transaction", op)
 	case len(op.Name) == 0 || len(op.Name) > MaxRecordName:
 		return kv.Errorf(kv.Invalid, "the name of a record has %d bytes, 1 to %d are allowed", len(op.Name), MaxRecordName)
+	}
+	return nil
+}
+
+func checkAlarm(op kv.SetAlarm, depth int) *kv.Error {
+	switch {
+	case depth > 0:
+		return kv.Errorf(kv.Invalid, "%T cannot be part of a transaction", op)
+	case op.Alarm.Kind != kv.AlarmNoSpace && op.Alarm.Kind != kv.AlarmCorrupt:
+		return kv.Errorf(kv.Invalid, "there is no alarm %d", op.Alarm.Kind)
 	}
 	return nil
 }

@@ -88,7 +88,7 @@ func TestReadersSeeWholeCommandsOnly(t *testing.T) {
 		return page.Revision, nil
 	})
 	check(func(last int64) (int64, error) {
-		_, rev, _, err := g.s.Hash(0)
+		_, rev, _, err := g.s.hash(0)
 		if kv.CodeOf(err) == kv.Busy { // compactions come one after the other here
 			return last, nil
 		}

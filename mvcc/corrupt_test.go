@@ -126,7 +126,7 @@ func TestApplyStopsAtADamagedRecord(t *testing.T) {
 	if _, err := g.s.Snapshot(); err != nil {
 		t.Errorf("snapshot: %v", err)
 	}
-	if _, _, _, err := g.s.Hash(0); kv.CodeOf(err) != kv.Corrupt {
+	if _, _, _, err := g.s.hash(0); kv.CodeOf(err) != kv.Corrupt {
 		t.Errorf("hash: got %v", err)
 	}
 	p := put("a", "2")

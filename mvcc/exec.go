@@ -22,6 +22,8 @@ type exec struct {
 	changes []*record
 	control control
 	sides   map[string][]byte // changes of the side table
+	alarms  []kv.Alarm        // that stand, the changes included; in Apply only
+	audit   *kv.Audit         // asked for by the command
 	leases  []kv.Lease        // granted, and with a TTL of 0 ended
 	moved   []leaseKey        // keys that come under a lease, or leave one
 	writer  kv.Seq            // who the changes are by, zero for nobody who is remembered
@@ -32,6 +34,7 @@ type control struct {
 	compact int64
 	epoch   kv.Epoch
 	term    uint64
+	feature uint64
 }
 
 // refusal tells a refusal, which every replica gives, from a fault of this one.
@@ -130,6 +133,14 @@ func (x *exec) ops(ops []kv.Op, path []bool) ([]kv.OpResult, []bool, error) {
 			results[i], err = x.listRecords(op)
 		case kv.OpenQueue:
 			results[i], err = x.openQueue(op)
+		case kv.SetAlarm:
+			results[i], err = x.setAlarm(op)
+		case kv.Alarms:
+			results[i], err = x.listAlarms()
+		case kv.SetFeature:
+			err = x.setFeature(op)
+		case kv.Audit:
+			x.ask(op)
 		case kv.OpenEpoch:
 			if x.control.epoch.IsZero() {
 				x.control.epoch = op.Epoch

@@ -21,7 +21,7 @@ import (
 // A file has the lowest format that says what is in it, so that former versions read what they can.
 const (
 	formatFirst   = 1
-	formatLeases  = 2 // the side table has leases
+	formatLeases  = 2 // the side table has leases, alarms or a feature level
 	formatVersion = formatLeases
 )
 
@@ -160,7 +160,7 @@ func (f *file) load() (st state, sw sweep, err error) {
 		if tx.Bucket(bucketRev) == nil || tx.Bucket(bucketKey) == nil {
 			return corruptf("a bucket is missing")
 		}
-		return nil
+		return st.loadSides(tx.Bucket(bucketSide))
 	})
 	if err != nil || !fresh {
 		return st, sw, err

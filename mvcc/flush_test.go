@@ -55,7 +55,7 @@ func TestCrashBetweenThePartsOfAFlush(t *testing.T) {
 	write("1")
 	must(t, g.s.Flush())
 	want, index := g.list(0), g.index
-	hash, rev, _, err := g.s.Hash(0)
+	hash, rev, _, err := g.s.hash(0)
 	must(t, err)
 	for nth := 1; nth < 5; nth++ {
 		g.s.opts.step = dieAt("part", nth)
@@ -66,7 +66,7 @@ func TestCrashBetweenThePartsOfAFlush(t *testing.T) {
 		}
 		g.s.crash()
 		g.open()
-		if got, r, _, err := g.s.Hash(0); err != nil || got != hash || r != rev || g.list(0) != want || g.s.Applied() != index {
+		if got, r, _, err := g.s.hash(0); err != nil || got != hash || r != rev || g.list(0) != want || g.s.Applied() != index {
 			t.Fatalf("part %d: hash %08x at %d, %v", nth, got, r, err)
 		}
 		if got := checkFile(t, g.s); int64(got) != rev {

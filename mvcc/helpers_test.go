@@ -2,6 +2,7 @@ package mvcc
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -73,6 +74,12 @@ func checkFile(t tb, s *Store) (records int) {
 	})
 	must(t, err)
 	return records
+}
+
+// hash is Hash in parts.
+func (s *Store) hash(rev int64) (sum uint32, revision, compact int64, err error) {
+	h, err := s.Hash(context.Background(), rev)
+	return h.Sum, h.Header.Revision, h.Compact, err
 }
 
 // checkLeases verifies that the keys listed under leases are those that live under them.

@@ -34,18 +34,13 @@ func (c *chunk) add(r *record) bool {
 // is upTo unless there are too many. It fails with errPassed if a compaction has passed from and the changes are no
 // longer in memory.
 func (s *Store) history(from, upTo int64) (recs []*record, end int64, err error) {
-	return s.historyAbove(from, upTo, from)
-}
-
-// historyAbove is history for a reader that can do without what a compaction at floor gives up.
-func (s *Store) historyAbove(from, upTo, floor int64) (recs []*record, end int64, err error) {
 	for {
 		c := chunk{recs: make([]*record, 0, 16)}
 		start := s.tail.blocks.Load().start
 		if s.tail.from(from, upTo, c.add) {
 			end = upTo
-		} else if end, err = s.historyFromFile(&c, from, min(upTo, max(start, from)), floor); err != nil {
-			if errors.Is(err, errPassed) && s.compact.Load() <= floor {
+		} else if end, err = s.historyFromFile(&c, from, min(upTo, max(start, from))); err != nil {
+			if errors.Is(err, errPassed) && s.compact.Load() <= from {
 				continue // a restore has replaced the file
 			}
 			return nil, 0, err
@@ -58,8 +53,8 @@ func (s *Store) historyAbove(from, upTo, floor int64) (recs []*record, end int64
 }
 
 // historyFromFile reads up to upTo, which was in the file when the caller found that it is no longer in memory.
-func (s *Store) historyFromFile(c *chunk, from, upTo, floor int64) (int64, error) {
-	r := s.reader(floor)
+func (s *Store) historyFromFile(c *chunk, from, upTo int64) (int64, error) {
+	r := s.reader(from)
 	defer r.close()
 	if r.l.file == nil {
 		return 0, errPassed
@@ -94,7 +89,7 @@ func (s *Store) previous(recs []*record, wanted []int) (map[int]*kv.KeyValue, er
 	}
 	prev := make(map[int]*kv.KeyValue, len(wanted))
 	r, _ := s.now()
-	defer r.close()
+	defer func() { r.close() }()
 	err := guard(func() error {
 		for _, i := range wanted {
 			r.floor = recs[i].ModRevision - 1
@@ -102,6 +97,12 @@ func (s *Store) previous(recs []*record, wanted []int) (map[int]*kv.KeyValue, er
 				continue
 			}
 			rec, err := r.replaced(recs[i])
+			for errors.Is(err, errPassed) && s.compact.Load() <= r.floor { // the file was replaced by a copy
+				r.close()
+				r, _ = s.now()
+				r.floor = recs[i].ModRevision - 1
+				rec, err = r.replaced(recs[i])
+			}
 			switch {
 			case errors.Is(err, errPassed):
 			case err != nil:

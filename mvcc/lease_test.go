@@ -315,18 +315,18 @@ func TestHashDoesNotCoverLeases(t *testing.T) {
 		g.do(putLease("a", "2", 1))
 	}
 	must(t, a.s.Flush())
-	ha, _, _, err := a.s.Hash(0)
+	ha, _, _, err := a.s.hash(0)
 	must(t, err)
-	hb, _, _, err := b.s.Hash(0)
+	hb, _, _, err := b.s.hash(0)
 	must(t, err)
 	if ha != hb {
 		t.Errorf("%08x and %08x", ha, hb)
 	}
 	b.do(put("b", "1"))
 	a.do(putLease("b", "1", 1))
-	ha, _, _, err = a.s.Hash(0)
+	ha, _, _, err = a.s.hash(0)
 	must(t, err)
-	hb, _, _, err = b.s.Hash(0)
+	hb, _, _, err = b.s.hash(0)
 	must(t, err)
 	if ha == hb {
 		t.Error("the lease of a key is not in the hash: etcd's has it")

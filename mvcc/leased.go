@@ -102,7 +102,8 @@ func writeLeased(tx *bbolt.Tx, o *overlay) error {
 // formatOf is the format that a file needs for what the side table holds.
 func formatOf(sides map[string][]byte) uint32 {
 	for k := range sides {
-		if k[0] == sideLease {
+		switch k[0] {
+		case sideLease, sideAlarm, sideFeature:
 			return formatLeases
 		}
 	}

@@ -20,6 +20,8 @@ type Options struct {
 	RingBytes int64
 	// ProgressEvery is how often an idle watch that asked for it announces its progress. Default 10 min, as in etcd.
 	ProgressEvery time.Duration
+	// Audit is told of each kv.Audit that is not void, as it is applied. It must not block. Default: nobody is.
+	Audit func(AuditCall)
 	// OnLease is told by Apply of each lease that begins, with its TTL in seconds, and of each that ends, with 0, in the
 	// order of the log. It must not call the store. Default: nobody is told.
 	OnLease func(id, ttl int64)
@@ -28,6 +30,8 @@ type Options struct {
 
 	step  func(name string) error // failpoints of tests
 	nodes int64                   // flushNodes, in tests another
+
+	catchUp int64 // catchUpBytes, in tests another
 }
 
 const (
@@ -59,6 +63,12 @@ func (o Options) withDefaults() Options {
 	}
 	if o.nodes <= 0 {
 		o.nodes = flushNodes
+	}
+	if o.catchUp <= 0 {
+		o.catchUp = catchUpBytes
+	}
+	if o.Audit == nil {
+		o.Audit = func(AuditCall) {}
 	}
 	if o.OnLease == nil {
 		o.OnLease = func(int64, int64) {}

@@ -434,9 +434,9 @@ func sameHash(rt *rapid.T, t tb, m *model, a, b *Store) {
 	if rev == 0 {
 		rev = m.rev
 	}
-	ha, ra, ca, err := a.Hash(rev)
+	ha, ra, ca, err := a.hash(rev)
 	must(t, err)
-	hb, rb, cb, err := b.Hash(rev)
+	hb, rb, cb, err := b.hash(rev)
 	must(t, err)
 	if ha != hb || ra != rb || ca != cb {
 		t.Fatalf("hash at %d: got %08x %d %d and %08x %d %d", rev, ha, ra, ca, hb, rb, cb)

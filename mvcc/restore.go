@@ -338,6 +338,9 @@ func (b *builder) end(p []byte) error {
 		binary.BigEndian.Uint64(p[8:]) != b.keys {
 		return damaged("it does not hold as many records as it says")
 	}
+	if err := b.state.loadSides(b.tx.Bucket(bucketSide)); err != nil {
+		return err
+	}
 	meta := b.tx.Bucket(bucketMeta)
 	if err := meta.Put(metaSweep, b.sweep.append(nil)); err != nil {
 		return err

@@ -80,6 +80,9 @@ func (s *Store) applySequenced(r *reader, c kv.Command) (kv.Outcome, error) {
 	case seq.N > lane.last+1:
 		return kv.Outcome{Err: gap(seq.N, lane.last)}, nil
 	}
+	if refused := barred(s.state.Alarms, c); refused != nil {
+		return s.refuse(refused), nil // its place is not used up: it comes again once the alarm is over
+	}
 	out, err := s.applyOne(r, c)
 	if err != nil {
 		return out, err

@@ -48,8 +48,11 @@ type Snapshot struct {
 }
 
 // Snapshot flushes and holds on to what is in the file then.
-func (s *Store) Snapshot() (*Snapshot, error) {
-	if err := s.flush(true); err != nil {
+func (s *Store) Snapshot() (*Snapshot, error) { return s.pin(true) }
+
+// pin is Snapshot; unless index is set it does not write for the sake of the applied index alone.
+func (s *Store) pin(index bool) (*Snapshot, error) {
+	if err := s.flush(index); err != nil {
 		return nil, err
 	}
 	s.flushMu.Lock()

@@ -13,7 +13,13 @@ type state struct {
 	Compact  int64 // 0 if there was no compaction
 	Epoch    kv.Epoch
 	Term     uint64 // nonce of the newest LeaderTerm
+
+	// These are kept in the side table.
+	Alarms  []kv.Alarm // that stand, in order; never changed in place
+	Feature uint64     // level of the cluster
 }
+
+func (s *state) control() control { return control{s.Compact, s.Epoch, s.Term, s.Feature} }
 
 const stateLen = crcLen + 8 + 8 + 8 + 8 + 16 + 8
 

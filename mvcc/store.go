@@ -3,6 +3,7 @@ package mvcc
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -27,6 +28,8 @@ type Store struct {
 	durable  atomic.Uint64
 	epoch    atomic.Pointer[kv.Epoch]
 	term     atomic.Uint64
+	alarms   atomic.Pointer[[]kv.Alarm]
+	feature  atomic.Uint64
 
 	applyMu sync.Mutex
 	state   state // guarded by applyMu: where Apply is
@@ -38,6 +41,8 @@ type Store struct {
 	waiting *state // guarded by flushMu: of a frozen overlay that found no space
 	stuck   bool   // guarded by flushMu: bbolt panicked inside a write and may hold its locks
 	swept   atomic.Int64
+
+	defragging atomic.Pointer[chan struct{}] // closed when the defragmentation under way ends; nil if none is
 
 	full   atomic.Bool // the last flush found no space
 	failed atomic.Pointer[failure]
@@ -61,8 +66,10 @@ func Open(path string, opts Options) (*Store, error) {
 		wakeFlush: make(chan struct{}, 1),
 		wakeSweep: make(chan struct{}, 1),
 	}
-	if err := removeIfThere(restorePath(path)); err != nil {
-		return nil, fmt.Errorf("open store %s: remove what an interrupted restore left: %w", path, err)
+	for _, left := range []string{restorePath(path), defragPath(path)} {
+		if err := removeIfThere(left); err != nil {
+			return nil, fmt.Errorf("open store %s: remove what was interrupted: %w", path, err)
+		}
 	}
 	f, st, sw, err := openFile(path)
 	if err != nil {
@@ -104,6 +111,11 @@ func (s *Store) publish() {
 		s.epoch.Store(&epoch)
 	}
 	s.term.Store(s.state.Term)
+	s.feature.Store(s.state.Feature)
+	if a := s.alarms.Load(); a == nil || !slices.Equal(*a, s.state.Alarms) {
+		alarms := s.state.Alarms
+		s.alarms.Store(&alarms)
+	}
 }
 
 // Applied is the index of the newest entry applied, in memory.

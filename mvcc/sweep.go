@@ -25,16 +25,40 @@ type victim struct {
 // Sweep returns when the space of everything that a compaction at rev gives up is free for reuse: what kv.Compact asks
 // for with Physical. The compaction must have been applied.
 func (s *Store) Sweep(ctx context.Context, rev int64) error {
-	if s.swept.Load() >= rev {
+	for s.swept.Load() < rev {
+		if compact := s.CompactRevision(); compact < rev {
+			return future(rev, compact)
+		}
+		if s.isClosed() {
+			return errClosed()
+		}
+		if err := s.awaitDefrag(ctx); err != nil {
+			return err
+		}
+		if err := s.flush(false); err != nil {
+			return err
+		}
+		if err := s.sweepUp(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// awaitDefrag returns when no defragmentation is under way: sweeps wait for it.
+func (s *Store) awaitDefrag(ctx context.Context) error {
+	done := s.defragging.Load()
+	if done == nil {
 		return nil
 	}
-	if compact := s.CompactRevision(); compact < rev {
-		return future(rev, compact)
+	select {
+	case <-*done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.closed:
+		return errClosed()
 	}
-	if err := s.flush(false); err != nil {
-		return err
-	}
-	return s.sweepUp(ctx)
 }
 
 // sweepUp frees what the compactions known to the file have given up, batch by batch.
@@ -61,8 +85,8 @@ func (s *Store) sweepBatch() (more bool, err error) {
 	if err := s.failure(); err != nil {
 		return false, err
 	}
-	if s.isClosed() {
-		return false, nil
+	if s.isClosed() || s.defragging.Load() != nil {
+		return false, nil // a defragmentation wakes the sweep when it ends
 	}
 	sw := s.sweep
 	if sw.Target == sw.Done {
@@ -96,6 +120,9 @@ func (s *Store) sweepBatch() (more bool, err error) {
 	// Without victims the progress is saved by the next flush: losing it costs another look.
 	s.sweep = sw
 	s.swept.Store(sw.Done)
+	if len(victims) > 0 {
+		s.measure()
+	}
 	return sw.Target != sw.Done || s.saved.Compact > sw.Done, nil
 }
 

@@ -76,7 +76,7 @@ func TestCrashInTheMiddleOfASweep(t *testing.T) {
 		}
 		must(t, g.s.Flush())
 		g.compact(g.s.Revision())
-		want, _, _, err := g.s.Hash(0)
+		want, _, _, err := g.s.hash(0)
 		must(t, err)
 		must(t, g.s.Flush())
 		g.s.opts.step = dieAt("sweep", nth)
@@ -92,7 +92,7 @@ func TestCrashInTheMiddleOfASweep(t *testing.T) {
 		if got := checkFile(t, g.s); got != keys {
 			t.Fatalf("got %d records, want %d", got, keys)
 		}
-		if got, _, _, err := g.s.Hash(0); err != nil || got != want {
+		if got, _, _, err := g.s.hash(0); err != nil || got != want {
 			t.Errorf("hash: got %08x %v, want %08x", got, err, want)
 		}
 	}

@@ -131,7 +131,7 @@ func (f *feed) hold(a *cache.Ask, page kv.Page, sent time.Duration, v *kv.KeyVal
 	f.holding.Lock()
 	defer f.holding.Unlock()
 	f.mu.Lock()
-	busy := f.control != nil && f.control.full()
+	busy := f.control != nil && f.control.full() && f.demand.leaves[a.Key()] == nil
 	f.mu.Unlock()
 	if busy {
 		f.p.cache.Leave(a)

@@ -68,8 +68,12 @@ func (w *watcher) attach(one *watched) bool {
 	if !ok || epoch != seen || !w.epoch.IsZero() && epoch != w.epoch {
 		return false
 	}
-	if one.From == 0 && !one.created {
+	switch {
+	case one.created:
+	case one.From == 0:
 		one.From = max(at, newest) + 1
+	case one.From <= max(at, newest):
+		return false // the past may have been compacted meanwhile: the upstream knows
 	}
 	if _, _, ok := t.from(epoch, one.From); !ok {
 		return false

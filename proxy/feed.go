@@ -158,7 +158,7 @@ func (f *feed) why(i int) string {
 // did not fit is not read again at once: finding that out may have cost as many bytes on the link as the cache may have.
 func (f *feed) load(ctx context.Context, epoch kv.Epoch, m *mirror) (span cache.Span, err error) {
 	span = cache.Span{Key: m.key, End: m.end}
-	if s, ok := f.p.cache.Covered(m.key, m.end); ok {
+	if s, ok := f.p.cache.Mirrored(m.key, m.end); ok {
 		return s, nil
 	}
 	if time.Now().Before(m.retry) {

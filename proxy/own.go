@@ -7,8 +7,9 @@ import (
 )
 
 // remember keeps what this node has acknowledged from being read older here. A simple write to a covered key is kept until
-// the feed brings it. Of other shapes it is not known what the keys are now: those held on demand are let go, and for
-// those in a mirror a round is waited for, for a bounded time; if it does not come, reads are as stale as they say.
+// the feed brings it. Of other shapes it is not known what the keys are now: those held on demand are let go, and what a
+// mirror has of them is not shown until the feed has brought the write. A round makes that happen soon; it is waited for,
+// so that who writes and then reads is served here.
 func (p *Proxy) remember(ctx context.Context, c kv.Command, res kv.Result) {
 	ops, results := flatten(c, res)
 	behind := false
@@ -25,7 +26,8 @@ func (p *Proxy) remember(ctx context.Context, c kv.Command, res kv.Result) {
 			}
 		case kv.Delete:
 			e := kv.Event{Delete: true, KV: kv.KeyValue{Key: op.Key, ModRevision: rev}}
-			if results[i].count > 0 && (len(op.End) > 0 || !p.own(e, false)) {
+			// One that found nothing says that there is nothing, which may be news here.
+			if len(op.End) > 0 || !p.own(e, false) {
 				touch(op.Key, op.End, rev)
 			}
 		case kv.Txn:
@@ -59,8 +61,8 @@ func written(t kv.Txn, each func(key, end []byte)) {
 
 // done is what a remembered op needs to know of its result.
 type done struct {
-	revision, count int64
-	created         bool
+	revision int64
+	created  bool
 }
 
 // flatten lists the ops of a command, or of the commands in a batch, that were applied.
@@ -72,7 +74,7 @@ func flatten(c kv.Command, res kv.Result) (ops []kv.Op, results []done) {
 		e, batch := op.(kv.Each)
 		if !batch {
 			r := res.Ops[i]
-			ops, results = append(ops, op), append(results, done{res.Revision, r.Count, r.Created})
+			ops, results = append(ops, op), append(results, done{res.Revision, r.Created})
 			continue
 		}
 		for j, out := range res.Ops[i].Each[:min(len(res.Ops[i].Each), len(e.Commands))] {

@@ -138,6 +138,7 @@ func (p *Proxy) saw(h kv.Header) {
 		p.epoch, p.newest = h.Epoch, 0
 	}
 	p.newest = max(p.newest, h.Revision)
+	p.cache.Saw(h.Revision)
 }
 
 func (p *Proxy) seen() (kv.Epoch, int64) {
@@ -196,7 +197,7 @@ func (p *Proxy) State() State {
 	for i, prefix := range p.opts.Prefixes {
 		key, end := kv.PrefixRange(prefix)
 		m := Mirror{Prefix: string(prefix), Reason: p.feed.why(i)}
-		if span, ok := p.cache.Covered(key, end); ok {
+		if span, ok := p.cache.Mirrored(key, end); ok {
 			m.Covered, m.Revision = true, span.Revision
 		}
 		s.Synced = s.Synced && m.Covered

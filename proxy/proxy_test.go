@@ -24,6 +24,20 @@ func open(t *testing.T, l *link, dir string, prefixes ...string) (p *Proxy, shut
 
 func openWith(t *testing.T, l *link, dir string, change func(*Options)) (p *Proxy, shut func()) {
 	t.Helper()
+	p, stop := run(t, l, dir, change)
+	shut = sync.OnceFunc(func() {
+		stop()
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(shut)
+	return p, shut
+}
+
+// run runs a proxy until stop, which leaves everything as a process that is killed does.
+func run(t *testing.T, l *link, dir string, change func(*Options)) (p *Proxy, stop func()) {
+	t.Helper()
 	boot := time.Now()
 	o := Options{Upstream: l, Path: filepath.Join(dir, "cache.db"), Clock: func() time.Duration { return time.Since(boot) }}
 	change(&o)
@@ -38,15 +52,10 @@ func openWith(t *testing.T, l *link, dir string, change func(*Options)) (p *Prox
 			t.Error(err)
 		}
 	})
-	shut = sync.OnceFunc(func() {
+	return p, func() {
 		cancel()
 		wg.Wait()
-		if err := p.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	t.Cleanup(shut)
-	return p, shut
+	}
 }
 
 func put(t *testing.T, b interface {

@@ -195,11 +195,11 @@ func (p *Proxy) localKey(ctx context.Context, q kv.Query, r kv.Range, age time.D
 	f, covered, err := p.cache.Get(r.Key)
 	if err != nil {
 		p.opts.Log.Error("cache cannot be read; the answer is fetched instead", "key", string(r.Key), "error", err)
-		return p.forward(ctx, q)
+		return p.fetch(ctx, q)
 	}
 	epoch, newest := p.seen()
 	if !covered || f.Epoch != epoch {
-		return p.forward(ctx, q)
+		return p.fetch(ctx, q)
 	}
 	if f.Partial && f.KV == nil {
 		return p.unsure(ctx, q)
@@ -221,7 +221,7 @@ func (p *Proxy) localKey(ctx context.Context, q kv.Query, r kv.Range, age time.D
 // unsure answers for what the cache has lost with the machine: whether a key exists that it does not have.
 func (p *Proxy) unsure(ctx context.Context, q kv.Query) (kv.Page, error) {
 	if !q.LocalOnly {
-		page, err := p.forward(ctx, q)
+		page, err := p.fetch(ctx, q)
 		if err == nil {
 			return page, nil
 		}
@@ -274,6 +274,13 @@ func (p *Proxy) forward(ctx context.Context, q kv.Query) (kv.Page, error) {
 	}
 	p.met.misses.Inc()
 	p.saw(page.Header)
+	for _, op := range q.Ops {
+		key, end := kv.FromKey(), kv.FromKey()
+		if r, ok := op.(kv.Range); ok {
+			key, end = r.Key, r.End
+		}
+		p.cache.Shown(key, end, page.Revision)
+	}
 	page.Source = kv.SourceUpstream
 	return page, nil
 }

@@ -108,7 +108,7 @@ func (s *stream) mirrored(m *mirror, b kv.Batch) error {
 			return nil // given up, see below
 		}
 		if b.Err != nil && b.Err.Code == kv.Compacted { // its history is gone: it is read anew
-			if err := f.p.cache.Drop(m.key, m.end); err != nil {
+			if err := f.drop(m); err != nil {
 				return err
 			}
 		}
@@ -135,10 +135,9 @@ func (s *stream) mirrored(m *mirror, b kv.Batch) error {
 // outgrown gives up a mirror that no longer fits. Its keys are held on demand from now on.
 func (s *stream) outgrown(m *mirror) error {
 	f := s.f
-	if err := f.p.cache.Drop(m.key, m.end); err != nil {
+	if err := f.drop(m); err != nil {
 		return err
 	}
-	m.tail.end()
 	m.retry = retryAfter(tooLargeRetry)
 	f.say(m, fmt.Sprintf("it has grown beyond what proxy.max-bytes allows (%d bytes); its keys are cached on demand", f.p.opts.MaxBytes))
 	for i, one := range s.mirrors {
@@ -150,4 +149,14 @@ func (s *stream) outgrown(m *mirror) error {
 	defer f.mu.Unlock()
 	f.signal()
 	return nil
+}
+
+// drop gives up a mirror. That is written down at once: a killed process must not come back with what it knew then, since
+// newer versions may have been read through it.
+func (f *feed) drop(m *mirror) error {
+	m.tail.end()
+	if err := f.p.cache.Drop(m.key, m.end); err != nil {
+		return err
+	}
+	return f.p.cache.Flush()
 }

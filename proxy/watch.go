@@ -58,10 +58,10 @@ type watcher struct {
 // watched is one watch. Its From is the next revision to be delivered.
 type watched struct {
 	kv.Watch
-	created bool // the consumer has heard so
-	ending  bool // the consumer has asked for its end
-	refused int  // further watches of the same id, which the upstream will refuse
-	busy    bool // had events since it was last told how far it is
+	created bool  // the consumer has heard so
+	ending  bool  // the consumer has asked for its end
+	refused int   // further watches of the same id, which the upstream will refuse
+	busy    bool  // had events since it was last told how far it is
 	tail    *tail // where it is fed from
 	reached int64 // by what it was fed
 }

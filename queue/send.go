@@ -269,7 +269,7 @@ func verdict(e *kv.Error) (s State, again bool) {
 		return Conflict, false
 	case kv.OutcomeUnknown:
 		return Unknown, false
-	case kv.SequenceGap, kv.OriginConflict, kv.NoSpace, kv.NoLeader, kv.UpstreamUnavailable, kv.Busy, kv.RateLimited, kv.Stopping:
+	case kv.SequenceGap, kv.OriginConflict, kv.NoSpace, kv.Corrupt, kv.NoLeader, kv.UpstreamUnavailable, kv.Busy, kv.RateLimited, kv.Stopping:
 		return Queued, true
 	default:
 		return Rejected, false

@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"context"
+	"iter"
 	"slices"
 	"sync"
 
@@ -19,6 +20,9 @@ type leased struct {
 
 	// before, if set, is called ahead of each command, and may refuse it.
 	before func(ctx context.Context, op kv.Op) error
+
+	// opening, if set, is called ahead of each watch.
+	opening func()
 }
 
 func newLeased() *leased {
@@ -126,6 +130,13 @@ func (l *leased) put(ctx context.Context, c kv.Command, puts []kv.Op) (kv.Result
 		}
 	}
 	return result, nil
+}
+
+func (l *leased) Watch(ctx context.Context, w kv.WatchSpec) iter.Seq2[kv.Batch, error] {
+	if l.opening != nil {
+		l.opening()
+	}
+	return l.Memory.Watch(ctx, w)
 }
 
 func (l *leased) Read(ctx context.Context, q kv.Query) (kv.Page, error) {

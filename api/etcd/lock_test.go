@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -211,6 +212,75 @@ func TestLockWaitsThroughACompaction(t *testing.T) {
 	n.unlock([]byte("l/1"))
 	if r, err := second.end(t); err != nil || string(r.Key) != "l/2" {
 		t.Errorf("the second: %v %v", r, err)
+	}
+}
+
+// Between the look at who is before and the watch on it there is time for everything.
+func TestLockMissesNothingBeforeItWatches(t *testing.T) {
+	n := openRig(t, nil)
+	n.lease(1, 2)
+	n.lock("l", 1)
+	var once sync.Once
+	n.backend.opening = func() {
+		once.Do(func() {
+			if _, err := n.backend.Do(n.ctx, kv.Command{Ops: []kv.Op{kv.Delete{Key: []byte("l/1")}}}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	if r, err := n.tryLock(n.ctx, "l", 2).end(t); err != nil || string(r.Key) != "l/2" {
+		t.Errorf("the second: %v %v", r, err)
+	}
+}
+
+func TestAPlaceLooksAtTheOneJustBefore(t *testing.T) {
+	n := openRig(t, nil)
+	n.lease(1, 2, 3)
+	l := newLine(n.server)
+	var places []*place
+	for id := range int64(3) {
+		p, err := l.enter(n.ctx, []byte("l"), nil, id+1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		places = append(places, p)
+	}
+	before := func(p *place) string {
+		t.Helper()
+		page, err := p.look(n.ctx)
+		if err != nil || len(page.Ops[0].KVs) != 1 {
+			t.Fatalf("%v %v", page, err)
+		}
+		return string(page.Ops[0].KVs[0].Key)
+	}
+	if got := before(places[2]); got != "l/2" {
+		t.Errorf("the third waits for %q, want the second: a lock that is given up wakes one", got)
+	}
+	n.unlock([]byte("l/2"))
+	if got := before(places[2]); got != "l/1" {
+		t.Errorf("the third waits for %q, want the first", got)
+	}
+	// The second comes again, behind the third. Its former place is another.
+	if _, err := l.enter(n.ctx, []byte("l"), nil, 2); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := places[1].look(n.ctx); !errors.Is(err, errLost) {
+		t.Errorf("a place whose key was made anew: %v", err)
+	}
+}
+
+func TestALeaseThatWasMadeForNothingIsRevoked(t *testing.T) {
+	n := openRig(t, nil)
+	n.backend.before = func(_ context.Context, op kv.Op) error {
+		if _, ok := op.(kv.Txn); ok {
+			return kv.Errorf(kv.NoSpace, "the disk is full")
+		}
+		return nil
+	}
+	_, err := v3lockpb.NewLockClient(n.conn).Lock(n.ctx, &v3lockpb.LockRequest{Name: []byte("l")})
+	n.refused(err, codes.ResourceExhausted, "etcdserver: mvcc: database space exceeded")
+	if r := ok[*pb.LeaseLeasesResponse](t)(pb.NewLeaseClient(n.conn).LeaseLeases(n.ctx, &pb.LeaseLeasesRequest{})); len(r.Leases) != 0 {
+		t.Errorf("leases %v are left", r.Leases)
 	}
 }
 

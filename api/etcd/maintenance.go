@@ -18,7 +18,6 @@ import (
 type maintenanceService struct {
 	pb.UnimplementedMaintenanceServer
 	*Server
-	snapshots chan struct{} // a token for each that is being sent
 }
 
 // Status tells how this member stands. The version is that of etcd's API which is spoken, as clients decide by it what
@@ -65,6 +64,9 @@ func (s maintenanceService) Hash(ctx context.Context, _ *pb.HashRequest) (*pb.Ha
 	return &pb.HashResponse{Header: s.header(h.Header), Hash: h.Sum}, nil
 }
 
+// neverCompacted is the compact revision of an etcd whose history is whole.
+const neverCompacted = -1
+
 // HashKV digests the keys and their history up to a revision. Members of one cluster agree on it; it is not comparable
 // with etcd's.
 func (s maintenanceService) HashKV(ctx context.Context, r *pb.HashKVRequest) (*pb.HashKVResponse, error) {
@@ -76,7 +78,11 @@ func (s maintenanceService) HashKV(ctx context.Context, r *pb.HashKVRequest) (*p
 	if err != nil {
 		return nil, s.refusal(ctx, err)
 	}
-	return &pb.HashKVResponse{Header: s.header(h.Header), Hash: h.Sum, HashRevision: h.Revision, CompactRevision: h.Compact}, nil
+	answer := &pb.HashKVResponse{Header: s.header(h.Header), Hash: h.Sum, HashRevision: h.Revision, CompactRevision: h.Compact}
+	if h.Compact == 0 {
+		answer.CompactRevision = neverCompacted
+	}
+	return answer, nil
 }
 
 // Defragment gives free pages back to the file system. As in etcd, the answer has no header.

@@ -61,6 +61,10 @@ func TestHashes(t *testing.T) {
 	if r.Hash != 77 || r.HashRevision != 6 || r.CompactRevision != 4 || r.Header.GetRevision() != 9 {
 		t.Errorf("hash at 6: %v", r)
 	}
+	n.admin.hash.Compact = 0
+	if r := ok[*pb.HashKVResponse](t)(c.HashKV(n.ctx, &pb.HashKVRequest{})); r.CompactRevision != -1 {
+		t.Errorf("compact revision %d of a whole history, want etcd's -1", r.CompactRevision)
+	}
 	n.admin.err = kv.Errorf(kv.Compacted, "gone")
 	_, err := c.HashKV(n.ctx, &pb.HashKVRequest{Revision: 2})
 	n.refused(err, codes.OutOfRange, "etcdserver: mvcc: required revision has been compacted")

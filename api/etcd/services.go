@@ -25,7 +25,7 @@ func (s *Server) register(r *grpc.Server) {
 	pb.RegisterWatchServer(r, watchService{Server: s})
 	pb.RegisterLeaseServer(r, leaseService{Server: s})
 	pb.RegisterClusterServer(r, clusterService{Server: s})
-	pb.RegisterMaintenanceServer(r, maintenanceService{Server: s, snapshots: make(chan struct{}, snapshotsMax)})
+	pb.RegisterMaintenanceServer(r, maintenanceService{Server: s})
 	pb.RegisterAuthServer(r, authService{Server: s})
 	waiting := newLine(s)
 	v3lockpb.RegisterLockServer(r, lockService{line: waiting})

@@ -13,10 +13,6 @@ import (
 )
 
 const (
-	// snapshotsMax is how many snapshots are sent at once. Each holds pages of the state file that cannot be used again
-	// until it is through.
-	snapshotsMax = 2
-
 	// snapshotChunk is the size of a message. It is etcd's: a client counts its progress by them.
 	snapshotChunk = 32 << 10
 
@@ -33,12 +29,6 @@ func (s maintenanceService) Snapshot(_ *pb.SnapshotRequest, stream pb.Maintenanc
 	admin, err := s.replica(ctx)
 	if err != nil {
 		return err
-	}
-	select {
-	case s.snapshots <- struct{}{}:
-		defer func() { <-s.snapshots }()
-	default:
-		return s.refusal(ctx, kv.Errorf(kv.Busy, "%d snapshots are being sent, the most at once: wait for one to end", snapshotsMax))
 	}
 	data, size, err := admin.Snapshot(ctx)
 	if err != nil {

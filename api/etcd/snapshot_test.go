@@ -132,25 +132,25 @@ func TestSnapshotThatCannotBeTaken(t *testing.T) {
 	n.admin.snapshot = func() (io.ReadCloser, int64, error) { return nil, 0, kv.Errorf(kv.NoSpace, "the disk is full") }
 	_, err := n.save()
 	n.refused(err, codes.ResourceExhausted, "etcdserver: mvcc: database space exceeded")
+	n.admin.snapshot = func() (io.ReadCloser, int64, error) { return nil, 0, kv.Errorf(kv.Busy, "two are under way") }
+	_, err = n.save()
+	n.refused(err, codes.ResourceExhausted, "etcdserver: too many requests")
 }
 
-func TestSnapshotsAtOnceAreLimited(t *testing.T) {
+func TestASnapshotEndsWithItsClient(t *testing.T) {
 	n := openRig(t, nil)
-	const size = 64 << 20 // more than gRPC takes in without a reader
-	open := n.give(zeros{}, size, nil)
+	open := n.give(zeros{}, 64<<20, nil) // more than gRPC takes in without a reader
 	ctx, cancel := context.WithCancel(n.ctx)
 	defer cancel()
-	c := pb.NewMaintenanceClient(n.conn)
-	for range snapshotsMax {
-		stream := ok[pb.Maintenance_SnapshotClient](t)(c.Snapshot(ctx, &pb.SnapshotRequest{}))
-		ok[*pb.SnapshotResponse](t)(stream.Recv())
+	stream := ok[pb.Maintenance_SnapshotClient](t)(pb.NewMaintenanceClient(n.conn).Snapshot(ctx, &pb.SnapshotRequest{}))
+	ok[*pb.SnapshotResponse](t)(stream.Recv())
+	if open.Load() != 1 {
+		t.Errorf("%d snapshots are open while one is sent", open.Load())
 	}
-	_, err := n.save()
-	n.refused(err, codes.ResourceExhausted, "etcdserver: too many requests")
 	cancel()
-	n.stop() // waits for the calls
+	n.stop() // waits for the call
 	if open.Load() != 0 {
-		t.Errorf("%d snapshots are open after their clients have gone", open.Load())
+		t.Error("the snapshot is still open")
 	}
 }
 

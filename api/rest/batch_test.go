@@ -343,7 +343,7 @@ func FuzzBatchLine(f *testing.F) {
 	f.Fuzz(func(t *testing.T, line []byte) {
 		c, key, err := h.parseBatchLine(line)
 		if err == nil {
-			if len(c.Ops) != 1 || len(key) == 0 || string(keyOf(c.Ops[0])) != key || len(c.Guards) > 1 || !json.Valid(line) {
+			if len(c.Ops) != 1 || key == "" || string(keyOf(c.Ops[0])) != key || len(c.Guards) > 1 || !json.Valid(line) {
 				t.Fatalf("%q: %+v, key %q", line, c, key)
 			}
 			if err := wire.CheckCommand(c); err != nil {

@@ -304,7 +304,6 @@ func TestAWriteWithSeveralRevisionsIsNotQueued(t *testing.T) {
 func TestWhatIsNotInThisVersionIsRefusedHonestly(t *testing.T) {
 	n := serve(t)
 	for _, call := range []reply{
-		n.call("PUT", "/v1/kv/a?ttl=30s", "v"), // a node without leases
 		n.call("PUT", "/v1/kv/a", "v", "Idempotency-Key", "1"),
 		n.call("POST", "/v1/txn", `{"then":[{"put":{"key":"a","value":"v"}}]}`, "Idempotency-Key", "1"),
 		n.call("POST", "/v1/batch", `{"put":{"key":"a","value":"v"}}`, "Idempotency-Key", "1"),

@@ -149,12 +149,12 @@ func TestATransactionThatOnlyReadsIsARead(t *testing.T) {
 func TestARefusedTransactionSaysWhere(t *testing.T) {
 	n := serve(t)
 	for body, want := range map[string]string{
-		``:           "the JSON ends too early",
-		`{`:          "the JSON ends too early",
-		`[]`:         "an object was to stand here",
-		`null`:       "an object was to stand here",
-		`{"then"}`:   "not JSON",
-		`{"thn":[]}`: "thn (at byte 6): there is no such member here; it may be one of compare, then and else",
+		``:            "the JSON ends too early",
+		`{`:           "the JSON ends too early",
+		`[]`:          "an object was to stand here",
+		`null`:        "an object was to stand here",
+		`{"then"}`:    "not JSON",
+		`{"when":[]}`: "when (at byte 7): there is no such member here; it may be one of compare, then and else",
 		`{"then":[{"put":{"kye":"a","value":"1"}}]}`:           "then[0].put.kye (at byte 22): there is no such member",
 		`{"then":[{"get":{"key":"a"}},{"get":{"key":1}}]}`:     "then[1].get.key (at byte 44): a string was to stand here",
 		`{"then":[],"then":[]}`:                                "then (at byte 17): given twice",
@@ -298,9 +298,9 @@ func showTxn(t kv.Txn) string {
 		case kv.TargetLease:
 			what = fmt.Sprintf(`"lease":"%x"`, uint64(c.Num))
 		default:
-			what = fmt.Sprintf(`"%s":%d`, what, c.Num)
+			what = fmt.Sprintf(`%q:%d`, what, c.Num)
 		}
-		compares = append(compares, fmt.Sprintf(`{%s,"is":"%s",%s}`, showSpan(c.Key, c.End), relations[c.Relation].name, what))
+		compares = append(compares, fmt.Sprintf(`{%s,"is":%q,%s}`, showSpan(c.Key, c.End), relations[c.Relation].name, what))
 	}
 	members := []string{}
 	if t.Compares != nil {
@@ -329,14 +329,14 @@ func showOp(op kv.Op) string {
 	case kv.Delete:
 		return fmt.Sprintf(`{"delete":{%s,"prev_kv":%v}}`, showSpan(op.Key, op.End), op.PrevKV)
 	case kv.Range:
-		s := fmt.Sprintf(`%s,"limit":%d,"keys_only":%v,"count_only":%v,"sort":"%s"`, showSpan(op.Key, op.End), op.Limit, op.KeysOnly, op.CountOnly, sorts[op.Sort].name)
+		s := fmt.Sprintf(`%s,"limit":%d,"keys_only":%v,"count_only":%v,"sort":%q`, showSpan(op.Key, op.End), op.Limit, op.KeysOnly, op.CountOnly, sorts[op.Sort].name)
 		if op.Order != kv.OrderNone {
 			s += `,"order":"` + orders[op.Order-1].name + `"`
 		}
 		for name, v := range map[string]int64{"revision": op.Revision, "min_mod_revision": op.MinMod, "max_mod_revision": op.MaxMod,
 			"min_create_revision": op.MinCreate, "max_create_revision": op.MaxCreate} {
 			if v > 0 {
-				s += fmt.Sprintf(`,"%s":%d`, name, v)
+				s += fmt.Sprintf(`,%q:%d`, name, v)
 			}
 		}
 		return `{"get":{` + s + `}}`

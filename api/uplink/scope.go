@@ -57,7 +57,7 @@ func opInScope(op kv.Op, peer Peer) *kv.Error {
 			return kv.Errorf(kv.PermissionDenied, "node %s opens a queue for another node", peer.Node)
 		}
 		return nil
-	case kv.Skip, kv.LeaseGrant, kv.LeaseKeepAlive, kv.LeaseTTL, kv.LeaseList, kv.LeaseRevoke, kv.Compact:
+	case kv.Skip, kv.LeaseGrant, kv.LeaseKeepAlive, kv.LeaseTTL, kv.LeaseList, kv.LeaseRevoke, kv.Compact, kv.Alarms:
 		return nil // name no key; see lease.go. Whether this peer may is for authorisation
 	default:
 		return kv.Errorf(kv.PermissionDenied, "a proxy may not send a %T", op)

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -58,6 +59,11 @@ func (p *program) putCommand(f *kvFlags) *cobra.Command {
 		Args:  exactArgs("KEY", "VALUE (- reads it from standard input)"),
 	}
 	write := addWriteFlags(cmd)
+	var ttl time.Duration
+	var lease string
+	cmd.Flags().DurationVar(&ttl, "ttl", 0, "how long the key is to live, under a lease of its own")
+	cmd.Flags().StringVar(&lease, "lease", "", "the lease that the key is to live under, in hexadecimal digits")
+	cmd.MarkFlagsMutuallyExclusive("ttl", "lease")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		key, err := f.key(args[0], false)
 		if err != nil {
@@ -72,6 +78,12 @@ func (p *program) putCommand(f *kvFlags) *cobra.Command {
 		call := call{method: http.MethodPut, path: keyPath(key), query: url.Values{}, header: http.Header{}, body: value}
 		if err := write.apply(&call); err != nil {
 			return err
+		}
+		if cmd.Flags().Changed("ttl") {
+			call.query.Set("ttl", ttl.String())
+		}
+		if cmd.Flags().Changed("lease") {
+			call.query.Set("lease", lease)
 		}
 		return p.write(cmd, f, call)
 	}

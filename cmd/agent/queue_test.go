@@ -42,6 +42,8 @@ func TestTheWriteModeIsPassedOn(t *testing.T) {
 	for args, uri := range map[string]string{
 		"kv put k v":                      "/v1/kv/k",
 		"kv put k v --write=queue":        "/v1/kv/k?write=queue",
+		"kv put k v --ttl=90s":            "/v1/kv/k?ttl=1m30s",
+		"kv put k v --lease=00ab":         "/v1/kv/k?lease=00ab",
 		"kv del k --write=sync":           "/v1/kv/k?write=sync",
 		"kv del k --prefix --write=sync":  "/v1/kv/k?prefix=&write=sync",
 		"kv get k --consistency=local":    "/v1/kv/k?consistency=local",

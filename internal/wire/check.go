@@ -75,10 +75,14 @@ func checkOp(op kv.Op, depth int) error {
 		if op.Order > kv.OrderDescend {
 			return unknown("sort order", op.Order)
 		}
+	case kv.SetAlarm:
+		if op.Alarm.Kind > kv.AlarmCorrupt {
+			return unknown("kind of alarm", op.Alarm.Kind)
+		}
 	case kv.Each, kv.Skip:
 		return kv.Errorf(kv.Invalid, "an op of type %T has to be the only one of its command", op)
 	case kv.Put, kv.Delete, kv.Compact, kv.LeaderTerm, kv.OpenEpoch, kv.OpenQueue, kv.SetRecord, kv.Records, kv.LeaseGrant, kv.LeaseRevoke,
-		kv.LeaseKeepAlive, kv.LeaseTTL, kv.LeaseList:
+		kv.LeaseKeepAlive, kv.LeaseTTL, kv.LeaseList, kv.Alarms, kv.SetFeature, kv.Audit:
 	default:
 		return kv.Errorf(kv.Invalid, "an op of type %T is not known", op)
 	}

@@ -73,9 +73,9 @@ func genGuard(t *rapid.T) kv.Guard { return kv.Guard{Compare: genCompare(t), Or:
 
 func genOp(depth int) *rapid.Generator[kv.Op] {
 	return rapid.Custom(func(t *rapid.T) kv.Op {
-		last := 15
+		last := 19
 		if depth >= 3 {
-			last = 14
+			last = 18
 		}
 		switch rapid.IntRange(1, last).Draw(t, "op") {
 		case 1:
@@ -119,6 +119,14 @@ func genOp(depth int) *rapid.Generator[kv.Op] {
 			return o
 		case 14:
 			return kv.Records{Prefix: draw(t, genBytes())}
+		case 15:
+			return kv.SetAlarm{Alarm: genAlarm(t), Raise: genBool(t)}
+		case 16:
+			return kv.Alarms{}
+		case 17:
+			return kv.SetFeature{Level: genUint(t)}
+		case 18:
+			return kv.Audit{Term: genUint(t), Revision: genInt(t), Compact: genInt(t), Sum: draw(t, rapid.Uint32())}
 		default:
 			return kv.Txn{Compares: genList(t, 3, rapid.Custom(genCompare), "compares"),
 				Then: genList(t, 3, genOp(depth+1), "then"), Else: genList(t, 3, genOp(depth+1), "else")}
@@ -165,11 +173,16 @@ func genLease(t *rapid.T) kv.Lease {
 	return kv.Lease{ID: genInt(t), TTL: genInt(t), Granted: genInt(t)}
 }
 
+func genAlarm(t *rapid.T) kv.Alarm {
+	return kv.Alarm{Member: genUint(t), Kind: genEnum(t, kv.AlarmCorrupt)}
+}
+
 func genOpResult(depth int) *rapid.Generator[kv.OpResult] {
 	return rapid.Custom(func(t *rapid.T) (o kv.OpResult) {
 		o = kv.OpResult{Count: genInt(t), More: genBool(t), Created: genBool(t), Succeeded: genBool(t),
 			KVs:    genList(t, 3, rapid.Custom(genKeyValue), "kvs"),
-			Leases: genList(t, 3, rapid.Custom(genLease), "leases")}
+			Leases: genList(t, 3, rapid.Custom(genLease), "leases"),
+			Alarms: genList(t, 3, rapid.Custom(genAlarm), "alarms")}
 		if depth < 3 {
 			o.Ops = genList(t, 3, genOpResult(depth+1), "ops")
 		}

@@ -27,6 +27,10 @@ const (
 	tagOpenQueue
 	tagSetRecord
 	tagRecords
+	tagSetAlarm
+	tagAlarms
+	tagSetFeature
+	tagAudit
 	tagEnd // one beyond the last
 )
 
@@ -49,6 +53,7 @@ const (
 	deletePrevKV    byte = 1
 	compactPhysical byte = 1
 	leaseKeys       byte = 1
+	alarmRaise      byte = 1
 	recordValue     byte = 1 // a value follows, perhaps an empty one; else the record is removed
 )
 
@@ -102,6 +107,15 @@ func appendOp(dst []byte, o *kv.Op) []byte {
 		return appendInt(dst, o.Have)
 	case kv.Records:
 		return appendBytes(append(dst, byte(tagRecords)), o.Prefix)
+	case kv.SetAlarm:
+		return appendAlarm(append(dst, byte(tagSetAlarm), bit(o.Raise, alarmRaise)), &o.Alarm)
+	case kv.Alarms:
+		return append(dst, byte(tagAlarms))
+	case kv.SetFeature:
+		return appendUint(append(dst, byte(tagSetFeature)), o.Level)
+	case kv.Audit:
+		dst = appendFixed64(append(dst, byte(tagAudit)), o.Term)
+		return appendUint(appendInt(appendInt(dst, o.Revision), o.Compact), uint64(o.Sum))
 	default:
 		panic(fmt.Sprintf("wire: an op is a %T, which has no tag", o))
 	}
@@ -164,6 +178,15 @@ func op(r *reader) kv.Op {
 		return o
 	case tagRecords:
 		return kv.Records{Prefix: r.bytes("prefix")}
+	case tagSetAlarm:
+		f := r.flags(alarmRaise, "alarm")
+		return kv.SetAlarm{Alarm: alarm(r), Raise: f != 0}
+	case tagAlarms:
+		return kv.Alarms{}
+	case tagSetFeature:
+		return kv.SetFeature{Level: r.uint("feature level")}
+	case tagAudit:
+		return kv.Audit{Term: r.fixed64("term"), Revision: r.int("revision"), Compact: r.int("compact revision"), Sum: r.uint32("sum")}
 	default:
 		r.fail(ErrNewer, "unknown kind of op %d", byte(t))
 		return nil

@@ -1,6 +1,9 @@
 package wire
 
-import "fmt"
+import (
+	"fmt"
+	"math"
+)
 
 // reader takes a message apart. The first fault is kept in err; everything read after it is zero, so that callers look
 // once, at the end, and in loops.
@@ -80,6 +83,15 @@ func (r *reader) uint(what string) uint64 {
 		}
 	}
 	return n
+}
+
+func (r *reader) uint32(what string) uint32 {
+	n := r.uint(what)
+	if n > math.MaxUint32 {
+		r.fail(ErrMalformed, "%s is beyond 32 bits", what)
+		return 0
+	}
+	return uint32(n)
 }
 
 func (r *reader) int(what string) int64 {

@@ -111,13 +111,23 @@ const (
 	resultOps
 	resultLeases
 	resultEach
-	resultFlags = resultMore | resultCreated | resultSucceeded | resultKVs | resultOps | resultLeases | resultEach
+	resultFurther // another byte of flags follows, which is not zero
+	resultFlags   = resultMore | resultCreated | resultSucceeded | resultKVs | resultOps | resultLeases | resultEach | resultFurther
+)
+
+// The further flags of a result.
+const (
+	resultAlarms       byte = 1
+	resultFurtherFlags      = resultAlarms
 )
 
 func appendOpResult(dst []byte, o *kv.OpResult) []byte {
 	dst = append(dst, bit(o.More, resultMore)|bit(o.Created, resultCreated)|bit(o.Succeeded, resultSucceeded)|
 		bit(len(o.KVs) > 0, resultKVs)|bit(len(o.Ops) > 0, resultOps)|bit(len(o.Leases) > 0, resultLeases)|
-		bit(len(o.Each) > 0, resultEach))
+		bit(len(o.Each) > 0, resultEach)|bit(len(o.Alarms) > 0, resultFurther))
+	if len(o.Alarms) > 0 {
+		dst = append(dst, resultAlarms)
+	}
 	dst = appendInt(dst, o.Count)
 	if len(o.KVs) > 0 {
 		dst = appendList(dst, o.KVs, appendKeyValue)
@@ -131,12 +141,20 @@ func appendOpResult(dst []byte, o *kv.OpResult) []byte {
 	if len(o.Each) > 0 {
 		dst = appendList(dst, o.Each, appendOutcomeBody)
 	}
+	if len(o.Alarms) > 0 {
+		dst = appendList(dst, o.Alarms, appendAlarm)
+	}
 	return dst
 }
 
 func opResult(r *reader) (o kv.OpResult) {
 	f := r.flags(resultFlags, "result")
 	o.More, o.Created, o.Succeeded = f&resultMore != 0, f&resultCreated != 0, f&resultSucceeded != 0
+	var further byte
+	if f&resultFurther != 0 {
+		further = r.flags(resultFurtherFlags, "result")
+		r.present(further == 0, "byte of further flags")
+	}
 	o.Count = r.int("count")
 	if f&resultKVs != 0 {
 		o.KVs = list(r, 6, "keys", keyValue)
@@ -162,6 +180,10 @@ func opResult(r *reader) (o kv.OpResult) {
 		r.inEach = false
 		r.present(o.Each == nil, "list of outcomes")
 	}
+	if further&resultAlarms != 0 {
+		o.Alarms = list(r, 2, "alarms", alarm)
+		r.present(o.Alarms == nil, "list of alarms")
+	}
 	return o
 }
 
@@ -186,4 +208,12 @@ func appendLease(dst []byte, l *kv.Lease) []byte {
 
 func lease(r *reader) kv.Lease {
 	return kv.Lease{ID: r.int("lease"), TTL: r.int("time to live"), Granted: r.int("granted time")}
+}
+
+func appendAlarm(dst []byte, a *kv.Alarm) []byte {
+	return appendUint(append(dst, byte(a.Kind)), a.Member)
+}
+
+func alarm(r *reader) kv.Alarm {
+	return kv.Alarm{Kind: enum(r, kv.AlarmCorrupt, "kind of alarm"), Member: r.uint("member")}
 }

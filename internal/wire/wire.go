@@ -46,9 +46,9 @@ const Version = 1
 // answers alike.
 const MaxDepth = 16
 
-// maxAmplification is the most bytes that decoding allocates for each byte of input: an OpResult is 112 bytes in memory
+// maxAmplification is the most bytes that decoding allocates for each byte of input: an OpResult is 136 bytes in memory
 // and may be 2 on the wire, and the allocator rounds up.
-const maxAmplification = 64
+const maxAmplification = 96
 
 // ErrNewer says that a newer version of the program wrote what was to be decoded: it holds something this version does
 // not know. A replica stops rather than guess; a peer answers Unsupported.

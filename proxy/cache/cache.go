@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -93,11 +94,14 @@ type Cache struct {
 	moved   bool                    // there was progress since the last flush
 	partial bool                    // the machine went down since the last flush: an absent key may have existed
 	own     map[string]kv.Event     // writes of this node that the feed has not brought yet
+	veils   []veil                  // what of the spans may not be shown
 	asked   map[string]*Ask         // keys that are being asked for upstream
 	missed  ring                    // keys that were turned away of late
-	gone    [][]byte                // held keys that had to make room, for whoever asks
+	gone    [][]byte                // held keys that were let go, for whoever asks
+	leaving [][]byte                // and for the journal
 
-	hot hot
+	seen atomic.Int64 // the newest revision that was acknowledged or shown through this node
+	hot  hot
 }
 
 // Open opens or makes the file at path. A file that cannot be used, damaged or of a newer version, is an error; the
@@ -127,7 +131,9 @@ func Open(path string, maxBytes int64, boot [16]byte) (*Cache, error) {
 func (c *Cache) empty(epoch kv.Epoch) {
 	c.epoch, c.spans, c.floor, c.bytes, c.size, c.stale, c.moved = epoch, nil, 0, 0, 0, false, false
 	c.held, c.dirty, c.frozen = map[string]*held{}, map[string]*kv.KeyValue{}, nil
-	c.changed, c.own, c.asked, c.gone = map[string]struct{}{}, map[string]kv.Event{}, map[string]*Ask{}, nil
+	c.changed, c.own, c.asked, c.gone, c.leaving = map[string]struct{}{}, map[string]kv.Event{}, map[string]*Ask{}, nil, nil
+	c.veils = nil
+	c.seen.Store(0)
 	c.hot.clear()
 }
 
@@ -197,18 +203,11 @@ func (c *Cache) Partial() bool {
 	return c.partial
 }
 
-// Reached is the revision that everything in the cache is known as of, 0 for an empty one.
-func (c *Cache) Reached() int64 {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	if len(c.spans) == 0 {
-		return c.floor
+// Saw says that a revision was acknowledged or shown through this node, or will be once Saw has returned.
+func (c *Cache) Saw(revision int64) {
+	for was := c.seen.Load(); was < revision && !c.seen.CompareAndSwap(was, revision); {
+		was = c.seen.Load()
 	}
-	rev := c.spans[0].Revision
-	for _, s := range c.spans {
-		rev = min(rev, s.Revision)
-	}
-	return rev
 }
 
 // Newest is the highest revision that the cache knows of.

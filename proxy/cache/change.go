@@ -15,7 +15,7 @@ import (
 // write runs a change, which has writing to itself, and writes all changes down when they have become many.
 func (c *Cache) write(change func() error) error {
 	c.writing.Lock()
-	err := change()
+	err := errors.Join(change(), c.depart())
 	c.writing.Unlock()
 	c.mu.RLock()
 	large := c.size >= dirtyMax
@@ -84,16 +84,19 @@ func (c *Cache) Load(epoch kv.Epoch, s Span, kvs []kv.KeyValue) error {
 				return err
 			}
 		}
-		if err := c.makeRoom(0); err != nil {
-			return errors.Join(err, c.clear(s.Key, s.End))
-		}
 		c.spans = append(c.spans, s)
-		for k := range c.held { // the span has them now
+		for k := range c.held { // the span has them now, and whoever makes room must not take them from it
 			if kv.Contains(s.Key, s.End, []byte(k)) {
 				c.letGo(k)
 			}
 		}
+		if err := c.makeRoom(0); err != nil {
+			c.spans = c.spans[:len(c.spans)-1]
+			return errors.Join(err, c.clear(s.Key, s.End))
+		}
 		c.settle()
+		// What was written or shown here while the range was read may be newer than what was read.
+		c.hide(veil{s.Key, s.End, c.seen.Load()})
 		return nil
 	})
 }
@@ -136,7 +139,7 @@ func (c *Cache) clear(key, end []byte) error {
 		return err
 	}
 	for k, v := range all {
-		if _, still := c.covered([]byte(k), nil); still || c.held[k] != nil {
+		if _, still := c.mirrored([]byte(k), nil); still || c.held[k] != nil {
 			continue
 		}
 		if err := c.change(kv.Event{Delete: true, KV: kv.KeyValue{Key: v.Key, ModRevision: v.ModRevision}}); err != nil {

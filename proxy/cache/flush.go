@@ -57,9 +57,12 @@ func (c *Cache) freeze() (*batch, error) {
 	}
 	c.frozen, c.dirty, c.size = c.dirty, map[string]*kv.KeyValue{}, 0
 	c.changed, c.stale, c.moved = map[string]struct{}{}, false, false
-	own := make([]kv.Event, 0, len(c.own))
+	var ahead []change // what the flush does not write
 	for _, e := range c.own {
-		own = append(own, e)
+		ahead = append(ahead, change{Event: e, own: true})
+	}
+	for _, v := range c.veils {
+		ahead = append(ahead, v.change())
 	}
 	partial := c.partial
 	c.mu.Unlock()
@@ -70,8 +73,8 @@ func (c *Cache) freeze() (*batch, error) {
 	if b.rotated, err = c.journal.rotate(); err != nil {
 		return b, c.unfreeze(b, err)
 	}
-	for _, e := range own { // what the flush does not write
-		if err := c.journal.add(change{Event: e, own: true}); err != nil {
+	for _, ch := range ahead {
+		if err := c.journal.add(ch); err != nil {
 			return b, c.unfreeze(b, err)
 		}
 	}

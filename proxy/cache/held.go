@@ -3,6 +3,7 @@ package cache
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"sync/atomic"
@@ -70,7 +71,7 @@ func (c *Cache) heldAt(key, end []byte) *held {
 type Ask struct {
 	key    string
 	asking int
-	wrote  int64 // the newest write of the key that this node has acknowledged since
+	wrote  int64 // the newest revision of it that was acknowledged or shown here since
 }
 
 // Ask begins one; Hold or Leave ends it.
@@ -105,6 +106,18 @@ func (c *Cache) leave(a *Ask) bool {
 		delete(c.asked, a.key)
 	}
 	return true
+}
+
+// Shown says that a range was answered by the upstream as of a revision: older answers that are still on their way are not
+// held any more.
+func (c *Cache) Shown(key, end []byte, revision int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for k, a := range c.asked {
+		if kv.Contains(key, end, []byte(k)) {
+			a.wrote = max(a.wrote, revision)
+		}
+	}
 }
 
 // Hold takes in the answer to an Ask: the key as of revision, nil if it does not exist. It reports whether the key is held
@@ -177,8 +190,9 @@ func (c *Cache) admit(a *Ask, epoch kv.Epoch, v *kv.KeyValue, revision int64) bo
 	if !c.leave(a) || c.epoch != epoch || revision <= 0 || a.wrote > revision {
 		return false
 	}
+	a.wrote = revision // for others who ask
 	key := []byte(a.key)
-	if _, mirrored := c.covered(key, nil); mirrored {
+	if _, mirrored := c.mirrored(key, nil); mirrored {
 		return false
 	}
 	if c.held[a.key] != nil {
@@ -221,12 +235,11 @@ func (c *Cache) evict() error {
 	return c.release(oldest)
 }
 
-// release forgets a held key. That needs no record in the journal: a process that is killed before the next flush finds
-// the key as it was when it was let go, and goes on from that revision. mu is held.
+// release forgets a held key. mu is held.
 func (c *Cache) release(k string) error {
 	c.letGo(k)
 	c.stale = true
-	if _, still := c.covered([]byte(k), nil); still {
+	if _, still := c.mirrored([]byte(k), nil); still {
 		return nil
 	}
 	c.settle()
@@ -234,9 +247,26 @@ func (c *Cache) release(k string) error {
 }
 
 func (c *Cache) letGo(k string) {
+	if a := c.asked[k]; a != nil { // an answer that is older than what was shown here is no longer wanted
+		a.wrote = max(a.wrote, c.held[k].span(c.floor).Revision)
+	}
 	delete(c.held, k)
 	c.changed[k] = struct{}{}
 	c.gone = append(c.gone, []byte(k))
+	c.leaving = append(c.leaving, []byte(k))
+}
+
+// depart notes in the journal which keys were let go: a killed process must not come back with what it knew of them
+// then, since newer versions may have been read or written through it. writing is held.
+func (c *Cache) depart() (err error) {
+	c.mu.Lock()
+	leaving := c.leaving
+	c.leaving = nil
+	c.mu.Unlock()
+	for _, k := range leaving {
+		err = errors.Join(err, c.journal.add(change{Event: kv.Event{Delete: true, KV: kv.KeyValue{Key: k}}, gone: true}))
+	}
+	return err
 }
 
 // Evicted returns the held keys that were let go since it was last called.

@@ -11,11 +11,14 @@ import (
 	"holdfast/kv"
 )
 
-// change is one record of the journal: what the feed brought, an own write, or a key that was let in as of a revision.
+// change is one record of the journal: what the feed brought, an own write, a key that was let in as of a revision, or one
+// that was let go.
 type change struct {
 	kv.Event
 	own  bool
 	held int64 // the revision, 0 for none of that
+	gone bool
+	veil bool // KV has key, end and revision of one
 }
 
 // journal keeps what changed since the last flush where a killed process leaves it: in a file that is appended to and
@@ -45,6 +48,8 @@ const (
 	flagDelete = 1 << iota
 	flagOwn
 	flagHeld
+	flagGone
+	flagVeil
 )
 
 // add appends a change.
@@ -63,6 +68,12 @@ func (j *journal) add(c change) error {
 	}
 	if c.held > 0 {
 		body[0] |= flagHeld
+	}
+	if c.gone {
+		body[0] |= flagGone
+	}
+	if c.veil {
+		body[0] |= flagVeil
 	}
 	body = binary.AppendUvarint(body, uint64(len(c.KV.Key)))
 	body = append(body, c.KV.Key...)
@@ -197,7 +208,8 @@ func nextChange(b []byte) (c change, rest []byte, ok bool) {
 	if w <= 0 || size > uint64(len(body)-1-w) {
 		return c, nil, false
 	}
-	c.Delete, c.own = body[0]&flagDelete != 0, body[0]&flagOwn != 0
+	c.Delete, c.own, c.gone = body[0]&flagDelete != 0, body[0]&flagOwn != 0, body[0]&flagGone != 0
+	c.veil = body[0]&flagVeil != 0
 	key := body[1+w : 1+w+int(size)]
 	value := body[1+w+int(size):]
 	if body[0]&flagHeld != 0 {

@@ -1,6 +1,8 @@
 package cache
 
 import (
+	"slices"
+
 	"holdfast/kv"
 )
 
@@ -30,6 +32,9 @@ func (c *Cache) ownWrite(e kv.Event, created bool) (whole kv.Event, keep, known 
 	f, covered, err := c.Get(e.KV.Key)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if s, mirrored := c.mirrored(e.KV.Key, nil); mirrored && !covered {
+		return e, false, s.Revision >= e.KV.ModRevision // veiled, and to be so for longer
+	}
 	k := string(e.KV.Key)
 	if a := c.asked[k]; a != nil {
 		a.wrote = max(a.wrote, e.KV.ModRevision)
@@ -53,36 +58,87 @@ func (c *Cache) ownWrite(e kv.Event, created bool) (whole kv.Event, keep, known 
 	return e, true, true
 }
 
-// Touch says that this node has acknowledged a write at revision in a range without saying what the keys are now. Held
-// keys in it are let go. It reports whether a span has some of it and is behind.
+// veil hides a range of the spans until they have reached a revision: this node has acknowledged a write there, and does
+// not know what the keys are now.
+type veil struct {
+	key, end []byte
+	revision int64
+}
+
+// veilsMax bounds the veils; beyond it one hides everything.
+const veilsMax = 64
+
+// Touch says that this node has acknowledged a write at revision in a range without saying what the keys are now. What is
+// known of them from before is not shown any more: held keys are let go, and what a span has of the range is not covered
+// until the feed has brought it that far. It reports whether a span is behind.
 func (c *Cache) Touch(key, end []byte, revision int64) (behind bool, err error) {
 	err = c.write(func() error {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		for k, a := range c.asked {
-			if kv.Contains(key, end, []byte(k)) {
-				a.wrote = max(a.wrote, revision)
-			}
+		behind, err = c.touch(key, end, revision)
+		if err != nil || !behind {
+			return err
 		}
-		for _, s := range c.spans {
-			behind = behind || s.Revision < revision && s.overlaps(key, end)
-		}
-		for k, h := range c.held {
-			if kv.Contains(key, end, []byte(k)) && h.span(c.floor).Revision < revision {
-				if err := c.release(k); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
+		return c.journal.add(veil{key, end, revision}.change())
 	})
 	return behind, err
 }
 
+func (v veil) change() change {
+	return change{Event: kv.Event{KV: kv.KeyValue{Key: v.key, Value: v.end, ModRevision: v.revision}}, veil: true}
+}
+
+func (c *Cache) touch(key, end []byte, revision int64) (behind bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for k, a := range c.asked {
+		if kv.Contains(key, end, []byte(k)) {
+			a.wrote = max(a.wrote, revision)
+		}
+	}
+	for k, h := range c.held {
+		if kv.Contains(key, end, []byte(k)) && h.span(c.floor).Revision < revision {
+			if err := c.release(k); err != nil {
+				return false, err
+			}
+		}
+	}
+	return c.hide(veil{key, end, revision}), nil
+}
+
+// hide puts up a veil if a span needs it.
+func (c *Cache) hide(v veil) bool {
+	if !c.needs(v) {
+		return false
+	}
+	if len(c.veils) >= veilsMax {
+		c.veils = c.veils[:1]
+		c.veils[0] = veil{kv.FromKey(), kv.FromKey(), v.revision}
+		return true
+	}
+	c.veils = append(c.veils, v)
+	return true
+}
+
+func (c *Cache) needs(v veil) bool {
+	return slices.ContainsFunc(c.spans, func(s Span) bool { return s.Revision < v.revision && s.overlaps(v.key, v.end) })
+}
+
+// veiled reports whether a span may not be shown in a range.
+func (c *Cache) veiled(s Span, key, end []byte) bool {
+	for _, v := range c.veils {
+		if s.Revision < v.revision && (Span{Key: v.key, End: v.end}).overlaps(key, end) {
+			return true
+		}
+	}
+	return false
+}
+
 // settle forgets own writes that the feed has brought, or whose key is no longer known here. mu is held.
 func (c *Cache) settle() {
+	if len(c.veils) > 0 {
+		c.veils = slices.DeleteFunc(c.veils, func(v veil) bool { return !c.needs(v) })
+	}
 	for k, e := range c.own {
-		s, ok := c.covered([]byte(k), nil)
+		s, ok := c.mirrored([]byte(k), nil)
 		if h := c.held[k]; !ok && h != nil {
 			s, ok = h.span(c.floor), true
 		}

@@ -22,13 +22,30 @@ func (c *Cache) Covered(key, end []byte) (Span, bool) {
 	return Span{}, false
 }
 
+// covered is the span that shows a range.
 func (c *Cache) covered(key, end []byte) (Span, bool) {
+	s, ok := c.mirrored(key, end)
+	if ok && len(c.veils) > 0 && c.veiled(s, key, end) {
+		return Span{}, false
+	}
+	return s, ok
+}
+
+// mirrored is the span that has a range, whether it may be shown or not.
+func (c *Cache) mirrored(key, end []byte) (Span, bool) {
 	for _, s := range c.spans {
 		if s.contains(key, end) {
 			return s, true
 		}
 	}
 	return Span{}, false
+}
+
+// Mirrored returns the span that has the whole range, whether it may be shown or not (Touch).
+func (c *Cache) Mirrored(key, end []byte) (Span, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.mirrored(key, end)
 }
 
 // Found is a key as the cache knows it.

@@ -32,7 +32,10 @@ func (c *Cache) recover() error {
 		}
 	}
 	c.settle()
-	c.gone = nil
+	if err := c.makeRoom(0); err != nil && !errors.Is(err, ErrFull) { // spans that do not fit are given up when they grow
+		return err
+	}
+	c.gone, c.leaving = nil, nil
 	if len(changes) == 0 && !partial {
 		return nil
 	}
@@ -42,7 +45,7 @@ func (c *Cache) recover() error {
 		return err
 	}
 	if !partial {
-		return c.journal.forget()
+		return errors.Join(c.journal.forget(), c.rewrite())
 	}
 	// The mark stays until what it warns of is over.
 	return errors.Join(c.journal.begin(), c.journal.forgetOld())
@@ -50,13 +53,23 @@ func (c *Cache) recover() error {
 
 // redo takes in one change. The file may be ahead of it.
 func (c *Cache) redo(ch change) error {
+	if ch.gone {
+		if c.held[string(ch.KV.Key)] != nil {
+			return c.release(string(ch.KV.Key))
+		}
+		return nil
+	}
 	if ch.held > 0 {
-		if _, mirrored := c.covered(ch.KV.Key, nil); mirrored {
+		if _, mirrored := c.mirrored(ch.KV.Key, nil); mirrored {
 			return nil
 		}
 		return c.take(ch.Event, ch.held)
 	}
-	f, covered, err := c.Get(ch.KV.Key)
+	if ch.veil {
+		c.hide(veil{ch.KV.Key, ch.KV.Value, ch.KV.ModRevision})
+		return nil
+	}
+	f, covered, err := c.known(ch.KV.Key)
 	if err != nil || !covered || f.Span.Revision >= ch.KV.ModRevision {
 		return err
 	}
@@ -71,4 +84,29 @@ func (c *Cache) redo(ch change) error {
 		c.changed[string(ch.KV.Key)] = struct{}{}
 	}
 	return c.change(kv.Event{Delete: ch.Delete, KV: ch.KV})
+}
+
+// known is Get behind the veils.
+func (c *Cache) known(key []byte) (Found, bool, error) {
+	veils := c.veils
+	c.veils = nil
+	defer func() { c.veils = veils }()
+	return c.Get(key)
+}
+
+// rewrite keeps in the journal what the file cannot say: own writes that took keys away, and veils.
+func (c *Cache) rewrite() error {
+	for _, v := range c.veils {
+		if err := c.journal.add(v.change()); err != nil {
+			return err
+		}
+	}
+	for _, e := range c.own {
+		if e.Delete {
+			if err := c.journal.add(change{Event: e, own: true}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

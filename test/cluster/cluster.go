@@ -195,7 +195,7 @@ func (n *Node) Start() {
 	}
 	cfg := member.Config{
 		Dir: n.dir, ClusterID: clusterID, ReplicaID: n.Replica, NodeID: bridge.MemberNode(n.id.Node()), Peers: map[uint64]string{},
-		Log: log, Network: raft, DiskReserve: -1, Clock: func() time.Duration { return time.Since(n.c.began) },
+		Log: log, Metrics: n.metrics, Network: raft, DiskReserve: -1, Clock: func() time.Duration { return time.Since(n.c.began) },
 	}
 	addrs := map[string][]string{}
 	for _, o := range n.c.nodes {
@@ -253,7 +253,7 @@ func (n *Node) end(kill bool) {
 // Chunks is how many chunks of snapshots the node has sent since it started.
 func (n *Node) Chunks() float64 { return n.counted("holdfast_raftnet_snapshot_chunks_sent_total") }
 
-// counted reads a metric of raftnet, over all labels.
+// counted reads a counter of the node, over all labels.
 func (n *Node) counted(name string) (sum float64) {
 	families, err := n.metrics.Gather()
 	if err != nil {
@@ -302,10 +302,11 @@ func (c *Cluster) compare() error {
 			continue
 		}
 		var s state
-		var err error
-		if s.hash, s.revision, s.compact, err = n.Hash(0); err != nil {
+		h, err := n.Hash(c.t.Context(), 0)
+		if err != nil {
 			return fmt.Errorf("%s: %w", n.Name, err)
 		}
+		s.hash, s.revision, s.compact = h.Sum, h.Revision, h.Compact
 		if first == nil {
 			first = &s
 		}

@@ -134,22 +134,30 @@ func TestClientKeys(t *testing.T) {
 				k.say(fmt.Sprintf("put %d", n), r, err)
 			}
 			k.get("big")
-			long := strings.Repeat("k", 1<<20)
-			r, err := k.Put(k.ctx, long, "v")
-			k.say("long key", r, err)
-			k.get("kkk", clientv3.WithPrefix())
-			d, err := k.Delete(k.ctx, "kkk", clientv3.WithPrefix())
-			k.say("delete", d, err)
 			for i := range 8 { // an answer of more than 4 MiB, gRPC's own default
 				if _, err := k.Put(k.ctx, fmt.Sprintf("many/%d", i), strings.Repeat("m", 1<<20)); err != nil {
 					return err
 				}
 			}
 			k.get("many/", clientv3.WithPrefix())
-			d, err = k.Delete(k.ctx, "many/", clientv3.WithPrefix(), clientv3.WithPrevKV())
+			d, err := k.Delete(k.ctx, "many/", clientv3.WithPrefix(), clientv3.WithPrevKV())
 			k.say("delete", d, err)
 			return nil
 		}},
+		{name: "long keys", hold: func(k *talk) error {
+			for _, n := range []int{1 << 10, 4 << 10, 16 << 10} {
+				long := strings.Repeat("k", n)
+				r, err := k.Put(k.ctx, long, "v")
+				k.say("put", r, err)
+				k.get(long)
+			}
+			return nil
+		}},
+		{name: "huge keys", hold: func(k *talk) error {
+			r, err := k.Put(k.ctx, strings.Repeat("k", 1<<20), "v")
+			k.say("put", r, err)
+			return nil
+		}, gaps: map[string]string{"put": "keys have a limit of their own"}},
 		{name: "streamed range", hold: func(k *talk) error {
 			if err := k.pages(); err != nil {
 				return err
@@ -265,12 +273,16 @@ func TestClientTransactions(t *testing.T) {
 			then(get("a", "z")))},
 		{name: "twice the same key", hold: send(
 			then(put("a"), put("a")), then(put("a"), del("a", "")), then(del("a", ""), put("a")), then(put("b"), del("a", "c")),
-			then(del("a", "\x00"), put("b")), then(del("\x00", "\x00"), put("b")), then(del("c", "a"), put("b")), then(del("a", "b"), put("b")),
+			then(del("c", "a"), put("b")), then(del("a", "b"), put("b")),
 			then(put("a"), nest(then(put("a")))), then(nest(then(put("a"))), nest(then(put("a")))),
 			then(nest(&pb.TxnRequest{Success: []*pb.RequestOp{put("a")}, Failure: []*pb.RequestOp{put("a")}})),
 			then(nest(then(del("a", "c"))), put("b")), then(nest(then(put("b"))), del("a", "c")),
-			then(nest(then(del("a", "c"))), nest(then(put("b")))), then(nest(then(put("b"))), nest(then(del("a", "c")))),
+			then(nest(then(del("a", "c"))), nest(then(put("b")))),
 			then(get("a", "z")))},
+		// What etcd's check lets through. With a put that relies on what was there (ignore_value) the first makes it panic.
+		{name: "twice, unseen by etcd", hold: send(
+			then(del("a", "\x00"), put("b")), then(del("\x00", "\x00"), put("b")), then(nest(then(put("b"))), nest(then(del("a", "c"))))),
+			gaps: map[string]string{"txn 0": "changes a key twice", "txn 1": "changes a key twice", "txn 2": "changes a key twice"}},
 		{name: "nested", hold: send(
 			then(put("o"), nest(&pb.TxnRequest{
 				Compare: []*pb.Compare{{Key: []byte("o"), Target: pb.Compare_VERSION, Result: pb.Compare_GREATER, TargetUnion: &pb.Compare_Version{Version: 0}}},
@@ -306,10 +318,12 @@ func TestClientTransactions(t *testing.T) {
 		}},
 		{name: "odd compares", hold: send(
 			&pb.TxnRequest{Compare: []*pb.Compare{{}}}, &pb.TxnRequest{Compare: []*pb.Compare{{Key: []byte("c")}}},
-			&pb.TxnRequest{Compare: []*pb.Compare{{Key: []byte("c"), Result: 9}}}, &pb.TxnRequest{Compare: []*pb.Compare{{Key: []byte("c"), Target: 9}}},
 			&pb.TxnRequest{Compare: []*pb.Compare{{Key: []byte("c"), Target: pb.Compare_VALUE}}},
 			&pb.TxnRequest{Compare: []*pb.Compare{{Key: []byte("c"), Target: pb.Compare_MOD, TargetUnion: &pb.Compare_Value{Value: []byte("5")}}}},
 			&pb.TxnRequest{Compare: []*pb.Compare{{RangeEnd: []byte{0}, Target: pb.Compare_VERSION}}})},
+		{name: "unknown compares", hold: send(
+			&pb.TxnRequest{Compare: []*pb.Compare{{Key: []byte("c"), Result: 9}}}, &pb.TxnRequest{Compare: []*pb.Compare{{Key: []byte("c"), Target: 9}}}),
+			gaps: map[string]string{"txn 0": "a comparison that is not known cannot hold", "txn 1": "a comparison that is not known cannot hold"}},
 		{name: "refused inside", hold: send(
 			then(put("")), then(get("", "")), then(del("", "")), then(put("kept"), nest(then(put("")))),
 			then(put("kept"), &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: []byte("a"), Revision: 99999}}}),

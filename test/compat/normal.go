@@ -54,7 +54,9 @@ func replacements(pairs ...string) (list []replacement) {
 
 // everywhere is replaced in each answer, in this order.
 var everywhere = replacements(
-	`"ts":"[^"]*"`, `"ts":"<time>"`,
+	`"ts":("[^"]*"|[0-9.]+)`, `"ts":"<time>"`,
+	`"took":[0-9.]+`, `"took":"<time>"`,
+	`client-[0-9a-f-]{36}`, `<client>`,
 	`"caller":"[^"]*"`, `"caller":"<line>"`,
 	`0x[0-9a-f]{8,}`, `<pointer>`,
 	`LocalAddr: '[0-9.:]+'`, `LocalAddr: '<port>'`,
@@ -75,15 +77,20 @@ const progressBar = `\r?[0-9]+ / [0-9]+ \[[^\n]*?p/s( [0-9ms]+)?\n?`
 // by command: what stands in places that only the command tells.
 var byCommand = map[string][]replacement{
 	"endpoint status": replacements(
+		`(<addr>[ ,|│]+)[0-9a-f]+`, `$1<id>`, `"leader":[0-9]+`, `"leader":<id>`, `"Leader" : [0-9]+`, `"Leader" : <id>`,
+		`"storageVersion":"[^"]*",`, ``, `(<addr>[ ,|│]+<id>[ ,|│]+[0-9.]+,) [0-9.]*,`, `$1 ,`, `(<addr>[ │]+<id>[ │]+[0-9.]+ +│)[ 0-9.]*│`, `$1 │`,
 		`[0-9.]+ [kMG]?B`, `<size>`, `[0-9]+%`, `<n>%`, `\b3\.[0-9]+\.[0-9]+\b`, `<version>`,
 		// term, index, applied index
 		`(true|false)([ ,|│]+)(true|false)([ ,|│]+)[0-9]+[ ,|│]+[0-9]+[ ,|│]+[0-9]+`, `$1$2$3$4<n>`, ` +`, ` `),
-	"endpoint health":  replacements(`[0-9.]+(ms|µs|s)\b`, `<time>`, ` +`, ` `),
-	"endpoint hashkv":  replacements(`(<addr>)([ ,|│]+)[0-9]+`, `$1$2<hash>`, ` +`, ` `),
-	"member list":      replacements(`https?://<(addr|peer)>`, `<$1>`, ` +`, ` `),
+	"endpoint health": replacements(`[0-9.]+(ms|µs|s)\b`, `<time>`, ` +`, ` `),
+	"endpoint hashkv": replacements(`(<addr>)([ ,|│]+)[0-9]+`, `$1$2<hash>`, ` +`, ` `),
+	"member list": replacements(`https?://<(addr|peer)>`, `<$1>`,
+		`(?m)^([│| ]*)[0-9a-f]+([ ,|│]+started)`, `$1<id>$2`, `"ID":[0-9]+`, `"ID":<id>`, `"ID" : [0-9]+`, `"ID" : <id>`,
+		`"peerURLs":\["<peer>"\],`, ``, `"PeerURL" : .*
+`, ``, `<peer>`, ``, ` +`, ` `),
 	"check perf":       replacements(progressBar, ``, `PASS|FAIL`, `PASS or FAIL`, `[0-9]+(\.[0-9]+)?%?`, `<n>`, ` +`, ` `),
 	"check datascale":  replacements(progressBar, ``, `[0-9]+(\.[0-9]+)?`, `<n>`),
-	"snapshot save":    replacements(`"took":"[^"]*"|took [^ ,]*`, `took <time>`, `[0-9.]+ [kMG]?B`, `<size>`),
+	"snapshot save":    replacements(`Server version .*\n`, ``, `,"etcd-version":"[^"]*"`, ``, `"took":"[^"]*"|took [^ ,]*`, `took <time>`, `[0-9.]+ [kMG]?B`, `<size>`),
 	"lease list":       replacements(`\b[0-9a-f]{16}\b`, `<lease>`, `"id":[0-9]+`, `"id":<lease>`, `"ID" : [0-9]+`, `"ID" : <lease>`), // by time of expiry, which no two servers agree on
 	"lease timetolive": replacements(`remaining\([0-9]+s\)`, `remaining(<n>s)`, `"ttl":[0-9]+`, `"ttl":<n>`, `"TTL" : [0-9]+`, `"TTL" : <n>`),
 	"defrag":           replacements(`took [0-9.]+(ms|µs|s)\b`, `took <time>`),

@@ -59,12 +59,12 @@ func (g *generator) lease() int64 {
 
 // revision is mostly one that can be read.
 func (g *generator) revision() int64 {
-	switch {
-	case g.chance(50):
+	switch n := g.IntN(100); {
+	case n < 50:
 		return 0
-	case g.chance(5):
+	case n < 53:
 		return g.rev + 1 + int64(g.IntN(3))
-	case g.chance(5):
+	case n < 56:
 		return g.compacted - int64(g.IntN(3))
 	default:
 		return g.compacted + g.Int64N(g.rev-g.compacted+1)

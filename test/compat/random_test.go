@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -13,7 +14,6 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/protobuf/proto"
 )
@@ -50,7 +50,7 @@ func TestRandomOperationsAnswerAlike(t *testing.T) {
 		wg.Go(func() { b, bErr = op.send(t.Context(), subject) })
 		wg.Wait()
 		recent = append(recent[max(0, len(recent)-10):], fmt.Sprintf("%d: %s %s", i, op.name, dump(op.request)))
-		if d := diff(toldOr(a, aErr), toldOr(b, bErr)); d != "" {
+		if d := diff(op.told(a, aErr), op.told(b, bErr)); d != "" {
 			t.Fatalf("SEED=%d: operation %d is answered differently:\n%s\nafter\n%s", seed, i, d, strings.Join(recent, "\n"))
 		}
 		g.learn(op, a, aErr)
@@ -83,9 +83,16 @@ func environment(t *testing.T, name string, otherwise int) int {
 	return v
 }
 
-func toldOr(m proto.Message, err error) string {
+var leaseOf = regexp.MustCompile(` lease:[0-9]+`)
+
+// told is the answer as it is compared: without leases where only keys are asked for. etcd 3.7 answers that from its index,
+// which knows no leases, or not, as the rest of the request wants it.
+func (o operation) told(m proto.Message, err error) string {
 	if err != nil {
 		return told(err)
+	}
+	if strings.Contains(dump(o.request), "keys_only:true") {
+		return leaseOf.ReplaceAllString(told(m), "")
 	}
 	return told(m)
 }
@@ -132,7 +139,7 @@ func (w *watched) take(r clientv3.WatchResponse) {
 	}
 	w.rev = r.Header.GetRevision()
 	for _, e := range r.Events {
-		w.events = append(w.events, dump((*mvccpb.Event)(e)))
+		w.events = append(w.events, dump(e))
 	}
 }
 

@@ -63,8 +63,7 @@ type server struct {
 // start starts a server on a new directory and returns when it is ready.
 func (k kind) start(t testing.TB) *server {
 	t.Helper()
-	// Short, because the agent's socket lies in it.
-	dir, err := os.MkdirTemp("", "compat-")
+	dir, err := os.MkdirTemp("", "compat-") //nolint:usetesting // the agent's socket lies in it, whose path has to be short
 	if err != nil {
 		t.Fatal(err)
 	}

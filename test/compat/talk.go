@@ -11,7 +11,6 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
@@ -187,7 +186,7 @@ func told(answer any) string {
 		var b strings.Builder
 		fmt.Fprintf(&b, "%s compact %d canceled %v created %v error %v", dump(a.Header), a.CompactRevision, a.Canceled, a.Created, a.Err())
 		for _, e := range a.Events {
-			b.WriteString("\n    " + dump((*mvccpb.Event)(e)))
+			b.WriteString("\n    " + dump(e))
 		}
 		return b.String()
 	case proto.Message:
@@ -224,7 +223,7 @@ func (k *talk) events(what string, w clientv3.WatchChan, n int) (last clientv3.W
 			continue
 		}
 		for _, e := range r.Events {
-			k.say(what, (*mvccpb.Event)(e), nil)
+			k.say(what, e, nil)
 			n--
 		}
 	}

@@ -105,6 +105,11 @@ async function locks(client) {
   say('left', await client.getAll().prefix('mutex').count());
 }
 
+// changedTo waits until the observer has seen a leader; between two there may be none for a moment.
+const changedTo = (observer, value) => new Promise((resolve, reject) => {
+  observer.on('change', (v) => v === value && resolve(v)).on('error', reject);
+});
+
 async function elections(client) {
   const first = client.election('chief', 30);
   const campaign = first.campaign('one');
@@ -112,11 +117,11 @@ async function elections(client) {
   say('leader', await first.leader());
   const observer = await client.election('chief').observe();
   say('observed', observer.leader());
-  const changed = once(observer, 'change');
+  const changed = changedTo(observer, 'uno');
   await campaign.proclaim('uno');
   say('proclaimed', await changed);
   const second = client.election('chief', 30).campaign('two');
-  const next = once(observer, 'change');
+  const next = changedTo(observer, 'two');
   await campaign.resign();
   await once(second, 'elected');
   say('next', await next);
@@ -131,7 +136,7 @@ async function transactions(client) {
   say('second', await txn().commit());
   say('and', await client.if('t/a', 'Value', '==', 'new').and('t/none', 'Version', '==', 0).then(client.put('t/b').value('1'), client.delete().key('t/a')).commit());
   await client.put('sum').value(0);
-  const add = () => client.stm().transact((tx) => tx.get('sum').number().then((n) => tx.put('sum').value(n + 1)));
+  const add = () => client.stm({ retries: 50 }).transact((tx) => tx.get('sum').number().then((n) => tx.put('sum').value(n + 1)));
   await Promise.all(Array.from({ length: 5 }, add));
   say('sum', await client.get('sum').number());
 }

@@ -1,42 +1,34 @@
-# Users and roles: what is listed is empty, what would turn them on is refused.
+# Users and roles: none are there, and none can be made.
 etcdctl* auth status
-gap: users and roles are not there yet
-says: Unimplemented desc = holdfast: users, roles and authentication are not in this version
-etcdctl auth enable
 etcdctl* user list
 etcdctl* role list
 etcdctl user get nobody
-etcdctl role get nothing
+etcdctl user get nobody --detail
 etcdctl user delete nobody
+etcdctl user passwd nobody --interactive=false
+< p
+etcdctl user grant-role nobody nothing
+etcdctl user revoke-role nobody nothing
+etcdctl role get nothing
 etcdctl role delete nothing
+etcdctl role grant-permission nothing read k
+etcdctl role grant-permission nothing readwrite k --prefix
+etcdctl role grant-permission nothing write k --from-key
+etcdctl role grant-permission nothing nonsense k
+etcdctl role revoke-permission nothing k
+etcdctl role revoke-permission nothing k --prefix
+etcdctl role revoke-permission nothing k --from-key
 etcdctl auth disable
+etcdctl auth
 etcdctl user add
 etcdctl role add
-# What this version refuses. With etcd each would work.
+# What this version refuses.
+gap: users and roles are not there yet
+says: Unimplemented desc = holdfast: users, roles and authentication are not in this version
+etcdctl auth enable
 gap: users and roles are not there yet
 says: Unimplemented desc = holdfast: users, roles and authentication are not in this version
 etcdctl role add r
-gap: users and roles are not there yet
-says: Unimplemented desc = holdfast: users, roles and authentication are not in this version
-etcdctl role grant-permission r read k
-gap: users and roles are not there yet
-says: Unimplemented desc = holdfast: users, roles and authentication are not in this version
-etcdctl role grant-permission r readwrite k --prefix
-gap: users and roles are not there yet
-says: Unimplemented desc = holdfast: users, roles and authentication are not in this version
-etcdctl role grant-permission r write k --from-key
-gap: users and roles are not there yet
-says: Unimplemented desc = holdfast: users, roles and authentication are not in this version
-etcdctl role revoke-permission r k
-gap: users and roles are not there yet
-says: Unimplemented desc = holdfast: users, roles and authentication are not in this version
-etcdctl role revoke-permission r k --prefix
-gap: users and roles are not there yet
-says: Unimplemented desc = holdfast: users, roles and authentication are not in this version
-etcdctl role revoke-permission r k --from-key
-gap: users and roles are not there yet
-says: Unimplemented desc = holdfast: users, roles and authentication are not in this version
-etcdctl role get r
 gap: users and roles are not there yet
 says: Unimplemented desc = holdfast: users, roles and authentication are not in this version
 etcdctl user add u:p
@@ -50,32 +42,3 @@ gap: users and roles are not there yet
 says: Unimplemented desc = holdfast: users, roles and authentication are not in this version
 etcdctl user add x --interactive=false
 < p
-gap: users and roles are not there yet
-says: Unimplemented desc = holdfast: users, roles and authentication are not in this version
-etcdctl user passwd u --interactive=false
-< p
-gap: users and roles are not there yet
-says: Unimplemented desc = holdfast: users, roles and authentication are not in this version
-etcdctl user grant-role u r
-gap: users and roles are not there yet
-says: Unimplemented desc = holdfast: users, roles and authentication are not in this version
-etcdctl user get u --detail
-gap: users and roles are not there yet
-says: Unimplemented desc = holdfast: users, roles and authentication are not in this version
-etcdctl user revoke-role u r
-gap: users and roles are not there yet
-says: Unimplemented desc = holdfast: users, roles and authentication are not in this version
-etcdctl user delete u
-gap: users and roles are not there yet
-says: Unimplemented desc = holdfast: users, roles and authentication are not in this version
-etcdctl role delete r
-gap: users and roles are not there yet
-says: Unimplemented desc = holdfast: users, roles and authentication are not in this version
-etcdctl user add root:p
-gap: users and roles are not there yet
-says: Unimplemented desc = holdfast: users, roles and authentication are not in this version
-etcdctl role add root
-gap: users and roles are not there yet
-says: Unimplemented desc = holdfast: users, roles and authentication are not in this version
-etcdctl user grant-role root root
-etcdctl auth

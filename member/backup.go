@@ -1,0 +1,96 @@
+package member
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	"holdfast/kv"
+	"holdfast/mvcc"
+)
+
+const (
+	// backupsAtOnce is how many copies of the state may be under way.
+	backupsAtOnce = 2
+	// backupMax is how long one may take. Until it ends the state file cannot use again what is freed meanwhile, so it
+	// grows by what is written: within half an hour a link has carried 2 GiB at 1.2 MB/s.
+	backupMax = 30 * time.Minute
+)
+
+// Snapshot opens a copy of the state file as of now: a whole bbolt file, its size a multiple of 4096. It ends after
+// backupMax if it is not closed before.
+//
+// What it is good for: it holds every key with its history, and all else that is replicated. There is no command yet
+// that makes a new cluster of it. By hand it can be put back as state.db of the stopped member that it is from, whose raft
+// log then brings it up to date, unless the log has been cut since: the start says so.
+func (m *Member) Snapshot(ctx context.Context) (data io.ReadCloser, size int64, err error) {
+	if m.isStopping() {
+		return nil, 0, errStopping()
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, 0, kv.Errorf(kv.Stopping, "the caller gave up: %w", err)
+	}
+	select {
+	case m.backups <- struct{}{}:
+	default:
+		return nil, 0, kv.Errorf(kv.Busy, "%d copies of the state are under way, the limit: wait until one has ended", backupsAtOnce)
+	}
+	sn, err := m.store.Snapshot()
+	if err != nil {
+		<-m.backups
+		return nil, 0, asKV(err)
+	}
+	image, size, err := sn.Image()
+	if err != nil {
+		<-m.backups
+		return nil, 0, asKV(errors.Join(err, sn.Close()))
+	}
+	b := &backup{image: image, sn: sn, free: m.backups}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.timer = time.AfterFunc(backupMax, b.expire)
+	return b, size, nil
+}
+
+// backup is a copy of the state that is being read.
+type backup struct {
+	timer *time.Timer
+	free  <-chan struct{} // gives its place back
+
+	mu    sync.Mutex
+	image io.Reader
+	sn    *mvcc.Snapshot
+	err   error // why nothing is read any more
+}
+
+func (b *backup) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.err != nil {
+		return 0, b.err
+	}
+	return b.image.Read(p)
+}
+
+func (b *backup) expire() {
+	_ = b.end(kv.Errorf(kv.Busy, "the copy of the state was not read within %s, and held up the reuse of space: ask again over a faster link", backupMax))
+}
+
+// Close lets go of the state file. The second time it does nothing.
+func (b *backup) Close() error {
+	return b.end(kv.Errorf(kv.Invalid, "the copy of the state is closed"))
+}
+
+func (b *backup) end(why error) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.err != nil {
+		return nil
+	}
+	b.err = why
+	b.timer.Stop()
+	<-b.free
+	return b.sn.Close()
+}
