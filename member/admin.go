@@ -1,7 +1,6 @@
 package member
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -198,12 +197,17 @@ func (m *Member) sweepFor(ctx context.Context, ops []kv.Op) error {
 	if revision == 0 {
 		return nil
 	}
-	if err := m.store.Sweep(ctx, revision); err != nil {
-		e := kv.Errorf(cmp.Or(kv.CodeOf(err), kv.Internal), "the history was compacted at revision %d, and its space is not free yet: %w", revision, err)
-		if ctx.Err() != nil {
-			e.Code = kv.OutcomeUnknown
-		}
-		return e
+	sweeping, done, err := m.join(ctx)
+	if err == nil {
+		defer done()
+		err = m.store.Sweep(sweeping, revision)
 	}
-	return nil
+	if err == nil {
+		return nil
+	}
+	e := kv.Errorf(kv.CodeOf(err), "the history was compacted at revision %d, and its space is not free yet: %w", revision, err)
+	if m.isStopping() || ctx.Err() != nil {
+		e.Code = kv.OutcomeUnknown
+	}
+	return e
 }

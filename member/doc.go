@@ -7,11 +7,19 @@
 // and is acknowledged once a quorum has it in its raft log; the state file follows lazily. A linearizable read takes a
 // read-index round that begins after it arrived, then reads the replica's own store.
 //
+// What only the leader knows, the time of leases (lessor), is asked of it wherever the question comes from; see lease.go.
+//
 // # Files below Config.Dir
 //
 //	member.json   format, cluster id, replica id, node id; written once, before anything else
 //	raft/         the library's NodeHost directory: log, snapshots
 //	state.db      mvcc
+//
+// # What a member does by itself
+//
+// As leader it has history compacted (lead.go), ended leases revoked (lease.go) and the replicas compared (audit.go).
+// Each member raises and disarms its own alarm by its quota (quota.go), and refuses writes while its disk is short
+// (space.go). None of it writes or sends anything while nothing changes.
 //
 // # What ends a member
 //

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"holdfast/kv"
 )
 
@@ -294,4 +296,27 @@ func TestStoppedProcessEndsNoLease(t *testing.T) {
 		t.Fatal(err)
 	}
 	renewals(15) // what was said before the stop, and beyond it
+}
+
+func TestMetricsCountLeases(t *testing.T) {
+	r := prometheus.NewRegistry()
+	m := start(t, t.TempDir(), quiet, fast, func(c *Config) { c.Metrics = r })
+	id := m.grant(0, 1000)
+	m.grant(0, 1000)
+	m.grant(0, 2)
+	for range 3 {
+		if _, err := renew(m.Member, id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := renew(m.Member, id+1); err == nil {
+		t.Fatal("a lease that is not there was renewed")
+	}
+	within(t, 20*time.Second, "the short one ends", func() bool { return gathered(t, r)["holdfast_member_leases_expired_total"] == 1 })
+	got := gathered(t, r)
+	for name, want := range map[string]float64{"leases": 2, "lease_renewals_total": 3} {
+		if v, ok := got["holdfast_member_"+name]; !ok || v != want {
+			t.Errorf("%s is %v, %t, want %v", name, v, ok, want)
+		}
+	}
 }

@@ -3,6 +3,7 @@ package member
 import (
 	"bytes"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -30,6 +31,9 @@ func TestQuotaRefusesWritesAndLetsThemGoOnByItself(t *testing.T) {
 	wantRefusal(t, err, kv.NoSpace, "store.quota", "nothing was stored", "delete keys and compact")
 	if alarms := m.Condition().Alarms; len(alarms) != 1 || alarms[0] != (kv.Alarm{Member: m.id.Replica, Kind: kv.AlarmNoSpace}) {
 		t.Errorf("alarms: %v", alarms)
+	}
+	if why := m.Status().WritesRefused; !strings.Contains(why, "store.quota") {
+		t.Errorf("status says %q", why)
 	}
 	if keys < quota/(40<<10) {
 		t.Errorf("refused after %d values of 32 KiB, the quota is %d bytes", keys, quota)

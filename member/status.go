@@ -46,8 +46,16 @@ func (m *Member) Status() Status {
 		LogBytes:        m.logSize.Load(),
 		OverlayBytes:    st.OverlayBytes,
 		DiskFreeBytes:   m.space.bytes.Load(),
-		WritesRefused:   m.space.why(),
+		WritesRefused:   m.refusesWrites(),
 	}
+}
+
+// refusesWrites is why this member refuses writes at present, empty if it takes them.
+func (m *Member) refusesWrites() string {
+	if err := m.store.Barred(kv.Command{Ops: []kv.Op{kv.Put{}}}); err != nil {
+		return err.Detail
+	}
+	return m.space.why()
 }
 
 // Header says where this replica stands, from memory.

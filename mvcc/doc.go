@@ -35,8 +35,24 @@
 // revisions between the former compact revision and C: what they superseded is what can go. All changes at C and after
 // it stay, and so does the newest version of each key.
 //
+// # Leases
+//
+// A lease, and each key that lives under it, is an entry in bucket side. A revocation walks the entries of its lease and
+// deletes the keys at one revision. The store knows no time: a lease ends when the log says so, and Options.OnLease tells
+// who keeps it.
+//
+// # Alarms
+//
+// Alarms and the feature level of the cluster are entries of the side table that Apply also has in memory, because it
+// judges each command by them: see Barred.
+//
+// # Defragmentation
+//
+// bbolt never gives pages back. Defragment copies the file into a new one while flushes go on, copies what they have
+// added, holds them up for the last of it, and puts the new file in the place of the old: see there.
+//
 // # Locks
 //
-// flushMu (one flush, sweep or restore at a time), then applyMu (one batch at a time), then the mutex of the watch hub.
+// flushMu (one flush, sweep, restore or swap of a defragmentation at a time), then applyMu (one batch at a time), then the mutex of the watch hub.
 // No bbolt call is made under the hub's mutex.
 package mvcc
