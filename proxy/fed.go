@@ -60,7 +60,7 @@ func covers(key, end, k, e []byte) bool {
 // attach finds where a watch is fed from; false: it cannot be.
 func (w *watcher) attach(one *watched) bool {
 	t := w.p.feed.mirrorOf(one.Key, one.End)
-	if t == nil || one.From < 0 {
+	if t == nil || one.From < 0 || !one.created && one.From > 0 && one.From < w.p.feed.compaction() {
 		return false
 	}
 	epoch, at, ok := t.stand()

@@ -234,6 +234,31 @@ func TestAFedWatchOutlivesTheLink(t *testing.T) {
 	})
 }
 
+// The feed still has what was compacted; that this node has acknowledged the compaction counts.
+func TestAWatchFromBeforeACompactionMadeHereIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLink()
+		p, shut := open(t, l, t.TempDir(), "a/")
+		defer shut()
+		synctest.Wait()
+		for i := range 4 {
+			put(t, p, "a/k", fmt.Sprint(i))
+		}
+		rev := put(t, p, "a/k", "4")
+		synctest.Wait()
+		if _, err := p.Do(t.Context(), kv.Command{Ops: []kv.Op{kv.Compact{Revision: rev}}}); err != nil {
+			t.Fatal(err)
+		}
+		before, from := under(1, "a/"), under(1, "a/")
+		before.From, from.From = rev-1, rev
+		refused, taken := view(t, p, before), view(t, p, from)
+		refused.tells(t, 1, "compacted")
+		taken.tells(t, 1, "4")
+		refused.end()
+		taken.end()
+	})
+}
+
 func TestAFedWatchWhoseHistoryIsGoneIsToldSo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLink()

@@ -32,6 +32,7 @@ type feed struct {
 	current  *wait         // the round under way
 	next     *wait         // the round after it: whoever comes now
 	changed  chan struct{} // closed when there is something new: events, a round, the stream up or down
+	compact  int64         // the newest compaction that this node has acknowledged
 	mirrors  []*mirror
 	demand   demand
 	again    context.CancelFunc // ends the present stream
@@ -133,6 +134,7 @@ func (f *feed) turn(epoch kv.Epoch) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.demand.start(nil)
+	f.compact = 0
 	for _, m := range f.mirrors {
 		m.tail.end()
 	}
@@ -373,6 +375,19 @@ func (f *feed) restart() {
 	if f.again != nil {
 		f.again()
 	}
+}
+
+// compacted notes a compaction: whoever asks for what was before it is refused, though the feed may still have it.
+func (f *feed) compacted(revision int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.compact = max(f.compact, revision)
+}
+
+func (f *feed) compaction() int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.compact
 }
 
 // overdue reports whether the round under way has been so for long.

@@ -32,6 +32,8 @@ func (p *Proxy) remember(ctx context.Context, c kv.Command, res kv.Result) {
 			}
 		case kv.Txn:
 			written(op, func(key, end []byte) { touch(key, end, rev) })
+		case kv.Compact:
+			p.feed.compacted(op.Revision)
 		case kv.LeaseRevoke: // deletes keys that nobody names
 			touch(kv.FromKey(), kv.FromKey(), rev)
 		}

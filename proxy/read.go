@@ -59,13 +59,12 @@ func (p *Proxy) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
 
 // age is how old what the cache has of a span is, by proof. joined: it is worth waiting for a round.
 func (p *Proxy) age(s cache.Span) (age time.Duration, joined bool) {
-	up, err := p.feed.state()
-	known := !up && kv.CodeOf(err) == kv.UpstreamUnavailable // waiting for a round tells at once what asking would
 	if len(s.End) > 0 {
 		return p.feed.age(), true
 	}
+	up, _ := p.feed.state() // if it is not, the uplink may be all the same; who asks is told at once if it is lost
 	age, joined = p.feed.stands(s.Key)
-	return age, joined && up || known
+	return age, joined && up
 }
 
 // round waits for a round. Whoever takes what is at hand too does not wait for one that is overdue.
