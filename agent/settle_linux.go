@@ -2,7 +2,9 @@ package agent
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"syscall"
@@ -17,31 +19,54 @@ func dropPages() error {
 	if err != nil {
 		return err
 	}
-	f, err := os.Open("/proc/self/maps")
+	f, err := os.Open("/proc/self/smaps")
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		from, to, ok := cleanPages(lines.Text(), exe)
-		if !ok {
-			continue
-		}
-		if _, _, no := syscall.Syscall(syscall.SYS_MADVISE, from, to-from, syscall.MADV_DONTNEED); no != 0 {
+	clean, err := cleanPages(f, exe)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	for _, m := range clean {
+		if _, _, no := syscall.Syscall(syscall.SYS_MADVISE, m.from, m.to-m.from, syscall.MADV_DONTNEED); no != 0 {
 			return fmt.Errorf("madvise: %w", no)
 		}
 	}
 	return nil
 }
 
-// cleanPages returns the bounds of a mapping in /proc/self/maps if it is of the executable and was never writable.
-func cleanPages(line, exe string) (from, to uintptr, ok bool) {
-	fields := strings.Fields(line)
-	if len(fields) != 6 || fields[5] != exe || fields[1] != "r-xp" && fields[1] != "r--p" {
-		return 0, 0, false
+// mapping is a range of addresses.
+type mapping struct{ from, to uintptr }
+
+// cleanPages returns the mappings of the executable in a /proc/PID/smaps (proc_pid_smaps(5)) that hold nothing but what
+// is in the file. One that cannot be written now may have been before: a loader writes relocations and then protects
+// them, and those pages, which are anonymous then, would be lost.
+func cleanPages(smaps io.Reader, exe string) (clean []mapping, err error) {
+	var m mapping
+	var ours bool
+	lines := bufio.NewScanner(smaps)
+	for lines.Scan() {
+		fields := strings.Fields(lines.Text())
+		if len(fields) < 2 {
+			continue
+		}
+		switch fields[0] {
+		case "Anonymous:", "Swap:":
+			if fields[1] != "0" {
+				ours = false
+			}
+		case "VmFlags:": // the last line of a mapping
+			if ours {
+				clean = append(clean, m)
+			}
+			ours = false
+		default:
+			if !strings.HasSuffix(fields[0], ":") {
+				n, err := fmt.Sscanf(fields[0], "%x-%x", &m.from, &m.to)
+				ours = err == nil && n == 2 && m.from < m.to && len(fields) == 6 && fields[5] == exe &&
+					(fields[1] == "r-xp" || fields[1] == "r--p")
+			}
+		}
 	}
-	if n, err := fmt.Sscanf(fields[0], "%x-%x", &from, &to); err != nil || n != 2 || to <= from {
-		return 0, 0, false
-	}
-	return from, to, true
+	return clean, lines.Err()
 }

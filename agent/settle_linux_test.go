@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -38,17 +39,24 @@ func TestPagesThatAreNotInUseAreGivenBack(t *testing.T) {
 }
 
 func TestOnlyCleanPagesOfTheExecutableAreGivenBack(t *testing.T) {
-	for line, want := range map[string]bool{
-		"00400000-00a00000 r-xp 00000000 fe:00 42 /usr/bin/agent":           true,
-		"00a00000-00b00000 r--p 00600000 fe:00 42 /usr/bin/agent":           true,
-		"00b00000-00c00000 rw-p 00700000 fe:00 42 /usr/bin/agent":           false,
-		"7f0000000000-7f0000100000 r--p 00000000 fe:00 43 /usr/lib/libc.so": false,
-		"7f0000000000-7f0000100000 r--s 00000000 fe:00 44 /data/cache.db":   false,
-		"c000000000-c000400000 rw-p 00000000 00:00 0":                       false,
+	const tail = "Size: 4 kB\nRss: 4 kB\nPrivate_Dirty: %s kB\nAnonymous: %s kB\nSwap: %s kB\nVmFlags: rd mr mw me\n"
+	for _, c := range []struct {
+		head, anonymous, swap string
+		want                  bool
+	}{
+		{"00400000-00a00000 r-xp 00000000 fe:00 42 /usr/bin/agent", "0", "0", true},
+		{"00a00000-00b00000 r--p 00600000 fe:00 42 /usr/bin/agent", "0", "0", true},
+		{"00a00000-00b00000 r--p 00600000 fe:00 42 /usr/bin/agent", "8", "0", false}, // relocated, then protected
+		{"00a00000-00b00000 r--p 00600000 fe:00 42 /usr/bin/agent", "0", "8", false},
+		{"00b00000-00c00000 rw-p 00700000 fe:00 42 /usr/bin/agent", "0", "0", false},
+		{"7f0000000000-7f0000100000 r--p 00000000 fe:00 43 /usr/lib/libc.so", "0", "0", false},
+		{"7f0000000000-7f0000100000 r--s 00000000 fe:00 44 /data/cache.db", "0", "0", false},
+		{"c000000000-c000400000 rw-p 00000000 00:00 0", "4", "0", false},
 	} {
-		from, to, ok := cleanPages(line, "/usr/bin/agent")
-		if ok != want || ok && (from == 0 || to <= from) {
-			t.Errorf("%s: %v, %x to %x, want %v", line, ok, from, to, want)
+		smaps := c.head + "\n" + fmt.Sprintf(tail, c.anonymous, c.anonymous, c.swap)
+		clean, err := cleanPages(strings.NewReader(smaps+smaps), "/usr/bin/agent")
+		if err != nil || (len(clean) == 2) != c.want || len(clean) > 0 && clean[0].to <= clean[0].from {
+			t.Errorf("%s: %x, %v, want %v", smaps, clean, err, c.want)
 		}
 	}
 }

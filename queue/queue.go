@@ -220,7 +220,8 @@ func (q *Queue) rule(c kv.Command) (key []byte, r *Rule) {
 }
 
 // Do takes a write. WriteSync goes straight to the node behind unless ops on its key are pending; then it waits in line
-// without being kept. WriteAuto gets a receipt if a quorum does not answer in time; WriteQueue always does.
+// without being kept. WriteAuto gets a receipt if a quorum does not answer in time; WriteQueue does not wait for one, but if
+// a quorum has it before this disk does, that is the answer.
 func (q *Queue) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
 	write, wait := c.Write, def(c.Wait, q.opts.Wait)
 	c.Write, c.Wait = kv.WriteSync, 0
