@@ -107,6 +107,8 @@ func makeToken(ctx context.Context, dir, file string) error {
 // proxyStatus is what this program reads of /v1/status.
 type proxyStatus struct {
 	Proxy struct {
+		Joined     bool       `json:"joined"`
+		Upstream   string     `json:"upstream"`
 		Synced     bool       `json:"synced"`
 		UplinkLost bool       `json:"uplink_lost"`
 		Mirrors    []struct{} `json:"mirrors"`
@@ -144,7 +146,7 @@ func synced(ctx context.Context, addr string) error {
 	if err != nil {
 		return err
 	}
-	if s.Proxy.UplinkLost || !s.Proxy.Synced && len(s.Proxy.Mirrors) > 0 {
+	if !s.Proxy.Joined || s.Proxy.Upstream == "" || s.Proxy.UplinkLost || !s.Proxy.Synced && len(s.Proxy.Mirrors) > 0 {
 		return errNotSynced
 	}
 	return nil
