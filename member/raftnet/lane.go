@@ -188,6 +188,12 @@ func (n *Net) take(p *peer, lane *inLane, boot courier.Life, number uint64, batc
 			hold = p.post.Hold()
 		}
 	}
+	for _, m := range batch.Requests {
+		if m.Type == pb.Propose {
+			p.forwarded.Store(time.Now().UnixNano())
+			break
+		}
+	}
 	if v := lane.deliver(boot, number, batch, hold, n.pass); v != fresh {
 		n.metrics.dropped(v.String(), 1)
 	}

@@ -161,29 +161,41 @@ func (p *peer) mailOne(lane kind, messages []pb.Message) bool {
 	if err != nil || n != size { // the stream says what is wrong
 		return false
 	}
-	if !p.post.Send(b, matters(messages)) {
+	if !p.post.Send(b, p.care(messages)) {
 		return false
 	}
 	out.last++
 	return true
 }
 
-// matters reports whether messages are to arrive: a heartbeat, and the answer to it, is made up for by the next one,
-// unless a read waits for it.
-func matters(messages []pb.Message) bool {
+// care is how much messages matter: a heartbeat, and the answer to it, is made up for by the next one, unless a read
+// waits for it. Of two followers the faster makes a commit, but what one of them has forwarded goes one way, and so does
+// the news there that it is committed.
+func (p *peer) care(messages []pb.Message) courier.Care {
+	care := courier.Once
 	for _, m := range messages {
 		switch m.Type {
 		case pb.Heartbeat, pb.HeartbeatResp:
 			if m.Hint != 0 {
-				return true
+				care = max(care, courier.Sure)
 			}
 		case pb.Ping, pb.Pong, pb.NoOP:
+		case pb.Propose, pb.ReadIndex, pb.ReadIndexResp, pb.TimeoutNow:
+			return courier.Vital
+		case pb.Replicate:
+			if len(m.Entries) == 0 && time.Since(time.Unix(0, p.forwarded.Load())) < forwardedLately {
+				return courier.Vital
+			}
+			care = courier.Sure
 		default:
-			return true
+			care = courier.Sure
 		}
 	}
-	return false
+	return care
 }
+
+// forwardedLately is how long ago a peer may have forwarded a proposal and still wait for it.
+const forwardedLately = time.Second
 
 // PathsWanted is how many connections to node carry datagrams at best, the one of ServeConn included, and a channel that
 // is closed when that changes. Up to one, none is wanted beside it.

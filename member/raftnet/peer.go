@@ -3,6 +3,7 @@ package raftnet
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	pb "github.com/lni/dragonboat/v4/raftpb"
 
@@ -15,6 +16,8 @@ type peer struct {
 	out  [lanes]outLane
 	in   [lanes]inLane
 	post *courier.Courier // what fits a datagram, while there is a path
+
+	forwarded atomic.Int64 // when the peer last forwarded a proposal, in ns
 
 	mu       sync.Mutex
 	link     *link // nil without a connection

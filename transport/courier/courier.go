@@ -23,6 +23,18 @@ type Quality struct {
 	Lost   bool          // nothing comes back
 }
 
+// Care is how much a message matters.
+type Care uint8
+
+const (
+	// Once is for what is made up for by the next of its kind: it is sent once.
+	Once Care = iota
+	// Sure is for what is sent until it is acknowledged, for ten seconds at most, and in copies.
+	Sure
+	// Vital is for what somebody waits for and which has only this one way: from 3 % of loss on it gets a copy more.
+	Vital
+)
+
 // Options is what a Courier needs; the zero value of each field but Life is the default named.
 type Options struct {
 	Life Life // of this node, drawn at its start
@@ -55,9 +67,10 @@ const (
 	copyGapMin = 2 * time.Millisecond
 	copyGapMax = 15 * time.Millisecond
 
-	// maxRepeats and repeatRoom bound the earlier messages that a datagram repeats.
-	maxRepeats = 4
-	repeatRoom = 700
+	// maxRepeats and repeatMax bound the earlier messages that a datagram repeats: short ones, as acknowledgements of
+	// entries are. To repeat the entries too took more bytes than a third copy and made no measured difference.
+	maxRepeats = 2
+	repeatMax  = 100
 
 	// A datagram without an acknowledgement is lost once a later one has been acknowledged, and it is this old.
 	lostAfterRetries = 2
@@ -120,6 +133,7 @@ type path struct {
 // message waits for its acknowledgement.
 type message struct {
 	body    []byte
+	care    Care
 	first   time.Time
 	retryAt time.Time
 	wait    time.Duration // before the next attempt
@@ -199,10 +213,9 @@ func (c *Courier) greet(p *path) {
 	c.account(p)
 }
 
-// Send takes a message, of at most MaxMessage bytes, which is the courier's from now on. One that matters is sent until
-// it is acknowledged, for ten seconds at most; another once. It tells whether the message was taken: it is not without a
-// path that works, nor when too much waits.
-func (c *Courier) Send(body []byte, matters bool) bool {
+// Send takes a message, of at most MaxMessage bytes, which is the courier's from now on. It tells whether the message was
+// taken: it is not without a path that works, nor when too much waits.
+func (c *Courier) Send(body []byte, care Care) bool {
 	if len(body) == 0 || len(body) > c.MaxMessage() {
 		return false
 	}
@@ -213,13 +226,13 @@ func (c *Courier) Send(body []byte, matters bool) bool {
 	if !c.in.account.known && len(c.paths) > 0 && now.Sub(c.greeted) >= c.retryWait() {
 		c.greet(c.pick(nil))
 	}
-	if len(c.paths) == 0 || c.lost || !c.in.account.known || matters && (len(c.waiting) >= maxWaiting || c.bytes+len(body) > maxWaitingBytes) {
+	if len(c.paths) == 0 || c.lost || !c.in.account.known || care > Once && (len(c.waiting) >= maxWaiting || c.bytes+len(body) > maxWaitingBytes) {
 		c.stats.Refused++
 		return false
 	}
 	c.stats.Messages++
-	m := &message{body: body, first: now}
-	if !matters {
+	m := &message{body: body, care: care, first: now}
+	if care == Once {
 		c.stats.First += uint64(c.transmit(now, m, nil, false)) //nolint:gosec // positive
 		return true
 	}
@@ -239,6 +252,9 @@ func (c *Courier) Send(body []byte, matters bool) bool {
 // copy sends the copies that the loss asks for, or sets when.
 func (c *Courier) copy(now time.Time, m *message, first *path) {
 	m.copies = c.meter.copies() - 1
+	if m.care == Vital && c.meter.level >= levelRepeat {
+		m.copies++
+	}
 	if m.copies == 0 {
 		return
 	}
@@ -292,7 +308,7 @@ func (c *Courier) Hold() time.Duration {
 	return c.retryWait() + ackDelay
 }
 
-// transmit sends a datagram with a message on a path, any if it is nil, and returns its size. Where the loss asks for
+// transmit sends a datagram with a message on a path, any if it is nil, and returns its size without repeats. Where the loss asks for
 // it, earlier messages go along.
 func (c *Courier) transmit(now time.Time, m *message, p *path, repeats bool) int {
 	if p == nil {
@@ -301,8 +317,9 @@ func (c *Courier) transmit(now time.Time, m *message, p *path, repeats bool) int
 		}
 	}
 	h := c.header()
-	b := make([]byte, 0, min(c.opts.MaxDatagram, maxHeader+len(m.body)+2+repeatRoom))
+	b := make([]byte, 0, min(c.opts.MaxDatagram, maxHeader+len(m.body)+2))
 	b = appendMessage(h.append(b), m.body)
+	own := len(b)
 	held := []*message{m}
 	if repeats && c.meter.level >= levelRepeat {
 		b, held = c.repeat(now, b, held)
@@ -311,18 +328,17 @@ func (c *Courier) transmit(now time.Time, m *message, p *path, repeats bool) int
 	p.used = c.number
 	c.rateBytes += len(b)
 	_ = p.SendDatagram(b) // one that has ended loses it, as any may
-	return len(b)
+	return own
 }
 
 // repeat adds earlier messages that are not acknowledged yet, the latest first.
 func (c *Courier) repeat(now time.Time, b []byte, held []*message) ([]byte, []*message) {
-	room := min(c.opts.MaxDatagram, len(b)+repeatRoom)
 	for i := len(c.waiting) - 1; i >= 0 && len(held) <= maxRepeats; i-- {
 		m := c.waiting[i]
-		if m.done || m == held[0] {
+		if m.done || m == held[0] || len(m.body) > repeatMax {
 			continue
 		}
-		if now.Sub(m.first) > c.rtt || len(b)+frameSize(m.body) > room || !c.afford(now, frameSize(m.body)) {
+		if now.Sub(m.first) > c.rtt || len(b)+frameSize(m.body) > c.opts.MaxDatagram || !c.afford(now, frameSize(m.body)) {
 			break
 		}
 		c.stats.Repeats += uint64(frameSize(m.body)) //nolint:gosec // positive
@@ -677,6 +693,9 @@ func (c *Courier) plan(now time.Time) {
 	case now.Sub(c.lowSince) >= idleAfter:
 		c.wanted, c.lowSince = want, time.Time{}
 		c.tell()
+		if p := c.pick(nil); p != nil {
+			c.account(p) // there may be nothing else to tell the peer by
+		}
 	}
 }
 

@@ -8,7 +8,7 @@
 //	loss (moving average)   copies of what matters
 //	under 0.3 %             one
 //	0.3 to 3 %              two, on different paths
-//	3 to 8 %                two, and each datagram repeats the last few unacknowledged messages where there is room
+//	3 to 8 %                two, and each datagram repeats the last short messages, as acknowledgements are
 //	above 8 %               three, spread in time
 //
 // A level is left only at half the loss at which it is entered. Where losses come in runs, which the courier sees by the
