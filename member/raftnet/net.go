@@ -49,7 +49,8 @@ func New(opts Options) (*Net, error) {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	n := &Net{opts: opts, metrics: newMetrics(), serving: make(chan struct{}), closing: make(chan struct{}), peers: make(map[string]*peer)}
+	n := &Net{opts: opts, serving: make(chan struct{}), closing: make(chan struct{}), peers: make(map[string]*peer)}
+	n.metrics = newMetrics(n.Mail)
 	_, _ = rand.Read(n.boot[:]) // never fails: crypto/rand ends the program instead
 	if err := n.metrics.register(opts.Metrics); err != nil {
 		return nil, err

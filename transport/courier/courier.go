@@ -168,6 +168,7 @@ type Stats struct {
 	Loss          float64
 	Bursty        bool
 	Level         int
+	CopiesNow     int // of what matters
 	Paths, Wanted int
 	RTT           time.Duration
 	Waiting       int
@@ -716,7 +717,7 @@ func (c *Courier) Stats() Stats {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := c.stats
-	s.Loss, s.Bursty, s.Level = c.meter.share, c.meter.bursty, c.meter.level
+	s.Loss, s.Bursty, s.Level, s.CopiesNow = c.meter.share, c.meter.bursty, c.meter.level, c.meter.copies()
 	s.Paths, s.Wanted, s.RTT, s.Waiting = len(c.paths), max(c.wanted, c.theirs), c.rtt, len(c.waiting)
 	return s
 }
