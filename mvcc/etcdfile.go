@@ -41,10 +41,15 @@ type Imported struct {
 // IsEtcd reports whether the first size bytes at path are the state of an etcd.
 func IsEtcd(path string, size int64) (is bool, err error) {
 	err = withBolt(path, size, func(tx *bbolt.Tx) error {
-		is = tx.Bucket(etcdKey) != nil && tx.Bucket(etcdMeta) != nil && tx.Bucket(bucketRev) == nil
+		is = isEtcd(tx)
 		return nil
 	})
 	return is, err
+}
+
+// isEtcd tells the two apart: the names of two of the buckets are the same.
+func isEtcd(tx *bbolt.Tx) bool {
+	return tx.Bucket(etcdKey) != nil && tx.Bucket(etcdMeta) != nil && tx.Bucket(bucketRev) == nil
 }
 
 // withBolt reads a bbolt file that may hold anything.
@@ -93,8 +98,8 @@ type etcdImport struct {
 }
 
 func (b *etcdImport) run() (err error) {
-	if b.src.Bucket(etcdKey) == nil || b.src.Bucket(etcdMeta) == nil {
-		return kv.Errorf(kv.Corrupt, "it has no bucket %q or %q: it is not the state of an etcd", etcdKey, etcdMeta)
+	if !isEtcd(b.src) {
+		return kv.Errorf(kv.Corrupt, "it does not have the buckets of an etcd")
 	}
 	if b.tx, err = b.db.Begin(true); err != nil {
 		return err

@@ -26,7 +26,7 @@ func imageOf(t *testing.T, s *Store) (path string, size int64) {
 	path = filepath.Join(t.TempDir(), "image")
 	f, err := os.Create(path)
 	must(t, err)
-	n, err := io.Copy(f, image)
+	n, err := io.Copy(f, io.NewSectionReader(image, 0, size))
 	must(t, err)
 	if n != size {
 		t.Fatalf("the image has %d bytes, and was to have %d", n, size)
