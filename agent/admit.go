@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -55,7 +56,15 @@ func (p *plan) make() (err error) {
 		p.record.NodeID = p.node.String()
 		return p.dir.bootstrap(p.record)
 	case finishSwitch:
+		if kind := p.record.Switch.Kind; kind == restoring || kind == recovering {
+			_, err := p.dir.finishReplace(p.record, func(string) error { return nil })
+			return err
+		}
 		return p.dir.finishBootstrap()
+	case goOn: // what a recovery that was cut short had staged
+		if there, err := p.dir.look(replacedName); err != nil || there != absent {
+			return errors.Join(err, p.dir.removeAll(replacedName))
+		}
 	case serveUnjoined:
 		p.record.NodeID = p.node.String()
 		if err := p.dir.writeRecord(p.record); err != nil {

@@ -54,6 +54,9 @@ func (d *dataDir) observe(cfg config.Config) (situation, error) {
 	if s.staged, err = d.look(stagedName); err != nil {
 		return s, err
 	}
+	if s.replaced, err = d.look(replacedName); err != nil {
+		return s, err
+	}
 	if err := d.observeFiles(&s); err != nil {
 		return s, err
 	}

@@ -12,6 +12,9 @@ import (
 	"holdfast/kv"
 )
 
+// StateName is the name of the state file in the dir of a member.
+const StateName = stateName
+
 // Found makes cfg.Dir, which holds nothing but a state file (mvcc.Renew, mvcc.ImportEtcd), the dir of the only member of a
 // new cluster: the one that the epoch of the state names. It returns once all of it is durable but for the name of the
 // dir itself.
