@@ -51,6 +51,9 @@ var ErrNotConfirmed = errors.New("not confirmed: nothing was changed")
 // and goes on as it was.
 func Recover(ctx context.Context, r Recovery) (done Restored, err error) {
 	o := r.withDefaults()
+	if err := ownDir(o.DataDir); err != nil {
+		return done, err
+	}
 	d, err := openDataDir(o.DataDir)
 	if err != nil {
 		return done, err

@@ -111,6 +111,9 @@ func Restore(ctx context.Context, r Restoration) (done Restored, err error) {
 	if err != nil {
 		return done, backupError(err)
 	}
+	if err := ownDir(o.DataDir); err != nil {
+		return done, err
+	}
 	d, err := openDataDir(o.DataDir)
 	if err != nil {
 		return done, err
