@@ -128,7 +128,7 @@ func (m *Member) startReplica() error {
 		CompactionOverhead:      max(m.cfg.SnapshotEntries*keepEntries/snapshotEntries, 1),
 		MaxInMemLogSize:         maxInMemLog,
 		SnapshotCompressionType: config.Snappy,
-		EntryCompressionType:    config.Snappy,
+		EntryCompressionType:    config.NoCompression, // see packCommand
 	}
 	return protect("start replica", func() error {
 		founders, err := m.founders()
