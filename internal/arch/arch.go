@@ -59,6 +59,7 @@ var ours = []rule{
 	{"internal/service", nil},
 	{"internal/simnet", nil},
 	{"internal/sniff", nil},
+	{"internal/gcpace", nil},
 	{"internal/arch", nil},
 	{"systemd", nil},
 	{"packaging", nil},
@@ -66,7 +67,7 @@ var ours = []rule{
 	// who puts them together; only agent and cmd read config
 	{"agent", []string{"kv", "internal/wire", "internal/service", "internal/bridge", "internal/sniff", "config", "api/...", "mvcc", "member/...", "proxy/...",
 		"queue", "client", "enroll", "transport"}},
-	{"cmd/...", []string{"kv", "internal/wire", "config", "api", "agent", "client", "cmd/..."}},
+	{"cmd/...", []string{"kv", "internal/wire", "internal/gcpace", "config", "api", "agent", "client", "cmd/..."}},
 
 	// harnesses may know everything but main
 	{"test/...", []string{"kv", "api/...", "mvcc", "member/...", "proxy/...", "queue", "client", "transport", "config",
