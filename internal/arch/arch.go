@@ -95,6 +95,7 @@ var libraries = []library{
 	{path: "github.com/golang/snappy", homes: []string{"member"}},
 	{path: "github.com/lni/vfs", homes: []string{"member/..."}},
 	{path: "github.com/cespare/xxhash/v2", homes: []string{"member/..."}},
+	{path: "github.com/golang/snappy", homes: []string{"member"}}, // how dragonboat packs the entries of its log
 	{path: "go.etcd.io/bbolt", homes: []string{"mvcc", "proxy/cache"}, tests: []string{"member/...", "test/..."}},
 	{path: "github.com/quic-go/quic-go", homes: []string{"transport", "internal/simnet"}, tests: []string{"test/..."}},
 	{path: "google.golang.org/grpc", homes: []string{"api/etcd"}, tests: []string{"test/...", "agent"}},
