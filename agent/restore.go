@@ -175,8 +175,8 @@ func newEpoch() (e kv.Epoch) {
 
 // The names of records that say who is in a cluster. They are the formats of their packages.
 var (
-	recordsOfMembers  = []string{"member/", "members/"}
-	recordsOfIdentity = []string{"node/", "token/", "ca/"}
+	recordsOfMembers  = []string{"members"}
+	recordsOfIdentity = []string{"node/", "token/", "ca/", "revoked/"}
 )
 
 // dropRecords tells which records of a cluster a new one does not take over: who its members are, and, unless the node

@@ -22,7 +22,7 @@ const StateName = stateName
 // The log of the cluster begins behind a snapshot. So nobody who joins later can be told to make the state of the log
 // alone: what was there before its first entry is in the state only.
 func Found(ctx context.Context, cfg Config) (err error) {
-	cfg.ReplicaID, cfg.Peers = 1, nil
+	cfg.ReplicaID, cfg.Peers, cfg.founding = 1, nil, true
 	cfg.DiskReserve, cfg.Quota, cfg.AuditEvery, cfg.History = -1, -1, -1, 0 // nothing is written but what has to be
 	if cfg.ClusterID == 0 || !nodeIDForm.MatchString(cfg.NodeID) {
 		return fmt.Errorf("member: found a cluster: cluster id %016x and node id %q are needed", cfg.ClusterID, cfg.NodeID)

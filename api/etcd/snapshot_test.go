@@ -14,6 +14,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc/codes"
 
+	"holdfast/api"
 	"holdfast/kv"
 )
 
@@ -60,8 +61,8 @@ func (n *rig) save() (file []byte, err error) {
 			n.Errorf("%d bytes remain after %d of %d", r.RemainingBytes, len(r.Blob), left)
 		}
 		left = int64(r.RemainingBytes)
-		if r.Version != "" {
-			n.Errorf("a message names version %q of etcd", r.Version)
+		if r.Version != api.EtcdClusterVersion {
+			n.Errorf("a message names version %q", r.Version)
 		}
 	}
 	if left != 0 {
