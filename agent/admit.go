@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"holdfast/config"
+	"holdfast/internal/failpoint"
 )
 
 // plan is what was decided for a data dir, and how to carry it out.
@@ -61,12 +62,15 @@ func (p *plan) make() (err error) {
 		if err := p.dir.writeRecord(p.record); err != nil {
 			return err
 		}
-		if err := p.dir.step("recorded"); err != nil {
+		if err := p.dir.step(failpoint.ProxyRecorded); err != nil {
 			return err
 		}
 	}
 	if p.record.Mode == config.ModeProxy { // a cache is nobody's loss: it is made where it is missing
-		return p.dir.makeFolder(proxyName)
+		if err := p.dir.makeFolder(proxyName); err != nil {
+			return err
+		}
+		return p.dir.step(failpoint.ProxyFolder)
 	}
 	return nil
 }
@@ -75,6 +79,9 @@ func (p *plan) make() (err error) {
 func (p *plan) complete() error {
 	if p.do == goOn {
 		return nil
+	}
+	if err := p.dir.step(failpoint.BootstrapOpened); err != nil {
+		return err
 	}
 	return p.dir.founded(p.record)
 }

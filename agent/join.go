@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"holdfast/enroll"
+	"holdfast/internal/failpoint"
 	"holdfast/transport"
 )
 
@@ -56,12 +57,18 @@ func (a *Agent) join(ctx context.Context, t enroll.Token, learned func([]string)
 	for ctx.Err() == nil {
 		got, err := enroll.Join(ctx, a.net.ep, a.cfg.Join, t, a.net.identity.Load(), a.cfg.Name, transport.Proxy)
 		if err == nil {
+			if err := a.dir.step(failpoint.ProxyAdmitted); err != nil {
+				return err
+			}
 			if err := a.become(got.Identity); err != nil {
+				return err
+			}
+			if err := a.dir.step(failpoint.ProxyCertified); err != nil {
 				return err
 			}
 			a.opts.Log.Info("joined", "cluster", got.Identity.Info().Cluster, "as", "proxy", "scope", got.Identity.Info().Scope)
 			learned(got.Endpoints)
-			return nil
+			return a.dir.step(failpoint.ProxyEndpoints)
 		}
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // cut off by the stop; the next start goes on

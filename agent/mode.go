@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"holdfast/config"
+	"holdfast/internal/failpoint"
 )
 
 // record is the body of mode.json: what the node is, and how it came to be that.
@@ -96,14 +97,14 @@ func (d *dataDir) bootstrap(rec record) error {
 	if err := d.makeFolder(stagedName); err != nil {
 		return fmt.Errorf("stage %s: %w", stagedName, err)
 	}
-	if err := d.step("staged"); err != nil {
+	if err := d.step(failpoint.BootstrapStaged); err != nil {
 		return err
 	}
 	rec.Switch = &change{Kind: bootstrapping}
 	if err := d.writeRecord(rec); err != nil {
 		return err
 	}
-	if err := d.step("journaled"); err != nil {
+	if err := d.step(failpoint.BootstrapJournalled); err != nil {
 		return err
 	}
 	return d.finishBootstrap()
@@ -122,13 +123,13 @@ func (d *dataDir) finishBootstrap() error {
 	if err := os.Rename(d.join(stagedName), d.join(memberName)); err != nil {
 		return storageError(fmt.Errorf("make %s: %w", memberName, err))
 	}
-	if err := d.step("renamed"); err != nil {
+	if err := d.step(failpoint.BootstrapRenamed); err != nil {
 		return err
 	}
 	if err := syncDir(d.path); err != nil {
 		return storageError(fmt.Errorf("make %s: %w", memberName, err))
 	}
-	return d.step("made")
+	return d.step(failpoint.BootstrapMade)
 }
 
 // founded records that the switch is complete. From here on an empty member folder is lost data.
@@ -137,7 +138,7 @@ func (d *dataDir) founded(rec record) error {
 	if err := d.writeRecord(rec); err != nil {
 		return err
 	}
-	return d.step("recorded")
+	return d.step(failpoint.BootstrapRecorded)
 }
 
 func (d *dataDir) writeRecord(rec record) error {

@@ -15,6 +15,7 @@ import (
 	"holdfast/config"
 	"holdfast/enroll"
 	"holdfast/internal/bridge"
+	"holdfast/internal/failpoint"
 	"holdfast/member"
 	"holdfast/transport"
 )
@@ -108,6 +109,9 @@ func (a *Agent) certify(m *member.Member) (*transport.CA, error) {
 		if ca, err = transport.NewCA(fmt.Sprintf("%016x", m.Status().ClusterID)); err == nil {
 			err = ca.Save(dir)
 		}
+		if err == nil {
+			err = a.dir.step(failpoint.BootstrapCA)
+		}
 	}
 	if err != nil {
 		return nil, storageError(fmt.Errorf("the cluster's CA: %w", err))
@@ -124,7 +128,10 @@ func (a *Agent) certify(m *member.Member) (*transport.CA, error) {
 	if id, err = id.WithCertificate(cert, ca.Certificate()); err != nil {
 		return nil, fmt.Errorf("take this member's certificate: %w", err)
 	}
-	return ca, a.become(id)
+	if err := a.become(id); err != nil {
+		return nil, err
+	}
+	return ca, a.dir.step(failpoint.BootstrapCertified)
 }
 
 // memberCertificateLife is long: a founder holds the CA itself, and nobody could renew it.
