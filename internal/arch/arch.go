@@ -57,6 +57,7 @@ var ours = []rule{
 	{"transport", nil},
 	{"config", nil},
 	{"internal/failpoint", nil},
+	{"internal/pivot", []string{"kv"}},
 	{"internal/service", nil},
 	{"internal/simnet", nil},
 	{"internal/sniff", nil},
@@ -65,7 +66,7 @@ var ours = []rule{
 	{"packaging", nil},
 
 	// who puts them together; only agent and cmd read config
-	{"agent", []string{"kv", "internal/wire", "internal/failpoint", "internal/service", "internal/bridge", "internal/sniff", "config", "api/...", "mvcc", "member/...", "proxy/...",
+	{"agent", []string{"kv", "internal/wire", "internal/failpoint", "internal/pivot", "internal/service", "internal/bridge", "internal/sniff", "config", "api/...", "mvcc", "member/...", "proxy/...",
 		"queue", "client", "enroll", "transport"}},
 	{"cmd/...", []string{"kv", "internal/wire", "internal/failpoint", "config", "api", "agent", "client", "cmd/..."}},
 
