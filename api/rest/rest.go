@@ -31,6 +31,7 @@ type Options struct {
 
 	Queue  func() api.Queue // answers /v1/queue; nil, or returning nil: the node has no queue
 	Tokens api.Tokens       // answers /v1/tokens behind Admin and nowhere else; nil: nowhere
+	Switch api.Switcher     // answers /v1/nodes/{node}/promote, demote and leave, likewise
 
 	Log     *slog.Logger          // nil: discarded
 	Metrics prometheus.Registerer // nil: not counted. New panics if another Handler has registered there
@@ -116,16 +117,16 @@ func setDefault[T comparable](field *T, value T) {
 // EndWatches ends every open watch with a last event that says so, and refuses new ones. It does not wait for them.
 func (h *Handler) EndWatches() { h.stop() }
 
-func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.handle(w, r, nil) }
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.handle(w, r, false) }
 
-// handle serves a request on a listener that has tokens, or nil.
-func (h *Handler) handle(w http.ResponseWriter, r *http.Request, tokens api.Tokens) {
+// handle serves a request on a listener that is for administration, or is not.
+func (h *Handler) handle(w http.ResponseWriter, r *http.Request, admin bool) {
 	h.metrics.inFlight.Add(1)
 	defer h.metrics.inFlight.Add(-1)
 	if r.ContentLength != 0 {
 		h.boundBody(w)
 	}
-	status, err := h.serve(w, r, tokens)
+	status, err := h.serve(w, r, admin)
 	if err != nil {
 		status = h.refuse(w, r, err)
 	}
@@ -147,7 +148,7 @@ const (
 )
 
 // serve answers a request and returns the status it has sent, or an error if it has sent nothing yet.
-func (h *Handler) serve(w http.ResponseWriter, r *http.Request, tokens api.Tokens) (int, error) {
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, admin bool) (int, error) {
 	to, name := route(r.URL)
 	if preflight, err := h.origins.admit(w, r); preflight || err != nil {
 		return http.StatusNoContent, err
@@ -162,9 +163,11 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, tokens api.Token
 	case toQueued:
 		return h.serveQueued(w, r, name)
 	case toTokens:
-		return h.serveTokens(w, r, tokens)
+		return h.serveTokens(w, r, admin)
 	case toToken:
-		return h.serveToken(w, r, tokens, name)
+		return h.serveToken(w, r, admin, name)
+	case toSwitch:
+		return h.serveSwitch(w, r, admin, name)
 	case toTxn:
 		return h.servePost(w, r, h.txn)
 	case toBatch:
