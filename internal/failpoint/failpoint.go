@@ -14,26 +14,32 @@ package failpoint
 // Point is an instant: the operation, and what is durable by then.
 type Point string
 
-// Making an identity and founding a cluster of one.
+// Making an identity, and the parts of a member's dir.
 const (
-	IdentityFolder      Point = "identity/folder"
-	IdentityDrawn       Point = "identity/drawn"
+	IdentityFolder Point = "identity/folder"
+	IdentityDrawn  Point = "identity/drawn"
+	MemberRenamed  Point = "member/renamed"
+	MemberMade     Point = "member/made"
+	MemberOpened   Point = "member/opened" // the replica has its files; one that founds its cluster has done so
+	MemberRecorded Point = "member/recorded"
+)
+
+// Founding a cluster of one.
+const (
 	BootstrapStaged     Point = "bootstrap/staged"
 	BootstrapJournalled Point = "bootstrap/journalled"
-	BootstrapRenamed    Point = "bootstrap/renamed"
-	BootstrapMade       Point = "bootstrap/made"
-	BootstrapOpened     Point = "bootstrap/opened" // the replica has founded its cluster
-	BootstrapRecorded   Point = "bootstrap/recorded"
 	BootstrapCA         Point = "bootstrap/ca"
 	BootstrapCertified  Point = "bootstrap/certified"
 )
 
-// Joining as a proxy.
+// Joining a cluster, as what it wants.
 const (
+	JoinAdmitted   Point = "join/admitted" // the cluster has taken it in; nothing is written here
+	JoinCertified  Point = "join/certified"
+	JoinJournalled Point = "join/journalled" // as a member
+	JoinStaged     Point = "join/staged"
 	ProxyRecorded  Point = "proxy/recorded"
 	ProxyFolder    Point = "proxy/folder"
-	ProxyAdmitted  Point = "proxy/admitted" // the cluster has taken it in; nothing is written here
-	ProxyCertified Point = "proxy/certified"
 	ProxyEndpoints Point = "proxy/endpoints"
 )
 
@@ -41,7 +47,8 @@ const (
 func All() []Point {
 	return []Point{
 		IdentityFolder, IdentityDrawn,
-		BootstrapStaged, BootstrapJournalled, BootstrapRenamed, BootstrapMade, BootstrapOpened, BootstrapRecorded, BootstrapCA, BootstrapCertified,
-		ProxyRecorded, ProxyFolder, ProxyAdmitted, ProxyCertified, ProxyEndpoints,
+		BootstrapStaged, BootstrapJournalled, JoinAdmitted, JoinCertified, JoinJournalled, JoinStaged,
+		MemberRenamed, MemberMade, MemberOpened, MemberRecorded, BootstrapCA, BootstrapCertified,
+		ProxyRecorded, ProxyFolder, ProxyEndpoints,
 	}
 }
