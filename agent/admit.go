@@ -19,11 +19,18 @@ type plan struct {
 	admission json.RawMessage // for joinMember
 }
 
-// admit decides what the node is. It makes nothing. now dates the record for people.
+// admit decides what the node is. It makes nothing; it completes a node's leaving that was cut short. now dates the record for people.
 func admit(d *dataDir, cfg config.Config, now time.Time) (*plan, error) {
 	s, err := d.observe(cfg)
 	if err != nil {
 		return nil, err
+	}
+	if s.damage == nil && s.record != nil && s.record.Switch != nil && s.record.Switch.Into != "" {
+		into, err := d.moveAside(*s.record, now)
+		if err != nil {
+			return nil, err
+		}
+		return nil, refusef("data dir %s: this node has left its cluster, which an earlier run was cut short at and this one has completed; what it had is in %s: start again to begin anew", d.path, into)
 	}
 	decided, err := decide(s)
 	if err != nil {

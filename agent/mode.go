@@ -15,7 +15,7 @@ import (
 
 // record is the body of mode.json: what the node is, and how it came to be that.
 type record struct {
-	Mode   config.Mode `json:"mode"`   // member or proxy; with Switch, what it is becoming
+	Mode   config.Mode `json:"mode"`   // member or proxy; with a Switch from an empty dir, what it is becoming, else what serves
 	Wanted config.Mode `json:"wanted"` // the --mode in force when this was recorded
 	Reason string      `json:"reason"` // for people: "bootstrap", ...
 	Since  time.Time   `json:"since"`
@@ -27,6 +27,11 @@ type record struct {
 // taken out after its last.
 type change struct {
 	Kind string `json:"kind"`
+	// Token is the join token that an operator gave to be promoted with, kept until the cluster has answered.
+	Token   string `json:"token,omitempty"`
+	Replica uint64 `json:"replica,omitempty"` // of the member that is to be removed
+	Force   bool   `json:"force,omitempty"`
+	Into    string `json:"into,omitempty"` // where everything is being moved; a node that leaves
 	// Admission is what the cluster told a node that it takes in as a member: a member.Admission.
 	Admission json.RawMessage `json:"admission,omitempty"`
 }
@@ -35,6 +40,9 @@ type change struct {
 const (
 	bootstrapping = "bootstrap" // from an empty dir to a cluster of one
 	joining       = "join"      // from an empty dir to a member of a cluster that is there
+	promoting     = "promote"   // from a proxy to a member; see promote
+	demoting      = "demote"    // from a member to a proxy; see demote
+	leaving       = "leave"     // from a member or a proxy to no node at all; see leave
 )
 
 const (

@@ -47,10 +47,9 @@ type Options struct {
 	Heartbeat   time.Duration // longest silence on a watch; 0: 25 s
 	WatchStall  time.Duration // longest a watch waits for its client to read; 0: 10 s. A client that takes longer is closed as a slow consumer, one that takes twice as long is cut off
 
-	// MaxAge and StaleIfError are what consistency=auto, the default, asks for. MaxAge 0 asks for a linearizable
-	// answer first, as a member gives it; a proxy sets its proxy.max-age.
-	MaxAge       time.Duration
-	StaleIfError time.Duration // 0: 168 h
+	// Auto is what consistency=auto, the default, asks for at present: an answer at most maxAge old (0: a linearizable one
+	// first, as a member gives it; a proxy has its proxy.max-age), else one at most staleIfError old. Nil: 0 and StaleIfError.
+	Auto func() (maxAge, staleIfError time.Duration)
 
 	Origins []string // web origins that may call, such as "https://panel.example"; "*" is any. Nil: only the node's own
 }
@@ -64,10 +63,12 @@ const (
 	watchesMax   = 1024
 	bodyTimeout  = 60 * time.Second
 	watchStall   = 10 * time.Second
-	staleIfError = 168 * time.Hour
 	// 25 s keeps a typical carrier NAT open: 3,456 comments a day, about 0.2 MB with their TCP and IP headers.
 	heartbeat = 25 * time.Second
 )
+
+// StaleIfError is how old an answer consistency=auto takes on a member that cannot get a newer one.
+const StaleIfError = 168 * time.Hour
 
 // Handler serves /v1. It is safe for concurrent use.
 type Handler struct {
@@ -97,7 +98,9 @@ func New(o Options) *Handler {
 	setDefault(&o.BodyTimeout, bodyTimeout)
 	setDefault(&o.Heartbeat, heartbeat)
 	setDefault(&o.WatchStall, watchStall)
-	setDefault(&o.StaleIfError, staleIfError)
+	if o.Auto == nil {
+		o.Auto = func() (time.Duration, time.Duration) { return 0, StaleIfError }
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}

@@ -57,7 +57,7 @@ var ours = []rule{
 	{"transport", nil},
 	{"config", nil},
 	{"internal/failpoint", nil},
-	{"internal/pivot", []string{"kv"}},
+	{"internal/pivot", []string{"kv", "api"}},
 	{"internal/service", nil},
 	{"internal/simnet", nil},
 	{"internal/sniff", nil},

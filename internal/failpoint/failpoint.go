@@ -43,6 +43,36 @@ const (
 	ProxyEndpoints Point = "proxy/endpoints"
 )
 
+// Making a proxy a member, live. In between lies what joining has.
+const (
+	PromoteJournalled Point = "promote/journalled"
+	PromoteSeated     Point = "promote/seated"    // with what the cluster said
+	PromoteCommitted  Point = "promote/committed" // the member is a voter, and recorded as what this node is
+	PromoteTurned     Point = "promote/turned"    // and serves
+	PromoteCleared    Point = "promote/cleared"
+	PromoteRecorded   Point = "promote/recorded"
+	PromoteRefused    Point = "refused/recorded" // by the cluster
+)
+
+// Making a member a proxy, live.
+const (
+	DemoteJournalled Point = "demote/journalled"
+	DemoteFolder     Point = "demote/folder"
+	DemoteCommitted  Point = "demote/committed" // the proxy has a warm cache, and is recorded as what this node is
+	DemoteTurned     Point = "demote/turned"    // and serves
+	DemoteAsked      Point = "demote/asked"
+	DemoteRemoved    Point = "demote/removed"
+	DemoteRetired    Point = "demote/retired"
+	DemoteRecorded   Point = "demote/recorded"
+)
+
+// Leaving the cluster.
+const (
+	LeaveJournalled Point = "leave/journalled"
+	LeaveMoving     Point = "leave/moving"
+	LeaveMoved      Point = "leave/moved"
+)
+
 // All lists every point, in the order in which a node may come to them.
 func All() []Point {
 	return []Point{
@@ -50,5 +80,8 @@ func All() []Point {
 		BootstrapStaged, BootstrapJournalled, JoinAdmitted, JoinCertified, JoinJournalled, JoinStaged,
 		MemberRenamed, MemberMade, MemberOpened, MemberRecorded, BootstrapCA, BootstrapCertified,
 		ProxyRecorded, ProxyFolder, ProxyEndpoints,
+		PromoteJournalled, PromoteSeated, PromoteCommitted, PromoteTurned, PromoteCleared, PromoteRecorded, PromoteRefused,
+		DemoteJournalled, DemoteFolder, DemoteCommitted, DemoteTurned, DemoteAsked, DemoteRemoved, DemoteRetired, DemoteRecorded,
+		LeaveJournalled, LeaveMoving, LeaveMoved,
 	}
 }

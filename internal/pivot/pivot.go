@@ -10,24 +10,17 @@ package pivot
 import (
 	"context"
 	"fmt"
-	"iter"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"holdfast/api"
 	"holdfast/kv"
 )
 
-// Backend is what can be put behind a Pivot.
-type Backend interface {
-	Do(ctx context.Context, c kv.Command) (kv.Result, error)
-	Read(ctx context.Context, q kv.Query) (kv.Page, error)
-	Watch(ctx context.Context, w kv.WatchSpec) iter.Seq2[kv.Batch, error]
-}
-
 // Node is a Backend that can be told how far it has to be.
 type Node struct {
-	Backend
+	api.Backend
 	// Reach returns once nothing it answers is older than a header that was shown before; it may wait for that until ctx
 	// ends. Nil: it always is.
 	Reach func(ctx context.Context, h kv.Header) error
