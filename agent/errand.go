@@ -16,6 +16,7 @@ type errand struct {
 	token string // to be promoted with; empty: the one in the configuration
 	force bool
 	since time.Time
+	began time.Time // since, by the clock of this process
 	done  chan struct{}
 
 	mu      sync.Mutex
@@ -77,7 +78,7 @@ func (s *errands) current() *errand {
 }
 
 func newErrand(kind string, since time.Time) *errand {
-	return &errand{kind: kind, since: since.UTC().Truncate(time.Second), done: make(chan struct{}), step: "about to begin"}
+	return &errand{kind: kind, since: since.UTC().Truncate(time.Second), began: time.Now(), done: make(chan struct{}), step: "about to begin"}
 }
 
 // say notes what is being done.

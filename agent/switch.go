@@ -87,7 +87,7 @@ func (a *Agent) carryOut(ctx context.Context, now *running, e *errand) (*running
 	refusal, refused := errors.AsType[*undone](err)
 	switch {
 	case err == nil:
-		log.Info("mode changed", "to", string(next.mode), "took", a.opts.Now().Sub(e.since).Round(time.Millisecond).String())
+		log.Info("mode changed", "to", string(next.mode), "took", time.Since(e.began).Round(time.Millisecond).String())
 		a.errands.end(e, nil)
 	case refused:
 		log.Warn("mode not changed", "mode", string(next.mode), "err", refusal.err)
