@@ -2,6 +2,7 @@ package rest
 
 import (
 	"net/url"
+	"slices"
 	"strings"
 
 	"holdfast/kv"
@@ -18,11 +19,13 @@ const (
 	toQueued
 	toTokens
 	toToken
+	toSwitch
 	toTxn
 	toBatch
 	toLeases
 	toLease
 	toKeepAlive
+	toSnapshot
 	toDocument
 
 	targets // how many there are
@@ -36,11 +39,14 @@ const (
 	tokensPath = "/v1/tokens"
 	tokenRoot  = "/v1/tokens/" //nolint:gosec // a path
 
+	nodeRoot = "/v1/nodes/"
+
 	txnPath       = "/v1/txn"
 	batchPath     = "/v1/batch"
 	leasesPath    = "/v1/leases"
 	leaseRoot     = "/v1/leases/"
 	keepAliveLeaf = "/keepalive"
+	snapshotPath  = "/v1/snapshot"
 	documentPath  = "/v1/openapi.yaml"
 )
 
@@ -52,6 +58,7 @@ var exact = map[string]target{
 	txnPath:      toTxn,
 	batchPath:    toBatch,
 	leasesPath:   toLeases,
+	snapshotPath: toSnapshot,
 	documentPath: toDocument,
 }
 
@@ -76,6 +83,11 @@ func route(u *url.URL) (target, string) {
 	}
 	if id, ok := strings.CutPrefix(sent, tokenRoot); ok && isID(id) {
 		return toToken, id
+	}
+	if name, ok := strings.CutPrefix(sent, nodeRoot); ok {
+		if node, kind, two := strings.Cut(name, "/"); two && isID(node) && slices.Contains(switchKinds, kind) {
+			return toSwitch, name
+		}
 	}
 	if id, ok := strings.CutPrefix(sent, leaseRoot); ok {
 		if isID(id) {
