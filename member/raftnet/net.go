@@ -127,6 +127,7 @@ func (n *Net) ServeConn(ctx context.Context, node string, c Conn) {
 		p.attach(l)
 		err = l.run(ctx)
 		p.detach(l)
+		p.hush.end()
 		n.metrics.dropped("link", l.closeQueues())
 		n.unreachable(p)
 	default: // it has ended before
@@ -213,6 +214,7 @@ func (c *connection) send(batch pb.MessageBatch) error {
 	if err != nil {
 		return err
 	}
+	batch.Requests = c.net.hold(c.peer, batch.Requests)
 	for i, requests := range byLane(batch.Requests) {
 		if len(requests) == 0 {
 			continue
