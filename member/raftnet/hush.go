@@ -77,6 +77,7 @@ const (
 	noteAsk   noteKind = iota + 1 // the heartbeat will be the same from now on
 	noteAgree                     // the replica here hears it without you
 	noteLoud                      // no longer
+	noteBulk                      // so many connections for snapshots are wanted
 )
 
 // kindNote is where a letter has its lane.
@@ -104,7 +105,7 @@ func parseNote(b []byte) (n note, err error) {
 		}
 		*to, b = v, b[size:]
 	}
-	if len(b) > 0 || n.what < noteAsk || n.what > noteLoud {
+	if len(b) > 0 || n.what < noteAsk || n.what > noteBulk {
 		return n, fmt.Errorf("note %d: %w", n.what, errFormat)
 	}
 	return n, nil

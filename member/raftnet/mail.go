@@ -83,6 +83,10 @@ func (n *Net) open(p *peer, b []byte) error {
 			if err != nil {
 				return err
 			}
+			if ask.what == noteBulk {
+				p.bulk.setTheirs(int(min(ask.number, stripeMax))) //nolint:gosec // few
+				continue
+			}
 			if answer, ok := p.hush.read(time.Now(), ask); ok {
 				p.send(answer, courier.Once)
 			}

@@ -19,6 +19,9 @@ type peer struct {
 
 	hush hush // what need not be said
 
+	bulk      bulkConns
+	transfers transfers
+
 	forwarded atomic.Int64 // when the peer last forwarded a proposal, in ns
 
 	mu       sync.Mutex
