@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/lni/dragonboat/v4/raftio"
 	pb "github.com/lni/dragonboat/v4/raftpb"
 
 	"holdfast/internal/bridge"
@@ -120,7 +121,7 @@ func awaitLink(t *testing.T, a, b *carrier) {
 			// Some traffic, by which the loss is seen.
 			for range 600 {
 				m := pb.Message{Type: pb.ReplicateResp, ShardID: 1, From: 1, To: 2}
-				if err := c.SendMessageBatch(pb.MessageBatch{DeploymentId: clusterID, SourceAddress: a.node, BinVer: 210, Requests: []pb.Message{m}}); err != nil {
+				if err := c.SendMessageBatch(pb.MessageBatch{DeploymentId: clusterID, SourceAddress: a.node, BinVer: raftio.TransportBinVersion, Requests: []pb.Message{m}}); err != nil {
 					t.Fatal(err)
 				}
 				time.Sleep(20 * time.Millisecond)
