@@ -219,3 +219,54 @@ func TestOneMemberLeftOfThreeIsRecovered(t *testing.T) {
 		t.Errorf("the new cluster does not lead itself: %+v", s.Member)
 	}
 }
+
+// TestAProxyFindsARestoredCluster puts a member back to a backup, under the identity that it had: the proxy comes back by
+// itself, shows what was restored, and its queue goes on, although the cluster has forgotten what it had last.
+func TestAProxyFindsARestoredCluster(t *testing.T) {
+	c := newCluster(t)
+	member := c.member()
+	args := c.proxyArgs(c.file("token", joinToken(t, c.memberDir(), "1h").Token))
+	proxy := start(t, filepath.Join(c.dir, "proxy"), freeAddr(t), args...)
+	proxy.waitSynced()
+	proxy.expect(201, "PUT", "/v1/kv/site/1", "before", "")
+	proxy.expect(201, "PUT", "/v1/kv/q/1", "before", "")
+	file := filepath.Join(c.dir, "backup")
+	command(t, 0, "snapshot", "save", file, "--data-dir", c.memberDir())
+	proxy.expect(200, "PUT", "/v1/kv/site/1", "after", "")
+	for i := range 5 {
+		proxy.expect(201, "PUT", fmt.Sprintf("/v1/kv/q/after/%d", i), "after", "")
+	}
+	was := member.status().Epoch
+	member.kill()
+	pending := proxy.expect(202, "PUT", "/v1/kv/q/2", "pending", "")
+	if err := os.Rename(c.memberDir(), c.memberDir()+".old"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(c.memberDir(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(filepath.Join(c.memberDir()+".old", "identity"), filepath.Join(c.memberDir(), "identity")); err != nil {
+		t.Fatal(err)
+	}
+	command(t, 0, "snapshot", "restore", file, "--data-dir", c.memberDir())
+	member = c.member()
+	if now := member.status().Epoch; now == was {
+		t.Errorf("the epoch is still %s", now)
+	}
+	eventually(t, startMax, func() string {
+		r := proxy.do("GET", "/v1/kv/site/1?consistency=linearizable", nil)
+		if r.status != 200 || string(r.body) != "before" {
+			return fmt.Sprintf("the proxy answers %d %s", r.status, r.body)
+		}
+		return ""
+	})
+	proxy.waitDrained(startMax)
+	fate := proxy.do("GET", pending.header.Get("Location")+"?wait=30s", nil)
+	if !strings.Contains(string(fate.body), `"state":"committed"`) {
+		t.Errorf("what was in line: %d %s", fate.status, fate.body)
+	}
+	member.expect(200, "GET", "/v1/kv/q/2", "", "pending")
+	member.expect(404, "GET", "/v1/kv/q/after/1", "", "")
+	proxy.expect(201, "PUT", "/v1/kv/q/3", "new", "")
+	member.expect(200, "GET", "/v1/kv/q/3", "", "new")
+}
