@@ -55,7 +55,10 @@ func (a *Agent) runMember(ctx context.Context, ready func()) error {
 	a.serveNodes(m, ca)
 	waiting, done := context.WithCancel(ctx)
 	var wg sync.WaitGroup
-	wg.Go(func() { a.openWhenServing(waiting, n) })
+	wg.Go(func() {
+		a.openWhenServing(waiting, n)
+		a.settle(waiting, false)
+	})
 	err = a.behind(ctx, q, m.Run)
 	done()
 	wg.Wait()
