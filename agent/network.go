@@ -11,10 +11,8 @@ import (
 	"time"
 
 	"holdfast/api"
-	"holdfast/api/uplink"
 	"holdfast/config"
 	"holdfast/enroll"
-	"holdfast/internal/bridge"
 	"holdfast/member"
 	"holdfast/transport"
 )
@@ -32,7 +30,7 @@ const peerListenDefault = ":2380"
 // openNetwork takes the socket. A taken port is a temporary error.
 func (a *Agent) openNetwork(ctx context.Context) (*network, error) {
 	address := a.cfg.PeerListen
-	if a.plan.record.Mode == config.ModeProxy && address == peerListenDefault {
+	if a.planned().record.Mode == config.ModeProxy && address == peerListenDefault {
 		address = ":0"
 	}
 	conn, err := a.opts.ListenPacket(ctx, "udp", address)
@@ -61,9 +59,6 @@ func (n *network) start(a *Agent) error {
 	})
 	if err != nil {
 		return err
-	}
-	if a.plan.record.Mode == config.ModeMember { // asked before the store is open, the gate makes wait
-		bridge.Serve(n.ep, uplink.New(a.gate, a.opts.Log))
 	}
 	return nil
 }
@@ -100,10 +95,14 @@ func (a *Agent) become(id *transport.Identity) error {
 	return nil
 }
 
-// certify makes sure that a member has a CA, made by the founder, and a certificate from it.
+// certify makes sure that a member has a certificate, and its founder the cluster's CA. A member that has joined has no
+// CA: nil.
 func (a *Agent) certify(m *member.Member) (*transport.CA, error) {
 	dir := a.dir.join(identityName)
 	ca, err := transport.LoadCA(dir)
+	if errors.Is(err, fs.ErrNotExist) && a.net.identity.Load().Joined() {
+		return nil, nil // another member has it
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		if ca, err = transport.NewCA(fmt.Sprintf("%016x", m.Status().ClusterID)); err == nil {
 			err = ca.Save(dir)
@@ -132,14 +131,18 @@ const memberCertificateLife = 20 * 365 * 24 * time.Hour
 
 // serveNodes lets boxes join.
 func (a *Agent) serveNodes(m *member.Member, ca *transport.CA) {
+	a.tokens.Store(&tokenOffice{store: m, caHash: a.net.identity.Load().CAHash(), now: judgedTime(a.opts.Now)})
+	if ca == nil {
+		return
+	}
 	desk := &enroll.Desk{
 		Store:     m,
 		CA:        ca,
-		Endpoints: func() []string { return a.cfg.PeerAdvertise },
+		Admit:     admitter(m),
+		Endpoints: func() []string { return memberAddresses(m.Roster()) },
 		Now:       judgedTime(a.opts.Now),
 		Log:       a.opts.Log,
 	}
-	a.tokens.Store(&tokenOffice{store: m, caHash: ca.Hash(), now: judgedTime(a.opts.Now)})
 	a.net.ep.Listen(transport.Join, func(ctx context.Context, c *transport.Conn) {
 		st, err := c.AcceptStream(ctx)
 		if err != nil {

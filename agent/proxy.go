@@ -9,9 +9,11 @@ import (
 
 	"holdfast/api"
 	"holdfast/client"
+	"holdfast/enroll"
 	"holdfast/internal/bridge"
 	"holdfast/kv"
 	"holdfast/proxy"
+	"holdfast/transport"
 )
 
 // A proxy is a Backend, and so is what it forwards to.
@@ -76,9 +78,14 @@ func (a *Agent) forward(ctx context.Context, up *client.Client, p *proxy.Proxy) 
 		if err != nil {
 			return err
 		}
-		if err := a.join(ctx, t, func(members []string) { a.learn(up, members) }); err != nil {
+		got, err := a.join(ctx, t, enroll.Wish{Role: transport.Proxy}, "the local API serves and queues meanwhile")
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
 			return err
 		}
+		a.learn(up, got.Endpoints)
 	}
 	var wg sync.WaitGroup
 	var errs [2]error

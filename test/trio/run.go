@@ -20,6 +20,7 @@ import (
 	"holdfast/api/ops"
 	"holdfast/api/rest"
 	"holdfast/internal/bridge"
+	"holdfast/internal/gcpace"
 	"holdfast/internal/sniff"
 	"holdfast/member"
 	"holdfast/member/raftnet"
@@ -93,6 +94,10 @@ func run(ctx context.Context, dir string, d door) error {
 	g.Go(func() error { return pool.Run(ctx) })
 	g.Go(func() error { return ep.Run(ctx) })
 	g.Go(func() error { return serve(ctx, door, m, registry) })
+	g.Go(func() error {
+		gcpace.Run(ctx, gcpace.Room(gcpace.Memory())) // as the agent does
+		return nil
+	})
 	return g.Wait()
 }
 
