@@ -23,6 +23,7 @@ const (
 	toLeases
 	toLease
 	toKeepAlive
+	toSnapshot
 	toDocument
 
 	targets // how many there are
@@ -41,6 +42,7 @@ const (
 	leasesPath    = "/v1/leases"
 	leaseRoot     = "/v1/leases/"
 	keepAliveLeaf = "/keepalive"
+	snapshotPath  = "/v1/snapshot"
 	documentPath  = "/v1/openapi.yaml"
 )
 
@@ -52,6 +54,7 @@ var exact = map[string]target{
 	txnPath:      toTxn,
 	batchPath:    toBatch,
 	leasesPath:   toLeases,
+	snapshotPath: toSnapshot,
 	documentPath: toDocument,
 }
 

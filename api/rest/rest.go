@@ -32,6 +32,8 @@ type Options struct {
 	Queue  func() api.Queue // answers /v1/queue; nil, or returning nil: the node has no queue
 	Tokens api.Tokens       // answers /v1/tokens behind Admin and nowhere else; nil: nowhere
 
+	Admin func() api.Admin // answers /v1/snapshot; nil, or returning nil: the node has no state to copy
+
 	Log     *slog.Logger          // nil: discarded
 	Metrics prometheus.Registerer // nil: not counted. New panics if another Handler has registered there
 
@@ -75,6 +77,7 @@ type Handler struct {
 	metrics *metrics
 	epoch   atomic.Pointer[epochValue] // the header value of the epoch seen last
 
+	copies   copies
 	watches  atomic.Int64 // open now
 	batches  atomic.Int64 // likewise
 	stopping context.Context
@@ -113,8 +116,12 @@ func setDefault[T comparable](field *T, value T) {
 	}
 }
 
-// EndWatches ends every open watch with a last event that says so, and refuses new ones. It does not wait for them.
-func (h *Handler) EndWatches() { h.stop() }
+// EndWatches ends every open watch with a last event that says so, and refuses new ones. It does not wait for them. A
+// backup that is being read is cut off.
+func (h *Handler) EndWatches() {
+	h.stop()
+	h.copies.close()
+}
 
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.handle(w, r, nil) }
 
@@ -144,6 +151,7 @@ const (
 	allowLeases    = "GET, HEAD, POST, OPTIONS"
 	allowLease     = "GET, HEAD, PUT, DELETE, OPTIONS"
 	allowKeepAlive = allowPost
+	allowSnapshot  = "GET, OPTIONS"
 )
 
 // serve answers a request and returns the status it has sent, or an error if it has sent nothing yet.
@@ -175,6 +183,8 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, tokens api.Token
 		return h.serveLease(w, r, name)
 	case toKeepAlive:
 		return h.keepAlive(w, r, name)
+	case toSnapshot:
+		return h.serveSnapshot(w, r)
 	case toDocument:
 		return h.serveDocument(w, r)
 	default:
