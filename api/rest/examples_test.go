@@ -250,7 +250,17 @@ var examples = []example{
 	{op: "DELETE /v1/tokens/{token}", status: 200, path: "/v1/tokens/1", given: issue},
 	{op: "DELETE /v1/tokens/{token}", status: 404, path: "/v1/tokens/7"},
 	{op: "DELETE /v1/tokens/{token}", status: 0, path: "/v1/tokens/1?x"},
+
+	{op: "POST /v1/nodes/{node}/{change}", status: 200, path: "/v1/nodes/self/demote"},
+	{op: "POST /v1/nodes/{node}/{change}", status: 200, path: "/v1/nodes/box-7/promote?wait=5s", body: `{"token":"HF1x"}`},
+	{op: "POST /v1/nodes/{node}/{change}", status: 202, path: "/v1/nodes/self/promote?wait=1ms", options: levered(lever{slow: true})},
+	{op: "POST /v1/nodes/{node}/{change}", status: 400, path: "/v1/nodes/self/demote", body: `{"token":"HF1x"}`},
+	{op: "POST /v1/nodes/{node}/{change}", status: 404, path: "/v1/nodes/self/demote", device: true},
+	{op: "POST /v1/nodes/{node}/{change}", status: 412, path: "/v1/nodes/self/demote", options: levered(lever{err: kv.Errorf(kv.PreconditionFailed, "the last voter")})},
+	{op: "POST /v1/nodes/{node}/{change}", status: 0, path: "/v1/nodes/self/leave", options: levered(lever{err: kv.Errorf(kv.Busy, "being promoted")})},
 }
+
+func levered(l lever) func(*Options) { return func(o *Options) { o.Switch = &l } }
 
 // issue makes a token.
 func issue(n *node) {

@@ -2,6 +2,7 @@ package rest
 
 import (
 	"net/url"
+	"slices"
 	"strings"
 
 	"holdfast/kv"
@@ -18,6 +19,7 @@ const (
 	toQueued
 	toTokens
 	toToken
+	toSwitch
 	toTxn
 	toBatch
 	toLeases
@@ -36,6 +38,8 @@ const (
 	queueRoot  = "/v1/queue/"
 	tokensPath = "/v1/tokens"
 	tokenRoot  = "/v1/tokens/" //nolint:gosec // a path
+
+	nodeRoot = "/v1/nodes/"
 
 	txnPath       = "/v1/txn"
 	batchPath     = "/v1/batch"
@@ -79,6 +83,11 @@ func route(u *url.URL) (target, string) {
 	}
 	if id, ok := strings.CutPrefix(sent, tokenRoot); ok && isID(id) {
 		return toToken, id
+	}
+	if name, ok := strings.CutPrefix(sent, nodeRoot); ok {
+		if node, kind, two := strings.Cut(name, "/"); two && isID(node) && slices.Contains(switchKinds, kind) {
+			return toSwitch, name
+		}
 	}
 	if id, ok := strings.CutPrefix(sent, leaseRoot); ok {
 		if isID(id) {
