@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"holdfast/config"
 )
@@ -12,12 +13,13 @@ import (
 type situation struct {
 	dir string // for messages
 
-	damage error   // mode.json or the identity is there and cannot be used
-	record *record // nil: nothing is recorded
-	node   string  // node id, "" for none yet
-	member presence
-	proxy  presence
-	staged presence
+	damage   error   // mode.json or the identity is there and cannot be used
+	record   *record // nil: nothing is recorded
+	node     string  // node id, "" for none yet
+	member   presence
+	proxy    presence
+	staged   presence
+	replaced presence // restore.new/
 
 	wanted   config.Mode
 	fallback string // proxy, none or "" for the default of the mode
@@ -84,6 +86,8 @@ func decide(s situation) (decision, error) {
 // decideUnrecorded is for a dir without mode.json.
 func decideUnrecorded(s situation) (decision, error) {
 	switch {
+	case s.replaced != absent:
+		return decision{}, refusef("data dir %s: a restore was cut short before it was complete (%s/ is there): run agent snapshot restore again, or remove %s/ to begin with an empty store", s.dir, replacedName, replacedName)
 	case s.member != absent && s.proxy != absent:
 		return decision{}, bothThere(s)
 	case s.member != absent:
@@ -176,7 +180,7 @@ func (c *change) live() bool { return c.Kind == promoting || c.Kind == demoting 
 
 // known reports whether this version can go on with the change in a mode.
 func (c *change) known(mode config.Mode) bool {
-	return c.live() || mode == config.ModeMember && (c.Kind == bootstrapping || c.Kind == joining)
+	return c.live() || mode == config.ModeMember && slices.Contains([]string{bootstrapping, joining, restoring, recovering}, c.Kind)
 }
 
 func (p presence) String() string {

@@ -41,6 +41,7 @@ func (a *Agent) buildDoors(force context.Context) *doors {
 		return 0, rest.StaleIfError
 	}
 	options.Tokens, options.Switch = tokens{a}, switcher{a}
+	options.Admin = a.admin
 	options.Queue = func() api.Queue {
 		if v := a.queue.Load(); v != nil {
 			return v

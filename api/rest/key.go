@@ -25,6 +25,7 @@ const (
 	toLeases
 	toLease
 	toKeepAlive
+	toSnapshot
 	toDocument
 
 	targets // how many there are
@@ -45,6 +46,7 @@ const (
 	leasesPath    = "/v1/leases"
 	leaseRoot     = "/v1/leases/"
 	keepAliveLeaf = "/keepalive"
+	snapshotPath  = "/v1/snapshot"
 	documentPath  = "/v1/openapi.yaml"
 )
 
@@ -56,6 +58,7 @@ var exact = map[string]target{
 	txnPath:      toTxn,
 	batchPath:    toBatch,
 	leasesPath:   toLeases,
+	snapshotPath: toSnapshot,
 	documentPath: toDocument,
 }
 

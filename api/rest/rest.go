@@ -33,6 +33,8 @@ type Options struct {
 	Tokens api.Tokens       // answers /v1/tokens behind Admin and nowhere else; nil: nowhere
 	Switch api.Switcher     // answers /v1/nodes/{node}/promote, demote and leave, likewise
 
+	Admin func() api.Admin // answers /v1/snapshot; nil, or returning nil: the node has no state to copy
+
 	Log     *slog.Logger          // nil: discarded
 	Metrics prometheus.Registerer // nil: not counted. New panics if another Handler has registered there
 
@@ -77,6 +79,7 @@ type Handler struct {
 	metrics *metrics
 	epoch   atomic.Pointer[epochValue] // the header value of the epoch seen last
 
+	copies   copies
 	watches  atomic.Int64 // open now
 	batches  atomic.Int64 // likewise
 	stopping context.Context
@@ -117,8 +120,12 @@ func setDefault[T comparable](field *T, value T) {
 	}
 }
 
-// EndWatches ends every open watch with a last event that says so, and refuses new ones. It does not wait for them.
-func (h *Handler) EndWatches() { h.stop() }
+// EndWatches ends every open watch with a last event that says so, and refuses new ones. It does not wait for them. A
+// backup that is being read is cut off.
+func (h *Handler) EndWatches() {
+	h.stop()
+	h.copies.close()
+}
 
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.handle(w, r, false) }
 
@@ -148,6 +155,7 @@ const (
 	allowLeases    = "GET, HEAD, POST, OPTIONS"
 	allowLease     = "GET, HEAD, PUT, DELETE, OPTIONS"
 	allowKeepAlive = allowPost
+	allowSnapshot  = "GET, OPTIONS"
 )
 
 // serve answers a request and returns the status it has sent, or an error if it has sent nothing yet.
@@ -181,6 +189,8 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, admin bool) (int
 		return h.serveLease(w, r, name)
 	case toKeepAlive:
 		return h.keepAlive(w, r, name)
+	case toSnapshot:
+		return h.serveSnapshot(w, r)
 	case toDocument:
 		return h.serveDocument(w, r)
 	default:
