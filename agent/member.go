@@ -69,6 +69,13 @@ func (a *Agent) runMember(ctx context.Context, m *member.Member, peers *transpor
 		a.letOut()
 		stop()
 	})
+	leaving.Go(func() {
+		select {
+		case <-m.Ready():
+			a.settle(ctx, false)
+		case <-ctx.Done():
+		}
+	})
 	err := runWithPeers(alone, m, peers)
 	over() // it may have ended by itself
 	leaving.Wait()

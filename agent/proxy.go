@@ -111,7 +111,7 @@ func (a *Agent) forward(ctx context.Context, up *client.Client, p *proxy.Proxy) 
 			stop()
 		})
 	}
-	wg.Go(func() { a.settle(ctx) })
+	wg.Go(func() { a.settle(ctx, true) })
 	wg.Wait()
 	return errors.Join(errs[:]...)
 }
