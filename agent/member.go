@@ -67,6 +67,9 @@ func (a *Agent) runMember(ctx context.Context, ready func()) error {
 	err = a.behind(ctx, q, func(ctx context.Context) error { return runWithPeers(ctx, m, peers) })
 	done()
 	wg.Wait()
+	if errors.Is(err, member.ErrRemoved) || errors.Is(err, member.ErrLogLost) {
+		return &exitError{ExitConfig, err}
+	}
 	return err
 }
 

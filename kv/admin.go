@@ -5,10 +5,12 @@ import "strconv"
 // Replica is a member of the cluster as an operator sees it.
 type Replica struct {
 	ID         uint64
+	Node       string   // node id, 32 hexadecimal digits
 	Name       string   // a label, not an identity; empty if not known here
-	PeerURLs   []string // where other nodes reach it
+	PeerURLs   []string // where other nodes reach it, as quic://host:port
 	ClientURLs []string // where its clients do
-	Learner    bool     // has the data and no vote
+	Learner    bool     // has the data, or is getting it, and no vote
+	Leaving    bool     // is being removed
 }
 
 // Condition is how one member stands.

@@ -65,6 +65,10 @@ type Node struct {
 	joined  bool   // it is not a founder
 	dir     string
 	stop    func(kill bool)
+
+	over    chan struct{} // closed when the member has ended
+	failure error         // why, readable then
+	failing bool          // it is expected to
 }
 
 const clusterID = 0x5eed
@@ -286,12 +290,19 @@ func (n *Node) Start() {
 		_ = conn.Close()
 		t.Fatalf("open %s: %v", n.Name, err)
 	}
-	endMember, endPool, endNet := run(t, n.Name, n.Run), run(t, n.Name, pool.Run), run(t, n.Name, ep.Run)
+	n.over, n.failure = make(chan struct{}), nil
+	over := n.over
+	runMember := func(ctx context.Context) error {
+		defer close(over)
+		n.failure = n.Run(ctx)
+		return n.failure
+	}
+	endMember, endPool, endNet := run(t, n.Name, runMember), run(t, n.Name, pool.Run), run(t, n.Name, ep.Run)
 	n.stop = func(kill bool) {
 		if kill {
 			_ = conn.Close()
 		}
-		endMember(false)
+		endMember(n.failing)
 		endPool(kill)
 		endNet(kill)
 		_ = conn.Close()
@@ -310,6 +321,25 @@ func run(t testing.TB, name string, part func(context.Context) error) (end func(
 		if err != nil && !failed {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// Wipe takes everything from a node that does not run, as a new disk does.
+func (n *Node) Wipe() {
+	if err := os.RemoveAll(n.dir); err != nil {
+		n.c.t.Fatal(err)
+	}
+}
+
+// Ended waits until the member of a node that runs has ended by itself, and returns why.
+func (n *Node) Ended(limit time.Duration) error {
+	n.c.t.Helper()
+	select {
+	case <-n.over:
+		return n.failure
+	case <-time.After(limit):
+		n.c.t.Fatalf("%s still runs after %s", n.Name, limit)
+		return nil
 	}
 }
 
