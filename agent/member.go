@@ -85,6 +85,7 @@ func (a *Agent) memberConfig() member.Config {
 		Addresses:    a.peerAddresses(),
 		ClientURLs:   a.Addrs(),
 		Voters:       a.cfg.Cluster.Voters,
+		ReplaceAfter: a.cfg.Cluster.ReplaceAfter,
 		Version:      a.opts.Version,
 		Log:          a.opts.Log,
 		Metrics:      a.opts.Metrics,

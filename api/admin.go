@@ -15,9 +15,9 @@ type Admin interface {
 	// RemoveReplica takes a member out of the cluster for good and returns once it is out. It fails with KeyNotFound if there
 	// is none of that id, Invalid for the last voter, and Busy if the voters left would be no quorum.
 	RemoveReplica(ctx context.Context, id uint64) error
-	// Voters is how many voting members are wanted; SetVoters changes that for the whole cluster, from 1 to 7.
-	Voters() int
-	SetVoters(ctx context.Context, n int) error
+	// Wanted is what is wanted of the members; SetWanted changes that for the whole cluster.
+	Wanted() kv.Wanted
+	SetWanted(ctx context.Context, w kv.Wanted) error
 	// Condition tells how this member stands, from memory, without asking another.
 	Condition() kv.Condition
 	// Hash digests the keys and their history up to a revision, 0 for the newest. It fails with Compacted or

@@ -34,7 +34,7 @@ func (m *Member) Replicas(ctx context.Context, local bool) ([]kv.Replica, error)
 	for _, s := range r.Seats {
 		list = append(list, kv.Replica{
 			ID: s.Replica, Node: plainNode(s.Node), Name: s.Name, PeerURLs: peerURLs(s.Addresses), ClientURLs: s.ClientURLs,
-			Learner: !slices.Contains(voters, s.Replica), Leaving: s.State == SeatLeaving,
+			Learner: !slices.Contains(voters, s.Replica), Leaving: s.State == SeatLeaving, Away: s.Away,
 		})
 	}
 	return list, nil

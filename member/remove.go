@@ -99,25 +99,33 @@ func (m *Member) recall(ctx context.Context, replica uint64) error {
 	return kv.Errorf(kv.Busy, "member %d was not removed within %s, and stays: see the log of the leader for the reason", replica, removeTimeout)
 }
 
-// Voters is how many voting members are wanted.
-func (m *Member) Voters() int {
+// Wanted is what is wanted of the members, as known here.
+func (m *Member) Wanted() kv.Wanted {
 	r, _ := m.roster.get()
-	return r.Voters
+	return kv.Wanted{Voters: r.Voters, ReplaceAfter: time.Duration(r.ReplaceAfter) * time.Second}
 }
 
-// SetVoters says how many voting members are wanted. More are found among the boxes that ask from then on; a lower number
+// leastReplaceAfter is the shortest time after which a voter may be replaced: a restart, and an election or two, are no
+// reason.
+const leastReplaceAfter = 30 * time.Second
+
+// SetWanted says what is wanted of the members from now on. More voters are found among the boxes that ask; a lower number
 // removes nobody.
-func (m *Member) SetVoters(ctx context.Context, n int) error {
-	if n < 1 || n > MaxVoters {
-		return kv.Errorf(kv.Invalid, "%d voters: a cluster has from 1 to %d", n, MaxVoters)
+func (m *Member) SetWanted(ctx context.Context, w kv.Wanted) error {
+	switch {
+	case w.Voters < 1 || w.Voters > MaxVoters:
+		return kv.Errorf(kv.Invalid, "%d voters: a cluster has from 1 to %d", w.Voters, MaxVoters)
+	case w.ReplaceAfter%time.Second != 0 || w.ReplaceAfter != 0 && w.ReplaceAfter < leastReplaceAfter:
+		return kv.Errorf(kv.Invalid, "replacing a voter after %s: it is %s or more, in whole seconds, or 0 for never", w.ReplaceAfter, leastReplaceAfter)
 	}
 	_, err := m.changeRoster(ctx, func(r *Roster) (bool, error) {
 		if r.none() {
 			return false, noLeader("the cluster has no list of its members yet")
 		}
-		was := r.Voters
-		r.Voters = n
-		return was != n, nil
+		after := int64(w.ReplaceAfter / time.Second)
+		changed := r.Voters != w.Voters || r.ReplaceAfter != after
+		r.Voters, r.ReplaceAfter = w.Voters, after
+		return changed, nil
 	})
 	return err
 }

@@ -18,6 +18,8 @@ const (
 	toQueued
 	toTokens
 	toToken
+	toMembers
+	toMember
 	toTxn
 	toBatch
 	toLeases
@@ -36,6 +38,9 @@ const (
 	tokensPath = "/v1/tokens"
 	tokenRoot  = "/v1/tokens/" //nolint:gosec // a path
 
+	membersPath = "/v1/members"
+	memberRoot  = "/v1/members/"
+
 	txnPath       = "/v1/txn"
 	batchPath     = "/v1/batch"
 	leasesPath    = "/v1/leases"
@@ -49,6 +54,7 @@ var exact = map[string]target{
 	statusPath:   toStatus,
 	queuePath:    toQueue,
 	tokensPath:   toTokens,
+	membersPath:  toMembers,
 	txnPath:      toTxn,
 	batchPath:    toBatch,
 	leasesPath:   toLeases,
@@ -76,6 +82,9 @@ func route(u *url.URL) (target, string) {
 	}
 	if id, ok := strings.CutPrefix(sent, tokenRoot); ok && isID(id) {
 		return toToken, id
+	}
+	if name, ok := strings.CutPrefix(u.Path, memberRoot); ok && strings.HasPrefix(sent, memberRoot) && name != "" && !strings.Contains(name, "/") {
+		return toMember, name
 	}
 	if id, ok := strings.CutPrefix(sent, leaseRoot); ok {
 		if isID(id) {

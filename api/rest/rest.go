@@ -32,6 +32,9 @@ type Options struct {
 	Queue  func() api.Queue // answers /v1/queue; nil, or returning nil: the node has no queue
 	Tokens api.Tokens       // answers /v1/tokens behind Admin and nowhere else; nil: nowhere
 
+	// Replica answers /v1/members: what only a full replica can do. Nil, or returning nil: this node is none.
+	Replica func() api.Admin
+
 	Log     *slog.Logger          // nil: discarded
 	Metrics prometheus.Registerer // nil: not counted. New panics if another Handler has registered there
 
@@ -140,6 +143,9 @@ const (
 	allowTokens = "GET, HEAD, POST, OPTIONS" //nolint:gosec // methods
 	allowToken  = "DELETE, OPTIONS"
 
+	allowMembers = "GET, HEAD, PUT, OPTIONS"
+	allowMember  = "DELETE, OPTIONS"
+
 	allowPost      = "POST, OPTIONS"
 	allowLeases    = "GET, HEAD, POST, OPTIONS"
 	allowLease     = "GET, HEAD, PUT, DELETE, OPTIONS"
@@ -165,6 +171,10 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, tokens api.Token
 		return h.serveTokens(w, r, tokens)
 	case toToken:
 		return h.serveToken(w, r, tokens, name)
+	case toMembers:
+		return h.serveMembers(w, r, tokens != nil)
+	case toMember:
+		return h.serveMember(w, r, tokens != nil, name)
 	case toTxn:
 		return h.servePost(w, r, h.txn)
 	case toBatch:

@@ -262,6 +262,7 @@ Available Commands:
   help        Help about any command
   kv          Read, write and watch keys
   leave       Take this node out of its cluster; not in this version
+  members     List the members of the cluster, add and remove them
   promote     Make a proxy a member; not in this version
   queue       Look at the writes that wait for the cluster
   run         Run a node; the default
@@ -270,12 +271,12 @@ Available Commands:
   version     Print the version
 
 Flags:
-      --config string  `
+      --cluster-replace-after duration`
 
 func TestHelp(t *testing.T) {
 	w := newWorld(t)
 	for _, args := range [][]string{{"--help"}, {"-h"}, {"help"}} {
-		if got := w.runs(0, args...); !strings.HasPrefix(got, help) || strings.Contains(got, "--fallback") {
+		if got := w.runs(0, args...); !strings.HasPrefix(got, help) || strings.Contains(got, "--link-budget") {
 			t.Errorf("%v: got\n%s\nwant\n%s", args, got, help)
 		}
 	}
