@@ -49,7 +49,7 @@ func (a *Agent) askCluster(ctx context.Context) (*plan, []string, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	wish := enroll.Wish{Role: transport.Member, Fallback: s.mayBeProxy(), Addresses: a.peerAddresses(), ClientURLs: a.Addrs()}
+	wish := enroll.Wish{Role: transport.Member, Fallback: s.mayBeProxy(), Addresses: a.peerAddresses(), ClientURLs: a.clientURLs()}
 	got, err := a.join(ctx, t, wish, "nothing is made meanwhile, and nothing served")
 	switch {
 	case errors.Is(err, enroll.ErrFull):

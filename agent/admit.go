@@ -2,6 +2,7 @@ package agent
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -60,6 +61,10 @@ func (p *plan) make() (err error) {
 		return p.dir.bootstrap(p.record)
 	case finishSwitch:
 		return p.dir.finishSwitch(p.record)
+	case goOn: // what a recovery that was cut short had staged
+		if there, err := p.dir.look(replacedName); err != nil || there != absent {
+			return errors.Join(err, p.dir.removeAll(replacedName))
+		}
 	case joinMember:
 		p.record.NodeID = p.node.String()
 		return p.dir.joinMember(p.record, p.admission)

@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"holdfast/config"
 )
@@ -12,12 +13,13 @@ import (
 type situation struct {
 	dir string // for messages
 
-	damage error   // mode.json or the identity is there and cannot be used
-	record *record // nil: nothing is recorded
-	node   string  // node id, "" for none yet
-	member presence
-	proxy  presence
-	staged presence
+	damage   error   // mode.json or the identity is there and cannot be used
+	record   *record // nil: nothing is recorded
+	node     string  // node id, "" for none yet
+	member   presence
+	proxy    presence
+	staged   presence
+	replaced presence // restore.new/
 
 	wanted   config.Mode
 	fallback string // proxy, none or "" for the default of the mode
@@ -84,6 +86,8 @@ func decide(s situation) (decision, error) {
 // decideUnrecorded is for a dir without mode.json.
 func decideUnrecorded(s situation) (decision, error) {
 	switch {
+	case s.replaced != absent:
+		return decision{}, refusef("data dir %s: a restore was cut short before it was complete (%s/ is there): run agent snapshot restore again, or remove %s/ to begin with an empty store", s.dir, replacedName, replacedName)
 	case s.member != absent && s.proxy != absent:
 		return decision{}, bothThere(s)
 	case s.member != absent:
@@ -146,7 +150,7 @@ func contradiction(s situation) error {
 		return refusef("data dir %s is recorded as a %s but has no %s/%s: put it back from a backup; a node never gets a second identity", s.dir, rec.Mode, identityName, nodeFile)
 	case rec.NodeID != s.node:
 		return refusef("data dir %s: %s belongs to node %s but %s/%s is node %s: put back the one that was there", s.dir, modeFile, rec.NodeID, identityName, nodeFile, s.node)
-	case rec.Switch != nil && (rec.Switch.Kind != bootstrapping && rec.Switch.Kind != joining || rec.Mode != config.ModeMember):
+	case rec.Switch != nil && (!slices.Contains([]string{bootstrapping, joining, restoring, recovering}, rec.Switch.Kind) || rec.Mode != config.ModeMember):
 		return refusef("data dir %s is in the middle of a switch (%q) that this version does not know: start the version that began it", s.dir, rec.Switch.Kind)
 	case rec.Switch != nil && s.proxy != absent:
 		return refusef("data dir %s is being made a member but has %s/: move %s/ (a cache) away and start again", s.dir, proxyName, proxyName)

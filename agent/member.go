@@ -83,7 +83,7 @@ func (a *Agent) memberConfig() member.Config {
 		NodeID:       a.planned().node.uuid(),
 		Name:         a.cfg.Name,
 		Addresses:    a.peerAddresses(),
-		ClientURLs:   a.Addrs(),
+		ClientURLs:   a.clientURLs(),
 		Voters:       a.cfg.Cluster.Voters,
 		ReplaceAfter: a.cfg.Cluster.ReplaceAfter,
 		Version:      a.opts.Version,

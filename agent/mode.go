@@ -61,6 +61,9 @@ func (d *dataDir) observe(cfg config.Config) (situation, error) {
 	if s.staged, err = d.look(stagedName); err != nil {
 		return s, err
 	}
+	if s.replaced, err = d.look(replacedName); err != nil {
+		return s, err
+	}
 	if err := d.observeFiles(&s); err != nil {
 		return s, err
 	}
@@ -158,8 +161,12 @@ func (d *dataDir) finishJoin(admission json.RawMessage) error {
 
 // finishSwitch goes on with the change that the dir is in the middle of.
 func (d *dataDir) finishSwitch(rec record) error {
-	if rec.Switch.Kind == joining {
+	switch rec.Switch.Kind {
+	case joining:
 		return d.finishJoin(rec.Switch.Admission)
+	case restoring, recovering:
+		_, err := d.finishReplace(rec, func(string) error { return nil })
+		return err
 	}
 	return d.finishBootstrap()
 }

@@ -30,6 +30,11 @@ func (m *Member) Replicas(ctx context.Context, local bool) ([]kv.Replica, error)
 		return nil, err
 	}
 	voters := m.voterIDs()
+	if r.none() { // founded a moment ago
+		for replica, node := range m.registry.list(shardID) {
+			r.add(Seat{Replica: replica, Node: node})
+		}
+	}
 	list := make([]kv.Replica, 0, len(r.Seats))
 	for _, s := range r.Seats {
 		list = append(list, kv.Replica{

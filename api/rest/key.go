@@ -25,6 +25,7 @@ const (
 	toLeases
 	toLease
 	toKeepAlive
+	toSnapshot
 	toDocument
 
 	targets // how many there are
@@ -46,6 +47,7 @@ const (
 	leasesPath    = "/v1/leases"
 	leaseRoot     = "/v1/leases/"
 	keepAliveLeaf = "/keepalive"
+	snapshotPath  = "/v1/snapshot"
 	documentPath  = "/v1/openapi.yaml"
 )
 
@@ -58,6 +60,7 @@ var exact = map[string]target{
 	txnPath:      toTxn,
 	batchPath:    toBatch,
 	leasesPath:   toLeases,
+	snapshotPath: toSnapshot,
 	documentPath: toDocument,
 }
 

@@ -178,8 +178,8 @@ func (h *Handler) replica(r *http.Request, allowed bool) (api.Admin, error) {
 	if err != nil {
 		return nil, err
 	}
-	if h.opts.Replica != nil {
-		if admin := h.opts.Replica(); admin != nil {
+	if h.opts.Admin != nil {
+		if admin := h.opts.Admin(); admin != nil {
 			return admin, nil
 		}
 	}

@@ -30,7 +30,7 @@ func newCouncil() *council {
 
 func asReplica(o *Options) {
 	c := newCouncil()
-	o.Replica = func() api.Admin { return c }
+	o.Admin = func() api.Admin { return c }
 }
 
 func (c *council) Replicas(context.Context, bool) ([]kv.Replica, error) { return c.replicas, c.err }
@@ -53,7 +53,7 @@ func (c *council) RemoveReplica(_ context.Context, id uint64) error {
 
 func TestMembersAreListedAndRemovedByWhateverNamesThem(t *testing.T) {
 	c := newCouncil()
-	n := serveAdmin(t, &office{}, func(o *Options) { o.Replica = func() api.Admin { return c } })
+	n := serveAdmin(t, &office{}, func(o *Options) { o.Admin = func() api.Admin { return c } })
 	list := func() (names []string) {
 		var got struct {
 			Voters       int
@@ -97,7 +97,7 @@ func TestMembersAreListedAndRemovedByWhateverNamesThem(t *testing.T) {
 
 func TestWhatIsWantedOfTheMembersIsSetInParts(t *testing.T) {
 	c := newCouncil()
-	n := serveAdmin(t, &office{}, func(o *Options) { o.Replica = func() api.Admin { return c } })
+	n := serveAdmin(t, &office{}, func(o *Options) { o.Admin = func() api.Admin { return c } })
 	n.call("PUT", "/v1/members", `{"voters":5}`).want(t, 200)
 	n.call("PUT", "/v1/members", `{"replace_after":"0s"}`).want(t, 200)
 	if c.wanted != (kv.Wanted{Voters: 5}) {

@@ -32,8 +32,7 @@ type Options struct {
 	Queue  func() api.Queue // answers /v1/queue; nil, or returning nil: the node has no queue
 	Tokens api.Tokens       // answers /v1/tokens behind Admin and nowhere else; nil: nowhere
 
-	// Replica answers /v1/members: what only a full replica can do. Nil, or returning nil: this node is none.
-	Replica func() api.Admin
+	Admin func() api.Admin // answers /v1/snapshot and /v1/members; nil, or returning nil: the node is no full replica
 
 	Log     *slog.Logger          // nil: discarded
 	Metrics prometheus.Registerer // nil: not counted. New panics if another Handler has registered there
@@ -78,6 +77,7 @@ type Handler struct {
 	metrics *metrics
 	epoch   atomic.Pointer[epochValue] // the header value of the epoch seen last
 
+	copies   copies
 	watches  atomic.Int64 // open now
 	batches  atomic.Int64 // likewise
 	stopping context.Context
@@ -116,8 +116,12 @@ func setDefault[T comparable](field *T, value T) {
 	}
 }
 
-// EndWatches ends every open watch with a last event that says so, and refuses new ones. It does not wait for them.
-func (h *Handler) EndWatches() { h.stop() }
+// EndWatches ends every open watch with a last event that says so, and refuses new ones. It does not wait for them. A
+// backup that is being read is cut off.
+func (h *Handler) EndWatches() {
+	h.stop()
+	h.copies.close()
+}
 
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.handle(w, r, nil) }
 
@@ -150,6 +154,7 @@ const (
 	allowLeases    = "GET, HEAD, POST, OPTIONS"
 	allowLease     = "GET, HEAD, PUT, DELETE, OPTIONS"
 	allowKeepAlive = allowPost
+	allowSnapshot  = "GET, OPTIONS"
 )
 
 // serve answers a request and returns the status it has sent, or an error if it has sent nothing yet.
@@ -185,6 +190,8 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, tokens api.Token
 		return h.serveLease(w, r, name)
 	case toKeepAlive:
 		return h.keepAlive(w, r, name)
+	case toSnapshot:
+		return h.serveSnapshot(w, r)
 	case toDocument:
 		return h.serveDocument(w, r)
 	default:

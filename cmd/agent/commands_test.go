@@ -265,7 +265,9 @@ Available Commands:
   members     List the members of the cluster, add and remove them
   promote     Make a proxy a member; not in this version
   queue       Look at the writes that wait for the cluster
+  recover     Make a cluster of one of a member whose cluster has lost its quorum for good
   run         Run a node; the default
+  snapshot    Take, verify and restore backups
   status      Show how the agent is doing
   token       Make and end the tokens with which other nodes join
   version     Print the version
