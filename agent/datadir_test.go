@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"holdfast/config"
+	"holdfast/internal/failpoint"
 	"holdfast/member"
 )
 
@@ -149,9 +150,6 @@ func prepare(d *dataDir, cfg config.Config) (nodeID, error) {
 	if err := os.WriteFile(d.join(memberName, "founded"), nil, 0o600); err != nil {
 		return nodeID{}, err
 	}
-	if err := d.step("founded"); err != nil {
-		return nodeID{}, err
-	}
 	return p.node, p.complete()
 }
 
@@ -187,7 +185,7 @@ func prepareJoin(asked *int) func(*dataDir, config.Config) (nodeID, error) {
 		if cluster, err := member.ClusterOf(d.join(memberName)); err != nil || cluster != 7 {
 			return node, fmt.Errorf("the member is one of cluster %d: %w", cluster, err)
 		}
-		if err := d.step("opened"); err != nil {
+		if err := d.step(failpoint.Point("opened")); err != nil {
 			return node, err
 		}
 		return p.node, p.complete()
@@ -208,9 +206,9 @@ func TestJoiningSurvivesAKillAtEachStep(t *testing.T) {
 func survivesKills(t *testing.T, cfg config.Config, prepare func(*dataDir, config.Config) (nodeID, error)) {
 	t.Helper()
 	killed := errors.New("killed")
-	var steps []string
+	var steps []failpoint.Point
 	d := openDir(t, t.TempDir())
-	d.step = func(name string) error { steps = append(steps, name); return nil }
+	d.step = func(name failpoint.Point) error { steps = append(steps, name); return nil }
 	if _, err := prepare(d, cfg); err != nil {
 		t.Fatal(err)
 	}
@@ -218,10 +216,10 @@ func survivesKills(t *testing.T, cfg config.Config, prepare func(*dataDir, confi
 		t.Fatalf("only the steps %q were taken", steps)
 	}
 	for _, at := range steps {
-		t.Run(at, func(t *testing.T) {
+		t.Run(string(at), func(t *testing.T) {
 			path := t.TempDir()
 			d := openDir(t, path)
-			d.step = func(name string) error {
+			d.step = func(name failpoint.Point) error {
 				if name == at {
 					return killed
 				}

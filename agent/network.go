@@ -11,8 +11,11 @@ import (
 	"time"
 
 	"holdfast/api"
+	"holdfast/api/uplink"
 	"holdfast/config"
 	"holdfast/enroll"
+	"holdfast/internal/bridge"
+	"holdfast/internal/failpoint"
 	"holdfast/member"
 	"holdfast/transport"
 )
@@ -111,6 +114,9 @@ func (a *Agent) certify(m *member.Member) (*transport.CA, error) {
 		if ca, err = transport.NewCA(fmt.Sprintf("%016x", m.Status().ClusterID)); err == nil {
 			err = ca.Save(dir)
 		}
+		if err == nil {
+			err = a.dir.step(failpoint.BootstrapCA)
+		}
 	}
 	if err != nil {
 		return nil, storageError(fmt.Errorf("the cluster's CA: %w", err))
@@ -127,14 +133,26 @@ func (a *Agent) certify(m *member.Member) (*transport.CA, error) {
 	if id, err = id.WithCertificate(cert, ca.Certificate()); err != nil {
 		return nil, fmt.Errorf("take this member's certificate: %w", err)
 	}
-	return ca, a.become(id)
+	if err := a.become(id); err != nil {
+		return nil, err
+	}
+	return ca, a.dir.step(failpoint.BootstrapCertified)
 }
 
 // memberCertificateLife is long: a founder holds the CA itself, and nobody could renew it.
 const memberCertificateLife = 20 * 365 * 24 * time.Hour
 
-// serveNodes lets boxes join.
-func (a *Agent) serveNodes(m *member.Member, ca *transport.CA) {
+// serveUplinks lets proxies use this node.
+func (a *Agent) serveUplinks() {
+	s := uplink.New(a.gate, a.opts.Log)
+	if a.uplinks.CompareAndSwap(nil, s) {
+		bridge.Serve(a.net.ep, s)
+	}
+}
+
+// letIn lets other nodes use a member, and boxes join.
+func (a *Agent) letIn(m *member.Member, ca *transport.CA) {
+	a.serveUplinks()
 	a.tokens.Store(&tokenOffice{store: m, caHash: a.net.identity.Load().CAHash(), now: judgedTime(a.opts.Now)})
 	if ca == nil {
 		return
@@ -161,6 +179,17 @@ func (a *Agent) serveNodes(m *member.Member, ca *transport.CA) {
 		case <-time.After(joinLinger):
 		}
 	})
+}
+
+// letOut turns other nodes away, which find another member. What they have under way is answered within a moment.
+func (a *Agent) letOut() {
+	a.tokens.Store(nil)
+	for _, p := range []transport.Protocol{transport.Uplink, transport.Join, transport.Raft} {
+		a.net.ep.Listen(p, nil)
+	}
+	if s := a.uplinks.Swap(nil); s != nil {
+		s.End()
+	}
 }
 
 // joinLinger is how long the answer to a joining box is given to arrive.

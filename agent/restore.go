@@ -19,12 +19,9 @@ import (
 	"holdfast/mvcc"
 )
 
-// replacedName is where the member that a restore or a recovery makes is staged, retiredName where the one that it takes
-// the place of goes.
-const (
-	replacedName = "restore.new"
-	retiredName  = "retired"
-)
+// replacedName is where the member that a restore or a recovery makes is staged; the one whose place it takes goes to
+// retiredName.
+const replacedName = "restore.new"
 
 // The kinds of change by which a member takes the place of what was there; see replace.
 const (

@@ -2,6 +2,7 @@ package rest
 
 import (
 	"net/url"
+	"slices"
 	"strings"
 
 	"holdfast/kv"
@@ -20,6 +21,7 @@ const (
 	toToken
 	toMembers
 	toMember
+	toSwitch
 	toTxn
 	toBatch
 	toLeases
@@ -41,6 +43,7 @@ const (
 
 	membersPath = "/v1/members"
 	memberRoot  = "/v1/members/"
+	nodeRoot    = "/v1/nodes/"
 
 	txnPath       = "/v1/txn"
 	batchPath     = "/v1/batch"
@@ -88,6 +91,11 @@ func route(u *url.URL) (target, string) {
 	}
 	if name, ok := strings.CutPrefix(u.Path, memberRoot); ok && strings.HasPrefix(sent, memberRoot) && name != "" && !strings.Contains(name, "/") {
 		return toMember, name
+	}
+	if name, ok := strings.CutPrefix(sent, nodeRoot); ok {
+		if node, kind, two := strings.Cut(name, "/"); two && isID(node) && slices.Contains(switchKinds, kind) {
+			return toSwitch, name
+		}
 	}
 	if id, ok := strings.CutPrefix(sent, leaseRoot); ok {
 		if isID(id) {

@@ -43,7 +43,7 @@ var ours = []rule{
 	// nodes and what stands in front of them; they fit api.Backend by shape and never import api or each other
 	{"mvcc", []string{"kv", "internal/wire"}},
 	{"member", []string{"kv", "internal/wire", "mvcc"}},
-	{"member/...", []string{"kv", "internal/wire", "mvcc", "member/..."}},
+	{"member/...", []string{"kv", "internal/wire", "mvcc", "member/...", "transport/courier"}},
 	{"proxy/cache", []string{"kv", "internal/wire", "mvcc"}},
 	{"proxy", []string{"kv", "internal/wire", "proxy/cache"}},
 	{"queue", []string{"kv", "internal/wire"}},
@@ -54,8 +54,11 @@ var ours = []rule{
 
 	// leaves, and what fits transport to those who only know the shape of it
 	{"internal/bridge", []string{"api/uplink", "client", "member/raftnet", "transport"}},
-	{"transport", nil},
+	{"transport/courier", nil},
+	{"transport", []string{"transport/courier"}},
 	{"config", nil},
+	{"internal/failpoint", nil},
+	{"internal/pivot", []string{"kv", "api"}},
 	{"internal/service", nil},
 	{"internal/simnet", nil},
 	{"internal/sniff", nil},
@@ -65,9 +68,9 @@ var ours = []rule{
 	{"packaging", nil},
 
 	// who puts them together; only agent and cmd read config
-	{"agent", []string{"kv", "internal/wire", "internal/service", "internal/bridge", "internal/sniff", "config", "api/...", "mvcc", "member/...", "proxy/...",
+	{"agent", []string{"kv", "internal/wire", "internal/failpoint", "internal/pivot", "internal/service", "internal/bridge", "internal/sniff", "config", "api/...", "mvcc", "member/...", "proxy/...",
 		"queue", "client", "enroll", "transport"}},
-	{"cmd/...", []string{"kv", "internal/wire", "internal/gcpace", "config", "api", "agent", "client", "cmd/..."}},
+	{"cmd/...", []string{"kv", "internal/wire", "internal/failpoint", "internal/gcpace", "config", "api", "agent", "client", "cmd/..."}},
 
 	// harnesses may know everything but main
 	{"test/...", []string{"kv", "api/...", "mvcc", "member/...", "proxy/...", "queue", "client", "transport", "config",
