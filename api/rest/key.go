@@ -19,6 +19,8 @@ const (
 	toQueued
 	toTokens
 	toToken
+	toMembers
+	toMember
 	toSwitch
 	toTxn
 	toBatch
@@ -39,7 +41,9 @@ const (
 	tokensPath = "/v1/tokens"
 	tokenRoot  = "/v1/tokens/" //nolint:gosec // a path
 
-	nodeRoot = "/v1/nodes/"
+	membersPath = "/v1/members"
+	memberRoot  = "/v1/members/"
+	nodeRoot    = "/v1/nodes/"
 
 	txnPath       = "/v1/txn"
 	batchPath     = "/v1/batch"
@@ -55,6 +59,7 @@ var exact = map[string]target{
 	statusPath:   toStatus,
 	queuePath:    toQueue,
 	tokensPath:   toTokens,
+	membersPath:  toMembers,
 	txnPath:      toTxn,
 	batchPath:    toBatch,
 	leasesPath:   toLeases,
@@ -83,6 +88,9 @@ func route(u *url.URL) (target, string) {
 	}
 	if id, ok := strings.CutPrefix(sent, tokenRoot); ok && isID(id) {
 		return toToken, id
+	}
+	if name, ok := strings.CutPrefix(u.Path, memberRoot); ok && strings.HasPrefix(sent, memberRoot) && name != "" && !strings.Contains(name, "/") {
+		return toMember, name
 	}
 	if name, ok := strings.CutPrefix(sent, nodeRoot); ok {
 		if node, kind, two := strings.Cut(name, "/"); two && isID(node) && slices.Contains(switchKinds, kind) {
