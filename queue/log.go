@@ -255,6 +255,16 @@ func (l *log) drop() error {
 	}
 }
 
+// oldest is the first segment if another follows and something in it is still needed, else nil.
+func (l *log) oldest() *segment {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.segments) < 2 || l.segments[0].live == 0 {
+		return nil
+	}
+	return l.segments[0]
+}
+
 func (l *log) hold(p place, by int) {
 	if p.seg == nil {
 		return
