@@ -85,8 +85,14 @@ func (q *Queue) Retry(ctx context.Context, id string) (newID string, found bool,
 	if err != nil {
 		return "", true, err
 	}
-	if _, err = q.keep(fresh); err != nil {
+	res, err := q.keep(fresh)
+	if err != nil {
 		return "", true, err
+	}
+	if res.Queued == nil { // committed before this disk had it: whoever asks is told so
+		q.mu.Lock()
+		q.rememberEnd(fresh)
+		q.mu.Unlock()
 	}
 	_, err = q.Discard(id)
 	return fresh.id(), true, err

@@ -3,6 +3,7 @@ package queue
 import (
 	"cmp"
 	"slices"
+	"strings"
 
 	"holdfast/internal/wire"
 	"holdfast/kv"
@@ -10,13 +11,28 @@ import (
 
 const guardUncovered = 0x80
 
-// slabOps is how many ops are made at a time when the log is read: there may be a million.
-const slabOps = 512
+// How many ops, and bytes of keys, are made at a time when the log is read: there may be a million.
+const (
+	slabOps  = 512
+	slabKeys = 16 << 10
+)
 
 // loading is what reading the log needs: the ops of each lane in order of number, those that ended included.
 type loading struct {
 	ops  [lanes][]*op
 	slab []op
+	keys *strings.Builder // memory for the keys to come
+}
+
+// key copies a key. Memory is freed once no op has a key of its piece.
+func (ld *loading) key(b []byte) string {
+	if ld.keys == nil || ld.keys.Cap()-ld.keys.Len() < len(b) {
+		ld.keys = &strings.Builder{}
+		ld.keys.Grow(max(slabKeys, len(b)))
+	}
+	at := ld.keys.Len()
+	ld.keys.Write(b)
+	return ld.keys.String()[at:]
 }
 
 func (ld *loading) find(lane uint8, n uint64) (int, *op) {
@@ -117,7 +133,7 @@ func (q *Queue) visitOp(ld *loading, r record, at place) error {
 		return nil
 	}
 	o := ld.make()
-	if err := q.restore(o, &r, at); err != nil {
+	if err := q.restore(ld, o, &r, at); err != nil {
 		return err
 	}
 	o.lane = l
@@ -150,19 +166,19 @@ func (o *op) setBase(r *record) {
 }
 
 // restore makes an op of its record. The command itself stays on disk until it is its turn.
-func (q *Queue) restore(o *op, r *record, at place) error {
+func (q *Queue) restore(ld *loading, o *op, r *record, at place) error {
 	o.n, o.at, o.expires, o.history = r.n, r.at, r.expires, r.history
 	o.durable, o.place, o.size = true, at, int32(opOverhead+len(r.command))
 	o.setBase(r)
-	o.key = string(r.command[r.keyAt : r.keyAt+r.key])
+	key := r.command[r.keyAt : r.keyAt+r.key]
 	if r.kind == recordOldOp {
 		c, err := wire.DecodeCommand(r.command)
 		if err != nil {
 			return err
 		}
-		o.key = string(keyOf(c))
+		key = keyOf(c)
 	}
-	o.rule = int16(q.ruleOf([]byte(o.key)))
+	o.key, o.rule = ld.key(key), int16(q.ruleOf(key))
 	return nil
 }
 

@@ -23,6 +23,10 @@ const (
 	toLeases
 	toLease
 	toKeepAlive
+	toPause
+	toResume
+	toFlush
+	toRetry
 	toDocument
 
 	targets // how many there are
@@ -33,6 +37,10 @@ const (
 	statusPath = "/v1/status"
 	queuePath  = "/v1/queue"
 	queueRoot  = "/v1/queue/"
+	pausePath  = "/v1/queue/pause"
+	resumePath = "/v1/queue/resume"
+	flushPath  = "/v1/queue/flush"
+	retryLeaf  = "/retry"
 	tokensPath = "/v1/tokens"
 	tokenRoot  = "/v1/tokens/" //nolint:gosec // a path
 
@@ -48,6 +56,9 @@ const (
 var exact = map[string]target{
 	statusPath:   toStatus,
 	queuePath:    toQueue,
+	pausePath:    toPause,
+	resumePath:   toResume,
+	flushPath:    toFlush,
 	tokensPath:   toTokens,
 	txnPath:      toTxn,
 	batchPath:    toBatch,
@@ -71,8 +82,13 @@ func route(u *url.URL) (target, string) {
 	if to, ok := exact[sent]; ok {
 		return to, ""
 	}
-	if id, ok := strings.CutPrefix(sent, queueRoot); ok && isID(id) {
-		return toQueued, id
+	if id, ok := strings.CutPrefix(sent, queueRoot); ok {
+		if isID(id) {
+			return toQueued, id
+		}
+		if id, ok = strings.CutSuffix(id, retryLeaf); ok && isID(id) {
+			return toRetry, id
+		}
 	}
 	if id, ok := strings.CutPrefix(sent, tokenRoot); ok && isID(id) {
 		return toToken, id

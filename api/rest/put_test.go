@@ -307,7 +307,6 @@ func TestWhatIsNotInThisVersionIsRefusedHonestly(t *testing.T) {
 		n.call("PUT", "/v1/kv/a", "v", "Idempotency-Key", "1"),
 		n.call("POST", "/v1/txn", `{"then":[{"put":{"key":"a","value":"v"}}]}`, "Idempotency-Key", "1"),
 		n.call("POST", "/v1/batch", `{"put":{"key":"a","value":"v"}}`, "Idempotency-Key", "1"),
-		n.call("GET", "/v1/kv/a?view=pending", ""),
 	} {
 		p := call.refused(t, 501, "unsupported")
 		if p["retryable"] != false || p["outcome"] != "none" {
