@@ -123,6 +123,8 @@ type box struct {
 	mu     sync.Mutex
 	floors map[string]map[string]int // by history and key: the oldest state that may still be read
 	acks   []*ack
+	ended  map[string]queue.State // by value: what was listed
+	again  map[string]bool        // by value: what an operator has retried; a disk that is rolled back lists it again
 }
 
 // ack is a write and what its writer was told.
@@ -241,6 +243,39 @@ func (b *box) write(key string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.acks = append(b.acks, a)
+}
+
+// look does what an operator does: whatever needs a look is written down and discarded, and, if it may be, retried now and then.
+func (b *box) look(retry bool) {
+	defer b.use()()
+	for _, s := range []queue.State{queue.Conflict, queue.Unknown, queue.Rejected, queue.Expired} {
+		for _, listed := range b.q.List(int(s), "") {
+			item, found, err := b.q.Get(listed.ID)
+			if err != nil {
+				b.w.t.Error(err)
+			}
+			if !found || err != nil {
+				continue
+			}
+			b.mu.Lock()
+			b.ended[string(item.Value)] = s
+			b.mu.Unlock()
+			b.w.happened(s.String())
+			if retry && s == queue.Conflict && b.w.n(2) == 0 {
+				if _, found, err := b.q.Retry(b.alive, listed.ID); found && err == nil {
+					b.w.happened("retried")
+					b.mu.Lock()
+					delete(b.ended, string(item.Value))
+					b.again[string(item.Value)] = true
+					b.mu.Unlock()
+				}
+				continue
+			}
+			if _, err := b.q.Discard(listed.ID); err != nil {
+				b.w.t.Error(err)
+			}
+		}
+	}
 }
 
 // raise notes that a key was seen at a state here, or written: from now on nothing older may be read.
