@@ -170,12 +170,18 @@ func (v *queueView) List(state, prefix string) ([]api.QueueItem, error) {
 
 // Get finds a write.
 func (v *queueView) Get(ctx context.Context, id string, wait bool) (api.QueueItem, bool, error) {
+	var waited queue.Item
 	if wait {
-		if i, found, err := v.q.Wait(ctx, id); !found || err != nil || i.State.Ended() {
-			return describeItem(i), found, err
+		var found bool
+		var err error
+		if waited, found, err = v.q.Wait(ctx, id); !found || err != nil {
+			return describeItem(waited), found, err
 		}
 	}
 	i, found, err := v.q.Get(id)
+	if !found && err == nil && wait { // forgotten in between
+		return describeItem(waited), true, nil
+	}
 	item := describeItem(i)
 	item.Op = "put"
 	if i.Delete {
