@@ -8,7 +8,9 @@ import (
 	"time"
 
 	"holdfast/api"
+	"holdfast/api/uplink"
 	"holdfast/config"
+	"holdfast/internal/pivot"
 	"holdfast/internal/service"
 )
 
@@ -18,15 +20,20 @@ type Agent struct {
 	opts     Options
 	started  time.Time
 	dir      *dataDir
-	plan     *plan
+	plan     atomic.Pointer[plan]
 	open     []*door
 	doors    *doors
 	gate     *gate
+	pivot    *pivot.Pivot // behind the gate and the queue: what the node is at present
+	errands  *errands
+	opening  *opening    // of the goroutine that has the node
+	farewell atomic.Bool // this node has left its cluster: its data goes aside when everything has ended
 	notifier *notifier
 	net      *network
-	node     atomic.Pointer[node]        // nil until the node's store is open
-	queue    atomic.Pointer[queueView]   // nil until there is one
-	tokens   atomic.Pointer[tokenOffice] // nil unless this node is a member, and open
+	node     atomic.Pointer[node]          // nil until the node's store is open
+	queue    atomic.Pointer[queueView]     // nil until there is one
+	tokens   atomic.Pointer[tokenOffice]   // nil unless this node is a member, and open
+	uplinks  atomic.Pointer[uplink.Server] // nil unless this node is a member
 	clients  *limiter
 	reload   reloader
 
@@ -53,6 +60,8 @@ func Start(ctx context.Context, cfg config.Config, opts ...Options) (*Agent, err
 		opts:    o,
 		started: o.Now(),
 		gate:    newGate(),
+		pivot:   pivot.New(),
+		errands: newErrands(),
 		ready:   make(chan struct{}),
 		done:    make(chan struct{}),
 	}
@@ -80,10 +89,10 @@ func (a *Agent) prepare(ctx context.Context) (err error) {
 	if a.dir, err = openDataDir(a.cfg.DataDir); err != nil {
 		return errors.Join(err, closeAll(inherited))
 	}
-	if a.plan, err = admit(a.dir, a.cfg, a.opts.Now()); err != nil {
+	if err = a.decide(); err != nil {
 		return errors.Join(err, closeAll(inherited))
 	}
-	if a.plan.do == serveUnjoined { // a token that is not one is found before anything is made
+	if do := a.planned().do; do == serveUnjoined || do == askCluster { // a token that is not one is found before anything is made
 		if _, err := a.token(); err != nil {
 			return errors.Join(err, closeAll(inherited))
 		}
@@ -95,11 +104,30 @@ func (a *Agent) prepare(ctx context.Context) (err error) {
 	if a.net, err = a.openNetwork(ctx); err != nil {
 		return err
 	}
-	if err := a.plan.make(); err != nil {
+	if err := a.planned().make(); err != nil {
 		return err
 	}
-	return a.net.start(a)
+	if err := a.net.start(a); err != nil {
+		return err
+	}
+	if a.planned().record.Mode == config.ModeMember { // asked before the store is open, the gate makes wait
+		a.serveUplinks()
+	}
+	return nil
 }
+
+// decide makes the plan, which a node that asks the cluster first makes anew with the answer.
+func (a *Agent) decide() error {
+	p, err := admit(a.dir, a.cfg, a.opts.Now())
+	if err != nil {
+		return err
+	}
+	a.plan.Store(p)
+	return nil
+}
+
+// planned is what was decided.
+func (a *Agent) planned() *plan { return a.plan.Load() }
 
 // release gives back what prepare took.
 func (a *Agent) release() error {
@@ -116,24 +144,23 @@ func (a *Agent) release() error {
 // run starts the parts in order and waits for their end.
 func (a *Agent) run(ctx context.Context) {
 	log := a.opts.Log
-	log.Info("agent starting", "version", a.opts.Version, "mode", string(a.plan.record.Mode), "node_id", a.plan.node.String(),
-		"name", a.cfg.Name, "data_dir", a.dir.path, "recorded", a.plan.record.Reason)
+	log.Info("agent starting", "version", a.opts.Version, "mode", string(a.planned().record.Mode), "node_id", a.planned().node.String(),
+		"name", a.cfg.Name, "data_dir", a.dir.path, "recorded", a.planned().record.Reason)
 	for _, d := range a.open {
 		log.Info("listening", "for", d.purpose.String(), "address", d.listener.Addr().String())
 	}
-	store := service.Part{Name: "member", Run: a.runMember, StopTimeout: memberStopMax}
-	if a.plan.record.Mode == config.ModeProxy {
-		store = service.Part{Name: "proxy", Run: a.runProxy, StopTimeout: memberStopMax}
-	}
 	group := service.New(log,
 		service.Part{Name: "network", Run: a.runNetwork},
-		store,
+		service.Part{Name: "node", Run: a.runNode, StopTimeout: memberStopMax},
 		service.Part{Name: "doors", Run: a.doors.Run, StopTimeout: drainMax + time.Second},
 		service.Part{Name: "herald", Run: a.runHerald},
 	)
 	err := group.Run(ctx)
 	a.stop()
 	a.cutShort()
+	if err == nil && a.farewell.Load() {
+		err = a.goAside()
+	}
 	a.err = errors.Join(err, a.release())
 	if a.err == nil {
 		log.Info("agent stopped")

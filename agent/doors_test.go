@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"holdfast/api"
+	"holdfast/internal/pivot"
 	"holdfast/kv"
 )
 
@@ -62,9 +63,10 @@ func newHouse(t *testing.T) *house {
 		t.Fatal(err)
 	}
 	h.Agent = &Agent{
-		cfg: cfg, gate: newGate(), open: open, ready: make(chan struct{}), plan: &plan{}, dir: &dataDir{path: cfg.DataDir},
+		cfg: cfg, gate: newGate(), pivot: pivot.New(), errands: newErrands(), open: open, ready: make(chan struct{}), dir: &dataDir{path: cfg.DataDir},
 		opts: withDefaults([]Options{{Log: slog.New(slog.NewTextHandler(&h.log, nil))}}),
 	}
+	h.plan.Store(&plan{})
 	h.gate.open(h.node)
 	close(h.ready)
 	ctx, leave := context.WithCancel(t.Context())
@@ -200,6 +202,19 @@ func TestClientThatStopsReadingIsCutOff(t *testing.T) {
 		if _, err := c.Write([]byte("x")); err != nil {
 			t.Errorf("a slow reader: %v", err)
 		}
+		for _, pause := range []time.Duration{stallStep / 2, stallStep, time.Hour} { // within the deadline of the last write, or beyond
+			time.Sleep(time.Hour)
+			go func() { _, _ = io.ReadFull(theirs, make([]byte, 1)) }()
+			if _, err := c.Write([]byte("x")); err != nil {
+				t.Errorf("a reader: %v", err)
+			}
+			time.Sleep(pause)
+			begin = time.Now()
+			_, err := c.Write([]byte("x"))
+			if took := time.Since(begin); !errors.Is(err, os.ErrDeadlineExceeded) || took < stallTimeout-stallStep || took > stallTimeout {
+				t.Errorf("%v after a write, after %v: %v, want a timeout", pause, took, err)
+			}
+		}
 		if err := c.Close(); err != nil {
 			t.Error(err)
 		}
@@ -227,7 +242,7 @@ func TestNodeServesOnceItHasCaughtUpOrHasNobodyToCatchUpWith(t *testing.T) {
 				backend:  heldNode{},
 				caughtUp: caught,
 				describe: func(s *api.Status) { s.Member = &api.MemberStatus{Leader: tc.leader} },
-			})
+			}, heldNode{})
 			if took := time.Since(begin); took != tc.want || !isClosed(a.ready) {
 				t.Errorf("%s: ready %v after %v, want %v", tc.name, isClosed(a.ready), took, tc.want)
 			}

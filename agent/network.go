@@ -15,6 +15,7 @@ import (
 	"holdfast/config"
 	"holdfast/enroll"
 	"holdfast/internal/bridge"
+	"holdfast/internal/failpoint"
 	"holdfast/member"
 	"holdfast/transport"
 )
@@ -32,7 +33,7 @@ const peerListenDefault = ":2380"
 // openNetwork takes the socket. A taken port is a temporary error.
 func (a *Agent) openNetwork(ctx context.Context) (*network, error) {
 	address := a.cfg.PeerListen
-	if a.plan.record.Mode == config.ModeProxy && address == peerListenDefault {
+	if a.planned().record.Mode == config.ModeProxy && address == peerListenDefault {
 		address = ":0"
 	}
 	conn, err := a.opts.ListenPacket(ctx, "udp", address)
@@ -61,9 +62,6 @@ func (n *network) start(a *Agent) error {
 	})
 	if err != nil {
 		return err
-	}
-	if a.plan.record.Mode == config.ModeMember { // asked before the store is open, the gate makes wait
-		bridge.Serve(n.ep, uplink.New(a.gate, a.opts.Log))
 	}
 	return nil
 }
@@ -100,13 +98,20 @@ func (a *Agent) become(id *transport.Identity) error {
 	return nil
 }
 
-// certify makes sure that a member has a CA, made by the founder, and a certificate from it.
+// certify makes sure that a member has a certificate, and its founder the cluster's CA. A member that has joined has no
+// CA: nil.
 func (a *Agent) certify(m *member.Member) (*transport.CA, error) {
 	dir := a.dir.join(identityName)
 	ca, err := transport.LoadCA(dir)
+	if errors.Is(err, fs.ErrNotExist) && a.net.identity.Load().Joined() {
+		return nil, nil // another member has it
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		if ca, err = transport.NewCA(fmt.Sprintf("%016x", m.Status().ClusterID)); err == nil {
 			err = ca.Save(dir)
+		}
+		if err == nil {
+			err = a.dir.step(failpoint.BootstrapCA)
 		}
 	}
 	if err != nil {
@@ -124,22 +129,38 @@ func (a *Agent) certify(m *member.Member) (*transport.CA, error) {
 	if id, err = id.WithCertificate(cert, ca.Certificate()); err != nil {
 		return nil, fmt.Errorf("take this member's certificate: %w", err)
 	}
-	return ca, a.become(id)
+	if err := a.become(id); err != nil {
+		return nil, err
+	}
+	return ca, a.dir.step(failpoint.BootstrapCertified)
 }
 
 // memberCertificateLife is long: a founder holds the CA itself, and nobody could renew it.
 const memberCertificateLife = 20 * 365 * 24 * time.Hour
 
-// serveNodes lets boxes join.
-func (a *Agent) serveNodes(m *member.Member, ca *transport.CA) {
+// serveUplinks lets proxies use this node.
+func (a *Agent) serveUplinks() {
+	s := uplink.New(a.gate, a.opts.Log)
+	if a.uplinks.CompareAndSwap(nil, s) {
+		bridge.Serve(a.net.ep, s)
+	}
+}
+
+// letIn lets other nodes use a member, and boxes join.
+func (a *Agent) letIn(m *member.Member, ca *transport.CA) {
+	a.serveUplinks()
+	a.tokens.Store(&tokenOffice{store: m, caHash: a.net.identity.Load().CAHash(), now: judgedTime(a.opts.Now)})
+	if ca == nil {
+		return
+	}
 	desk := &enroll.Desk{
 		Store:     m,
 		CA:        ca,
-		Endpoints: func() []string { return a.cfg.PeerAdvertise },
+		Admit:     admitter(m),
+		Endpoints: func() []string { return memberAddresses(m.Roster()) },
 		Now:       judgedTime(a.opts.Now),
 		Log:       a.opts.Log,
 	}
-	a.tokens.Store(&tokenOffice{store: m, caHash: ca.Hash(), now: judgedTime(a.opts.Now)})
 	a.net.ep.Listen(transport.Join, func(ctx context.Context, c *transport.Conn) {
 		st, err := c.AcceptStream(ctx)
 		if err != nil {
@@ -154,6 +175,17 @@ func (a *Agent) serveNodes(m *member.Member, ca *transport.CA) {
 		case <-time.After(joinLinger):
 		}
 	})
+}
+
+// letOut turns other nodes away, which find another member. What they have under way is answered within a moment.
+func (a *Agent) letOut() {
+	a.tokens.Store(nil)
+	for _, p := range []transport.Protocol{transport.Uplink, transport.Join, transport.Raft} {
+		a.net.ep.Listen(p, nil)
+	}
+	if s := a.uplinks.Swap(nil); s != nil {
+		s.End()
+	}
 }
 
 // joinLinger is how long the answer to a joining box is given to arrive.

@@ -27,9 +27,9 @@ const (
 func (a *Agent) Report() api.Status {
 	s := api.Status{
 		Name:    a.cfg.Name,
-		NodeID:  a.plan.node.String(),
+		NodeID:  a.planned().node.String(),
 		Version: a.opts.Version,
-		Mode:    string(a.plan.record.Mode),
+		Mode:    string(a.planned().record.Mode),
 		Started: a.started,
 		DataDir: a.dir.path,
 		Listen:  a.Addrs(),
@@ -43,6 +43,10 @@ func (a *Agent) Report() api.Status {
 		s.Queue = &q
 	}
 	s.Links = a.links()
+	if e := a.errands.current(); e != nil {
+		change := e.status(s.NodeID)
+		s.Switch = &change
+	}
 	s.State, s.Ready, s.Reason = a.state(n)
 	return s
 }

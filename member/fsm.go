@@ -32,11 +32,14 @@ type fsm struct {
 // Open returns the index of the last entry the store holds.
 func (f *fsm) Open(<-chan struct{}) (uint64, error) { return f.store.Applied(), nil }
 
+// outcomeRoom holds the outcome of a PUT without growing.
+const outcomeRoom = 64
+
 // Update applies entries and sets their results, which are encoded kv.Outcomes.
 func (f *fsm) Update(entries []statemachine.Entry) ([]statemachine.Entry, error) {
 	f.batch = f.batch[:0]
 	for _, e := range entries {
-		c, err := wire.DecodeCommand(e.Cmd)
+		c, err := decodeEntry(e.Cmd)
 		if err != nil {
 			f.halt.stop(undecodable(e.Index, err))
 		}
@@ -52,7 +55,7 @@ func (f *fsm) Update(entries []statemachine.Entry) ([]statemachine.Entry, error)
 			entries[0].Index, entries[len(entries)-1].Index, err))
 	}
 	for i, o := range outcomes {
-		entries[i].Result = statemachine.Result{Value: 1, Data: wire.AppendOutcome(nil, o)}
+		entries[i].Result = statemachine.Result{Value: 1, Data: wire.AppendOutcome(make([]byte, 0, outcomeRoom), o)}
 	}
 	f.applied()
 	if f.since += len(entries); f.since >= f.early {
@@ -63,6 +66,15 @@ func (f *fsm) Update(entries []statemachine.Entry) ([]statemachine.Entry, error)
 		}
 	}
 	return entries, nil
+}
+
+// decodeEntry returns the command of an entry. It may alias the entry.
+func decodeEntry(entry []byte) (kv.Command, error) {
+	cmd, err := unpackCommand(entry, maxInMemLog) // no longer one gets into the log
+	if err != nil {
+		return kv.Command{}, err
+	}
+	return wire.DecodeCommand(cmd)
 }
 
 func undecodable(index uint64, err error) error {

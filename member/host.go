@@ -128,7 +128,13 @@ func (m *Member) startReplica() error {
 		CompactionOverhead:      max(m.cfg.SnapshotEntries*keepEntries/snapshotEntries, 1),
 		MaxInMemLogSize:         maxInMemLog,
 		SnapshotCompressionType: config.Snappy,
-		EntryCompressionType:    config.Snappy,
+		EntryCompressionType:    config.NoCompression, // see packCommand
+	}
+	if m.id.Join {
+		// Whoever joined is a learner until the log, or a snapshot of it, says otherwise. The library panics on a replica
+		// that starts as the other of the two.
+		cfg.IsNonVoting = !m.votes
+		return protect("start replica", func() error { return m.host.StartOnDiskReplica(nil, true, m.newFSM, cfg) })
 	}
 	return protect("start replica", func() error {
 		founders, err := m.founders()

@@ -148,6 +148,9 @@ func (m *Member) listLeases() ([]kv.Lease, error) {
 
 // answerAsked answers what another member asks.
 func (m *Member) answerAsked(ctx context.Context, request []byte) []byte {
+	if isStanding(request) {
+		return m.answerStanding()
+	}
 	out := kv.Outcome{Err: kv.Errorf(kv.Unsupported, "this member does not answer that: it may be of an older version")}
 	c, err := wire.DecodeCommand(request)
 	if err != nil || len(c.Ops) != 1 {

@@ -65,7 +65,7 @@ func batch(c kv.Command) (kv.Each, bool) {
 func (s *Store) applySequenced(r *reader, c kv.Command) (kv.Outcome, error) {
 	seq := c.ID.Seq
 	if seq.IsZero() {
-		return s.applyOne(r, c)
+		return s.applyKeyed(r, c)
 	}
 	lane, key, refused, err := s.lane(r, seq)
 	if err != nil || refused != nil {
@@ -84,7 +84,7 @@ func (s *Store) applySequenced(r *reader, c kv.Command) (kv.Outcome, error) {
 	if refused := barred(s.state.Alarms, c); refused != nil {
 		return s.refuse(refused), nil // its place is not used up: it comes again once the alarm is over
 	}
-	out, err := s.applyOne(r, c)
+	out, err := s.applyKeyed(r, c)
 	if err != nil {
 		return out, err
 	}

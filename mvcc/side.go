@@ -13,7 +13,7 @@ import (
 )
 
 // What the log says beside keys is kept in a table of its own, bucket side: the cluster's records, the queue epoch of
-// each origin, and where each of its lanes stands. It has no history and never moves the revision. A key begins with
+// each origin, where each of its lanes stands, and how writes with a retry key ended. It has no history and never moves the revision. A key begins with
 // the kind of what it holds.
 const (
 	sideRecord = 'r' // | name -> version (uvarint), value

@@ -32,8 +32,9 @@ type Store struct {
 	feature  atomic.Uint64
 
 	applyMu sync.Mutex
-	state   state // guarded by applyMu: where Apply is
-	unsaved bool  // guarded by applyMu: state has changed, other than Applied, since the last flush
+	state   state   // guarded by applyMu: where Apply is
+	unsaved bool    // guarded by applyMu: state has changed, other than Applied, since the last flush
+	scratch scratch // guarded by applyMu
 
 	flushMu sync.Mutex
 	saved   state  // guarded by flushMu: what the file holds
@@ -96,6 +97,7 @@ func (s *Store) adopt(f *file, st state, sw sweep) {
 	s.applied.Store(st.Applied)
 	s.layers.Store(&layers{active: newOverlay(), file: f})
 	s.measure()
+	s.opts.OnRecord("")
 	if st.Compact > sw.Done {
 		wake(s.wakeSweep)
 	}

@@ -269,7 +269,7 @@ func (q *Queue) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
 	switch {
 	case rule < 0 && write == kv.WriteQueue:
 		return kv.Result{}, kv.Errorf(kv.Invalid, "write=queue: only a plain PUT or DELETE of one key under queue.prefixes can be queued; key %q is not or not so", key)
-	case rule < 0, !c.ID.IsZero(): // what has an origin is never numbered again
+	case rule < 0, !c.ID.Seq.IsZero(): // what has an origin is never numbered again
 		return q.next.Do(ctx, c)
 	case write == kv.WriteSync && q.pendingIn(key, nil) == 0:
 		return q.next.Do(ctx, c)

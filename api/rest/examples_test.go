@@ -77,6 +77,12 @@ func linedUp(o *Options) {
 
 const none = "0000000000000001-00000000000000000000000000000000"
 
+// copied is a node that has a state to copy.
+func copied(o *Options) {
+	admin := &copier{content: strings.Repeat("state", 1000)}
+	o.Admin = func() api.Admin { return admin }
+}
+
 // examples show each operation of the document in each of its statuses.
 var examples = []example{
 	{op: "GET /v1/kv/{key}", status: 200, path: "/v1/kv/a", given: stored},
@@ -103,6 +109,11 @@ var examples = []example{
 	{op: "GET /v1/kv/{key}", status: 504, path: "/v1/kv/a?wait=1ms", given: stored, headers: []string{"Holdfast-Min-Revision", "99"}},
 	{op: "GET /v1/kv/{key}", status: 0, path: "/v1/kv/a", headers: []string{"Origin", "https://elsewhere.example"}},
 
+	{op: "GET /v1/snapshot", status: 200, path: "/v1/snapshot", options: copied},
+	{op: "GET /v1/snapshot", status: 206, path: "/v1/snapshot", options: copied, given: halfRead, headers: []string{"If-Range", `"held"`, "Range", "bytes=100-"}},
+	{op: "GET /v1/snapshot", status: 501, path: "/v1/snapshot"},
+	{op: "GET /v1/snapshot", status: 0, path: "/v1/snapshot?x"},
+
 	{op: "HEAD /v1/kv/{key}", status: 200, path: "/v1/kv/a?consistency=bounded&max_staleness=5s", given: stored},
 	{op: "HEAD /v1/kv/{key}", status: 200, path: "/v1/kv/a?wait=1s", given: stored, headers: []string{"Holdfast-Min-Revision", "4", "Cache-Control", "no-cache", "If-Match", "*"}},
 	{op: "HEAD /v1/kv/{key}", status: 200, path: "/v1/kv/a?index=1", given: stored},
@@ -126,7 +137,11 @@ var examples = []example{
 	{op: "PUT /v1/kv/{key}", status: 503, path: "/v1/kv/a", body: "v", given: fails(kv.NoLeader)},
 	{op: "PUT /v1/kv/{key}", status: 504, path: "/v1/kv/a", body: "v", given: fails(kv.OutcomeUnknown)},
 	{op: "PUT /v1/kv/{key}", status: 507, path: "/v1/kv/a", body: "v", given: fails(kv.NoSpace)},
-	{op: "PUT /v1/kv/{key}", status: 0, path: "/v1/kv/a", body: "v", headers: []string{"Idempotency-Key", "1"}},
+	{op: "PUT /v1/kv/{key}", status: 201, path: "/v1/kv/a", body: "v", headers: []string{"Idempotency-Key", "1"}},
+	{op: "PUT /v1/kv/{key}", status: 422, path: "/v1/kv/a", body: "v", headers: []string{"Idempotency-Key", "1"}, given: func(n *node) {
+		n.call("PUT", "/v1/kv/a", "w", "Idempotency-Key", "1")
+	}},
+	{op: "PUT /v1/kv/{key}", status: 0, path: "/v1/kv/a", body: "v", given: fails(kv.RateLimited)},
 
 	{op: "DELETE /v1/kv/{key}", status: 200, path: "/v1/kv/a?write=sync", given: stored, headers: []string{"If-Match", `"2"`, "If-None-Match", `"1"`}},
 	{op: "DELETE /v1/kv/{key}", status: 200, path: "/v1/kv/p/?prefix", given: stored},
@@ -158,7 +173,13 @@ var examples = []example{
 	{op: "POST /v1/batch", status: 400, path: "/v1/batch?prefix"},
 	{op: "POST /v1/batch", status: 415, path: "/v1/batch", headers: []string{"Content-Encoding", "br"}},
 	{op: "POST /v1/batch", status: 503, path: "/v1/batch", given: func(n *node) { n.handler.batches.Store(batchesMax) }},
-	{op: "POST /v1/batch", status: 0, path: "/v1/batch", headers: []string{"Idempotency-Key", "1"}},
+	{op: "POST /v1/batch", status: 200, path: "/v1/batch", body: `{"delete":{"key":"a"}}`, headers: []string{"Idempotency-Key", "1"}},
+	{op: "POST /v1/batch", status: 0, path: "/v1/batch", headers: []string{"Origin", "http://else.where"}},
+	{op: "DELETE /v1/kv/{key}", status: 200, path: "/v1/kv/a", given: stored, headers: []string{"Idempotency-Key", "1"}},
+	{op: "POST /v1/txn", status: 200, path: "/v1/txn", body: `{"then":[{"delete":{"key":"a"}}]}`, headers: []string{"Idempotency-Key", "1"}},
+	{op: "POST /v1/leases", status: 201, path: "/v1/leases?ttl=30s", headers: []string{"Idempotency-Key", "1"}},
+	{op: "PUT /v1/leases/{id}", status: 201, path: "/v1/leases/5?ttl=30s", headers: []string{"Idempotency-Key", "1"}},
+	{op: "DELETE /v1/leases/{id}", status: 200, path: "/v1/leases/1", given: lent, headers: []string{"Idempotency-Key", "1"}},
 
 	{op: "GET /v1/leases", status: 200, path: "/v1/leases?consistency=bounded&max_staleness=5s", given: lent},
 	{op: "GET /v1/leases", status: 200, path: "/v1/leases?wait=1s", given: lent, headers: []string{"Holdfast-Min-Revision", "4", "Cache-Control", "no-cache"}},
@@ -243,7 +264,17 @@ var examples = []example{
 	{op: "DELETE /v1/tokens/{token}", status: 200, path: "/v1/tokens/1", given: issue},
 	{op: "DELETE /v1/tokens/{token}", status: 404, path: "/v1/tokens/7"},
 	{op: "DELETE /v1/tokens/{token}", status: 0, path: "/v1/tokens/1?x"},
+
+	{op: "POST /v1/nodes/{node}/{change}", status: 200, path: "/v1/nodes/self/demote"},
+	{op: "POST /v1/nodes/{node}/{change}", status: 200, path: "/v1/nodes/box-7/promote?wait=5s", body: `{"token":"HF1x"}`},
+	{op: "POST /v1/nodes/{node}/{change}", status: 202, path: "/v1/nodes/self/promote?wait=1ms", options: levered(lever{slow: true})},
+	{op: "POST /v1/nodes/{node}/{change}", status: 400, path: "/v1/nodes/self/demote", body: `{"token":"HF1x"}`},
+	{op: "POST /v1/nodes/{node}/{change}", status: 404, path: "/v1/nodes/self/demote", device: true},
+	{op: "POST /v1/nodes/{node}/{change}", status: 412, path: "/v1/nodes/self/demote", options: levered(lever{err: kv.Errorf(kv.PreconditionFailed, "the last voter")})},
+	{op: "POST /v1/nodes/{node}/{change}", status: 0, path: "/v1/nodes/self/leave", options: levered(lever{err: kv.Errorf(kv.Busy, "being promoted")})},
 }
+
+func levered(l lever) func(*Options) { return func(o *Options) { o.Switch = &l } }
 
 // issue makes a token.
 func issue(n *node) {

@@ -2,6 +2,7 @@ package rest
 
 import (
 	"net/url"
+	"slices"
 	"strings"
 
 	"holdfast/kv"
@@ -18,6 +19,7 @@ const (
 	toQueued
 	toTokens
 	toToken
+	toSwitch
 	toTxn
 	toBatch
 	toLeases
@@ -27,6 +29,7 @@ const (
 	toResume
 	toFlush
 	toRetry
+	toSnapshot
 	toDocument
 
 	targets // how many there are
@@ -44,11 +47,14 @@ const (
 	tokensPath = "/v1/tokens"
 	tokenRoot  = "/v1/tokens/" //nolint:gosec // a path
 
+	nodeRoot = "/v1/nodes/"
+
 	txnPath       = "/v1/txn"
 	batchPath     = "/v1/batch"
 	leasesPath    = "/v1/leases"
 	leaseRoot     = "/v1/leases/"
 	keepAliveLeaf = "/keepalive"
+	snapshotPath  = "/v1/snapshot"
 	documentPath  = "/v1/openapi.yaml"
 )
 
@@ -63,6 +69,7 @@ var exact = map[string]target{
 	txnPath:      toTxn,
 	batchPath:    toBatch,
 	leasesPath:   toLeases,
+	snapshotPath: toSnapshot,
 	documentPath: toDocument,
 }
 
@@ -92,6 +99,11 @@ func route(u *url.URL) (target, string) {
 	}
 	if id, ok := strings.CutPrefix(sent, tokenRoot); ok && isID(id) {
 		return toToken, id
+	}
+	if name, ok := strings.CutPrefix(sent, nodeRoot); ok {
+		if node, kind, two := strings.Cut(name, "/"); two && isID(node) && slices.Contains(switchKinds, kind) {
+			return toSwitch, name
+		}
 	}
 	if id, ok := strings.CutPrefix(sent, leaseRoot); ok {
 		if isID(id) {

@@ -22,6 +22,7 @@ type write struct {
 	device string
 	lease  int64 // ?lease, or the one that was made for ?ttl; 0 for none
 	ttl    int64 // ?ttl in seconds, 0 for none
+	retry  retryKey
 	preferences
 }
 
@@ -34,7 +35,8 @@ func parseWrite(r *http.Request, key string, p *params) (write, error) {
 	if err := p.done(); err != nil {
 		return write{}, err
 	}
-	if err := checkLater(r.Header); err != nil {
+	retry, err := parseRetryKey(r.Header)
+	if err != nil {
 		return write{}, err
 	}
 	cond, err := parsePrecond(r.Header)
@@ -47,7 +49,7 @@ func parseWrite(r *http.Request, key string, p *params) (write, error) {
 		}
 		mode = kv.WriteSync
 	}
-	return write{key: []byte(key), cond: cond, mode: mode, device: deviceOf(r), preferences: parsePrefer(r.Header)}, nil
+	return write{key: []byte(key), cond: cond, mode: mode, device: deviceOf(r), retry: retry, preferences: parsePrefer(r.Header)}, nil
 }
 
 // put stores the body under the key: 201 if the key is new, 200 if it was replaced, 202 if it is queued.
@@ -103,7 +105,8 @@ func (h *Handler) do(ctx context.Context, req *write, op kv.Op) (kv.Result, erro
 	c := kv.Command{Guards: req.cond.guards(req.key), Ops: []kv.Op{op}}
 	req.setWrite(&c, req.mode)
 	c.Device = req.device
-	for range max(1, len(req.cond.match.revisions)) - 1 {
+	c.ID.Key = req.retry
+	for i := range max(1, len(req.cond.match.revisions)) - 1 {
 		result, err := h.send(ctx, req, c)
 		e, failed := errors.AsType[*kv.Error](err)
 		if !failed || e.Code != kv.PreconditionFailed || e.Revision == c.Guards[0].Num || !slices.Contains(req.cond.match.revisions, e.Revision) {
@@ -111,6 +114,7 @@ func (h *Handler) do(ctx context.Context, req *write, op kv.Op) (kv.Result, erro
 		}
 		c.Guards = slices.Clone(c.Guards) // the former ones belong to the node
 		c.Guards[0].Num = e.Revision
+		c.ID.Key = req.retry.part(i)
 	}
 	return h.send(ctx, req, c)
 }

@@ -56,15 +56,26 @@ const (
 type Server struct {
 	backend api.Backend
 	log     *slog.Logger
+	ending  context.Context // ended by End
+	end     context.CancelFunc
 }
+
+// endGrace is how long the requests under way have to be answered once a server is to end.
+const endGrace = 2 * time.Second
 
 // New returns a server over b.
 func New(b api.Backend, log *slog.Logger) *Server {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{backend: b, log: log}
+	s := &Server{backend: b, log: log}
+	s.ending, s.end = context.WithCancel(context.Background())
+	return s
 }
+
+// End has every Serve return: no further stream is taken, watches end at once, and requests under way have a moment to be
+// answered. It does not wait.
+func (s *Server) End() { s.end() }
 
 // Serve answers the streams of a connection until it or ctx ends, and waits for the answers under way.
 func (s *Server) Serve(ctx context.Context, conn Conn, peer Peer) {
@@ -72,16 +83,26 @@ func (s *Server) Serve(ctx context.Context, conn Conn, peer Peer) {
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel()
+	taking, enough := context.WithCancel(ctx) // ends first when the server is to end
+	defer enough()
+	defer context.AfterFunc(s.ending, enough)()
 	for {
-		st, err := conn.AcceptStream(ctx)
+		st, err := conn.AcceptStream(taking)
 		if err != nil {
-			return
+			break
 		}
-		running.Go(func() { s.stream(ctx, st, peer) })
+		running.Go(func() { s.stream(ctx, taking, st, peer) })
 	}
+	if s.ending.Err() == nil {
+		return
+	}
+	late := time.AfterFunc(endGrace, cancel)
+	defer late.Stop()
+	running.Wait()
 }
 
-func (s *Server) stream(ctx context.Context, st Stream, peer Peer) {
+// stream answers one stream; a watch until taking ends.
+func (s *Server) stream(ctx, taking context.Context, st Stream, peer Peer) {
 	stop := context.AfterFunc(ctx, func() { st.Abort(codeDone) })
 	defer stop()
 	r := bufio.NewReaderSize(st, 512) // most requests are small, and there are many connections
@@ -92,7 +113,8 @@ func (s *Server) stream(ctx context.Context, st Stream, peer Peer) {
 	}
 	q, err := wire.DecodeUplinkRequest(frame)
 	if err == nil && q.Verb == wire.UplinkWatch {
-		err = s.watch(ctx, st, r, q, peer)
+		defer context.AfterFunc(taking, func() { st.Abort(codeDone) })()
+		err = s.watch(taking, st, r, q, peer)
 	} else if err == nil {
 		err = s.answer(ctx, st, q, peer)
 	} else {

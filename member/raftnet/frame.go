@@ -9,6 +9,8 @@ import (
 
 	"github.com/lni/dragonboat/v4/raftio"
 	pb "github.com/lni/dragonboat/v4/raftpb"
+
+	"holdfast/transport/courier"
 )
 
 // A stream is a hello, then frames: a length of four bytes, big-endian, and so many bytes. A frame of a lane is the
@@ -46,8 +48,10 @@ func (k kind) String() string {
 	return fmt.Sprintf("kind %d", uint8(k))
 }
 
-// nonce tells one life of a node from another.
+// nonce tells one life of a node from another. Its beginning is the life that couriers know.
 type nonce [16]byte
+
+func (n nonce) life() courier.Life { return courier.Life(n[:len(courier.Life{})]) }
 
 // hello is how a stream begins.
 type hello struct {
@@ -161,12 +165,17 @@ func decodeBatch(b []byte, cluster uint64, node string) (batch pb.MessageBatch, 
 	case batch.BinVer != raftio.TransportBinVersion:
 		return batch, fmt.Errorf("batch of version %d, want %d: %w", batch.BinVer, raftio.TransportBinVersion, errFormat)
 	}
+	return batch, checkMessages(batch)
+}
+
+// checkMessages refuses what only this node may tell its replica.
+func checkMessages(batch pb.MessageBatch) error {
 	for _, m := range batch.Requests {
 		if m.To == 0 || !mayTravel(m.Type) {
-			return batch, fmt.Errorf("%s to replica %d: %w", m.Type, m.To, errFormat)
+			return fmt.Errorf("%s to replica %d: %w", m.Type, m.To, errFormat)
 		}
 	}
-	return batch, nil
+	return nil
 }
 
 // mayTravel reports whether a message is of those that replicas send each other. The others are between a replica and

@@ -49,7 +49,8 @@ func New(opts Options) (*Net, error) {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	n := &Net{opts: opts, metrics: newMetrics(), serving: make(chan struct{}), closing: make(chan struct{}), peers: make(map[string]*peer)}
+	n := &Net{opts: opts, serving: make(chan struct{}), closing: make(chan struct{}), peers: make(map[string]*peer)}
+	n.metrics = newMetrics(n.Mail)
 	_, _ = rand.Read(n.boot[:]) // never fails: crypto/rand ends the program instead
 	if err := n.metrics.register(opts.Metrics); err != nil {
 		return nil, err
@@ -161,7 +162,7 @@ func (n *Net) peer(node string) (*peer, error) {
 func (n *Net) peerLocked(node string) *peer {
 	p, ok := n.peers[node]
 	if !ok {
-		p = &peer{node: node, replicas: make(map[replicas]struct{})}
+		p = newPeer(node, n.boot.life())
 		n.peers[node] = p
 	}
 	return p
@@ -217,6 +218,11 @@ func (c *connection) send(batch pb.MessageBatch) error {
 			continue
 		}
 		batch.Requests = requests
+		lane := kind(i + 1)
+		if batch.Requests = c.peer.mail(lane, requests); len(batch.Requests) == 0 {
+			c.net.metrics.sent.Inc()
+			continue
+		}
 		b, err := batch.Marshal()
 		if err != nil {
 			return fmt.Errorf("encode a batch: %w", err)
@@ -224,7 +230,6 @@ func (c *connection) send(batch pb.MessageBatch) error {
 		if len(b) > maxBatchFrame-16 {
 			return fmt.Errorf("batch of %d bytes: %w", len(b), errFrame)
 		}
-		lane := kind(i + 1)
 		if c.peer.out[i].put(l.queues[i], b) {
 			c.net.metrics.sent.Inc()
 			continue

@@ -54,6 +54,7 @@ type Node struct {
 	Replica uint64
 
 	c       *Cluster
+	raft    *raftnet.Net
 	metrics *prometheus.Registry
 	id      *transport.Identity
 	dir     string
@@ -155,6 +156,19 @@ func (c *Cluster) Others(n *Node) (others []*Node) {
 	return others
 }
 
+// wire sums what went over all links.
+func (c *Cluster) wire() (sum simnet.Stats) {
+	for _, a := range c.nodes {
+		for _, b := range c.nodes[a.Replica:] {
+			s := c.Net.Link(a.Name, b.Name).Stats()
+			sum.Packets += s.Packets
+			sum.Bytes += s.Bytes + 28*s.Packets
+			sum.Lost += s.Lost
+		}
+	}
+	return sum
+}
+
 // Isolate cuts all links of a node.
 func (c *Cluster) Isolate(n *Node) {
 	for _, o := range c.Others(n) {
@@ -189,6 +203,7 @@ func (n *Node) Start() {
 	if err != nil {
 		t.Fatal(err)
 	}
+	n.raft = raft
 	pool, err := bridge.Members(ep, raft, transport.PoolOptions{})
 	if err != nil {
 		t.Fatal(err)
