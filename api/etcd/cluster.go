@@ -24,7 +24,7 @@ type clusterService struct {
 func (s clusterService) MemberList(ctx context.Context, r *pb.MemberListRequest) (*pb.MemberListResponse, error) {
 	admin, err := s.replica(ctx)
 	if err != nil {
-		return nil, err
+		return s.proxiedList(ctx, r, err)
 	}
 	replicas, err := admin.Replicas(ctx, !r.Linearizable)
 	if err != nil {

@@ -58,13 +58,13 @@ type Options struct {
 
 // Defaults of Options.
 const (
-	valueMax     = 1 << 20
-	keyMax       = 4 << 10
-	requestMax   = 3 << 19
-	opsMax       = 128
-	watchesMax   = 1024
-	bodyTimeout  = 60 * time.Second
-	watchStall   = 10 * time.Second
+	valueMax    = 1 << 20
+	keyMax      = 4 << 10
+	requestMax  = 3 << 19
+	opsMax      = 128
+	watchesMax  = 1024
+	bodyTimeout = 60 * time.Second
+	watchStall  = 10 * time.Second
 	// 25 s keeps a typical carrier NAT open: 3,456 comments a day, about 0.2 MB with their TCP and IP headers.
 	heartbeat = 25 * time.Second
 )
