@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"context"
+	"hash/fnv"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -30,13 +31,16 @@ func (s clusterService) proxiedList(ctx context.Context, r *pb.MemberListRequest
 const page = 4 << 10
 
 // proxiedStatus is how a proxy stands: the size of its cache, and that it has no leader if its uplink is lost. It has no
-// place in the log, and does not know which member leads; the header is that of whoever answered it last.
+// place in the log, and does not know which member leads. In the header it stands for itself, by a number made of its node
+// id: tools take a node for the leader whose number is the leader's, and 0 is that of no leader.
 func (s maintenanceService) proxiedStatus(ctx context.Context, refused error) (*pb.StatusResponse, error) {
-	p := s.opts.Reporter.Report().Proxy
+	report := s.opts.Reporter.Report()
+	p := report.Proxy
 	if p == nil {
 		return nil, refused
 	}
 	header := s.header(s.here(ctx))
+	header.MemberId = numberOf(report.NodeID)
 	answer := &pb.StatusResponse{
 		Header:         header,
 		Version:        api.EtcdVersion,
@@ -51,4 +55,11 @@ func (s maintenanceService) proxiedStatus(ctx context.Context, refused error) (*
 		answer.Errors = append(answer.Errors, rpctypes.ErrorDesc(rpctypes.ErrGRPCNoLeader))
 	}
 	return answer, nil
+}
+
+// numberOf is a node id as one of 63 bits, and not 0.
+func numberOf(node string) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(node)) // never fails
+	return h.Sum64()>>1 | 1
 }

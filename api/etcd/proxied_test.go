@@ -16,7 +16,7 @@ import (
 type proxied struct{ lost *bool }
 
 func (p proxied) Report() api.Status {
-	return api.Status{Proxy: &api.ProxyStatus{CacheBytes: 50_000, CacheMaxBytes: 1 << 20, UplinkLost: *p.lost}}
+	return api.Status{NodeID: "n1", Proxy: &api.ProxyStatus{CacheBytes: 50_000, CacheMaxBytes: 1 << 20, UplinkLost: *p.lost}}
 }
 
 func openProxied(t *testing.T, lost *bool, members func(context.Context, bool) (kv.Header, []kv.Replica, error)) *rig {
@@ -63,7 +63,7 @@ func TestAProxysStatusIsItsOwn(t *testing.T) {
 	c := pb.NewMaintenanceClient(n.conn)
 	r := ok[*pb.StatusResponse](t)(c.Status(n.ctx, &pb.StatusRequest{}))
 	if r.Version != api.EtcdVersion || r.StorageVersion != api.EtcdClusterVersion || r.DbSize != 50_000 || r.DbSizeQuota != 1<<20 ||
-		r.Leader != 0 || r.RaftIndex != 0 || r.IsLearner || len(r.Errors) != 0 || r.Header.GetRevision() == 0 {
+		r.Leader != 0 || r.RaftIndex != 0 || r.IsLearner || len(r.Errors) != 0 || r.Header.GetRevision() == 0 || r.Header.GetMemberId() == 0 {
 		t.Errorf("%v", r)
 	}
 	lost = true
