@@ -1,11 +1,6 @@
 package rest
 
-import (
-	"encoding/json"
-	"net/http"
-
-	"holdfast/kv"
-)
+import "net/http"
 
 // onlyRead lets GET and HEAD through. It answers OPTIONS with a status, and refuses all else.
 func onlyRead(w http.ResponseWriter, r *http.Request) (status int, err error) {
@@ -36,14 +31,5 @@ func (h *Handler) serveStatus(w http.ResponseWriter, r *http.Request) (int, erro
 	if err := withoutParams(r); err != nil {
 		return 0, err
 	}
-	body, err := json.Marshal(h.opts.Reporter.Report())
-	if err != nil {
-		return 0, kv.Errorf(kv.Internal, "encode status: %w", err)
-	}
-	header := w.Header()
-	header["Content-Type"] = typeJSON
-	header["X-Content-Type-Options"] = nosniff
-	header["Cache-Control"] = noStore
-	_, _ = w.Write(append(body, '\n'))
-	return http.StatusOK, nil
+	return replyJSON(w, http.StatusOK, h.opts.Reporter.Report())
 }
