@@ -3,6 +3,7 @@ package member
 import (
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 
 	"github.com/lni/dragonboat/v4/config"
@@ -187,11 +188,24 @@ func (l *logDB) ReadRaftState(shard, replica, last uint64) (raftio.RaftState, er
 	return rs, err
 }
 
-// IterateEntries halts the replica if the log cannot be read.
+// iterateMax is how many entries are read from disk at a time. The goroutine that reads them for a follower that lags is the
+// one that commits: tan opens its file and reads a block of it for each, so that ten thousand of them, as a new learner may
+// need, stopped all writes for seconds.
+const iterateMax = 256
+
+// IterateEntries halts the replica if the log cannot be read. Where many entries are asked for it returns the first of
+// them as if the limit, in bytes, had been reached.
 func (l *logDB) IterateEntries(ents []pb.Entry, size, shard, replica, low, high, limit uint64) ([]pb.Entry, uint64, error) {
-	ents, size, err := l.ILogDB.IterateEntries(ents, size, shard, replica, low, high, limit)
+	until := high
+	if limit < math.MaxUint64 { // else all are needed
+		until = min(high, low+iterateMax)
+	}
+	ents, size, err := l.ILogDB.IterateEntries(ents, size, shard, replica, low, until, limit)
 	if err != nil {
-		l.halt.stop(fmt.Errorf("read raft log entries %d to %d: %w", low, high-1, err))
+		l.halt.stop(fmt.Errorf("read raft log entries %d to %d: %w", low, until-1, err))
+	}
+	if n := len(ents); until < high && n > 0 && ents[n-1].Index == until-1 {
+		size = max(size, limit+1)
 	}
 	return ents, size, nil
 }

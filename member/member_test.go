@@ -42,7 +42,27 @@ func start(t testing.TB, dir string, change ...func(*Config)) *testMember {
 	case <-time.After(20 * time.Second):
 		t.Fatal("not ready after 20 s")
 	}
+	if !cfg.founding {
+		tm.awaitEntry()
+	}
 	return tm
+}
+
+// awaitEntry waits for the last that a member writes by itself after a start: its own entry in the list of members.
+func (m *testMember) awaitEntry() {
+	m.t.Helper()
+	deadline := time.After(20 * time.Second)
+	for {
+		r, changed := m.roster.get()
+		if s := r.Seat(m.id.Replica); r.version != 0 && s != nil && m.entryTrue(*s) {
+			return
+		}
+		select {
+		case <-changed:
+		case <-deadline:
+			m.t.Fatal("the member is not in its list of members after 20 s")
+		}
+	}
 }
 
 // close ends the member and fails the test if it did not end well. It may be called more than once.
