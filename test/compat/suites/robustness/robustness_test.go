@@ -149,9 +149,9 @@ func TestRobustness(t *testing.T) {
 	}{
 		{"etcd put", traffic.EtcdPut, false, true},
 		{"etcd put, delete, lease", traffic.EtcdPutDeleteLease, true, false},
-		{"etcd delete", traffic.EtcdDelete, false, false},
-		{"kubernetes", traffic.Kubernetes, true, false},
-		{"kubernetes create, delete", traffic.KubernetesCreateDelete, false, false},
+		{"etcd delete", traffic.EtcdDelete, false, true},
+		{"kubernetes", traffic.Kubernetes, false, true},
+		{"kubernetes create, delete", traffic.KubernetesCreateDelete, false, true},
 	} {
 		for _, n := range []int{1, 3} {
 			for round := range rounds {
