@@ -19,12 +19,18 @@ const (
 	toQueued
 	toTokens
 	toToken
+	toMembers
+	toMember
 	toSwitch
 	toTxn
 	toBatch
 	toLeases
 	toLease
 	toKeepAlive
+	toPause
+	toResume
+	toFlush
+	toRetry
 	toSnapshot
 	toDocument
 
@@ -36,10 +42,16 @@ const (
 	statusPath = "/v1/status"
 	queuePath  = "/v1/queue"
 	queueRoot  = "/v1/queue/"
+	pausePath  = "/v1/queue/pause"
+	resumePath = "/v1/queue/resume"
+	flushPath  = "/v1/queue/flush"
+	retryLeaf  = "/retry"
 	tokensPath = "/v1/tokens"
 	tokenRoot  = "/v1/tokens/" //nolint:gosec // a path
 
-	nodeRoot = "/v1/nodes/"
+	membersPath = "/v1/members"
+	memberRoot  = "/v1/members/"
+	nodeRoot    = "/v1/nodes/"
 
 	txnPath       = "/v1/txn"
 	batchPath     = "/v1/batch"
@@ -54,7 +66,11 @@ const (
 var exact = map[string]target{
 	statusPath:   toStatus,
 	queuePath:    toQueue,
+	pausePath:    toPause,
+	resumePath:   toResume,
+	flushPath:    toFlush,
 	tokensPath:   toTokens,
+	membersPath:  toMembers,
 	txnPath:      toTxn,
 	batchPath:    toBatch,
 	leasesPath:   toLeases,
@@ -78,11 +94,19 @@ func route(u *url.URL) (target, string) {
 	if to, ok := exact[sent]; ok {
 		return to, ""
 	}
-	if id, ok := strings.CutPrefix(sent, queueRoot); ok && isID(id) {
-		return toQueued, id
+	if id, ok := strings.CutPrefix(sent, queueRoot); ok {
+		if isID(id) {
+			return toQueued, id
+		}
+		if id, ok = strings.CutSuffix(id, retryLeaf); ok && isID(id) {
+			return toRetry, id
+		}
 	}
 	if id, ok := strings.CutPrefix(sent, tokenRoot); ok && isID(id) {
 		return toToken, id
+	}
+	if name, ok := strings.CutPrefix(u.Path, memberRoot); ok && strings.HasPrefix(sent, memberRoot) && name != "" && !strings.Contains(name, "/") {
+		return toMember, name
 	}
 	if name, ok := strings.CutPrefix(sent, nodeRoot); ok {
 		if node, kind, two := strings.Cut(name, "/"); two && isID(node) && slices.Contains(switchKinds, kind) {
