@@ -265,6 +265,17 @@ var examples = []example{
 	{op: "DELETE /v1/tokens/{token}", status: 404, path: "/v1/tokens/7"},
 	{op: "DELETE /v1/tokens/{token}", status: 0, path: "/v1/tokens/1?x"},
 
+	{op: "GET /v1/members", status: 200, path: "/v1/members", options: asReplica},
+	{op: "GET /v1/members", status: 0, path: "/v1/members"},
+	{op: "HEAD /v1/members", status: 200, path: "/v1/members", options: asReplica},
+	{op: "HEAD /v1/members", status: 0, path: "/v1/members?x"},
+	{op: "PUT /v1/members", status: 200, path: "/v1/members", body: `{"voters":5,"replace_after":"15m0s"}`, options: asReplica},
+	{op: "PUT /v1/members", status: 404, path: "/v1/members", body: `{"voters":5}`, options: asReplica, device: true},
+	{op: "PUT /v1/members", status: 0, path: "/v1/members", body: `{"king":1}`, options: asReplica},
+	{op: "DELETE /v1/members/{member}", status: 200, path: "/v1/members/2", options: asReplica},
+	{op: "DELETE /v1/members/{member}", status: 404, path: "/v1/members/nobody", options: asReplica},
+	{op: "DELETE /v1/members/{member}", status: 0, path: "/v1/members/same", options: asReplica},
+
 	{op: "POST /v1/nodes/{node}/{change}", status: 200, path: "/v1/nodes/self/demote"},
 	{op: "POST /v1/nodes/{node}/{change}", status: 200, path: "/v1/nodes/box-7/promote?wait=5s", body: `{"token":"HF1x"}`},
 	{op: "POST /v1/nodes/{node}/{change}", status: 202, path: "/v1/nodes/self/promote?wait=1ms", options: levered(lever{slow: true})},

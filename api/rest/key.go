@@ -19,6 +19,8 @@ const (
 	toQueued
 	toTokens
 	toToken
+	toMembers
+	toMember
 	toSwitch
 	toTxn
 	toBatch
@@ -47,7 +49,9 @@ const (
 	tokensPath = "/v1/tokens"
 	tokenRoot  = "/v1/tokens/" //nolint:gosec // a path
 
-	nodeRoot = "/v1/nodes/"
+	membersPath = "/v1/members"
+	memberRoot  = "/v1/members/"
+	nodeRoot    = "/v1/nodes/"
 
 	txnPath       = "/v1/txn"
 	batchPath     = "/v1/batch"
@@ -66,6 +70,7 @@ var exact = map[string]target{
 	resumePath:   toResume,
 	flushPath:    toFlush,
 	tokensPath:   toTokens,
+	membersPath:  toMembers,
 	txnPath:      toTxn,
 	batchPath:    toBatch,
 	leasesPath:   toLeases,
@@ -99,6 +104,9 @@ func route(u *url.URL) (target, string) {
 	}
 	if id, ok := strings.CutPrefix(sent, tokenRoot); ok && isID(id) {
 		return toToken, id
+	}
+	if name, ok := strings.CutPrefix(u.Path, memberRoot); ok && strings.HasPrefix(sent, memberRoot) && name != "" && !strings.Contains(name, "/") {
+		return toMember, name
 	}
 	if name, ok := strings.CutPrefix(sent, nodeRoot); ok {
 		if node, kind, two := strings.Cut(name, "/"); two && isID(node) && slices.Contains(switchKinds, kind) {
