@@ -79,6 +79,9 @@ func (a *Agent) runMember(ctx context.Context, m *member.Member, peers *transpor
 	err := runWithPeers(alone, m, peers)
 	over() // it may have ended by itself
 	leaving.Wait()
+	if errors.Is(err, member.ErrRemoved) || errors.Is(err, member.ErrLogLost) {
+		return &exitError{ExitConfig, err}
+	}
 	return err
 }
 
@@ -105,8 +108,9 @@ func (a *Agent) memberConfig() member.Config {
 		NodeID:       a.planned().node.uuid(),
 		Name:         a.cfg.Name,
 		Addresses:    a.peerAddresses(),
-		ClientURLs:   a.Addrs(),
+		ClientURLs:   a.clientURLs(),
 		Voters:       a.cfg.Cluster.Voters,
+		ReplaceAfter: a.cfg.Cluster.ReplaceAfter,
 		Version:      a.opts.Version,
 		Log:          a.opts.Log,
 		Metrics:      a.opts.Metrics,

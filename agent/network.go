@@ -103,7 +103,11 @@ func (a *Agent) become(id *transport.Identity) error {
 func (a *Agent) certify(m *member.Member) (*transport.CA, error) {
 	dir := a.dir.join(identityName)
 	ca, err := transport.LoadCA(dir)
-	if errors.Is(err, fs.ErrNotExist) && a.net.identity.Load().Joined() {
+	if id := a.net.identity.Load(); errors.Is(err, fs.ErrNotExist) && id.Joined() {
+		if mine, its := id.Info().Cluster, fmt.Sprintf("%016x", m.Status().ClusterID); mine != its {
+			return nil, refusef("this node has a certificate of cluster %s and its data is of cluster %s: start it with --join and a token of "+
+				"the cluster it is to belong to, on an empty data dir", mine, its)
+		}
 		return nil, nil // another member has it
 	}
 	if errors.Is(err, fs.ErrNotExist) {

@@ -250,7 +250,7 @@ func (a *Agent) takeSeat(ctx context.Context, rec *record, e *errand) error {
 	t, err := a.promotionToken(rec.Switch.Token)
 	var got enroll.Joined
 	if err == nil {
-		wish := enroll.Wish{Role: transport.Member, Addresses: a.peerAddresses(), ClientURLs: a.Addrs()}
+		wish := enroll.Wish{Role: transport.Member, Addresses: a.peerAddresses(), ClientURLs: a.clientURLs()}
 		got, err = a.join(ctx, t, wish, "it serves on as a proxy", func(err error) { e.worry(err) })
 	}
 	switch {
@@ -376,7 +376,7 @@ func (a *Agent) demote(ctx context.Context, now *running, e *errand) (*running, 
 	if err != nil {
 		return now, errors.Join(err, stopped(old))
 	}
-	if err := stopped(old); err != nil {
+	if err := stopped(old); err != nil && !errors.Is(err, member.ErrRemoved) {
 		a.opts.Log.Warn("the member did not end cleanly; it has been removed from the cluster", "err", err)
 	}
 	if err := a.dir.retireMember(rec.Switch.Replica); err != nil {
@@ -530,6 +530,9 @@ func (a *Agent) beRemoved(ctx context.Context, now, old *running, replica uint64
 		}
 		select {
 		case <-old.done:
+			if errors.Is(old.failure(), member.ErrRemoved) { // others have told it
+				return old, a.dir.step(failpoint.DemoteRemoved)
+			}
 			return old, fmt.Errorf("the member that is to be removed: %w", old.failure())
 		default:
 		}

@@ -70,7 +70,8 @@ type TLS struct {
 
 // Cluster seeds replicated values when a cluster is made; afterwards what is replicated counts.
 type Cluster struct {
-	Voters int `mapstructure:"voters" default:"3" min:"1" max:"7" help:"number of voting members wanted when a cluster is made"`
+	Voters       int           `mapstructure:"voters" default:"3" min:"1" max:"7" help:"number of voting members wanted when a cluster is made"`
+	ReplaceAfter time.Duration `mapstructure:"replace-after" default:"10m" min:"0s" max:"8760h" help:"how long a voting member may be out of reach before the next box that joins may take its place, in a cluster that is made now; 0s keeps its place until it is removed"`
 }
 
 // Proxy is what a proxy caches and how long that is good.

@@ -196,11 +196,13 @@ type OpenEpoch struct {
 
 // SetRecord sets one of the cluster's own records (tokens, nodes, policy), which live beside the keys and never move the
 // revision. A nil Value removes it. Unless Have is -1 the record must be at version Have, 0 for absent; else
-// PreconditionFailed, whose Revision is the present version. The Count of the answer is the new version.
+// PreconditionFailed, whose Revision is the present version. The Count of the answer is the new version. One that carries a
+// Term is proposed by a leader, and refused as NoLeader unless Term is the current LeaderTerm's nonce.
 type SetRecord struct {
 	Name  []byte
 	Value []byte
 	Have  int64
+	Term  uint64 // 0: asked for by anybody
 }
 
 // Records asks for the records whose names begin with Prefix, in order: a KeyValue each, with Key and Value, and the

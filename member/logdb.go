@@ -32,6 +32,7 @@ type logDB struct {
 	states  map[raftio.NodeInfo]pb.State // last written; a replica not in it is read first
 	bytes   uint64                       // of the commands saved since the last snapshot
 	entries uint64                       // saved since the last snapshot
+	last    uint64                       // index of the last entry, or of the snapshot
 }
 
 // errLogClosed is what Close of a log that could not be closed cleanly reports; nothing is lost by it.
@@ -122,6 +123,11 @@ func (l *logDB) written(updates []pb.Update) {
 	for _, u := range updates {
 		l.states[raftio.GetNodeInfo(u.ShardID, u.ReplicaID)] = u.State
 		l.entries += uint64(len(u.EntriesToSave))
+		if n := len(u.EntriesToSave); n > 0 {
+			l.last = u.EntriesToSave[n-1].Index
+		} else if !pb.IsEmptySnapshot(u.Snapshot) {
+			l.last = max(l.last, u.Snapshot.Index)
+		}
 		for _, e := range u.EntriesToSave {
 			l.bytes += uint64(len(e.Cmd))
 		}
@@ -138,6 +144,13 @@ func (l *logDB) committed(shard, replica uint64) uint64 {
 	return l.states[raftio.GetNodeInfo(shard, replica)].Commit
 }
 
+// end is the index of the last entry that is durable.
+func (l *logDB) end() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.last
+}
+
 // again asks for a snapshot once more.
 func (l *logDB) again() {
 	select {
@@ -146,11 +159,11 @@ func (l *logDB) again() {
 	}
 }
 
-// begin says what the log holds behind its newest snapshot when it is opened.
-func (l *logDB) begin(entries, bytes uint64) {
+// begin says what the log holds behind its newest snapshot when it is opened, and where it ends.
+func (l *logDB) begin(entries, bytes, last uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.entries, l.bytes = entries, bytes
+	l.entries, l.bytes, l.last = entries, bytes, last
 	if bytes >= snapshotLogBytes {
 		l.again()
 	}

@@ -177,6 +177,9 @@ const MaxRecordName = 1024
 
 // setRecord stages a change of one of the cluster's records.
 func (x *exec) setRecord(op kv.SetRecord) (res kv.OpResult, err error) {
+	if op.Term != 0 && op.Term != x.control.term {
+		return res, kv.Errorf(kv.NoLeader, "the leader that wanted record %q changed leads no more", op.Name)
+	}
 	key := string(sideRecord) + string(op.Name)
 	b, err := x.staged(key)
 	if err != nil {

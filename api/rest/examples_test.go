@@ -258,6 +258,16 @@ var examples = []example{
 	{op: "POST /v1/nodes/{node}/{change}", status: 404, path: "/v1/nodes/self/demote", device: true},
 	{op: "POST /v1/nodes/{node}/{change}", status: 412, path: "/v1/nodes/self/demote", options: levered(lever{err: kv.Errorf(kv.PreconditionFailed, "the last voter")})},
 	{op: "POST /v1/nodes/{node}/{change}", status: 0, path: "/v1/nodes/self/leave", options: levered(lever{err: kv.Errorf(kv.Busy, "being promoted")})},
+	{op: "GET /v1/members", status: 200, path: "/v1/members", options: asReplica},
+	{op: "GET /v1/members", status: 0, path: "/v1/members"},
+	{op: "HEAD /v1/members", status: 200, path: "/v1/members", options: asReplica},
+	{op: "HEAD /v1/members", status: 0, path: "/v1/members?x"},
+	{op: "PUT /v1/members", status: 200, path: "/v1/members", body: `{"voters":5,"replace_after":"15m0s"}`, options: asReplica},
+	{op: "PUT /v1/members", status: 404, path: "/v1/members", body: `{"voters":5}`, options: asReplica, device: true},
+	{op: "PUT /v1/members", status: 0, path: "/v1/members", body: `{"king":1}`, options: asReplica},
+	{op: "DELETE /v1/members/{member}", status: 200, path: "/v1/members/2", options: asReplica},
+	{op: "DELETE /v1/members/{member}", status: 404, path: "/v1/members/nobody", options: asReplica},
+	{op: "DELETE /v1/members/{member}", status: 0, path: "/v1/members/same", options: asReplica},
 }
 
 func levered(l lever) func(*Options) { return func(o *Options) { o.Switch = &l } }

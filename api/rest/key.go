@@ -20,6 +20,8 @@ const (
 	toTokens
 	toToken
 	toSwitch
+	toMembers
+	toMember
 	toTxn
 	toBatch
 	toLeases
@@ -39,7 +41,9 @@ const (
 	tokensPath = "/v1/tokens"
 	tokenRoot  = "/v1/tokens/" //nolint:gosec // a path
 
-	nodeRoot = "/v1/nodes/"
+	nodeRoot    = "/v1/nodes/"
+	membersPath = "/v1/members"
+	memberRoot  = "/v1/members/"
 
 	txnPath       = "/v1/txn"
 	batchPath     = "/v1/batch"
@@ -55,6 +59,7 @@ var exact = map[string]target{
 	statusPath:   toStatus,
 	queuePath:    toQueue,
 	tokensPath:   toTokens,
+	membersPath:  toMembers,
 	txnPath:      toTxn,
 	batchPath:    toBatch,
 	leasesPath:   toLeases,
@@ -88,6 +93,9 @@ func route(u *url.URL) (target, string) {
 		if node, kind, two := strings.Cut(name, "/"); two && isID(node) && slices.Contains(switchKinds, kind) {
 			return toSwitch, name
 		}
+	}
+	if name, ok := strings.CutPrefix(u.Path, memberRoot); ok && strings.HasPrefix(sent, memberRoot) && name != "" && !strings.Contains(name, "/") {
+		return toMember, name
 	}
 	if id, ok := strings.CutPrefix(sent, leaseRoot); ok {
 		if isID(id) {

@@ -33,7 +33,7 @@ type Options struct {
 	Tokens api.Tokens       // answers /v1/tokens behind Admin and nowhere else; nil: nowhere
 	Switch api.Switcher     // answers /v1/nodes/{node}/promote, demote and leave, likewise
 
-	Admin func() api.Admin // answers /v1/snapshot; nil, or returning nil: the node has no state to copy
+	Admin func() api.Admin // answers /v1/snapshot and /v1/members; nil, or returning nil: the node is no full replica
 
 	Log     *slog.Logger          // nil: discarded
 	Metrics prometheus.Registerer // nil: not counted. New panics if another Handler has registered there
@@ -58,13 +58,13 @@ type Options struct {
 
 // Defaults of Options.
 const (
-	valueMax     = 1 << 20
-	keyMax       = 4 << 10
-	requestMax   = 3 << 19
-	opsMax       = 128
-	watchesMax   = 1024
-	bodyTimeout  = 60 * time.Second
-	watchStall   = 10 * time.Second
+	valueMax    = 1 << 20
+	keyMax      = 4 << 10
+	requestMax  = 3 << 19
+	opsMax      = 128
+	watchesMax  = 1024
+	bodyTimeout = 60 * time.Second
+	watchStall  = 10 * time.Second
 	// 25 s keeps a typical carrier NAT open: 3,456 comments a day, about 0.2 MB with their TCP and IP headers.
 	heartbeat = 25 * time.Second
 )
@@ -151,6 +151,9 @@ const (
 	allowTokens = "GET, HEAD, POST, OPTIONS" //nolint:gosec // methods
 	allowToken  = "DELETE, OPTIONS"
 
+	allowMembers = "GET, HEAD, PUT, OPTIONS"
+	allowMember  = "DELETE, OPTIONS"
+
 	allowPost      = "POST, OPTIONS"
 	allowLeases    = "GET, HEAD, POST, OPTIONS"
 	allowLease     = "GET, HEAD, PUT, DELETE, OPTIONS"
@@ -179,6 +182,10 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, admin bool) (int
 		return h.serveToken(w, r, admin, name)
 	case toSwitch:
 		return h.serveSwitch(w, r, admin, name)
+	case toMembers:
+		return h.serveMembers(w, r, admin)
+	case toMember:
+		return h.serveMember(w, r, admin, name)
 	case toTxn:
 		return h.servePost(w, r, h.txn)
 	case toBatch:

@@ -11,7 +11,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -36,13 +39,15 @@ type Options struct {
 	Change func(*member.Config)
 }
 
-// Cluster is a static set of members.
+// Cluster is a set of members: those that founded it, and those that have joined since.
 type Cluster struct {
 	Net *simnet.Net
 
 	t     testing.TB
 	opts  Options
 	began time.Time
+	ca    *transport.CA
+	home  string
 	nodes []*Node
 }
 
@@ -57,8 +62,14 @@ type Node struct {
 	raft    *raftnet.Net
 	metrics *prometheus.Registry
 	id      *transport.Identity
+	addr    string // what it says of itself
+	joined  bool   // it is not a founder
 	dir     string
 	stop    func(kill bool)
+
+	over    chan struct{} // closed when the member has ended
+	failure error         // why, readable then
+	failing bool          // it is expected to
 }
 
 const clusterID = 0x5eed
@@ -74,19 +85,9 @@ func New(t testing.TB, opts Options) *Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	for i := range opts.Members {
-		n := &Node{Name: fmt.Sprintf("m%d", i+1), Replica: uint64(i + 1), c: c, id: identity(t, ca)} //nolint:gosec // few
-		n.dir = filepath.Join(dir, n.Name)
-		c.nodes = append(c.nodes, n)
-	}
-	for _, a := range c.nodes {
-		for _, b := range c.nodes[a.Replica:] {
-			l := c.Net.Link(a.Name, b.Name).Loss(opts.Loss)
-			if opts.Delay > 0 {
-				l.Delay(opts.Delay)
-			}
-		}
+	c.ca, c.home = ca, t.TempDir()
+	for range opts.Members {
+		c.add().Replica = uint64(len(c.nodes)) //nolint:gosec // few
 	}
 	t.Cleanup(func() {
 		for _, n := range c.nodes {
@@ -94,6 +95,45 @@ func New(t testing.TB, opts Options) *Cluster {
 		}
 	})
 	return c
+}
+
+// add makes a node that nobody has started, with links to all others.
+func (c *Cluster) add() *Node {
+	c.t.Helper()
+	n := &Node{Name: fmt.Sprintf("m%d", len(c.nodes)+1), c: c, id: identity(c.t, c.ca)}
+	n.dir, n.addr = filepath.Join(c.home, n.Name), c.Net.Addr(n.Name)
+	for _, o := range c.nodes {
+		l := c.Net.Link(o.Name, n.Name).Loss(c.opts.Loss)
+		if c.opts.Delay > 0 {
+			l.Delay(c.opts.Delay)
+		}
+	}
+	c.nodes = append(c.nodes, n)
+	return n
+}
+
+// Join makes a node that the cluster takes in as a member, and starts it. It returns before it is ready.
+func (c *Cluster) Join(at *Node) (*Node, error) {
+	c.t.Helper()
+	n := c.add()
+	if err := n.Enter(at); err != nil {
+		return n, err
+	}
+	n.Start()
+	return n, nil
+}
+
+// Enter lets a member take the node in and makes its dir that of the member that it is to be.
+func (n *Node) Enter(at *Node) error {
+	a, err := at.Admit(n.c.t.Context(), member.Applicant{Node: bridge.MemberNode(n.id.Node()), Name: n.Name, Addresses: []string{n.addr}})
+	if err != nil {
+		return err
+	}
+	n.Replica, n.joined = a.Replica, true
+	if err := os.MkdirAll(n.dir, 0o700); err != nil {
+		return err
+	}
+	return member.Stage(n.dir, a)
 }
 
 func identity(t testing.TB, ca *transport.CA) *transport.Identity {
@@ -112,7 +152,7 @@ func identity(t testing.TB, ca *transport.CA) *transport.Identity {
 	return id
 }
 
-// Start starts all members and waits until they are ready.
+// Start starts all members and waits until they are ready and each has entered itself in the list of members.
 func (c *Cluster) Start() {
 	c.t.Helper()
 	for _, n := range c.nodes {
@@ -120,6 +160,21 @@ func (c *Cluster) Start() {
 	}
 	for _, n := range c.nodes {
 		n.AwaitReady(time.Minute)
+	}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		waiting := 0
+		for _, n := range c.nodes {
+			r := n.Roster()
+			if len(r.Seats) < len(c.nodes) || slices.ContainsFunc(r.Seats, func(s member.Seat) bool { return !s.CaughtUp }) {
+				waiting++
+			}
+		}
+		if waiting == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			c.t.Fatalf("%d members do not know all members within a minute", waiting)
+		}
 	}
 }
 
@@ -130,19 +185,30 @@ func (c *Cluster) Nodes() []*Node { return c.nodes }
 func (c *Cluster) Leader() *Node {
 	c.t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		votes := map[uint64]int{}
+		votes, running := map[uint64]int{}, 0
 		for _, n := range c.nodes {
 			if n.stop != nil {
+				running++
 				votes[n.Status().Leader]++
 			}
 		}
 		for replica, count := range votes {
-			if replica != 0 && count > len(c.nodes)/2 && c.nodes[replica-1].Status().Leader == replica {
-				return c.nodes[replica-1]
+			if n := c.byReplica(replica); n != nil && count > running/2 && n.Status().Leader == replica {
+				return n
 			}
 		}
 	}
 	c.t.Fatal("no leader within 30 s")
+	return nil
+}
+
+// byReplica is the node that runs as a replica, nil if none does.
+func (c *Cluster) byReplica(replica uint64) *Node {
+	for _, n := range c.nodes {
+		if n.stop != nil && n.Replica == replica {
+			return n
+		}
+	}
 	return nil
 }
 
@@ -209,13 +275,27 @@ func (n *Node) Start() {
 		t.Fatal(err)
 	}
 	cfg := member.Config{
-		Dir: n.dir, ClusterID: clusterID, ReplicaID: n.Replica, NodeID: bridge.MemberNode(n.id.Node()), Peers: map[uint64]string{},
+		Dir: n.dir, ClusterID: clusterID, ReplicaID: n.Replica, NodeID: bridge.MemberNode(n.id.Node()),
+		Name: n.Name, Addresses: []string{n.addr},
 		Log: log, Metrics: n.metrics, Network: raft, DiskReserve: -1, Clock: func() time.Duration { return time.Since(n.c.began) },
 	}
 	addrs := map[string][]string{}
-	for _, o := range n.c.nodes {
-		addrs[o.id.Node()] = []string{n.c.Net.Addr(o.Name)}
-		cfg.Peers[o.Replica] = bridge.MemberNode(o.id.Node())
+	if !n.joined {
+		cfg.Peers = map[uint64]string{}
+		for _, o := range n.c.nodes[:n.c.opts.Members] {
+			addrs[o.id.Node()] = []string{o.addr}
+			cfg.Peers[o.Replica] = bridge.MemberNode(o.id.Node())
+		}
+	}
+	cfg.OnRoster = func(r member.Roster) {
+		known := maps.Clone(addrs)
+		if len(r.Seats) > 0 {
+			known = map[string][]string{}
+		}
+		for _, s := range r.Seats {
+			known[bridge.TransportNode(s.Node)] = s.Addresses
+		}
+		pool.Set(known)
 	}
 	if n.c.opts.Change != nil {
 		n.c.opts.Change(&cfg)
@@ -225,12 +305,19 @@ func (n *Node) Start() {
 		_ = conn.Close()
 		t.Fatalf("open %s: %v", n.Name, err)
 	}
-	endMember, endPool, endNet := run(t, n.Name, n.Run), run(t, n.Name, pool.Run), run(t, n.Name, ep.Run)
+	n.over, n.failure = make(chan struct{}), nil
+	over := n.over
+	runMember := func(ctx context.Context) error {
+		defer close(over)
+		n.failure = n.Run(ctx)
+		return n.failure
+	}
+	endMember, endPool, endNet := run(t, n.Name, runMember), run(t, n.Name, pool.Run), run(t, n.Name, ep.Run)
 	n.stop = func(kill bool) {
 		if kill {
 			_ = conn.Close()
 		}
-		endMember(false)
+		endMember(n.failing)
 		endPool(kill)
 		endNet(kill)
 		_ = conn.Close()
@@ -249,6 +336,25 @@ func run(t testing.TB, name string, part func(context.Context) error) (end func(
 		if err != nil && !failed {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// Wipe takes everything from a node that does not run, as a new disk does.
+func (n *Node) Wipe() {
+	if err := os.RemoveAll(n.dir); err != nil {
+		n.c.t.Fatal(err)
+	}
+}
+
+// Ended waits until the member of a node that runs has ended by itself, and returns why.
+func (n *Node) Ended(limit time.Duration) error {
+	n.c.t.Helper()
+	select {
+	case <-n.over:
+		return n.failure
+	case <-time.After(limit):
+		n.c.t.Fatalf("%s still runs after %s", n.Name, limit)
+		return nil
 	}
 }
 
