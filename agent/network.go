@@ -103,9 +103,10 @@ func (a *Agent) become(id *transport.Identity) error {
 // certify makes sure that a member has a CA, made by the founder, and a certificate from it.
 func (a *Agent) certify(m *member.Member) (*transport.CA, error) {
 	dir := a.dir.join(identityName)
-	ca, err := transport.LoadCA(dir)
+	cluster := fmt.Sprintf("%016x", m.Status().ClusterID)
+	ca, err := transport.LoadCA(dir, cluster)
 	if errors.Is(err, fs.ErrNotExist) {
-		if ca, err = transport.NewCA(fmt.Sprintf("%016x", m.Status().ClusterID)); err == nil {
+		if ca, err = transport.NewCA(cluster); err == nil {
 			err = ca.Save(dir)
 		}
 	}

@@ -240,7 +240,7 @@ func TestAddressesOfOtherNodesAreJudged(t *testing.T) {
 		"--peer-advertise=[::]:2380":                   "none that can be dialed",
 		"--join=a.example:2380,192.0.2.7:2380,[::1]:1": "",
 		"--join=a.example:2380,b":                      `has the entry "b", which must be host:port`,
-		"--join=srv:example.com":                       "this version cannot look up SRV records yet",
+		"--join=srv:":                                  "must name a DNS service",
 		"--join=a b:1":                                 "a character that no host has",
 		"--join=u@a:1":                                 "a character that no host has",
 	} {

@@ -31,7 +31,7 @@ type Config struct {
 	PeerListen    string   `mapstructure:"peer-listen" default:":2380" check:"udp" help:"UDP address for other nodes; a proxy, which only dials, takes any port instead of the default"`
 	PeerAdvertise []string `mapstructure:"peer-advertise" check:"peers" help:"addresses, as host:port, at which other nodes can reach this one; they are told to those that join"`
 	MetricsListen string   `mapstructure:"metrics-listen" shown:"on the client URLs" check:"url" help:"URL of a listener of its own for metrics and health"`
-	Join          []string `mapstructure:"join" check:"join" help:"addresses, as host:port, of any nodes of the cluster to join; ignored once joined"`
+	Join          []string `mapstructure:"join" check:"join" help:"addresses, as host:port, of any nodes of the cluster to join, or srv:NAME for those that the SRV record _holdfast._udp.NAME lists; ignored once joined"`
 	TokenFile     string   `mapstructure:"token-file" check:"file" help:"file with the join token, made by agent token create on a member; ignored once joined"`
 	Token         Secret   `mapstructure:"token" from:"env" help:"the join token; token-file wins over it"`
 	Fallback      string   `mapstructure:"fallback" oneof:"proxy,none" planned:"take in further members" shown:"proxy in auto, none in member" help:"what to become when the cluster needs no more members"`
