@@ -3,6 +3,7 @@ package enroll
 import (
 	"bufio"
 	"context"
+	"crypto"
 	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/x509"
@@ -28,14 +29,17 @@ type request struct {
 	Name  string         `json:"name"`
 	Role  transport.Role `json:"role"`
 	CSR   []byte         `json:"csr"`
+	Renew *renewal       `json:"renew,omitempty"` // nil: the box joins
 }
 
 type answer struct {
-	Certificate []byte   `json:"certificate,omitempty"`
-	CA          []byte   `json:"ca,omitempty"`
-	Endpoints   []string `json:"endpoints,omitempty"` // where members answer
-	Error       string   `json:"error,omitempty"`
-	Code        kv.Code  `json:"code,omitempty"`
+	Certificate []byte           `json:"certificate,omitempty"`
+	CA          []byte           `json:"ca,omitempty"` // that has issued it
+	Trust       *transport.Trust `json:"trust,omitempty"`
+	Now         time.Time        `json:"now,omitzero"`        // of the cluster
+	Endpoints   []string         `json:"endpoints,omitempty"` // where members answer
+	Error       string           `json:"error,omitempty"`
+	Code        kv.Code          `json:"code,omitempty"`
 }
 
 // Bounds of the exchange.
@@ -53,6 +57,7 @@ const CertificateLife = 365 * 24 * time.Hour
 // Issuer signs certificates: the CA.
 type Issuer interface {
 	IssueCSR(der []byte, g transport.Grant, now time.Time) ([]byte, error)
+	Issue(pub crypto.PublicKey, g transport.Grant, now time.Time) ([]byte, error)
 	Certificate() []byte
 }
 
@@ -62,6 +67,7 @@ type Desk struct {
 	CA        Issuer
 	Endpoints func() []string  // where members answer, for the box to remember
 	Now       func() time.Time // judged time
+	Life      time.Duration    // of certificates; 0: CertificateLife
 	Log       *slog.Logger
 }
 
@@ -70,6 +76,7 @@ type Stream interface {
 	io.Reader
 	io.Writer
 	Close() error
+	Binding() []byte // see transport.Stream
 }
 
 // Serve answers one box.
@@ -84,6 +91,13 @@ func (d *Desk) Serve(ctx context.Context, st Stream, from string) error {
 	var a answer
 	if err := json.Unmarshal(frame, &q); err != nil {
 		a.Error, a.Code = "the request cannot be read; is the box of another version?", kv.Invalid
+	} else if q.Renew != nil {
+		if a, err = d.renew(ctx, q, st.Binding()); err != nil {
+			a = answer{Error: err.Error(), Code: kv.CodeOf(err)}
+			d.Log.Warn("certificate not renewed", "from", from, "node", q.Node, "error", err)
+		} else {
+			d.Log.Info("certificate renewed", "from", from, "node", q.Node)
+		}
 	} else if a, err = d.admit(ctx, q); err != nil {
 		a = answer{Error: err.Error(), Code: kv.CodeOf(err)}
 		d.Log.Warn("box not admitted", "from", from, "node", q.Node, "token", q.Token, "error", err)
@@ -102,6 +116,9 @@ func (d *Desk) Serve(ctx context.Context, st Stream, from string) error {
 func (d *Desk) admit(ctx context.Context, q request) (answer, error) {
 	if len(q.Name) > nameMax || transport.CheckNodeID(q.Node) != nil {
 		return answer{}, kv.Errorf(kv.Invalid, "the request names no node id, or a name longer than %d bytes", nameMax)
+	}
+	if err := d.barred(ctx, q.Node); err != nil {
+		return answer{}, err
 	}
 	csr, err := x509.ParseCertificateRequest(q.CSR)
 	if err != nil {
@@ -129,7 +146,7 @@ func (d *Desk) admit(ctx context.Context, q request) (answer, error) {
 		err = set(ctx, d.Store, tokenRecords+t.ID, used, t.version)
 		if err == nil {
 			err = set(ctx, d.Store, nodeRecords+q.Node, NodeRecord{ID: q.Node, Name: q.Name, Role: q.Role, Scope: t.Scope,
-				Token: t.ID, Key: key, Joined: d.Now().UTC()}, 0)
+				Token: t.ID, Key: key, Joined: d.Now().UTC(), CA: hashOf(d.CA.Certificate()), Until: d.Now().Add(d.life()).UTC(), Issued: d.Now().UTC()}, 0)
 			if err != nil {
 				return answer{}, err
 			}
@@ -139,11 +156,11 @@ func (d *Desk) admit(ctx context.Context, q request) (answer, error) {
 			return answer{}, err
 		}
 	}
-	cert, err := d.CA.IssueCSR(q.CSR, transport.Grant{Node: q.Node, Role: q.Role, Scope: t.Scope, Life: CertificateLife}, d.Now())
+	cert, err := d.CA.IssueCSR(q.CSR, transport.Grant{Node: q.Node, Role: q.Role, Scope: t.Scope, Life: d.life()}, d.Now())
 	if err != nil {
-		return answer{}, kv.Errorf(kv.Invalid, "no certificate can be made: %v", err)
+		return answer{}, cannotIssue(err)
 	}
-	return answer{Certificate: cert, CA: d.CA.Certificate(), Endpoints: d.Endpoints()}, nil
+	return d.answer(cert), nil
 }
 
 // judge finds the token and checks what it is good for. A wrong secret and an unknown token look alike.

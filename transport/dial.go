@@ -21,7 +21,8 @@ type Target struct {
 	Addrs []string
 	// Node is the id that must answer; empty: any that the cluster has certified.
 	Node string
-	// CAHash pins the cluster's CA, for Join: SHA-256 of its public key in hexadecimal.
+	// CAHash pins the cluster's CA, for Join: SHA-256 of its public key in hexadecimal. A node that has joined may leave it
+	// empty and goes by the CAs it trusts.
 	CAHash string
 	// AllowProxy takes a proxy for an answer, for a proxy behind a proxy.
 	AllowProxy bool
@@ -47,7 +48,7 @@ func (e *Endpoint) Dial(ctx context.Context, p Protocol, t Target) (*Conn, error
 	case <-ctx.Done():
 		return nil, fmt.Errorf("wait for the endpoint to run: %w", context.Cause(ctx))
 	}
-	if p == Join && t.CAHash == "" {
+	if p == Join && t.CAHash == "" && !e.cfg.Identity().Joined() {
 		return nil, errors.New("dial to join: the hash of the CA is required (it is in the join token)")
 	}
 	addrs, err := e.resolve(ctx, t.Addrs)
