@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -13,6 +14,8 @@ type plan struct {
 	do     action
 	record record // what is, or will be, recorded
 	node   nodeID // set by make
+
+	admission json.RawMessage // for joinMember
 }
 
 // admit decides what the node is. It makes nothing. now dates the record for people.
@@ -40,7 +43,8 @@ func admit(d *dataDir, cfg config.Config, now time.Time) (*plan, error) {
 		p.record = *s.record
 		return p, nil
 	case askCluster:
-		return nil, refusef("--join: this version can join a cluster as a proxy only: set --mode=proxy, or leave --join out to start a cluster of one")
+		p.record.Reason = "join"
+		return p, nil
 	}
 	return nil, fmt.Errorf("data dir %s: nobody carries out action %d", d.path, decided.do)
 }
@@ -55,8 +59,11 @@ func (p *plan) make() (err error) {
 		p.record.NodeID = p.node.String()
 		return p.dir.bootstrap(p.record)
 	case finishSwitch:
-		return p.dir.finishBootstrap()
-	case serveUnjoined:
+		return p.dir.finishSwitch(p.record)
+	case joinMember:
+		p.record.NodeID = p.node.String()
+		return p.dir.joinMember(p.record, p.admission)
+	case serveUnjoined, becomeProxy:
 		p.record.NodeID = p.node.String()
 		if err := p.dir.writeRecord(p.record); err != nil {
 			return err

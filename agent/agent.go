@@ -18,7 +18,7 @@ type Agent struct {
 	opts     Options
 	started  time.Time
 	dir      *dataDir
-	plan     *plan
+	plan     atomic.Pointer[plan]
 	open     []*door
 	doors    *doors
 	gate     *gate
@@ -80,10 +80,10 @@ func (a *Agent) prepare(ctx context.Context) (err error) {
 	if a.dir, err = openDataDir(a.cfg.DataDir); err != nil {
 		return errors.Join(err, closeAll(inherited))
 	}
-	if a.plan, err = admit(a.dir, a.cfg, a.opts.Now()); err != nil {
+	if err = a.decide(); err != nil {
 		return errors.Join(err, closeAll(inherited))
 	}
-	if a.plan.do == serveUnjoined { // a token that is not one is found before anything is made
+	if do := a.planned().do; do == serveUnjoined || do == askCluster { // a token that is not one is found before anything is made
 		if _, err := a.token(); err != nil {
 			return errors.Join(err, closeAll(inherited))
 		}
@@ -95,11 +95,24 @@ func (a *Agent) prepare(ctx context.Context) (err error) {
 	if a.net, err = a.openNetwork(ctx); err != nil {
 		return err
 	}
-	if err := a.plan.make(); err != nil {
+	if err := a.planned().make(); err != nil {
 		return err
 	}
 	return a.net.start(a)
 }
+
+// decide makes the plan, which a node that asks the cluster first makes anew with the answer.
+func (a *Agent) decide() error {
+	p, err := admit(a.dir, a.cfg, a.opts.Now())
+	if err != nil {
+		return err
+	}
+	a.plan.Store(p)
+	return nil
+}
+
+// planned is what was decided.
+func (a *Agent) planned() *plan { return a.plan.Load() }
 
 // release gives back what prepare took.
 func (a *Agent) release() error {
@@ -116,13 +129,16 @@ func (a *Agent) release() error {
 // run starts the parts in order and waits for their end.
 func (a *Agent) run(ctx context.Context) {
 	log := a.opts.Log
-	log.Info("agent starting", "version", a.opts.Version, "mode", string(a.plan.record.Mode), "node_id", a.plan.node.String(),
-		"name", a.cfg.Name, "data_dir", a.dir.path, "recorded", a.plan.record.Reason)
+	log.Info("agent starting", "version", a.opts.Version, "mode", string(a.planned().record.Mode), "node_id", a.planned().node.String(),
+		"name", a.cfg.Name, "data_dir", a.dir.path, "recorded", a.planned().record.Reason)
 	for _, d := range a.open {
 		log.Info("listening", "for", d.purpose.String(), "address", d.listener.Addr().String())
 	}
 	store := service.Part{Name: "member", Run: a.runMember, StopTimeout: memberStopMax}
-	if a.plan.record.Mode == config.ModeProxy {
+	switch {
+	case a.planned().do == askCluster:
+		store = service.Part{Name: "join", Run: a.runJoin, StopTimeout: memberStopMax}
+	case a.planned().record.Mode == config.ModeProxy:
 		store = service.Part{Name: "proxy", Run: a.runProxy, StopTimeout: memberStopMax}
 	}
 	group := service.New(log,

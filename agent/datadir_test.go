@@ -209,11 +209,15 @@ func TestNothingIsMadeBeforeAdmission(t *testing.T) {
 	for _, cfg := range []config.Config{
 		{Mode: asProxy},
 		{Mode: asAuto, Join: []string{"10.0.0.1:2380"}},
-		{Mode: asMember, Join: []string{"10.0.0.1:2380"}, TokenFile: "t"},
+		{Mode: asMember, Join: []string{"10.0.0.1:2380"}},
 	} {
 		if _, err := admit(d, cfg, time.Now()); ExitCode(err) != ExitConfig {
 			t.Errorf("%+v was admitted: %v", cfg, err)
 		}
+	}
+	p, err := admit(d, config.Config{Mode: asMember, Join: []string{"10.0.0.1:2380"}, TokenFile: "t"}, time.Now())
+	if err != nil || p.do != askCluster {
+		t.Errorf("a box that may join: %+v, %v; want the cluster asked", p, err)
 	}
 	names, err := os.ReadDir(d.path)
 	if err != nil || len(names) != 1 || names[0].Name() != lockFile {

@@ -106,7 +106,6 @@ func decideJoin(s situation) (decision, error) {
 		return decision{}, refusef("joining needs a token: make one with `agent token create` on a member, and set --token-file or HOLDFAST_TOKEN")
 	}
 	proxy := s.wanted == config.ModeProxy
-	mayBeProxy := proxy || s.fallback == "proxy" || s.fallback == "" && s.wanted == config.ModeAuto
 	switch s.answer {
 	case notAsked:
 		return decision{do: askCluster}, nil
@@ -124,12 +123,17 @@ func decideJoin(s situation) (decision, error) {
 		switch {
 		case proxy:
 			return decision{do: becomeProxy, mode: config.ModeProxy, reason: "join"}, nil
-		case mayBeProxy:
+		case s.mayBeProxy():
 			return decision{do: becomeProxy, mode: config.ModeProxy, reason: "fallback: the cluster is full"}, nil
 		}
 		return decision{}, refusef("the cluster has all the members it wants: set --fallback=proxy to become a proxy, or raise the number of voters")
 	}
 	return decision{}, fmt.Errorf("answer %d of the cluster is unknown", s.answer)
+}
+
+// mayBeProxy reports whether a node that joins takes being a proxy.
+func (s situation) mayBeProxy() bool {
+	return s.wanted == config.ModeProxy || s.fallback == "proxy" || s.fallback == "" && s.wanted == config.ModeAuto
 }
 
 // contradiction reports what in the dir does not fit its record.
@@ -142,7 +146,7 @@ func contradiction(s situation) error {
 		return refusef("data dir %s is recorded as a %s but has no %s/%s: put it back from a backup; a node never gets a second identity", s.dir, rec.Mode, identityName, nodeFile)
 	case rec.NodeID != s.node:
 		return refusef("data dir %s: %s belongs to node %s but %s/%s is node %s: put back the one that was there", s.dir, modeFile, rec.NodeID, identityName, nodeFile, s.node)
-	case rec.Switch != nil && (rec.Switch.Kind != bootstrapping || rec.Mode != config.ModeMember):
+	case rec.Switch != nil && (rec.Switch.Kind != bootstrapping && rec.Switch.Kind != joining || rec.Mode != config.ModeMember):
 		return refusef("data dir %s is in the middle of a switch (%q) that this version does not know: start the version that began it", s.dir, rec.Switch.Kind)
 	case rec.Switch != nil && s.proxy != absent:
 		return refusef("data dir %s is being made a member but has %s/: move %s/ (a cache) away and start again", s.dir, proxyName, proxyName)

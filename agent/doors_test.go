@@ -62,9 +62,10 @@ func newHouse(t *testing.T) *house {
 		t.Fatal(err)
 	}
 	h.Agent = &Agent{
-		cfg: cfg, gate: newGate(), open: open, ready: make(chan struct{}), plan: &plan{}, dir: &dataDir{path: cfg.DataDir},
+		cfg: cfg, gate: newGate(), open: open, ready: make(chan struct{}), dir: &dataDir{path: cfg.DataDir},
 		opts: withDefaults([]Options{{Log: slog.New(slog.NewTextHandler(&h.log, nil))}}),
 	}
+	h.plan.Store(&plan{})
 	h.gate.open(h.node)
 	close(h.ready)
 	ctx, leave := context.WithCancel(t.Context())

@@ -27,7 +27,7 @@ func (a *Agent) openQueue(next queue.Next) (*queue.Queue, error) {
 	}
 	q, err := queue.Open(next, queue.Options{
 		Dir:      dir,
-		Origin:   a.plan.node,
+		Origin:   a.planned().node,
 		Rules:    rules(a.cfg.Queue),
 		MaxBytes: int64(a.cfg.Queue.MaxBytes),
 		Free:     a.queueSpace(dir),

@@ -33,7 +33,7 @@ func (a *Agent) buildDoors(force context.Context) *doors {
 		BodyTimeout: a.cfg.Limits.BodyTimeout,
 		Origins:     a.cfg.CORS.Origins,
 	}
-	if a.plan.record.Mode == config.ModeProxy {
+	if a.planned().record.Mode == config.ModeProxy {
 		options.MaxAge, options.StaleIfError = a.cfg.Proxy.MaxAge, a.cfg.Proxy.StaleIfError
 	}
 	options.Tokens = tokens{a}

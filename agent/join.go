@@ -50,34 +50,36 @@ func (a *Agent) token() (enroll.Token, error) {
 	return t, nil
 }
 
-// join asks until the cluster takes this node in. It ends with an error if the cluster says that it never will.
-func (a *Agent) join(ctx context.Context, t enroll.Token, learned func([]string)) error {
+// join asks until the cluster takes this node in as what it wishes to be, and takes over the certificate. It ends with an
+// error if the cluster says that it never will, and with enroll.ErrFull if it wants no more members.
+func (a *Agent) join(ctx context.Context, t enroll.Token, w enroll.Wish, meanwhile string) (got enroll.Joined, err error) {
+	w.Name = a.cfg.Name
 	pause := joinFirst
-	for ctx.Err() == nil {
-		got, err := enroll.Join(ctx, a.net.ep, a.cfg.Join, t, a.net.identity.Load(), a.cfg.Name, transport.Proxy)
-		if err == nil {
+	for {
+		got, err = enroll.Join(ctx, a.net.ep, a.cfg.Join, t, a.net.identity.Load(), w)
+		switch {
+		case err == nil:
 			if err := a.become(got.Identity); err != nil {
-				return err
+				return got, err
 			}
-			a.opts.Log.Info("joined", "cluster", got.Identity.Info().Cluster, "as", "proxy", "scope", got.Identity.Info().Scope)
-			learned(got.Endpoints)
-			return nil
+			info := got.Identity.Info()
+			a.opts.Log.Info("joined", "cluster", info.Cluster, "as", string(info.Role), "scope", info.Scope)
+			return got, nil
+		case ctx.Err() != nil:
+			return got, ctx.Err() // cut off by the stop; the next start goes on
+		case errors.Is(err, enroll.ErrFull):
+			return got, err
+		case final(err):
+			return got, errRefused(err)
 		}
-		if ctx.Err() != nil {
-			return nil //nolint:nilerr // cut off by the stop; the next start goes on
-		}
-		if final(err) {
-			return errRefused(err)
-		}
-		a.opts.Log.Warn("not joined yet; the local API serves and queues meanwhile", "join", strings.Join(a.cfg.Join, ","), "err", err,
-			"again_in", pause.String())
+		a.opts.Log.Warn("not joined yet; "+meanwhile, "join", strings.Join(a.cfg.Join, ","), "err", err, "again_in", pause.String())
 		select {
 		case <-time.After(pause/2 + rand.N(pause/2)):
 		case <-ctx.Done():
+			return got, ctx.Err()
 		}
 		pause = min(2*pause, joinMax)
 	}
-	return nil
 }
 
 // final tells refusals from troubles: the cluster said no, or somebody else answered than the token names.

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"holdfast/api"
+	"holdfast/api/uplink"
+	"holdfast/internal/bridge"
 	"holdfast/kv"
 	"holdfast/member"
 )
@@ -31,15 +33,21 @@ const (
 // gate.
 func (a *Agent) runMember(ctx context.Context, ready func()) error {
 	ready()
+	bridge.Serve(a.net.ep, uplink.New(a.gate, a.opts.Log)) // asked before the store is open, the gate makes wait
 	a.opts.beforeOpen(ctx)
-	m, err := member.Open(a.memberConfig())
+	cfg := a.memberConfig()
+	peers, err := a.reachMembers(&cfg)
+	if err != nil {
+		return err
+	}
+	m, err := member.Open(cfg)
 	if err != nil {
 		return openError(err)
 	}
-	if err := a.plan.complete(); err != nil {
+	if err := a.planned().complete(); err != nil {
 		return errors.Join(err, m.Close())
 	}
-	ca, err := a.certify(m)
+	ca, err := a.certify(ctx, m)
 	if err != nil {
 		return errors.Join(err, m.Close())
 	}
@@ -56,7 +64,7 @@ func (a *Agent) runMember(ctx context.Context, ready func()) error {
 	waiting, done := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() { a.openWhenServing(waiting, n) })
-	err = a.behind(ctx, q, m.Run)
+	err = a.behind(ctx, q, func(ctx context.Context) error { return runWithPeers(ctx, m, peers, ca.Run) })
 	done()
 	wg.Wait()
 	return err
@@ -69,7 +77,11 @@ func (a *Agent) memberConfig() member.Config {
 	}
 	return member.Config{
 		Dir:          a.dir.join(memberName),
-		NodeID:       a.plan.node.uuid(),
+		NodeID:       a.planned().node.uuid(),
+		Name:         a.cfg.Name,
+		Addresses:    a.peerAddresses(),
+		ClientURLs:   a.Addrs(),
+		Voters:       a.cfg.Cluster.Voters,
 		Version:      a.opts.Version,
 		Log:          a.opts.Log,
 		Metrics:      a.opts.Metrics,

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"holdfast/config"
+	"holdfast/member"
 )
 
 // record is the body of mode.json: what the node is, and how it came to be that.
@@ -24,10 +26,15 @@ type record struct {
 // taken out after its last.
 type change struct {
 	Kind string `json:"kind"`
+	// Admission is what the cluster told a node that it takes in as a member: a member.Admission.
+	Admission json.RawMessage `json:"admission,omitempty"`
 }
 
-// bootstrapping is the change from an empty dir to a cluster of one.
-const bootstrapping = "bootstrap"
+// The kinds of change.
+const (
+	bootstrapping = "bootstrap" // from an empty dir to a cluster of one
+	joining       = "join"      // from an empty dir to a member of a cluster that is there
+)
 
 const (
 	modeKind    = "holdfast-mode"
@@ -109,16 +116,69 @@ func (d *dataDir) bootstrap(rec record) error {
 	return d.finishBootstrap()
 }
 
+// joinMember makes the folder of a member that the cluster has admitted. What is to be made is in the journal:
+//
+//	mode.json says join, and as whom   cut short before, the next start asks the cluster again; from here on it goes on
+//	member.new/                        staged
+//	member.new/ -> member/
+//	(the member is opened)
+//	mode.json says member              see founded
+func (d *dataDir) joinMember(rec record, admission json.RawMessage) error {
+	rec.Switch = &change{Kind: joining, Admission: admission}
+	if err := d.writeRecord(rec); err != nil {
+		return err
+	}
+	if err := d.step("journaled"); err != nil {
+		return err
+	}
+	return d.finishJoin(admission)
+}
+
+// finishJoin goes on where joinMember was cut short.
+func (d *dataDir) finishJoin(admission json.RawMessage) error {
+	there, err := d.look(memberName)
+	if err != nil || there != absent {
+		return err
+	}
+	var a member.Admission
+	if err := json.Unmarshal(admission, &a); err != nil {
+		return refusef("data dir %s: what the cluster said when it took this node in cannot be read: %w: move %s away and start again to ask anew", d.path, err, modeFile)
+	}
+	if err := d.makeFolder(stagedName); err != nil {
+		return fmt.Errorf("stage %s: %w", stagedName, err)
+	}
+	if err := member.Stage(d.join(stagedName), a); err != nil {
+		return storageError(fmt.Errorf("stage %s: %w", stagedName, err))
+	}
+	if err := d.step("staged"); err != nil {
+		return err
+	}
+	return d.adoptStaged()
+}
+
+// finishSwitch goes on with the change that the dir is in the middle of.
+func (d *dataDir) finishSwitch(rec record) error {
+	if rec.Switch.Kind == joining {
+		return d.finishJoin(rec.Switch.Admission)
+	}
+	return d.finishBootstrap()
+}
+
 // finishBootstrap goes on where bootstrap was cut short. Whatever it finds, no client was ever answered: that starts
 // after founded.
 func (d *dataDir) finishBootstrap() error {
-	member, err := d.look(memberName)
-	if err != nil || member != absent {
+	there, err := d.look(memberName)
+	if err != nil || there != absent {
 		return err
 	}
 	if err := d.makeFolder(stagedName); err != nil {
 		return fmt.Errorf("stage %s: %w", stagedName, err)
 	}
+	return d.adoptStaged()
+}
+
+// adoptStaged makes the staged folder the member's.
+func (d *dataDir) adoptStaged() error {
 	if err := os.Rename(d.join(stagedName), d.join(memberName)); err != nil {
 		return storageError(fmt.Errorf("make %s: %w", memberName, err))
 	}

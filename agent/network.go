@@ -4,17 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"holdfast/api"
-	"holdfast/api/uplink"
 	"holdfast/config"
 	"holdfast/enroll"
-	"holdfast/internal/bridge"
 	"holdfast/member"
 	"holdfast/transport"
 )
@@ -24,6 +21,9 @@ type network struct {
 	conn     net.PacketConn
 	ep       *transport.Endpoint
 	identity atomic.Pointer[transport.Identity]
+	allowed  atomic.Pointer[func(transport.PeerInfo) error] // nil: this node cannot judge yet
+	floor    atomic.Int64                                   // newest time that the cluster has told, in seconds since 1970
+	renew    chan struct{}                                  // of one slot: the certificate may be of no use any more
 }
 
 // peerListenDefault is where a member listens. A proxy only dials, so one beside it takes any port instead.
@@ -32,7 +32,7 @@ const peerListenDefault = ":2380"
 // openNetwork takes the socket. A taken port is a temporary error.
 func (a *Agent) openNetwork(ctx context.Context) (*network, error) {
 	address := a.cfg.PeerListen
-	if a.plan.record.Mode == config.ModeProxy && address == peerListenDefault {
+	if a.planned().record.Mode == config.ModeProxy && address == peerListenDefault {
 		address = ":0"
 	}
 	conn, err := a.opts.ListenPacket(ctx, "udp", address)
@@ -43,7 +43,7 @@ func (a *Agent) openNetwork(ctx context.Context) (*network, error) {
 		}
 		return nil, refusef("%w: set --peer-listen", err)
 	}
-	return &network{conn: conn}, nil
+	return &network{conn: conn, renew: make(chan struct{}, 1)}, nil
 }
 
 // start makes the endpoint, once the node has an identity.
@@ -53,30 +53,19 @@ func (n *network) start(a *Agent) error {
 		return storageError(err)
 	}
 	n.identity.Store(id)
+	n.told(id.Confirmed())
 	n.ep, err = transport.New(transport.Config{
 		Conn:     n.conn,
 		Identity: n.identity.Load,
-		Now:      judgedTime(a.opts.Now),
+		Allowed:  n.judge,
+		Refused:  n.refused,
+		Now:      a.judgedTime,
 		Log:      a.opts.Log,
 	})
 	if err != nil {
 		return err
 	}
-	if a.plan.record.Mode == config.ModeMember { // asked before the store is open, the gate makes wait
-		bridge.Serve(n.ep, uplink.New(a.gate, a.opts.Log))
-	}
 	return nil
-}
-
-// judgedTime is the time by which certificates are judged: a box without a clock starts in 1970.
-func judgedTime(now func() time.Time) func() time.Time {
-	floor := buildTime()
-	return func() time.Time {
-		if t := now(); t.After(floor) {
-			return t
-		}
-		return floor
-	}
 }
 
 func (a *Agent) runNetwork(ctx context.Context, ready func()) error {
@@ -91,56 +80,17 @@ func ignoreClosed(err error) error {
 	return err
 }
 
-// become takes over a certificate that the node has just got, once it is on disk.
-func (a *Agent) become(id *transport.Identity) error {
-	if err := id.Save(a.dir.join(identityName)); err != nil {
-		return storageError(fmt.Errorf("record the certificate: %w", err))
-	}
-	a.net.identity.Store(id)
-	return nil
-}
-
-// certify makes sure that a member has a CA, made by the founder, and a certificate from it.
-func (a *Agent) certify(m *member.Member) (*transport.CA, error) {
-	dir := a.dir.join(identityName)
-	cluster := fmt.Sprintf("%016x", m.Status().ClusterID)
-	ca, err := transport.LoadCA(dir, cluster)
-	if errors.Is(err, fs.ErrNotExist) {
-		if ca, err = transport.NewCA(cluster); err == nil {
-			err = ca.Save(dir)
-		}
-	}
-	if err != nil {
-		return nil, storageError(fmt.Errorf("the cluster's CA: %w", err))
-	}
-	id := a.net.identity.Load()
-	if id.Joined() {
-		return ca, nil
-	}
-	now := judgedTime(a.opts.Now)()
-	cert, err := ca.Issue(id.PublicKey(), transport.Grant{Node: id.Node(), Role: transport.Member, Life: memberCertificateLife}, now)
-	if err != nil {
-		return nil, fmt.Errorf("issue this member's certificate: %w", err)
-	}
-	if id, err = id.WithCertificate(cert, ca.Certificate()); err != nil {
-		return nil, fmt.Errorf("take this member's certificate: %w", err)
-	}
-	return ca, a.become(id)
-}
-
-// memberCertificateLife is long: a founder holds the CA itself, and nobody could renew it.
-const memberCertificateLife = 20 * 365 * 24 * time.Hour
-
-// serveNodes lets boxes join.
-func (a *Agent) serveNodes(m *member.Member, ca *transport.CA) {
+// serveNodes lets boxes join, and nodes renew their certificates.
+func (a *Agent) serveNodes(m *member.Member, ca *enroll.Authority) {
+	a.tokens.Store(&tokenOffice{store: m, caHash: func() string { return a.net.identity.Load().CAHash() }, now: ca.Time})
 	desk := &enroll.Desk{
 		Store:     m,
 		CA:        ca,
-		Endpoints: func() []string { return a.cfg.PeerAdvertise },
-		Now:       judgedTime(a.opts.Now),
+		Admit:     admitter(m),
+		Endpoints: func() []string { return memberAddresses(m.Roster()) },
+		Now:       ca.Time,
 		Log:       a.opts.Log,
 	}
-	a.tokens.Store(&tokenOffice{store: m, caHash: ca.Hash(), now: judgedTime(a.opts.Now)})
 	a.net.ep.Listen(transport.Join, func(ctx context.Context, c *transport.Conn) {
 		st, err := c.AcceptStream(ctx)
 		if err != nil {

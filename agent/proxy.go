@@ -9,9 +9,11 @@ import (
 
 	"holdfast/api"
 	"holdfast/client"
+	"holdfast/enroll"
 	"holdfast/internal/bridge"
 	"holdfast/kv"
 	"holdfast/proxy"
+	"holdfast/transport"
 )
 
 // A proxy is a Backend, and so is what it forwards to.
@@ -31,6 +33,7 @@ func (a *Agent) runProxy(ctx context.Context, ready func()) error {
 	if err != nil {
 		return err
 	}
+	a.net.allow(func(transport.PeerInfo) error { return nil })
 	options := client.Options{Dial: bridge.Dial(a.net.ep), Endpoints: ends, OnGood: a.keepEndpoints, Log: a.opts.Log}
 	if !a.net.identity.Load().Joined() {
 		options.Connecting = -1 // nobody answers a node that has not joined: nothing waits for that
@@ -76,9 +79,14 @@ func (a *Agent) forward(ctx context.Context, up *client.Client, p *proxy.Proxy) 
 		if err != nil {
 			return err
 		}
-		if err := a.join(ctx, t, func(members []string) { a.learn(up, members) }); err != nil {
+		got, err := a.join(ctx, t, enroll.Wish{Role: transport.Proxy}, "the local API serves and queues meanwhile")
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
 			return err
 		}
+		a.learn(up, got.Endpoints)
 	}
 	var wg sync.WaitGroup
 	var errs [2]error
@@ -89,6 +97,7 @@ func (a *Agent) forward(ctx context.Context, up *client.Client, p *proxy.Proxy) 
 		})
 	}
 	wg.Go(func() { a.settle(ctx) })
+	wg.Go(func() { a.keepCertificate(ctx, up.Endpoints) })
 	wg.Wait()
 	return errors.Join(errs[:]...)
 }

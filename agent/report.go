@@ -27,9 +27,9 @@ const (
 func (a *Agent) Report() api.Status {
 	s := api.Status{
 		Name:    a.cfg.Name,
-		NodeID:  a.plan.node.String(),
+		NodeID:  a.planned().node.String(),
 		Version: a.opts.Version,
-		Mode:    string(a.plan.record.Mode),
+		Mode:    string(a.planned().record.Mode),
 		Started: a.started,
 		DataDir: a.dir.path,
 		Listen:  a.Addrs(),

@@ -34,7 +34,7 @@ type Config struct {
 	Join          []string `mapstructure:"join" check:"join" help:"addresses, as host:port, of any nodes of the cluster to join, or srv:NAME for those that the SRV record _holdfast._udp.NAME lists; ignored once joined"`
 	TokenFile     string   `mapstructure:"token-file" check:"file" help:"file with the join token, made by agent token create on a member; ignored once joined"`
 	Token         Secret   `mapstructure:"token" from:"env" help:"the join token; token-file wins over it"`
-	Fallback      string   `mapstructure:"fallback" oneof:"proxy,none" planned:"take in further members" shown:"proxy in auto, none in member" help:"what to become when the cluster needs no more members"`
+	Fallback      string   `mapstructure:"fallback" oneof:"proxy,none" shown:"proxy in auto, none in member" help:"what to become when the cluster needs no more members"`
 	Insecure      bool     `mapstructure:"insecure" default:"false" help:"allow plaintext http beyond loopback"`
 	LogLevel      string   `mapstructure:"log-level" default:"info" oneof:"debug,info,warn,error" reload:"yes" help:"least severe log line to write"`
 	LogFormat     string   `mapstructure:"log-format" default:"auto" oneof:"auto,journal,text,json" help:"form of log lines; auto is journal under systemd, text on a terminal, else json"`
@@ -70,7 +70,8 @@ type TLS struct {
 
 // Cluster seeds replicated values when a cluster is made; afterwards what is replicated counts.
 type Cluster struct {
-	Voters int `mapstructure:"voters" default:"3" min:"1" max:"7" planned:"have more than one member" help:"number of voting members wanted when a cluster is made"`
+	Voters int    `mapstructure:"voters" default:"3" min:"1" max:"7" help:"number of voting members wanted when a cluster is made"`
+	CAFile string `mapstructure:"ca-file" check:"file" help:"PEM file with key and certificate of a CA of one's own, for the cluster that is made here; without it one is made too. Not needed afterwards"`
 }
 
 // Proxy is what a proxy caches and how long that is good.

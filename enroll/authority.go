@@ -232,20 +232,22 @@ func (a *Authority) work(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// found gives a cluster without a CA the one that this node founds it with.
+// found gives a cluster without a CA the one that this node founds it with. A cluster whose CA's key nobody here can open,
+// as one that was restored on another machine, is given a new one by the node that made it.
 func (a *Authority) found(ctx context.Context) error {
-	v := a.view.Load()
-	if len(v.trust.CAs) > 0 {
-		if a.held(v.trust.CAs[0].Hash) == nil {
-			return nil
-		}
-		return a.opts.Kept()
-	}
 	ca, err := a.opts.Founding()
 	if err != nil || ca == nil {
 		return err
 	}
-	self := a.opts.Identity()
+	v, self := a.view.Load(), a.opts.Identity()
+	switch {
+	case len(v.trust.CAs) > 0 && a.held(v.trust.CAs[0].Hash) != nil:
+		return a.opts.Kept()
+	case len(v.trust.CAs) > 0 && self.CAHash() != ca.Hash():
+		return nil // it waits for the key of the CA that there is
+	case len(v.trust.CAs) > 0:
+		a.opts.Log.Warn("the cluster gets a new CA, for the key of its former one is not here: nodes of before have to join again", "former", v.trust.CAs[0].Hash, "new", ca.Hash())
+	}
 	key, err := self.SealingKey()
 	if err != nil {
 		return err
@@ -255,7 +257,11 @@ func (a *Authority) found(ctx context.Context) error {
 		return err
 	}
 	rec := TrustRecord{CAs: []CARecord{{Hash: ca.Hash(), Certificate: ca.Certificate(), Since: a.Time()}}}
-	return commit(ctx, a.opts.Store, change{trustName, rec, 0}, change{keyName(ca.Hash(), self.Node()), box, anyVersion})
+	err = commit(ctx, a.opts.Store, change{trustName, rec, v.trust.version}, change{keyName(ca.Hash(), self.Node()), box, anyVersion})
+	if err == nil {
+		a.Poke()
+	}
+	return err
 }
 
 // enlist keeps this member's own record: by it others seal keys to it and list it.
@@ -421,6 +427,9 @@ func (a *Authority) Time() time.Time {
 	return now
 }
 
+// NewestRecord is the newest time in the records: it cannot be earlier, whatever the clock says.
+func (a *Authority) NewestRecord() time.Time { return a.view.Load().newest }
+
 // Trust is the CAs of the cluster, none while it is founded.
 func (a *Authority) Trust() TrustRecord { return a.view.Load().trust }
 
@@ -439,6 +448,12 @@ func (a *Authority) News() <-chan struct{} {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.news
+}
+
+// Ready says why this member issues no certificates at present, if it does not.
+func (a *Authority) Ready() error {
+	_, err := a.issuing()
+	return err
 }
 
 // issuing is the CA that issues, if this member holds its key.

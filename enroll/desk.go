@@ -29,7 +29,13 @@ type request struct {
 	Name  string         `json:"name"`
 	Role  transport.Role `json:"role"`
 	CSR   []byte         `json:"csr"`
-	Renew *renewal       `json:"renew,omitempty"` // nil: the box joins
+
+	// Of a box that wants to be a member.
+	Fallback   bool     `json:"fallback,omitempty"` // it takes being a proxy if the cluster is full
+	Addresses  []string `json:"addresses,omitempty"`
+	ClientURLs []string `json:"client_urls,omitempty"`
+
+	Renew *renewal `json:"renew,omitempty"` // nil: the box joins
 }
 
 type answer struct {
@@ -38,8 +44,12 @@ type answer struct {
 	Trust       *transport.Trust `json:"trust,omitempty"`
 	Now         time.Time        `json:"now,omitzero"`        // of the cluster
 	Endpoints   []string         `json:"endpoints,omitempty"` // where members answer
-	Error       string           `json:"error,omitempty"`
-	Code        kv.Code          `json:"code,omitempty"`
+
+	Admission json.RawMessage `json:"admission,omitempty"` // of a member
+	Full      bool            `json:"full,omitempty"`      // no member is wanted
+
+	Error string  `json:"error,omitempty"`
+	Code  kv.Code `json:"code,omitempty"`
 }
 
 // Bounds of the exchange.
@@ -61,10 +71,24 @@ type Issuer interface {
 	Certificate() []byte
 }
 
+// Applicant is a box that wants to be a member.
+type Applicant struct {
+	Node       string
+	Name       string
+	Addresses  []string // where other nodes reach it, as host:port
+	ClientURLs []string
+}
+
+// ErrFull says that the cluster has all the members it wants.
+var ErrFull = errors.New("the cluster has all the members it wants")
+
 // Desk is where boxes join: a member that holds the CA.
 type Desk struct {
-	Store     Store
-	CA        Issuer
+	Store Store
+	CA    Issuer
+	// Admit gives a box a seat among the members, or returns ErrFull. What it returns is for the box's member. Nil: no
+	// members are taken in.
+	Admit     func(ctx context.Context, a Applicant) (json.RawMessage, error)
 	Endpoints func() []string  // where members answer, for the box to remember
 	Now       func() time.Time // judged time
 	Life      time.Duration    // of certificates; 0: CertificateLife
@@ -114,8 +138,11 @@ func (d *Desk) Serve(ctx context.Context, st Stream, from string) error {
 // admit decides, takes a use of the token, and signs. A box whose answer was lost asks again with the same key and takes
 // no second use.
 func (d *Desk) admit(ctx context.Context, q request) (answer, error) {
-	if len(q.Name) > nameMax || transport.CheckNodeID(q.Node) != nil {
-		return answer{}, kv.Errorf(kv.Invalid, "the request names no node id, or a name longer than %d bytes", nameMax)
+	if err := q.check(); err != nil {
+		return answer{}, err
+	}
+	if r, ok := d.CA.(interface{ Ready() error }); ok && r.Ready() != nil {
+		return answer{}, r.Ready()
 	}
 	if err := d.barred(ctx, q.Node); err != nil {
 		return answer{}, err
@@ -126,41 +153,112 @@ func (d *Desk) admit(ctx context.Context, q request) (answer, error) {
 	}
 	sum := sha256.Sum256(csr.RawSubjectPublicKeyInfo)
 	key := hex.EncodeToString(sum[:])
-	var t TokenRecord
-	for try := 0; ; try++ {
-		if t, err = d.judge(ctx, q); err != nil {
-			return answer{}, err
+	t, err := d.judge(ctx, q)
+	if err != nil {
+		return answer{}, err
+	}
+	was, err := d.known(ctx, q, key)
+	if err != nil {
+		return answer{}, err
+	}
+	if was == nil && t.spent() {
+		return answer{}, errSpent(t)
+	}
+	var a answer
+	if q.Role == transport.Member {
+		if a, err = d.seat(ctx, &q, t); err != nil || a.Full {
+			return a, err
 		}
-		again, err := d.known(ctx, q, key)
-		if err != nil {
-			return answer{}, err
-		}
-		if again {
-			break
-		}
-		if t.Uses > 0 && t.Used >= t.Uses {
-			return answer{}, kv.Errorf(kv.PermissionDenied, "the token was made for %d boxes and has been used by as many; make another (agent token create)", t.Uses)
-		}
-		used := t
-		used.Used++
-		err = set(ctx, d.Store, tokenRecords+t.ID, used, t.version)
-		if err == nil {
-			err = set(ctx, d.Store, nodeRecords+q.Node, NodeRecord{ID: q.Node, Name: q.Name, Role: q.Role, Scope: t.Scope,
-				Token: t.ID, Key: key, Joined: d.Now().UTC(), CA: hashOf(d.CA.Certificate()), Until: d.Now().Add(d.life()).UTC(), Issued: d.Now().UTC()}, 0)
-			if err != nil {
-				return answer{}, err
-			}
-			break
-		}
-		if kv.CodeOf(err) != kv.PreconditionFailed || try == casTries {
+	}
+	if was == nil {
+		if t, err = d.use(ctx, q, t); err != nil {
 			return answer{}, err
 		}
 	}
-	cert, err := d.CA.IssueCSR(q.CSR, transport.Grant{Node: q.Node, Role: q.Role, Scope: t.Scope, Life: d.life()}, d.Now())
+	scope := t.Scope
+	if q.Role == transport.Member {
+		scope = nil // a member has it all
+	}
+	if was == nil || was.Role != q.Role {
+		rec := NodeRecord{ID: q.Node, Name: q.Name, Role: q.Role, Scope: scope, Token: t.ID, Key: key, Joined: d.Now().UTC(),
+			CA: hashOf(d.CA.Certificate()), Until: d.Now().Add(d.life()).UTC(), Issued: d.Now().UTC()}
+		var have int64
+		if was != nil {
+			have = was.version
+		}
+		if err := set(ctx, d.Store, nodeRecords+q.Node, rec, have); err != nil {
+			return answer{}, err
+		}
+	}
+	cert, err := d.CA.IssueCSR(q.CSR, transport.Grant{Node: q.Node, Role: q.Role, Scope: scope, Life: d.life()}, d.Now())
 	if err != nil {
 		return answer{}, cannotIssue(err)
 	}
-	return d.answer(cert), nil
+	admission := a.Admission
+	a = d.answer(cert)
+	a.Admission = admission
+	return a, nil
+}
+
+// Bounds of what a box says of itself.
+const (
+	addressesMax = 16
+	addressMax   = 512
+)
+
+func (q request) check() error {
+	if len(q.Name) > nameMax || transport.CheckNodeID(q.Node) != nil {
+		return kv.Errorf(kv.Invalid, "the request names no node id, or a name longer than %d bytes", nameMax)
+	}
+	for _, list := range [][]string{q.Addresses, q.ClientURLs} {
+		if len(list) > addressesMax || slices.ContainsFunc(list, func(a string) bool { return len(a) > addressMax }) {
+			return kv.Errorf(kv.Invalid, "the request names more than %d addresses, or one longer than %d bytes", addressesMax, addressMax)
+		}
+	}
+	return nil
+}
+
+// seat finds a box that wants to be a member a place, or makes it ask to be a proxy if it takes that too.
+func (d *Desk) seat(ctx context.Context, q *request, t TokenRecord) (a answer, err error) {
+	err = ErrFull
+	if t.Role != transport.Proxy {
+		if d.Admit == nil {
+			return a, kv.Errorf(kv.Unsupported, "this member takes in no further members")
+		}
+		a.Admission, err = d.Admit(ctx, Applicant{Node: q.Node, Name: q.Name, Addresses: q.Addresses, ClientURLs: q.ClientURLs})
+	}
+	switch {
+	case !errors.Is(err, ErrFull):
+		return a, err
+	case !q.Fallback || t.Role == transport.Member:
+		return answer{Full: true}, nil
+	}
+	q.Role = transport.Proxy
+	return answer{}, nil
+}
+
+// use takes a use of the token. Its record may change meanwhile, as when many boxes join with one token.
+func (d *Desk) use(ctx context.Context, q request, t TokenRecord) (TokenRecord, error) {
+	for try := 0; ; try++ {
+		if t.spent() {
+			return t, errSpent(t)
+		}
+		used := t
+		used.Used++
+		err := set(ctx, d.Store, tokenRecords+t.ID, used, t.version)
+		if kv.CodeOf(err) != kv.PreconditionFailed || try == casTries {
+			return t, err
+		}
+		if t, err = d.judge(ctx, q); err != nil {
+			return t, err
+		}
+	}
+}
+
+func (t TokenRecord) spent() bool { return t.Uses > 0 && t.Used >= t.Uses }
+
+func errSpent(t TokenRecord) error {
+	return kv.Errorf(kv.PermissionDenied, "the token was made for %d boxes and has been used by as many; make another (agent token create)", t.Uses)
 }
 
 // judge finds the token and checks what it is good for. A wrong secret and an unknown token look alike.
@@ -178,28 +276,29 @@ func (d *Desk) judge(ctx context.Context, q request) (TokenRecord, error) {
 	switch {
 	case !t.Expires.IsZero() && d.Now().After(t.Expires):
 		return t, kv.Errorf(kv.Unauthenticated, "the token expired at %s; make another (agent token create)", t.Expires.UTC().Format(time.RFC3339))
-	case t.Role != transport.None && t.Role != q.Role:
+	case q.Role != transport.Proxy && q.Role != transport.Member:
+		return t, kv.Errorf(kv.Invalid, "the box wants to be a %q, which this version does not know", q.Role)
+	case t.Role != transport.None && t.Role != q.Role && !(q.Role == transport.Member && q.Fallback):
 		return t, kv.Errorf(kv.PermissionDenied, "the token is for a %s, the box wants to be a %s", t.Role, q.Role)
-	case q.Role != transport.Proxy:
-		return t, kv.Errorf(kv.Unsupported, "this version cannot take in further members yet; join as a proxy (--mode=proxy)")
 	}
 	return t, nil
 }
 
-// known reports whether the box has joined before with this key. Another key under a node id that is taken is refused.
-func (d *Desk) known(ctx context.Context, q request, key string) (bool, error) {
+// known returns the record of a box that has joined before with this key, nil for a new one. Another key under a node id
+// that is taken is refused.
+func (d *Desk) known(ctx context.Context, q request, key string) (*NodeRecord, error) {
 	nodes, err := Nodes(ctx, d.Store)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	for _, n := range nodes {
 		if n.ID != q.Node {
 			continue
 		}
-		if n.Key != key || n.Role != q.Role {
-			return false, kv.Errorf(kv.PermissionDenied, "node id %s has joined before with another key or as a %s: its identity was copied or damaged; give this box a new data dir", q.Node, n.Role)
+		if n.Key != key {
+			return nil, kv.Errorf(kv.PermissionDenied, "node id %s has joined before with another key: its identity was copied or damaged; give this box a new data dir", q.Node)
 		}
-		return true, nil
+		return &n, nil
 	}
-	return false, nil
+	return nil, nil
 }

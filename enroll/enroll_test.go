@@ -152,7 +152,7 @@ func (c *clusterOf) token(t *testing.T, r TokenRecord) Token {
 
 func (c *clusterOf) join(t *testing.T, tok Token, id *transport.Identity) (Joined, error) {
 	t.Helper()
-	return Join(t.Context(), c.box, []string{c.addr}, tok, id, "box", transport.Proxy)
+	return Join(t.Context(), c.box, []string{c.addr}, tok, id, Wish{Name: "box", Role: transport.Proxy})
 }
 
 func TestABoxWithATokenGetsACertificateOfItsScope(t *testing.T) {

@@ -18,7 +18,18 @@ type Dialer interface {
 // Joined is what a box has got.
 type Joined struct {
 	Identity  *transport.Identity
-	Endpoints []string // where members answer
+	Endpoints []string        // where members answer
+	Admission json.RawMessage // what Desk.Admit returned, for a member
+}
+
+// Wish is what a box asks for.
+type Wish struct {
+	Name string
+	Role transport.Role
+	// Fallback: a box that wants to be a member takes being a proxy if the cluster is full.
+	Fallback   bool
+	Addresses  []string // of a member, where other nodes reach it
+	ClientURLs []string
 }
 
 // Refused is an answer that trying again does not change.
@@ -30,8 +41,8 @@ func (r *Refused) Error() string { return "the cluster refused: " + r.Err.Error(
 func (r *Refused) Unwrap() error { return r.Err }
 
 // Join asks the cluster behind any of addrs to take the box in. The CA is pinned by the token before the secret leaves.
-// A *Refused is final, other errors are worth trying again.
-func Join(ctx context.Context, d Dialer, addrs []string, t Token, id *transport.Identity, name string, role transport.Role) (Joined, error) {
+// A *Refused is final, and so is ErrFull; other errors are worth trying again.
+func Join(ctx context.Context, d Dialer, addrs []string, t Token, id *transport.Identity, w Wish) (Joined, error) {
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
 	conn, err := d.Dial(ctx, transport.Join, transport.Target{Addrs: addrs, CAHash: t.CAHash})
@@ -43,7 +54,8 @@ func Join(ctx context.Context, d Dialer, addrs []string, t Token, id *transport.
 	if err != nil {
 		return Joined{}, fmt.Errorf("join: %w", err)
 	}
-	q, err := json.Marshal(request{Token: t.ID, Proof: t.secret, Node: id.Node(), Name: name, Role: role, CSR: csr})
+	q, err := json.Marshal(request{Token: t.ID, Proof: t.secret, Node: id.Node(), Name: w.Name, Role: w.Role, CSR: csr,
+		Fallback: w.Fallback, Addresses: w.Addresses, ClientURLs: w.ClientURLs})
 	if err != nil {
 		return Joined{}, err
 	}
@@ -60,9 +72,13 @@ func Join(ctx context.Context, d Dialer, addrs []string, t Token, id *transport.
 	if err != nil {
 		return Joined{}, fmt.Errorf("join: %w", err)
 	}
+	if a.Full {
+		return Joined{}, ErrFull
+	}
 	got, err := a.joined(id)
 	if err != nil {
 		return Joined{}, fmt.Errorf("join: %w", err)
 	}
+	got.Admission = a.Admission
 	return got, nil
 }

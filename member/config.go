@@ -36,6 +36,16 @@ type Config struct {
 	// afterwards the log knows the membership. Empty: a cluster of one.
 	Peers map[uint64]string
 
+	// Name, Addresses and ClientURLs are what the cluster's roster says of this member: a label, where other nodes reach it
+	// (host:port; none: over connections that it opens), and where its clients do. The member keeps its entry up to date.
+	Name       string
+	Addresses  []string
+	ClientURLs []string
+	// Voters seeds how many voters a new cluster wants; 0 for DefaultVoters.
+	Voters int
+	// OnRoster is told whom the cluster consists of, at once and whenever that changes. It must not block. Nil: nobody.
+	OnRoster func(Roster)
+
 	// Version is what Condition shows.
 	Version string
 
@@ -85,6 +95,10 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler))
 	c.FlushEvery = cmp.Or(c.FlushEvery, DefaultFlushEvery)
+	c.Voters = cmp.Or(c.Voters, DefaultVoters)
+	if c.OnRoster == nil {
+		c.OnRoster = func(Roster) {}
+	}
 	c.AuditEvery = cmp.Or(c.AuditEvery, DefaultAuditEvery)
 	c.Quota = cmp.Or(c.Quota, DefaultQuota)
 	c.RequestBytes = cmp.Or(c.RequestBytes, DefaultRequestBytes)

@@ -130,6 +130,12 @@ func (m *Member) startReplica() error {
 		SnapshotCompressionType: config.Snappy,
 		EntryCompressionType:    config.Snappy,
 	}
+	if m.id.Join {
+		// Whoever joined is a learner until the log, or a snapshot of it, says otherwise. The library panics on a replica
+		// that starts as the other of the two.
+		cfg.IsNonVoting = !m.votes
+		return protect("start replica", func() error { return m.host.StartOnDiskReplica(nil, true, m.newFSM, cfg) })
+	}
 	return protect("start replica", func() error {
 		founders, err := m.founders()
 		if err != nil {

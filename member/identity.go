@@ -24,6 +24,7 @@ type identity struct {
 	Cluster uint64 `json:"cluster"`
 	Replica uint64 `json:"replica"`
 	Node    string `json:"node"`
+	Join    bool   `json:"join,omitempty"` // it has joined a cluster that was there, as a learner
 }
 
 const identityName = "member.json"
@@ -40,16 +41,11 @@ func loadIdentity(cfg Config) (identity, error) {
 	if err != nil {
 		return identity{}, err
 	}
-	var id identity
-	if err := json.Unmarshal(b, &id); err != nil || id.Replica == 0 || id.Cluster == 0 || !nodeIDForm.MatchString(id.Node) {
-		return identity{}, kv.Errorf(kv.Corrupt, "%s is damaged: restore it from a backup of the data dir "+
-			"(it holds only format, cluster, replica and node id): %w", path, errors.Join(err, errIdentity))
+	id, err := parseIdentity(path, b)
+	if err != nil {
+		return identity{}, err
 	}
-	if id.Format > identityFormat {
-		return identity{}, kv.Errorf(kv.Unsupported, "%s has format %d, this version reads up to %d: "+
-			"install a newer version", path, id.Format, identityFormat)
-	}
-	want := identity{Format: id.Format, Cluster: cfg.ClusterID, Replica: cfg.ReplicaID, Node: cfg.NodeID}
+	want := identity{Format: id.Format, Cluster: cfg.ClusterID, Replica: cfg.ReplicaID, Node: cfg.NodeID, Join: id.Join}
 	if want.Cluster == 0 {
 		want.Cluster = id.Cluster
 	}
@@ -63,6 +59,18 @@ func loadIdentity(cfg Config) (identity, error) {
 		return identity{}, kv.Errorf(kv.Invalid, "%s is of replica %d of cluster %016x on node %s, "+
 			"and was opened as replica %d of cluster %016x on node %s: use the data dir that belongs to this node",
 			cfg.Dir, id.Replica, id.Cluster, id.Node, want.Replica, want.Cluster, want.Node)
+	}
+	return id, nil
+}
+
+func parseIdentity(path string, b []byte) (id identity, err error) {
+	if err := json.Unmarshal(b, &id); err != nil || id.Replica == 0 || id.Cluster == 0 || !nodeIDForm.MatchString(id.Node) {
+		return identity{}, kv.Errorf(kv.Corrupt, "%s is damaged: restore it from a backup of the data dir "+
+			"(it holds only format, cluster, replica and node id): %w", path, errors.Join(err, errIdentity))
+	}
+	if id.Format > identityFormat {
+		return identity{}, kv.Errorf(kv.Unsupported, "%s has format %d, this version reads up to %d: "+
+			"install a newer version", path, id.Format, identityFormat)
 	}
 	return id, nil
 }

@@ -149,6 +149,9 @@ func (m *Member) listLeases() ([]kv.Lease, error) {
 
 // answerAsked answers what another member asks.
 func (m *Member) answerAsked(ctx context.Context, request []byte) []byte {
+	if isStanding(request) {
+		return m.answerStanding()
+	}
 	if q, ok := bytes.CutPrefix(request, questionMark); ok && m.cfg.Answer != nil {
 		return m.cfg.Answer(ctx, q)
 	}

@@ -43,6 +43,8 @@ type Member struct {
 	host     *dragonboat.NodeHost
 	session  *client.Session
 
+	votes bool // the newest snapshot of the raft log says that this replica is a voter
+
 	leader  *leadership
 	rounds  *rounds
 	lessor  *lessor
@@ -53,8 +55,11 @@ type Member struct {
 	auditor *auditor
 	backups chan struct{} // a place for each copy of the state under way
 	metrics *metrics
-	nonce   atomic.Uint64 // of the LeaderTerm this replica committed as leader
-	logSize atomic.Int64  // bytes below raft/, as last measured
+	roster  rosterCache
+
+	firstRoster Roster        // of the dir, for a member that has joined and knows nothing yet
+	nonce       atomic.Uint64 // of the LeaderTerm this replica committed as leader
+	logSize     atomic.Int64  // bytes below raft/, as last measured
 
 	ready    chan struct{}
 	stopping chan struct{}  // closed when commands are no longer taken
@@ -96,6 +101,7 @@ func Open(cfg Config) (_ *Member, err error) {
 		ready:    make(chan struct{}),
 		stopping: make(chan struct{}),
 	}
+	m.roster.init()
 	m.asks = newAsks(m.sendTo)
 	m.net.answer = m.answerAsked
 	m.metrics = newMetrics(m)
@@ -109,6 +115,9 @@ func Open(cfg Config) (_ *Member, err error) {
 		return nil, err
 	}
 	if m.id, err = loadIdentity(cfg); err != nil {
+		return nil, err
+	}
+	if m.firstRoster, err = m.loadFirstRoster(); err != nil {
 		return nil, err
 	}
 	m.rounds = newRounds(cfg.Clock, m.readIndex)
@@ -132,7 +141,7 @@ func (m *Member) open() (err error) {
 }
 
 func (m *Member) storeOptions() mvcc.Options {
-	return mvcc.Options{FlushEvery: m.cfg.FlushEvery, OnLease: m.lessor.told, Audit: m.auditor.call, Log: m.cfg.Log}
+	return mvcc.Options{FlushEvery: m.cfg.FlushEvery, OnLease: m.lessor.told, OnRecord: m.rosterTold, Audit: m.auditor.call, Log: m.cfg.Log}
 }
 
 // Run takes part in the cluster until ctx ends, and returns nil then, or the first failure. It stops everything it
@@ -171,6 +180,9 @@ func (m *Member) work(ctx context.Context) error {
 	g.Go(func() error { return m.keepQuota(ctx) })
 	g.Go(func() error { return m.auditor.run(ctx) })
 	g.Go(func() error { return m.measureLog(ctx) })
+	g.Go(func() error { return m.followRoster(ctx) })
+	g.Go(func() error { return m.keepMembers(ctx) })
+	g.Go(func() error { return m.registerSelf(ctx) })
 	g.Go(func() error {
 		if err := m.store.Run(ctx); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("state file: %w", err)

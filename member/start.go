@@ -88,6 +88,7 @@ func (m *Member) examineLog() error {
 			"lost, or older than the file; put the right one back or restore the data dir from a backup or, in a cluster, "+
 			"remove this member and let it join again with an empty one", state, applied, dir, s.last)
 	}
+	_, m.votes = s.snapshot.Membership.Addresses[m.id.Replica]
 	m.logs.db.begin(s.last-s.snapshot.Index, s.bytes)
 	m.cfg.Log.Info("raft log examined", "snapshot", s.snapshot.Index, "last", s.last, "applied", applied, "bytes", s.bytes)
 	return nil

@@ -152,6 +152,11 @@ func (s *Store) commit(r *reader, x *exec) {
 	for key, v := range x.sides {
 		s.setSide(r, key, v) // their order does not matter: the keys differ
 	}
+	for key := range x.sides {
+		if key[0] == sideRecord {
+			s.opts.OnRecord(key[1:])
+		}
+	}
 	for _, k := range x.moved {
 		r.l.active.bytes.Add(r.l.active.leased.set(k))
 	}

@@ -25,6 +25,9 @@ type Options struct {
 	// OnLease is told by Apply of each lease that begins, with its TTL in seconds, and of each that ends, with 0, in the
 	// order of the log. It must not call the store. Default: nobody is told.
 	OnLease func(id, ttl int64)
+	// OnRecord is told by Apply of the name of each record that a command has set or removed, and with "" that any may have
+	// changed. It must not call the store. Default: nobody is told.
+	OnRecord func(name string)
 	// Log gets what an operator should know. Default: nothing is logged.
 	Log *slog.Logger
 
@@ -72,6 +75,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.OnLease == nil {
 		o.OnLease = func(int64, int64) {}
+	}
+	if o.OnRecord == nil {
+		o.OnRecord = func(string) {}
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)

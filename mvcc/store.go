@@ -97,6 +97,7 @@ func (s *Store) adopt(f *file, st state, sw sweep) {
 	s.applied.Store(st.Applied)
 	s.layers.Store(&layers{active: newOverlay(), file: f})
 	s.measure()
+	s.opts.OnRecord("")
 	if st.Compact > sw.Done {
 		wake(s.wakeSweep)
 	}

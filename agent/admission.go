@@ -1,0 +1,89 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"holdfast/config"
+	"holdfast/enroll"
+	"holdfast/member"
+	"holdfast/transport"
+)
+
+// runJoin is the part of a node whose data dir is empty and which the cluster is to say what it becomes. It asks, makes
+// nothing meanwhile, and then runs what the answer was.
+func (a *Agent) runJoin(ctx context.Context, ready func()) error {
+	ready()
+	p, ends, err := a.askCluster(ctx)
+	if ctx.Err() != nil {
+		return nil //nolint:nilerr // stopped before there was an answer: nothing was made
+	}
+	if err != nil {
+		return err
+	}
+	if err := p.make(); err != nil {
+		return err
+	}
+	a.plan.Store(p)
+	a.opts.Log.Info("mode decided", "mode", string(p.record.Mode), "because", p.record.Reason)
+	if p.record.Mode == config.ModeProxy {
+		if len(ends) > 0 {
+			a.keepEndpoints(ends)
+		}
+		return a.runProxy(ctx, func() {})
+	}
+	return a.runMember(ctx, func() {})
+}
+
+// askCluster asks until there is an answer, and decides by it. It returns the plan, with nothing made yet, and where
+// members answer.
+func (a *Agent) askCluster(ctx context.Context) (*plan, []string, error) {
+	t, err := a.token()
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := a.dir.observe(a.cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	wish := enroll.Wish{Role: transport.Member, Fallback: s.mayBeProxy(), Addresses: a.peerAddresses(), ClientURLs: a.Addrs()}
+	got, err := a.join(ctx, t, wish, "nothing is made meanwhile, and nothing served")
+	switch {
+	case errors.Is(err, enroll.ErrFull):
+		s.answer = clusterFull
+	case err != nil:
+		return nil, nil, err
+	case got.Identity.Info().Role == transport.Member:
+		s.answer = voterWanted
+	default:
+		s.answer = clusterFull
+	}
+	decided, err := decide(s)
+	if err != nil {
+		return nil, nil, err
+	}
+	p := &plan{dir: a.dir, do: decided.do, node: a.planned().node, admission: got.Admission}
+	p.record = record{Mode: decided.mode, Wanted: a.cfg.Mode, Reason: decided.reason, Since: a.opts.Now().UTC().Truncate(time.Second)}
+	return p, got.Endpoints, nil
+}
+
+// admitter lets a member decide who becomes a member.
+func admitter(m *member.Member) func(context.Context, enroll.Applicant) (json.RawMessage, error) {
+	return func(ctx context.Context, q enroll.Applicant) (json.RawMessage, error) {
+		adm, err := m.Admit(ctx, member.Applicant{Node: memberNodeID(q.Node), Name: q.Name, Addresses: q.Addresses, ClientURLs: q.ClientURLs})
+		switch {
+		case errors.Is(err, member.ErrFull):
+			return nil, enroll.ErrFull
+		case err != nil:
+			return nil, err
+		}
+		b, err := json.Marshal(adm)
+		if err != nil {
+			return nil, fmt.Errorf("encode an admission: %w", err)
+		}
+		return b, nil
+	}
+}

@@ -1,0 +1,122 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"sync"
+
+	"holdfast/internal/bridge"
+	"holdfast/member"
+	"holdfast/member/raftnet"
+	"holdfast/transport"
+)
+
+// memberNodeID is a node id in the form that members use.
+func memberNodeID(node string) string { return bridge.MemberNode(node) }
+
+// reachMembers gives a member its network to the others: connections to all that its roster names, kept by the pool that
+// is returned.
+func (a *Agent) reachMembers(cfg *member.Config) (*transport.Pool, error) {
+	cluster, err := member.ClusterOf(cfg.Dir)
+	if err != nil {
+		return nil, openError(err)
+	}
+	for cluster == 0 { // it is being founded
+		var b [8]byte
+		_, _ = rand.Read(b[:])
+		cluster = binary.LittleEndian.Uint64(b[:])
+	}
+	cfg.ClusterID = cluster
+	raft, err := raftnet.New(raftnet.Options{Cluster: cluster, Node: cfg.NodeID, Log: a.opts.Log, Metrics: a.opts.Metrics})
+	if err != nil {
+		return nil, fmt.Errorf("network to other members: %w", err)
+	}
+	pool, err := bridge.Members(a.net.ep, raft, transport.PoolOptions{})
+	if err != nil {
+		return nil, errors.Join(err, raft.Close())
+	}
+	cfg.Network = raft
+	cfg.OnRoster = func(r member.Roster) {
+		peers := make(map[string][]string, len(r.Seats))
+		for _, s := range r.Seats {
+			peers[bridge.TransportNode(s.Node)] = s.Addresses
+		}
+		pool.Set(peers)
+	}
+	return pool, nil
+}
+
+// runWithPeers runs a member, and its connections and what is done beside it for as long as it may need them.
+func runWithPeers(ctx context.Context, m *member.Member, peers *transport.Pool, beside func(context.Context) error) error {
+	links, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var wg sync.WaitGroup
+	var linkErr, besideErr error
+	wg.Go(func() { linkErr = peers.Run(links) })
+	wg.Go(func() { besideErr = beside(links) })
+	err := m.Run(ctx)
+	stop()
+	wg.Wait()
+	return errors.Join(err, linkErr, besideErr)
+}
+
+// memberAddresses is where members answer.
+func memberAddresses(r member.Roster) (all []string) {
+	for _, s := range r.Seats {
+		if s.State != member.SeatLeaving {
+			all = append(all, s.Addresses...)
+		}
+	}
+	return all
+}
+
+// maxFound bounds the addresses that a node finds of itself.
+const maxFound = 8
+
+// peerAddresses is where other nodes reach this one: as configured, else the address it listens on, else those of this
+// machine that are good beyond a link; of a machine that has none, loopback.
+func (a *Agent) peerAddresses() []string {
+	if len(a.cfg.PeerAdvertise) > 0 {
+		return a.cfg.PeerAdvertise
+	}
+	at, ok := a.net.conn.LocalAddr().(*net.UDPAddr)
+	if !ok {
+		return []string{a.net.conn.LocalAddr().String()}
+	}
+	if !at.IP.IsUnspecified() {
+		return []string{at.String()}
+	}
+	return withPort(ownAddresses(), at.Port)
+}
+
+// ownAddresses is the unicast addresses of this machine that others may reach, IPv4 first.
+func ownAddresses() (all []netip.Addr) {
+	found, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil // there may still be connections that this node opens
+	}
+	for _, f := range found {
+		p, err := netip.ParsePrefix(f.String())
+		if err == nil && p.Addr().IsGlobalUnicast() {
+			all = append(all, p.Addr().Unmap())
+		}
+	}
+	slices.SortStableFunc(all, func(x, y netip.Addr) int { return x.BitLen() - y.BitLen() })
+	if len(all) == 0 {
+		return []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}
+	}
+	return all[:min(len(all), maxFound)]
+}
+
+func withPort(addrs []netip.Addr, port int) (all []string) {
+	for _, a := range addrs {
+		all = append(all, net.JoinHostPort(a.String(), strconv.Itoa(port)))
+	}
+	return all
+}
