@@ -23,7 +23,7 @@ type Admin interface {
 	// MoveLeader has another replica lead, if this one does: else NoLeader. It fails with Invalid if there is no such
 	// voter.
 	MoveLeader(ctx context.Context, to uint64) error
-	// Snapshot opens a copy of the state as of now. The reader must be closed, and holds pages of the state file until
-	// then; size is how many bytes it will give.
-	Snapshot(ctx context.Context) (data io.ReadCloser, size int64, err error)
+	// Snapshot opens a backup of the state as of now, all but its checksum. It must be closed, and holds pages of the
+	// state file until then; size is how many bytes it has.
+	Snapshot(ctx context.Context) (data io.ReadSeekCloser, size int64, err error)
 }

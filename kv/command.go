@@ -92,6 +92,7 @@ type Range struct {
 	Sort                 Target
 	Order                Order
 	KeysOnly, CountOnly  bool
+	Uncounted            bool  // the answer's Count is not looked at: whoever answers may stop once it knows More
 	MinMod, MaxMod       int64 // bounds on ModRevision, inclusive, 0 for none
 	MinCreate, MaxCreate int64 // bounds on CreateRevision, inclusive, 0 for none
 }

@@ -213,7 +213,7 @@ func TestSnapshotPutBackIsBroughtUpToDateByTheLog(t *testing.T) {
 
 func TestSnapshotsAreBoundedInNumberAndTime(t *testing.T) {
 	m := start(t, t.TempDir(), quiet)
-	var open []io.ReadCloser
+	var open []io.ReadSeekCloser
 	for range backupsAtOnce {
 		data, _, err := m.Snapshot(t.Context())
 		if err != nil {

@@ -19,13 +19,13 @@ const (
 	backupMax = 30 * time.Minute
 )
 
-// Snapshot opens a copy of the state file as of now: a whole bbolt file, its size a multiple of 4096. It ends after
-// backupMax if it is not closed before.
+// Snapshot opens a backup as of now, all but the checksum at its end: a copy of the state file, a whole bbolt file, and a
+// block that says what it is; see BackupInfo. Its size is a multiple of 512. It ends after backupMax if it is not closed
+// before.
 //
-// What it is good for: it holds every key with its history, and all else that is replicated. There is no command yet
-// that makes a new cluster of it. By hand it can be put back as state.db of the stopped member that it is from, whose raft
-// log then brings it up to date, unless the log has been cut since: the start says so.
-func (m *Member) Snapshot(ctx context.Context) (data io.ReadCloser, size int64, err error) {
+// What it is good for: Restore makes a new cluster of it. It can also be put back as state.db of the stopped member that
+// it is from, whose raft log then brings it up to date, unless the log has been cut since: the start says so.
+func (m *Member) Snapshot(ctx context.Context) (data io.ReadSeekCloser, size int64, err error) {
 	if m.isStopping() {
 		return nil, 0, errStopping()
 	}
@@ -42,16 +42,40 @@ func (m *Member) Snapshot(ctx context.Context) (data io.ReadCloser, size int64, 
 		<-m.backups
 		return nil, 0, asKV(err)
 	}
-	image, size, err := sn.Image()
+	pages, size, err := sn.Image()
 	if err != nil {
 		<-m.backups
 		return nil, 0, asKV(errors.Join(err, sn.Close()))
 	}
-	b := &backup{image: image, sn: sn, free: m.backups}
+	info := infoOf(sn, size, m.cfg.Version, time.Now()).block()
+	whole := &tailed{pages: pages, size: size, tail: info}
+	b := &backup{data: io.NewSectionReader(whole, 0, size+int64(len(info))), sn: sn, free: m.backups}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.timer = time.AfterFunc(backupMax, b.expire)
-	return b, size, nil
+	return b, b.data.Size(), nil
+}
+
+// tailed is so many bytes and something behind them.
+type tailed struct {
+	pages io.ReaderAt
+	size  int64
+	tail  []byte
+}
+
+func (t *tailed) ReadAt(p []byte, off int64) (n int, err error) {
+	if off < t.size {
+		n, err = t.pages.ReadAt(p[:min(int64(len(p)), t.size-off)], off)
+	}
+	if n == len(p) || err != nil {
+		return n, err
+	}
+	at := off + int64(n) - t.size
+	more := copy(p[n:], t.tail[min(at, int64(len(t.tail))):])
+	if n += more; n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
 }
 
 // backup is a copy of the state that is being read.
@@ -59,10 +83,10 @@ type backup struct {
 	timer *time.Timer
 	free  <-chan struct{} // gives its place back
 
-	mu    sync.Mutex
-	image io.Reader
-	sn    *mvcc.Snapshot
-	err   error // why nothing is read any more
+	mu   sync.Mutex
+	data *io.SectionReader
+	sn   *mvcc.Snapshot
+	err  error // why nothing is read any more
 }
 
 func (b *backup) Read(p []byte) (int, error) {
@@ -71,7 +95,17 @@ func (b *backup) Read(p []byte) (int, error) {
 	if b.err != nil {
 		return 0, b.err
 	}
-	return b.image.Read(p)
+	return b.data.Read(p)
+}
+
+// Seek goes to where a reader that was cut off goes on.
+func (b *backup) Seek(offset int64, whence int) (int64, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.err != nil {
+		return 0, b.err
+	}
+	return b.data.Seek(offset, whence)
 }
 
 func (b *backup) expire() {

@@ -94,6 +94,7 @@ func TestReplayBringsBackWhatWasNotFlushed(t *testing.T) {
 	m := start(t, t.TempDir(), quiet)
 	const n = 9000 // fewer than a snapshot is taken after
 	m.putMany(n)
+	m.put("long", strings.Repeat("packed", packFrom))
 	if d := m.store.Durable(); d > 100 {
 		t.Fatalf("the state file holds the log up to %d already", d)
 	}

@@ -36,7 +36,7 @@ func (f *fsm) Open(<-chan struct{}) (uint64, error) { return f.store.Applied(), 
 func (f *fsm) Update(entries []statemachine.Entry) ([]statemachine.Entry, error) {
 	f.batch = f.batch[:0]
 	for _, e := range entries {
-		c, err := wire.DecodeCommand(e.Cmd)
+		c, err := decodeEntry(e.Cmd)
 		if err != nil {
 			f.halt.stop(undecodable(e.Index, err))
 		}
@@ -63,6 +63,15 @@ func (f *fsm) Update(entries []statemachine.Entry) ([]statemachine.Entry, error)
 		}
 	}
 	return entries, nil
+}
+
+// decodeEntry returns the command of an entry. It may alias the entry.
+func decodeEntry(entry []byte) (kv.Command, error) {
+	cmd, err := unpackCommand(entry, maxInMemLog) // no longer one gets into the log
+	if err != nil {
+		return kv.Command{}, err
+	}
+	return wire.DecodeCommand(cmd)
 }
 
 func undecodable(index uint64, err error) error {

@@ -128,7 +128,7 @@ func (m *Member) startReplica() error {
 		CompactionOverhead:      max(m.cfg.SnapshotEntries*keepEntries/snapshotEntries, 1),
 		MaxInMemLogSize:         maxInMemLog,
 		SnapshotCompressionType: config.Snappy,
-		EntryCompressionType:    config.Snappy,
+		EntryCompressionType:    config.NoCompression, // see packCommand
 	}
 	if m.id.Join {
 		// Whoever joined is a learner until the log, or a snapshot of it, says otherwise. The library panics on a replica

@@ -41,27 +41,31 @@ func (m *Member) do(ctx context.Context, c kv.Command) (kv.Result, error) {
 	if err := checkDoor(c); err != nil {
 		return kv.Result{}, err
 	}
-	buf := encodeBuffers.Get().(*[]byte)
+	buf := encodeBuffers.Get().(*encodeBuffer)
 	defer encodeBuffers.Put(buf)
-	*buf = wire.AppendCommand((*buf)[:0], c)
-	if n := len(*buf); n > m.cfg.RequestBytes {
+	buf.cmd = wire.AppendCommand(buf.cmd[:0], c)
+	if n := len(buf.cmd); n > m.cfg.RequestBytes {
 		return kv.Result{}, kv.Errorf(kv.TooLarge, "the request has %d bytes, the limit is %d", n, m.cfg.RequestBytes)
 	}
 	if err := m.passes(ctx, c); err != nil {
 		return kv.Result{}, err
 	}
-	if err := m.space.admit(int64(len(*buf)), frees(c.Ops)); err != nil {
+	if err := m.space.admit(int64(len(buf.cmd)), frees(c.Ops)); err != nil {
 		return kv.Result{}, err
 	}
-	res, err := m.propose(ctx, *buf)
+	var entry []byte
+	buf.packed, entry = packCommand(buf.packed, buf.cmd)
+	res, err := m.propose(ctx, entry)
 	if err == nil {
 		err = m.sweepFor(ctx, c.Ops)
 	}
 	return res, err
 }
 
-// encodeBuffers holds buffers for commands on their way into the log, which makes a copy.
-var encodeBuffers = sync.Pool{New: func() any { return new([]byte) }}
+// encodeBuffers holds memory for commands on their way into the log, which makes a copy.
+var encodeBuffers = sync.Pool{New: func() any { return new(encodeBuffer) }}
+
+type encodeBuffer struct{ cmd, packed []byte }
 
 // checkDoor refuses what must not reach the log.
 func checkDoor(c kv.Command) error {
@@ -104,9 +108,9 @@ func checkOwn(c kv.Command) error {
 	return nil
 }
 
-// propose sends an encoded command through the log. It tries again while it is certain that nothing was applied and
+// propose sends an entry, an encoded command, through the log. It tries again while it is certain that nothing was applied and
 // there is time.
-func (m *Member) propose(ctx context.Context, cmd []byte) (res kv.Result, err error) {
+func (m *Member) propose(ctx context.Context, entry []byte) (res kv.Result, err error) {
 	if !m.begin() {
 		return kv.Result{}, errStopping()
 	}
@@ -119,7 +123,7 @@ func (m *Member) propose(ctx context.Context, cmd []byte) (res kv.Result, err er
 			return kv.Result{}, err
 		}
 		_, changed := m.leader.get()
-		rs, err := m.host.Propose(m.session, cmd, proposalTimeout)
+		rs, err := m.host.Propose(m.session, entry, proposalTimeout)
 		if err == nil {
 			var res kv.Result
 			var dropped bool

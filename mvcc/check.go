@@ -8,8 +8,8 @@ import (
 	"holdfast/kv"
 )
 
-// txnDepthMax is how deep transactions may nest.
-const txnDepthMax = 64
+// txnDepthMax is how deep transactions may nest. What is sent is bounded by internal/wire already.
+const txnDepthMax = 128
 
 // Check reports what is wrong with a command whatever the store holds, nil if nothing is. A door calls it before it
 // sends a command on; Apply calls it again, and what it refuses there is refused on every replica.

@@ -125,17 +125,37 @@ func openBolt(path string, bulk bool, handle **os.File) (*bbolt.DB, error) {
 			return f, err
 		},
 	})
-	switch {
-	case errors.Is(err, bolterrors.ErrTimeout):
-		return nil, kv.Errorf(kv.Busy, "another process has it open: %w", err)
-	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum),
-		errors.Is(err, bolterrors.ErrVersionMismatch):
-		return nil, corruptf("this is not a store, or its first pages are damaged (%v)", err)
-	case err != nil:
-		return nil, err
+	if err != nil {
+		return nil, boltError(err)
 	}
 	db.AllocSize = firstAllocBytes
 	return db, nil
+}
+
+// openBoltReadOnly opens a bbolt file that is there, and leaves its handle in handle.
+func openBoltReadOnly(path string, handle **os.File) (*bbolt.DB, error) {
+	db, err := bbolt.Open(path, 0o400, &bbolt.Options{
+		Timeout:  lockTimeout,
+		ReadOnly: true,
+		OpenFile: func(name string, flag int, perm os.FileMode) (*os.File, error) {
+			f, err := os.OpenFile(name, flag, perm)
+			*handle = f
+			return f, err
+		},
+	})
+	return db, boltError(err)
+}
+
+// boltError gives the errors of an open a code.
+func boltError(err error) error {
+	switch {
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return kv.Errorf(kv.Busy, "another process has it open: %w", err)
+	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum),
+		errors.Is(err, bolterrors.ErrVersionMismatch):
+		return corruptf("this is not a store, or its first pages are damaged (%v)", err)
+	}
+	return err
 }
 
 // load reads meta, and makes the buckets if the file is new.

@@ -4,156 +4,16 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
+	"strconv"
 	"testing"
 
 	"pgregory.net/rapid"
 
 	"holdfast/kv"
 )
-
-// The generators draw from few keys, so that commands meet; some of them are what an encoding could trip over.
-var testKeys = []string{"a", "a\x00", "a\x00\x01", "a\x00\xff", "a\x01", "aa", "ab", "b", "\x00", "\x00\x00", "\xff", "\xff\xff", "k1", "k2", "k3"}
-
-func genKey(t *rapid.T) []byte { return []byte(rapid.SampledFrom(testKeys).Draw(t, "key")) }
-
-func genEnd(t *rapid.T) []byte {
-	switch rapid.IntRange(0, 3).Draw(t, "end kind") {
-	case 0:
-		return nil
-	case 1:
-		return kv.FromKey()
-	default:
-		return genKey(t)
-	}
-}
-
-func genPut(t *rapid.T) kv.Put {
-	p := kv.Put{Key: genKey(t), PrevKV: rapid.Bool().Draw(t, "prev")}
-	switch rapid.IntRange(0, 19).Draw(t, "put kind") {
-	case 0:
-		p.IgnoreValue = true
-	case 1:
-		p.IgnoreLease, p.Value = true, []byte("i")
-	case 2:
-		p.Lease = 7 // there is no such lease
-	case 3:
-	case 5, 6, 7, 8:
-		p.Lease = genLease(t)
-		p.Value = []byte("l")
-	case 4:
-		p.Value = bytes.Repeat([]byte{'L'}, rapid.IntRange(1000, 20000).Draw(t, "large"))
-	default:
-		p.Value = []byte(fmt.Sprint("v", rapid.IntRange(0, 99).Draw(t, "value")))
-	}
-	return p
-}
-
-func genLease(t *rapid.T) int64 { return rapid.SampledFrom([]int64{1, 2, 3, 0x6c00}).Draw(t, "lease") }
-
-func genRevision(t *rapid.T, m *model) int64 {
-	if rapid.IntRange(0, 2).Draw(t, "now") == 0 {
-		return 0
-	}
-	return rapid.Int64Range(max(m.compact-2, 0), m.rev+1).Draw(t, "revision")
-}
-
-func genRange(t *rapid.T, m *model) kv.Range {
-	r := kv.Range{
-		Key: genKey(t), End: genEnd(t), Revision: genRevision(t, m),
-		Limit:    rapid.SampledFrom([]int64{0, 0, 1, 2, 5}).Draw(t, "limit"),
-		KeysOnly: rapid.IntRange(0, 4).Draw(t, "keys") == 0, CountOnly: rapid.IntRange(0, 4).Draw(t, "count") == 0,
-		Sort:  rapid.SampledFrom([]kv.Target{0, 0, 0, kv.TargetVersion, kv.TargetCreate, kv.TargetMod, kv.TargetValue}).Draw(t, "sort"),
-		Order: rapid.SampledFrom([]kv.Order{0, 0, kv.OrderAscend, kv.OrderDescend}).Draw(t, "order"),
-	}
-	for _, f := range []*int64{&r.MinMod, &r.MaxMod, &r.MinCreate, &r.MaxCreate} {
-		if rapid.IntRange(0, 7).Draw(t, "filter") == 0 {
-			*f = rapid.Int64Range(0, m.rev).Draw(t, "bound")
-		}
-	}
-	return r
-}
-
-func genCompare(t *rapid.T, m *model) kv.Compare {
-	c := kv.Compare{
-		Key:      genKey(t),
-		Target:   kv.Target(rapid.IntRange(int(kv.TargetVersion), int(kv.TargetLease)).Draw(t, "target")),
-		Relation: kv.Relation(rapid.IntRange(0, int(kv.NotEqual)).Draw(t, "relation")),
-		Num:      rapid.Int64Range(0, 3).Draw(t, "num"),
-		Value:    []byte(fmt.Sprint("v", rapid.IntRange(0, 99).Draw(t, "value"))),
-	}
-	if rapid.IntRange(0, 3).Draw(t, "ranged") == 0 {
-		c.End = genEnd(t)
-	}
-	if c.Target == kv.TargetMod || c.Target == kv.TargetCreate {
-		c.Num = rapid.Int64Range(0, m.rev).Draw(t, "rev")
-	}
-	return c
-}
-
-func genOps(t *rapid.T, m *model, depth int) (ops []kv.Op) {
-	for range rapid.IntRange(0, 4).Draw(t, "ops") {
-		switch k := rapid.IntRange(0, 9).Draw(t, "op"); {
-		case k < 4:
-			ops = append(ops, genPut(t))
-		case k < 6:
-			ops = append(ops, kv.Delete{Key: genKey(t), End: genEnd(t), PrevKV: rapid.Bool().Draw(t, "prev")})
-		case k < 8 || depth >= 3:
-			ops = append(ops, genRange(t, m))
-		default:
-			ops = append(ops, genTxn(t, m, depth+1))
-		}
-	}
-	return ops
-}
-
-func genTxn(t *rapid.T, m *model, depth int) kv.Txn {
-	var txn kv.Txn
-	for range rapid.IntRange(0, 2).Draw(t, "compares") {
-		txn.Compares = append(txn.Compares, genCompare(t, m))
-	}
-	txn.Then, txn.Else = genOps(t, m, depth), genOps(t, m, depth)
-	return txn
-}
-
-func genCommand(t *rapid.T, m *model) kv.Command {
-	var c kv.Command
-	if rapid.IntRange(0, 5).Draw(t, "guarded") == 0 {
-		c.Guards = []kv.Guard{{Compare: genCompare(t, m)}}
-	}
-	switch k := rapid.IntRange(0, 35).Draw(t, "command"); {
-	case k < 14:
-		c.Ops = []kv.Op{genPut(t)}
-	case k < 19:
-		c.Ops = []kv.Op{kv.Delete{Key: genKey(t), End: genEnd(t), PrevKV: rapid.Bool().Draw(t, "prev")}}
-	case k < 23:
-		c.Ops = []kv.Op{genTxn(t, m, 0)}
-	case k < 25:
-		c.Ops = genOps(t, m, 0)
-	case k < 27:
-		c.Ops = []kv.Op{kv.Compact{
-			Revision: rapid.Int64Range(m.compact, m.rev+1).Draw(t, "compact"),
-			Term:     rapid.SampledFrom([]uint64{0, 0, 1, 2}).Draw(t, "term"),
-		}}
-	case k < 28:
-		c.Ops = []kv.Op{kv.LeaderTerm{Nonce: rapid.Uint64Range(1, 3).Draw(t, "nonce")}}
-	case k < 29:
-		c.Ops = []kv.Op{kv.OpenEpoch{Epoch: kv.Epoch{Cluster: rapid.Uint64Range(1, 9).Draw(t, "cluster")}}}
-	case k < 30:
-		id := genLease(t)
-		p := genPut(t)
-		p.Lease = id
-		c.Ops = []kv.Op{kv.LeaseGrant{ID: id, TTL: 5}, p}
-	case k < 34:
-		c.Ops = []kv.Op{kv.LeaseGrant{ID: genLease(t), TTL: rapid.Int64Range(-1, 4).Draw(t, "ttl")}}
-	default:
-		c.Ops = []kv.Op{kv.LeaseRevoke{ID: genLease(t), Term: rapid.SampledFrom([]uint64{0, 0, 1, 2}).Draw(t, "term")}}
-	}
-	return c
-}
 
 // replica is a store under test: it can be crashed, and is given the log again then.
 type replica struct {
@@ -303,78 +163,141 @@ func watched(t tb, s *Store, w kv.Watch) (events []kv.Event, canceled *kv.Error)
 }
 
 // TestStoreIsTheModel runs random histories with flushes, sweeps, crashes, restarts and restores in between, on two
-// replicas that flush at different times, and compares everything they say with the model and with each other.
+// replicas that flush at different times, and compares everything they say with the model and with each other. MODEL_OPS
+// is how many operations there have to be at least, of longer histories then: go test ./mvcc -run Model -timeout 30m
 func TestStoreIsTheModel(t *testing.T) {
 	t.Parallel()
-	dir, ctx := t.TempDir(), t.Context()
-	rapid.Check(t, func(rt *rapid.T) {
-		dir, err := os.MkdirTemp(dir, "") //nolint:usetesting // one for each history, in the test's own
-		must(rt, err)
-		a := newReplica(rt, dir, "a", Options{RingBytes: 1})
-		b := newReplica(rt, dir, "b", Options{FlushBytes: 4 << 10, HardBytes: 8 << 10, RingBytes: 16 << 10, nodes: 1})
-		t := tb(rt)
-		defer func() { a.s.crash(); b.s.crash() }()
-		m, j := newModel(), &journal{}
-		for range rapid.IntRange(20, 120).Draw(rt, "steps") {
-			switch k := rapid.IntRange(0, 39).Draw(rt, "step"); {
-			case k < 20:
-				for range rapid.IntRange(1, 5).Draw(rt, "batch") {
-					c := genCommand(rt, m)
-					j.entries = append(j.entries, Entry{uint64(len(j.entries) + 1), c})
-					j.outcomes = append(j.outcomes, m.apply(c))
-				}
-				j.replay(t, a.s, 3)
-				j.replay(t, b.s, 100)
-			case k < 27:
-				readBoth(rt, t, m, a.s, b.s)
-			case k < 31:
-				watchBoth(rt, t, m, a.s, b.s)
-			case k < 34:
-				must(t, a.s.Flush())
-			case k < 35:
-				must(t, b.s.Flush())
-			case k < 36:
-				must(t, a.s.Sweep(ctx, m.compact))
-			case k < 37:
-				r := rapid.SampledFrom([]*replica{a, b}).Draw(rt, "crashed")
-				r.s.opts.step = dieAt(rapid.SampledFrom([]string{"", "frozen", "part", "committed", "dropped", "sweep"}).Draw(rt, "at"), 1)
-				if err := r.s.Flush(); err == nil {
-					err = r.s.Sweep(ctx, m.compact)
-					if err != nil && !errors.Is(err, errDied) {
-						t.Fatalf("sweep: %v", err)
-					}
-				} else if !errors.Is(err, errDied) {
-					t.Fatalf("flush: %v", err)
-				}
-				r.s.crash()
-				r.open()
-				checkFile(t, r.s)
-				j.replay(t, r.s, 7)
-			case k < 38:
-				must(t, b.s.Close())
-				b.open()
-			case k < 39:
-				var buf bytes.Buffer
-				sn, err := a.s.Snapshot()
-				must(t, err)
-				must(t, sn.WriteTo(&buf, nil))
-				must(t, sn.Close())
-				must(t, b.s.Restore(&buf, nil))
-			default:
-				sameHash(rt, t, m, a.s, b.s)
-			}
+	least, longest := 5000, 120
+	if text := os.Getenv("MODEL_OPS"); text != "" {
+		var err error
+		least, err = strconv.Atoi(text)
+		must(t, err)
+		longest = 600
+	}
+	dir := t.TempDir()
+	var done tally
+	for rounds := 0; done.ops() < least; rounds++ {
+		if rounds > least/100 {
+			t.Fatalf("only %v in %d rounds", done, rounds)
 		}
-		sameHash(rt, t, m, a.s, b.s)
-		must(t, a.s.Flush())
-		must(t, a.s.Sweep(ctx, m.compact))
-		if got, want := checkFile(t, a.s), m.retained(); got != want {
-			t.Errorf("after a sweep at %d there are %d records, want %d", m.compact, got, want)
+		rapid.Check(t, func(rt *rapid.T) { modelHistory(rt, t.Context(), dir, longest, &done) })
+		if t.Failed() {
+			return
 		}
-		checkFile(t, b.s)
-	})
+	}
+	t.Logf("%d operations: %+v", done.ops(), done)
 }
 
-func readBoth(rt *rapid.T, t tb, m *model, stores ...*Store) {
+// tally counts what was compared with the model.
+type tally struct{ Commands, Reads, Watches, Flushes, Sweeps, Crashes, Restarts, Restores, Defrags, Hashes int }
+
+func (c tally) ops() int { return c.Commands + c.Reads + c.Watches }
+
+// pairOfReplicas are two stores of one log that flush at different times, and the model of it.
+type pairOfReplicas struct {
+	rt   *rapid.T
+	a, b *replica
+	m    *model
+	j    journal
+	done *tally
+}
+
+func modelHistory(rt *rapid.T, ctx context.Context, dir string, longest int, done *tally) {
+	dir, err := os.MkdirTemp(dir, "") // one for each history, in the test's own
+	must(rt, err)
+	defer func() { _ = os.RemoveAll(dir) }()
+	p := pairOfReplicas{
+		rt: rt, m: newModel(), done: done,
+		a: newReplica(rt, dir, "a", Options{RingBytes: 1}),
+		b: newReplica(rt, dir, "b", Options{FlushBytes: 4 << 10, HardBytes: 8 << 10, RingBytes: 16 << 10, nodes: 1}),
+	}
+	defer func() { p.a.s.crash(); p.b.s.crash() }()
+	for range rapid.IntRange(20, longest).Draw(rt, "steps") {
+		p.step(ctx)
+	}
+	p.sameHash()
+	must(rt, p.a.s.Flush())
+	must(rt, p.a.s.Sweep(ctx, p.m.compact))
+	if got, want := checkFile(rt, p.a.s), p.m.retained(); got != want {
+		rt.Errorf("after a sweep at %d there are %d records, want %d", p.m.compact, got, want)
+	}
+	checkFile(rt, p.b.s)
+}
+
+func (p *pairOfReplicas) step(ctx context.Context) {
+	switch k := rapid.IntRange(0, 40).Draw(p.rt, "step"); {
+	case k < 20:
+		p.commands()
+	case k < 27:
+		p.done.Reads += readBoth(p.rt, p.rt, p.m, p.a.s, p.b.s)
+	case k < 31:
+		watchBoth(p.rt, p.rt, p.m, p.a.s, p.b.s)
+		p.done.Watches++
+	case k < 34:
+		must(p.rt, p.a.s.Flush())
+		p.done.Flushes++
+	case k < 35:
+		must(p.rt, p.b.s.Flush())
+		p.done.Flushes++
+	case k < 36:
+		must(p.rt, p.a.s.Sweep(ctx, p.m.compact))
+		p.done.Sweeps++
+	case k < 37:
+		p.crash(ctx)
+		p.done.Crashes++
+	case k < 38:
+		must(p.rt, p.b.s.Close())
+		p.b.open()
+		p.done.Restarts++
+	case k < 39:
+		var buf bytes.Buffer
+		sn, err := p.a.s.Snapshot()
+		must(p.rt, err)
+		must(p.rt, sn.WriteTo(&buf, nil))
+		must(p.rt, sn.Close())
+		must(p.rt, p.b.s.Restore(&buf, nil))
+		p.done.Restores++
+	case k < 40:
+		must(p.rt, rapid.SampledFrom([]*replica{p.a, p.b}).Draw(p.rt, "defragmented").s.Defragment(ctx))
+		p.done.Defrags++
+	default:
+		p.sameHash()
+	}
+}
+
+// commands adds some to the log, which the replicas take in batches of different sizes.
+func (p *pairOfReplicas) commands() {
+	p.rt.Helper()
+	for range rapid.IntRange(1, 5).Draw(p.rt, "batch") {
+		c := genCommand(p.rt, p.m)
+		p.j.entries = append(p.j.entries, Entry{uint64(len(p.j.entries) + 1), c})
+		p.j.outcomes = append(p.j.outcomes, p.m.apply(c))
+		p.done.Commands++
+	}
+	p.j.replay(p.rt, p.a.s, 3)
+	p.j.replay(p.rt, p.b.s, 100)
+}
+
+// crash lets one replica die, at a moment inside a flush or a sweep, and gives it the log again.
+func (p *pairOfReplicas) crash(ctx context.Context) {
+	p.rt.Helper()
+	r := rapid.SampledFrom([]*replica{p.a, p.b}).Draw(p.rt, "crashed")
+	r.s.opts.step = dieAt(rapid.SampledFrom([]string{"", "frozen", "part", "committed", "dropped", "sweep"}).Draw(p.rt, "at"), 1)
+	err := r.s.Flush()
+	if err == nil {
+		err = r.s.Sweep(ctx, p.m.compact)
+	}
+	if err != nil && !errors.Is(err, errDied) {
+		p.rt.Fatalf("flush and sweep: %v", err)
+	}
+	r.s.crash()
+	r.open()
+	checkFile(p.rt, r.s)
+	p.j.replay(p.rt, r.s, 7)
+}
+
+// readBoth reports how many ranges and other reads there were.
+func readBoth(rt *rapid.T, t tb, m *model, stores ...*Store) int {
 	t.Helper()
 	var q kv.Query
 	for range rapid.IntRange(1, 3).Draw(rt, "ranges") {
@@ -386,6 +309,7 @@ func readBoth(rt *rapid.T, t tb, m *model, stores ...*Store) {
 	case 1, 2:
 		q.Ops = append(q.Ops, kv.LeaseTTL{ID: genLease(rt), Keys: rapid.IntRange(0, 3).Draw(rt, "keys") > 0})
 	}
+	n := len(q.Ops)
 	if rapid.IntRange(0, 3).Draw(rt, "in txn") == 0 {
 		q.Ops = []kv.Op{kv.Txn{Compares: []kv.Compare{genCompare(rt, m)}, Then: q.Ops}}
 	}
@@ -404,6 +328,7 @@ func readBoth(rt *rapid.T, t tb, m *model, stores ...*Store) {
 		}
 		sameResults(t, q.Ops, got.Ops, want)
 	}
+	return n
 }
 
 func watchBoth(rt *rapid.T, t tb, m *model, stores ...*Store) {
@@ -428,17 +353,18 @@ func watchBoth(rt *rapid.T, t tb, m *model, stores ...*Store) {
 	}
 }
 
-func sameHash(rt *rapid.T, t tb, m *model, a, b *Store) {
-	t.Helper()
-	rev := rapid.Int64Range(m.compact, m.rev).Draw(rt, "hashed")
+func (p *pairOfReplicas) sameHash() {
+	p.rt.Helper()
+	rev := rapid.Int64Range(p.m.compact, p.m.rev).Draw(p.rt, "hashed")
 	if rev == 0 {
-		rev = m.rev
+		rev = p.m.rev
 	}
-	ha, ra, ca, err := a.hash(rev)
-	must(t, err)
-	hb, rb, cb, err := b.hash(rev)
-	must(t, err)
+	ha, ra, ca, err := p.a.s.hash(rev)
+	must(p.rt, err)
+	hb, rb, cb, err := p.b.s.hash(rev)
+	must(p.rt, err)
 	if ha != hb || ra != rb || ca != cb {
-		t.Fatalf("hash at %d: got %08x %d %d and %08x %d %d", rev, ha, ra, ca, hb, rb, cb)
+		p.rt.Fatalf("hash at %d: got %08x %d %d and %08x %d %d", rev, ha, ra, ca, hb, rb, cb)
 	}
+	p.done.Hashes++
 }

@@ -28,7 +28,7 @@ func (x *exec) scanRange(op kv.Range) (kv.OpResult, error) {
 			return true, nil
 		}
 		if res.More = op.Limit > 0 && int64(len(res.KVs)) == op.Limit; res.More {
-			return true, nil
+			return !op.Uncounted, nil
 		}
 		pair, err := x.pair(op, v)
 		if err != nil {

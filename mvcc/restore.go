@@ -85,31 +85,16 @@ func syncDir(path string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// build makes a file of a snapshot, complete and synced when it returns.
+// build makes a file of a snapshot, complete and synced when it returns. Nobody relies on it before it is renamed, so it
+// is synced once, at the end.
 func (s *Store) build(temp string, r io.Reader, stop <-chan struct{}) error {
-	if err := removeIfThere(temp); err != nil {
-		return err
-	}
-	// Nobody relies on this file before it is renamed, so it is synced once, at the end.
-	db, err := openBolt(temp, true, nil)
-	if err != nil {
-		return err
-	}
-	db.AllocSize = allocBytes
-	b := &builder{db: db, fr: frameReader{r: r, stop: stop}}
-	err = guard(func() error {
+	return makeFile(temp, func(db *bbolt.DB) error {
+		b := &builder{db: db, fr: frameReader{r: r, stop: stop}}
 		if err := b.run(); err != nil {
 			return err
 		}
-		if err := s.opts.at("building"); err != nil {
-			return err
-		}
-		return db.Sync()
+		return s.opts.at("building")
 	})
-	if _, stuck := errors.AsType[*pagePanic](err); stuck {
-		return err // bbolt may hold its locks: Close would wait for ever
-	}
-	return errors.Join(err, db.Close())
 }
 
 // builder fills an empty file from a snapshot.

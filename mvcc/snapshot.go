@@ -75,6 +75,9 @@ func (sn *Snapshot) Applied() uint64 { return sn.state.Applied }
 // Revision is the newest revision in the snapshot.
 func (sn *Snapshot) Revision() int64 { return sn.state.Revision }
 
+// Epoch is the history that the snapshot is of.
+func (sn *Snapshot) Epoch() kv.Epoch { return sn.state.Epoch }
+
 // Close lets go of the file.
 func (sn *Snapshot) Close() error {
 	if sn.tx == nil {

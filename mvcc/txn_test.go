@@ -1,6 +1,7 @@
 package mvcc
 
 import (
+	"fmt"
 	"testing"
 
 	"holdfast/kv"
@@ -164,5 +165,27 @@ func TestApplyKeepsNothingOfTheCommand(t *testing.T) {
 	copy(p.Value, "YYYYY")
 	if got := g.list(0); got != "key=value@2" {
 		t.Errorf("got %q", got)
+	}
+}
+
+// What asks not to be counted is answered as if it did, and reads no further than it has to.
+func TestAnUncountedRangeEndsWhenItKnowsThatThereIsMore(t *testing.T) {
+	g := newRig(t, Options{})
+	for i := range 50 {
+		g.put(fmt.Sprintf("k%02d", i), "v")
+	}
+	for _, op := range []kv.Range{
+		{Limit: 7}, {Limit: 50}, {Limit: 51}, {}, {Limit: 3, MinMod: 20}, {Limit: 3, Sort: kv.TargetMod, Order: kv.OrderDescend}, {CountOnly: true},
+	} {
+		op.Key, op.End = []byte("k"), []byte("l")
+		counted := g.do(op)[0]
+		op.Uncounted = true
+		got := g.do(op)[0]
+		seen := got.Count
+		got.Count = counted.Count
+		sameResults(t, []kv.Op{op}, []kv.OpResult{got}, []kv.OpResult{counted})
+		if op.Limit == 7 && seen != 8 {
+			t.Errorf("%+v: %d keys were looked at, want 8", op, seen)
+		}
 	}
 }

@@ -70,12 +70,6 @@ func checkTxn(r *pb.TxnRequest, most int) error {
 			}
 		}
 	}
-	// etcd takes any number here, and compares nothing.
-	for _, c := range r.GetCompare() {
-		if pb.Compare_CompareTarget_name[int32(c.Target)] == "" || pb.Compare_CompareResult_name[int32(c.Result)] == "" {
-			return status.Errorf(codes.InvalidArgument, ours+"invalid request: there is no comparison of target %d with result %d", c.Target, c.Result)
-		}
-	}
 	return nil
 }
 

@@ -5,7 +5,6 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
-	"google.golang.org/protobuf/proto"
 
 	"holdfast/kv"
 )
@@ -33,11 +32,12 @@ func (s kvService) Range(ctx context.Context, r *pb.RangeRequest) (*pb.RangeResp
 	if err := checkRange(r); err != nil {
 		return nil, err
 	}
-	page, err := s.read(ctx, r.Serializable, rangeOp(r))
+	op := rangeOp(r)
+	page, err := s.read(ctx, r.Serializable, op)
 	if err != nil {
 		return nil, err
 	}
-	res := rangeResponse(page.Ops[0])
+	res := rangeResponse(op, page.Ops[0])
 	res.Header = s.header(page.Header)
 	return res, nil
 }
@@ -90,72 +90,6 @@ func (s kvService) Compact(ctx context.Context, r *pb.CompactionRequest) (*pb.Co
 	return &pb.CompactionResponse{Header: s.header(res.Header)}, nil
 }
 
-// RangeStream reads keys in chunks, all at the revision of the first. Only the last has header, count and more.
-func (s kvService) RangeStream(r *pb.RangeRequest, stream pb.KV_RangeStreamServer) error {
-	if err := checkRangeStream(r); err != nil {
-		return err
-	}
-	ctx := stream.Context()
-	if r.CountOnly {
-		page, err := s.read(ctx, r.Serializable, rangeOp(r))
-		if err != nil {
-			return err
-		}
-		return sendRange(stream, &pb.RangeResponse{Header: s.header(page.Header), Count: page.Ops[0].Count})
-	}
-	op, sent, chunk := rangeOp(r), int64(0), int64(chunkFirst)
-	op.Sort = kv.TargetKey // without an order, a target says nothing
-	var header kv.Header
-	for {
-		op.Limit = chunk
-		if r.Limit > 0 {
-			op.Limit = min(chunk, r.Limit-sent)
-		}
-		// What follows the first chunk is history, which does not change: any copy of it will do.
-		page, err := s.read(ctx, r.Serializable || sent > 0, op)
-		if err != nil {
-			return err
-		}
-		if sent == 0 {
-			header = page.Header
-			if op.Revision <= 0 {
-				op.Revision = header.Revision
-			}
-		}
-		found := page.Ops[0]
-		out := &pb.RangeResponse{Kvs: pairs(found.KVs)}
-		last := !found.More || r.Limit > 0 && sent+int64(len(found.KVs)) >= r.Limit
-		if last {
-			out.Header, out.More, out.Count = s.header(header), found.More, sent+found.Count
-		}
-		size := proto.Size(out)
-		if err := sendRange(stream, out); err != nil || last {
-			return err
-		}
-		sent += int64(len(found.KVs))
-		op.Key = append(append([]byte(nil), found.KVs[len(found.KVs)-1].Key...), 0)
-		chunk = nextChunk(chunk, size, s.opts.RequestMax)
-	}
-}
-
-// chunkFirst is how many keys the first chunk of a RangeStream has: what they weigh is not known yet.
-const chunkFirst = 10
-
-// nextChunk moves the number of keys towards chunks of the target's size.
-func nextChunk(keys int64, size, target int) int64 {
-	switch {
-	case size < target/2:
-		return keys * 2
-	case size > target*2:
-		return max(keys/2, 1)
-	}
-	return keys
-}
-
-func sendRange(stream pb.KV_RangeStreamServer, r *pb.RangeResponse) error {
-	return stream.Send(&pb.RangeStreamResponse{RangeResponse: r})
-}
-
 func putOp(r *pb.PutRequest) kv.Put {
 	return kv.Put{Key: r.Key, Value: r.Value, Lease: r.Lease, PrevKV: r.PrevKv, IgnoreValue: r.IgnoreValue, IgnoreLease: r.IgnoreLease}
 }
@@ -173,7 +107,14 @@ func rangeOp(r *pb.RangeRequest) kv.Range {
 	}
 }
 
-func rangeResponse(r kv.OpResult) *pb.RangeResponse {
+// rangeResponse leaves the leases out of an answer without values, unless it is sorted by them: etcd answers it from its
+// index, which knows none.
+func rangeResponse(op kv.Range, r kv.OpResult) *pb.RangeResponse {
+	if op.KeysOnly && op.Sort != kv.TargetValue {
+		for i := range r.KVs {
+			r.KVs[i].Lease = 0
+		}
+	}
 	return &pb.RangeResponse{Kvs: pairs(r.KVs), Count: r.Count, More: r.More}
 }
 

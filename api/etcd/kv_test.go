@@ -254,16 +254,33 @@ func TestComparesOfEveryTarget(t *testing.T) {
 			t.Errorf("%s: %v, want %v", name, r, c.want)
 		}
 	}
-	_, err := n.kv.Txn(t.Context(), &pb.TxnRequest{Compare: []*pb.Compare{cmp("a", &pb.Compare{Target: 256})}})
-	if status.Code(err) != codes.InvalidArgument {
-		t.Errorf("an unknown target: %v", err)
+	const unknown = 256
+	for _, c := range []struct {
+		key  string
+		c    *pb.Compare
+		want bool
+	}{
+		{"a", &pb.Compare{Target: unknown}, true},
+		{"none", &pb.Compare{Target: unknown}, true},
+		{"a", &pb.Compare{Target: unknown, Result: unknown}, true},
+		{"a", &pb.Compare{Target: unknown, Result: pb.Compare_NOT_EQUAL}, false},
+		{"none", &pb.Compare{Target: unknown, Result: pb.Compare_GREATER}, false},
+		{"a", &pb.Compare{Target: pb.Compare_VERSION, Result: unknown}, true},
+		{"none", &pb.Compare{Target: pb.Compare_LEASE, Result: unknown}, true},
+		{"a", &pb.Compare{Target: pb.Compare_VALUE, Result: unknown}, true},
+		{"none", &pb.Compare{Target: pb.Compare_VALUE, Result: unknown}, false},
+	} {
+		r := ok[*pb.TxnResponse](t)(n.kv.Txn(t.Context(), &pb.TxnRequest{Compare: []*pb.Compare{cmp(c.key, c.c)}}))
+		if r.Succeeded != c.want {
+			t.Errorf("%s, %v: %v", c.key, c.c, r.Succeeded)
+		}
 	}
 }
 
 func TestRangeStreamIsTheRangeInChunks(t *testing.T) {
 	n := serve(t, Options{RequestMax: 4 << 10})
 	for i := range 200 {
-		n.put(t, fmt.Sprintf("k%03d", i), strings.Repeat("v", 100))
+		n.put(t, fmt.Sprintf("k%03d", i), strings.Repeat("v", 100)+fmt.Sprintf("%03d", i*7%200))
 	}
 	for name, r := range map[string]*pb.RangeRequest{
 		"all":        {Key: []byte("k"), RangeEnd: []byte("l")},
@@ -274,6 +291,8 @@ func TestRangeStreamIsTheRangeInChunks(t *testing.T) {
 		"count":      {Key: []byte("k"), RangeEnd: []byte("l"), CountOnly: true},
 		"keys":       {Key: []byte("k"), RangeEnd: []byte("l"), KeysOnly: true},
 		"historical": {Key: []byte("k"), RangeEnd: []byte("l"), Revision: 101},
+		"by value":   {Key: []byte("k"), RangeEnd: []byte("l"), SortTarget: pb.RangeRequest_VALUE},
+		"by version": {Key: []byte("k"), RangeEnd: []byte("l"), SortTarget: pb.RangeRequest_VERSION, Limit: 57, KeysOnly: true},
 	} {
 		stream, err := n.kv.RangeStream(t.Context(), r)
 		must(t, stream, err)

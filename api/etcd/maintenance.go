@@ -20,8 +20,8 @@ type maintenanceService struct {
 	*Server
 }
 
-// Status tells how this member stands. The version is that of etcd's API which is spoken, as clients decide by it what
-// they may ask for; there is no storage version, because no etcd could read this store.
+// Status tells how this member stands. The versions are those of etcd's API which is spoken, as clients decide by them
+// what they may ask for. No etcd could read this store, whatever the storage version says.
 func (s maintenanceService) Status(ctx context.Context, _ *pb.StatusRequest) (*pb.StatusResponse, error) {
 	admin, err := s.replica(ctx)
 	if err != nil {
@@ -34,6 +34,7 @@ func (s maintenanceService) Status(ctx context.Context, _ *pb.StatusRequest) (*p
 		DbSize:           c.DBSize,
 		DbSizeInUse:      c.DBInUse,
 		DbSizeQuota:      c.DBQuota,
+		StorageVersion:   api.EtcdClusterVersion,
 		Leader:           c.Leader,
 		RaftIndex:        c.Committed,
 		RaftAppliedIndex: c.Applied,

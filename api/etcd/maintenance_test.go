@@ -29,7 +29,7 @@ func TestStatusTellsHowAMemberStands(t *testing.T) {
 		t.Errorf("sizes: %v", r)
 	}
 	// Clients take the version apart to find out what they may ask for.
-	if r.Version != api.EtcdVersion || r.StorageVersion != "" || r.DowngradeInfo.GetEnabled() || len(r.Errors) != 0 {
+	if r.Version != api.EtcdVersion || r.StorageVersion != api.EtcdClusterVersion || r.DowngradeInfo.GetEnabled() || len(r.Errors) != 0 {
 		t.Errorf("versions and errors: %v", r)
 	}
 }

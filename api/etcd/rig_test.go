@@ -153,7 +153,7 @@ type admin struct {
 	err       error // of every call that can fail
 	hash      kv.Hash
 	moved     []uint64
-	snapshot  func() (io.ReadCloser, int64, error)
+	snapshot  func() (io.ReadSeekCloser, int64, error)
 }
 
 func (a *admin) Replicas(_ context.Context, local bool) ([]kv.Replica, error) {
@@ -182,4 +182,4 @@ func (a *admin) MoveLeader(_ context.Context, to uint64) error {
 	return a.err
 }
 
-func (a *admin) Snapshot(context.Context) (io.ReadCloser, int64, error) { return a.snapshot() }
+func (a *admin) Snapshot(context.Context) (io.ReadSeekCloser, int64, error) { return a.snapshot() }

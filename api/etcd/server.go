@@ -29,6 +29,13 @@ const (
 	// each call spends about 7 % of a PUT's CPU on growing its own. Calls beyond these get one all the same.
 	workers = 64
 
+	// Windows of flow control: what a client may send before it is read, on a call and on a connection. gRPC would find
+	// out itself what a link can take, by a ping with the first bytes of nearly every request, which cost a PUT 5 % of
+	// its CPU. Over a round trip of 50 ms these carry 10 MB/s on a call and 20 MB/s on a connection, and they bound
+	// what one connection can hold here.
+	streamWindow = 512 << 10
+	connWindow   = 1 << 20
+
 	// headerMax is the most bytes of metadata that a call may have, as net/http takes them here.
 	headerMax = 64 << 10
 )
@@ -45,6 +52,8 @@ func (s *Server) serverOptions() []grpc.ServerOption {
 		grpc.MaxHeaderListSize(headerMax),
 		grpc.WaitForHandlers(true),
 		grpc.NumStreamWorkers(workers),
+		grpc.StaticStreamWindowSize(streamWindow),
+		grpc.StaticConnWindowSize(connWindow),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingAfter}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: s.opts.IdleTimeout, Time: pingEvery, Timeout: pingTimeout}),
 	}

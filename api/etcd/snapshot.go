@@ -9,6 +9,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc/status"
 
+	"holdfast/api"
 	"holdfast/kv"
 )
 
@@ -23,7 +24,7 @@ const (
 
 // Snapshot sends the state of this member, zeros up to a multiple of snapshotBlock, and the SHA-256 of all that, which
 // is what `etcdctl snapshot save` writes to a file and looks for at its end. What the state looks like is the store's own
-// affair: no etcd can be started from it, and for that reason the messages name no version of etcd.
+// affair: no etcd can be started from it. The version is that of the API, as in Status.
 func (s maintenanceService) Snapshot(_ *pb.SnapshotRequest, stream pb.Maintenance_SnapshotServer) error {
 	ctx := stream.Context()
 	admin, err := s.replica(ctx)
@@ -41,7 +42,7 @@ func (s maintenanceService) Snapshot(_ *pb.SnapshotRequest, stream pb.Maintenanc
 	if err != nil {
 		return err
 	}
-	return stream.Send(&pb.SnapshotResponse{Blob: sum})
+	return stream.Send(&pb.SnapshotResponse{Blob: sum, Version: api.EtcdClusterVersion})
 }
 
 // sendState streams a state of so many bytes, with what makes it a multiple of snapshotBlock, and returns the checksum.
@@ -59,7 +60,7 @@ func (s maintenanceService) sendState(stream pb.Maintenance_SnapshotServer, data
 		}
 		size, left = size-int64(len(state)), left-int64(len(chunk))
 		_, _ = sum.Write(chunk) // never fails
-		if err := stream.Send(&pb.SnapshotResponse{RemainingBytes: uint64(left), Blob: chunk}); err != nil {
+		if err := stream.Send(&pb.SnapshotResponse{RemainingBytes: uint64(left), Blob: chunk, Version: api.EtcdClusterVersion}); err != nil {
 			return nil, err
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc/codes"
 
+	"holdfast/api"
 	"holdfast/kv"
 )
 
@@ -24,6 +25,9 @@ type closeCounter struct {
 	err  error
 }
 
+// Seek is not for this door: it sends from the start to the end.
+func (c closeCounter) Seek(int64, int) (int64, error) { return 0, errors.ErrUnsupported }
+
 func (c closeCounter) Close() error {
 	c.open.Add(-1)
 	return c.err
@@ -32,7 +36,7 @@ func (c closeCounter) Close() error {
 // give has the admin give a snapshot of content and say it had size bytes.
 func (n *rig) give(content io.Reader, size int64, closeErr error) (open *atomic.Int32) {
 	open = &atomic.Int32{}
-	n.admin.snapshot = func() (io.ReadCloser, int64, error) {
+	n.admin.snapshot = func() (io.ReadSeekCloser, int64, error) {
 		open.Add(1)
 		return closeCounter{content, open, closeErr}, size, nil
 	}
@@ -57,8 +61,8 @@ func (n *rig) save() (file []byte, err error) {
 			n.Errorf("%d bytes remain after %d of %d", r.RemainingBytes, len(r.Blob), left)
 		}
 		left = int64(r.RemainingBytes)
-		if r.Version != "" {
-			n.Errorf("a message names version %q of etcd", r.Version)
+		if r.Version != api.EtcdClusterVersion {
+			n.Errorf("a message names version %q", r.Version)
 		}
 	}
 	if left != 0 {
@@ -129,10 +133,10 @@ func (f failing) Read([]byte) (int, error) { return 0, f.err }
 
 func TestSnapshotThatCannotBeTaken(t *testing.T) {
 	n := openRig(t, nil)
-	n.admin.snapshot = func() (io.ReadCloser, int64, error) { return nil, 0, kv.Errorf(kv.NoSpace, "the disk is full") }
+	n.admin.snapshot = func() (io.ReadSeekCloser, int64, error) { return nil, 0, kv.Errorf(kv.NoSpace, "the disk is full") }
 	_, err := n.save()
 	n.refused(err, codes.ResourceExhausted, "etcdserver: mvcc: database space exceeded")
-	n.admin.snapshot = func() (io.ReadCloser, int64, error) { return nil, 0, kv.Errorf(kv.Busy, "two are under way") }
+	n.admin.snapshot = func() (io.ReadSeekCloser, int64, error) { return nil, 0, kv.Errorf(kv.Busy, "two are under way") }
 	_, err = n.save()
 	n.refused(err, codes.ResourceExhausted, "etcdserver: too many requests")
 }

@@ -38,9 +38,25 @@ func branch(ops []*pb.RequestOp) []kv.Op {
 	return to
 }
 
-// compare translates one comparison. A value that is not given, or given for another target, is zero, as in etcd.
+// compare translates one comparison. A value that is not given, or given for another target, is zero, as in etcd. What
+// etcd makes of numbers that it does not know is put in terms of versions, which are never negative: an unknown result
+// holds, of a value if there is a key; an unknown target finds everything equal.
 func compare(c *pb.Compare) kv.Compare {
-	to := kv.Compare{Key: c.Key, End: c.RangeEnd, Relation: kv.Relation(c.Result)} // etcd's numbers, checked
+	to := kv.Compare{Key: c.Key, End: c.RangeEnd, Target: kv.TargetVersion, Relation: kv.NotEqual, Num: -1} // holds
+	if pb.Compare_CompareTarget_name[int32(c.Target)] == "" {
+		known := pb.Compare_CompareResult_name[int32(c.Result)] != ""
+		if known && c.Result != pb.Compare_EQUAL {
+			to.Relation = kv.Equal // never holds
+		}
+		return to
+	}
+	if pb.Compare_CompareResult_name[int32(c.Result)] == "" {
+		if c.Target == pb.Compare_VALUE {
+			to.Num = 0
+		}
+		return to
+	}
+	to.Num, to.Relation = 0, kv.Relation(c.Result) // etcd's numbers
 	switch c.Target {
 	case pb.Compare_VERSION:
 		to.Target, to.Num = kv.TargetVersion, c.GetVersion()
@@ -133,7 +149,7 @@ func (a *txnAnswer) txn(op kv.Txn, result kv.OpResult) *pb.TxnResponse {
 func (a *txnAnswer) op(op kv.Op, result kv.OpResult) *pb.ResponseOp {
 	switch op := op.(type) {
 	case kv.Range:
-		r := rangeResponse(result)
+		r := rangeResponse(op, result)
 		r.Header = a.header()
 		return &pb.ResponseOp{Response: &pb.ResponseOp_ResponseRange{ResponseRange: r}}
 	case kv.Put:

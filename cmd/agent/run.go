@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 
 	"holdfast/agent"
 	"holdfast/config"
+	"holdfast/internal/gcpace"
 )
 
 // node is what running an agent takes of *agent.Agent.
@@ -58,6 +60,7 @@ func (p *program) run(cmd *cobra.Command, _ []string) error {
 	if err != nil {
 		return &exitError{exitConfig, err}
 	}
+	defer paceCollector(cmd.Context())()
 	n, err := p.start(cmd.Context(), loaded.Config, agent.Options{
 		Log: log, LogLevel: level, Getenv: p.getenv, Version: buildOf().Version,
 	})
@@ -67,6 +70,14 @@ func (p *program) run(cmd *cobra.Command, _ []string) error {
 	}
 	r := &runner{program: p, node: n, log: log, flags: cmd.Flags()}
 	return r.wait(cmd.Context(), received)
+}
+
+// paceCollector keeps the collector of garbage from running too often under load, until the function it returns is called.
+func paceCollector(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { gcpace.Run(ctx, gcpace.Room(gcpace.Memory())) })
+	return func() { cancel(); wg.Wait() }
 }
 
 func setLevel(level *slog.LevelVar, name string) {

@@ -85,7 +85,7 @@ func genOp(depth int) *rapid.Generator[kv.Op] {
 			return kv.Delete{Key: draw(t, genBytes()), End: draw(t, genBytes()), PrevKV: genBool(t)}
 		case 3:
 			r := kv.Range{Key: draw(t, genBytes()), End: draw(t, genBytes()), Limit: genInt(t), Revision: genInt(t),
-				KeysOnly: genBool(t), CountOnly: genBool(t)}
+				KeysOnly: genBool(t), CountOnly: genBool(t), Uncounted: genBool(t)}
 			if genBool(t) {
 				r.Sort, r.Order = genEnum(t, kv.TargetLease), genEnum(t, kv.OrderDescend)
 			}

@@ -45,6 +45,7 @@ func fixtures() map[string]any {
 		"op-put":              cmd(kv.Put{Key: key, Value: value, Lease: 77, PrevKV: true, IgnoreValue: true, IgnoreLease: true}),
 		"op-put-plain":        cmd(kv.Put{Key: key, Value: value}),
 		"op-delete":           cmd(kv.Delete{Key: key, End: end, PrevKV: true}),
+		"op-range-uncounted":  cmd(kv.Range{Key: key, End: []byte{0}, Limit: 10, Uncounted: true}),
 		"op-range":            cmd(kv.Range{Key: key, End: []byte{0}, Limit: 100, Revision: 650, Sort: kv.TargetValue, Order: kv.OrderDescend, KeysOnly: true, CountOnly: true, MinMod: 1, MaxMod: 2, MinCreate: 3, MaxCreate: 4}),
 		"op-range-plain":      cmd(kv.Range{Key: key}),
 		"op-txn":              cmd(kv.Txn{Compares: []kv.Compare{compare}, Then: []kv.Op{kv.Put{Key: key}, kv.Txn{Else: []kv.Op{kv.Delete{Key: key}}}}, Else: []kv.Op{kv.Range{Key: key}}}),

@@ -46,7 +46,8 @@ const (
 	rangeCountOnly
 	rangeSort   // target and order follow
 	rangeBounds // the four bounds follow
-	rangeFlags  = rangeKeysOnly | rangeCountOnly | rangeSort | rangeBounds
+	rangeUncounted
+	rangeFlags = rangeKeysOnly | rangeCountOnly | rangeSort | rangeBounds | rangeUncounted
 )
 
 const (
@@ -225,7 +226,7 @@ func appendRange(dst []byte, o *kv.Range) []byte {
 	sorted := o.Sort != 0 || o.Order != 0
 	bounded := o.MinMod != 0 || o.MaxMod != 0 || o.MinCreate != 0 || o.MaxCreate != 0
 	dst = append(dst, bit(o.KeysOnly, rangeKeysOnly)|bit(o.CountOnly, rangeCountOnly)|
-		bit(sorted, rangeSort)|bit(bounded, rangeBounds))
+		bit(sorted, rangeSort)|bit(bounded, rangeBounds)|bit(o.Uncounted, rangeUncounted))
 	dst = appendBytes(dst, o.Key)
 	dst = appendBytes(dst, o.End)
 	dst = appendInt(dst, o.Limit)
@@ -242,7 +243,7 @@ func appendRange(dst []byte, o *kv.Range) []byte {
 
 func rangeOp(r *reader) (o kv.Range) {
 	f := r.flags(rangeFlags, "range")
-	o.KeysOnly, o.CountOnly = f&rangeKeysOnly != 0, f&rangeCountOnly != 0
+	o.KeysOnly, o.CountOnly, o.Uncounted = f&rangeKeysOnly != 0, f&rangeCountOnly != 0, f&rangeUncounted != 0
 	o.Key = r.bytes("key")
 	o.End = r.bytes("end of range")
 	o.Limit = r.int("limit")

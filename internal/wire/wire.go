@@ -43,8 +43,8 @@ import (
 const Version = 1
 
 // MaxDepth bounds how deep transactions nest: a Txn among the ops of a command or query has depth 1. Decoding bounds the
-// answers alike.
-const MaxDepth = 16
+// answers alike. etcd's limit of 128 operations, of which each level takes one, allows as many.
+const MaxDepth = 128
 
 // maxAmplification is the most bytes that decoding allocates for each byte of input: an OpResult is 136 bytes in memory
 // and may be 2 on the wire, and the allocator rounds up.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -83,16 +82,10 @@ func environment(t *testing.T, name string, otherwise int) int {
 	return v
 }
 
-var leaseOf = regexp.MustCompile(` lease:[0-9]+`)
-
-// told is the answer as it is compared: without leases where only keys are asked for. etcd 3.7 answers that from its index,
-// which knows no leases, or not, as the rest of the request wants it.
+// told is the answer as it is compared.
 func (o operation) told(m proto.Message, err error) string {
 	if err != nil {
 		return told(err)
-	}
-	if strings.Contains(dump(o.request), "keys_only:true") {
-		return leaseOf.ReplaceAllString(told(m), "")
 	}
 	return told(m)
 }

@@ -19,6 +19,7 @@ import (
 	"holdfast/api/ops"
 	"holdfast/api/rest"
 	"holdfast/internal/bridge"
+	"holdfast/internal/gcpace"
 	"holdfast/internal/sniff"
 	"holdfast/member"
 	"holdfast/member/raftnet"
@@ -77,6 +78,10 @@ func run(ctx context.Context, dir, listen string) error {
 	g.Go(func() error { return pool.Run(ctx) })
 	g.Go(func() error { return ep.Run(ctx) })
 	g.Go(func() error { return serve(ctx, door, m, registry) })
+	g.Go(func() error {
+		gcpace.Run(ctx, gcpace.Room(gcpace.Memory())) // as the agent does
+		return nil
+	})
 	return g.Wait()
 }
 

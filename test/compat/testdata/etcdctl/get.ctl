@@ -76,6 +76,4 @@ etcdctl get missing --stream -w json
 etcdctl get a/ --prefix --stream --rev 99
 etcdctl get a/ --prefix --stream --count-only -w json
 etcdctl get a/ --prefix --stream --keys-only -w json
-gap: a streamed range comes in the order of keys
-says: "kvs":[{"key":"YS8x"
 etcdctl get a/ --prefix --stream --sort-by VALUE -w json
