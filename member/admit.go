@@ -49,11 +49,11 @@ func (m *Member) Admit(ctx context.Context, a Applicant) (Admission, error) {
 				"has a copy of its identity; give it an empty data dir", a.Node, old.Replica)
 		}
 	}
+	if err := m.awaitRoster(ctx); err != nil {
+		return Admission{}, err
+	}
 	var replica uint64
 	r, err := m.changeRoster(ctx, func(r *Roster) (bool, error) {
-		if r.Next == 0 {
-			return false, kv.Errorf(kv.NoLeader, "the cluster has only just been founded; try again")
-		}
 		for i := range r.Seats {
 			if r.Seats[i].Node == a.Node {
 				r.Seats[i].State = SeatLeaving
@@ -70,6 +70,27 @@ func (m *Member) Admit(ctx context.Context, a Applicant) (Admission, error) {
 		return Admission{}, err
 	}
 	return Admission{Cluster: m.id.Cluster, Replica: replica, Node: a.Node, Roster: r}, nil
+}
+
+// awaitRoster returns once the cluster has a list of members: its first leader makes it.
+func (m *Member) awaitRoster(ctx context.Context) error {
+	timer := time.NewTimer(leaderWait)
+	defer timer.Stop()
+	for {
+		r, changed := m.roster.get()
+		if r.version != 0 {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-timer.C:
+			return noLeader("the cluster has no list of its members yet")
+		case <-ctx.Done():
+			return noLeader("the caller gave up waiting: %v", context.Cause(ctx))
+		case <-m.stopping:
+			return errStopping()
+		}
+	}
 }
 
 func (m *Member) seatOf(node string) *Seat {

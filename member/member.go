@@ -25,6 +25,9 @@ const (
 	shardID   = 1          // of the one raft group
 )
 
+// membersWait is how often a replica that starts looks whether it knows the members of its cluster.
+const membersWait = 10 * time.Millisecond
+
 // drainMax is how long a stopping member waits for the answers to commands that are under way.
 const drainMax = 5 * time.Second
 
@@ -283,6 +286,10 @@ func (m *Member) Close() error {
 func (m *Member) Ready() <-chan struct{} { return m.ready }
 
 func (m *Member) announceReady(ctx context.Context) error {
+	for len(m.voterIDs()) == 0 && ctx.Err() == nil {
+		// Until a replica has applied who the members are, raft drops their answers, to a read index too. It is not told.
+		pause(ctx, membersWait)
+	}
 	for ctx.Err() == nil {
 		if err := m.rounds.join(ctx); err == nil && !m.store.Epoch().IsZero() {
 			close(m.ready)

@@ -11,7 +11,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -36,13 +39,15 @@ type Options struct {
 	Change func(*member.Config)
 }
 
-// Cluster is a static set of members.
+// Cluster is a set of members: those that founded it, and those that have joined since.
 type Cluster struct {
 	Net *simnet.Net
 
 	t     testing.TB
 	opts  Options
 	began time.Time
+	ca    *transport.CA
+	home  string
 	nodes []*Node
 }
 
@@ -56,6 +61,8 @@ type Node struct {
 	c       *Cluster
 	metrics *prometheus.Registry
 	id      *transport.Identity
+	addr    string // what it says of itself
+	joined  bool   // it is not a founder
 	dir     string
 	stop    func(kill bool)
 }
@@ -73,19 +80,9 @@ func New(t testing.TB, opts Options) *Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	for i := range opts.Members {
-		n := &Node{Name: fmt.Sprintf("m%d", i+1), Replica: uint64(i + 1), c: c, id: identity(t, ca)} //nolint:gosec // few
-		n.dir = filepath.Join(dir, n.Name)
-		c.nodes = append(c.nodes, n)
-	}
-	for _, a := range c.nodes {
-		for _, b := range c.nodes[a.Replica:] {
-			l := c.Net.Link(a.Name, b.Name).Loss(opts.Loss)
-			if opts.Delay > 0 {
-				l.Delay(opts.Delay)
-			}
-		}
+	c.ca, c.home = ca, t.TempDir()
+	for range opts.Members {
+		c.add().Replica = uint64(len(c.nodes)) //nolint:gosec // few
 	}
 	t.Cleanup(func() {
 		for _, n := range c.nodes {
@@ -93,6 +90,45 @@ func New(t testing.TB, opts Options) *Cluster {
 		}
 	})
 	return c
+}
+
+// add makes a node that nobody has started, with links to all others.
+func (c *Cluster) add() *Node {
+	c.t.Helper()
+	n := &Node{Name: fmt.Sprintf("m%d", len(c.nodes)+1), c: c, id: identity(c.t, c.ca)}
+	n.dir, n.addr = filepath.Join(c.home, n.Name), c.Net.Addr(n.Name)
+	for _, o := range c.nodes {
+		l := c.Net.Link(o.Name, n.Name).Loss(c.opts.Loss)
+		if c.opts.Delay > 0 {
+			l.Delay(c.opts.Delay)
+		}
+	}
+	c.nodes = append(c.nodes, n)
+	return n
+}
+
+// Join makes a node that the cluster takes in as a member, and starts it. It returns before it is ready.
+func (c *Cluster) Join(at *Node) (*Node, error) {
+	c.t.Helper()
+	n := c.add()
+	if err := n.Enter(at); err != nil {
+		return n, err
+	}
+	n.Start()
+	return n, nil
+}
+
+// Enter lets a member take the node in and makes its dir that of the member that it is to be.
+func (n *Node) Enter(at *Node) error {
+	a, err := at.Admit(n.c.t.Context(), member.Applicant{Node: bridge.MemberNode(n.id.Node()), Name: n.Name, Addresses: []string{n.addr}})
+	if err != nil {
+		return err
+	}
+	n.Replica, n.joined = a.Replica, true
+	if err := os.MkdirAll(n.dir, 0o700); err != nil {
+		return err
+	}
+	return member.Stage(n.dir, a)
 }
 
 func identity(t testing.TB, ca *transport.CA) *transport.Identity {
@@ -111,7 +147,7 @@ func identity(t testing.TB, ca *transport.CA) *transport.Identity {
 	return id
 }
 
-// Start starts all members and waits until they are ready.
+// Start starts all members and waits until they are ready and each has entered itself in the list of members.
 func (c *Cluster) Start() {
 	c.t.Helper()
 	for _, n := range c.nodes {
@@ -119,6 +155,21 @@ func (c *Cluster) Start() {
 	}
 	for _, n := range c.nodes {
 		n.AwaitReady(time.Minute)
+	}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		waiting := 0
+		for _, n := range c.nodes {
+			r := n.Roster()
+			if len(r.Seats) < len(c.nodes) || slices.ContainsFunc(r.Seats, func(s member.Seat) bool { return !s.CaughtUp }) {
+				waiting++
+			}
+		}
+		if waiting == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			c.t.Fatalf("%d members do not know all members within a minute", waiting)
+		}
 	}
 }
 
@@ -129,19 +180,30 @@ func (c *Cluster) Nodes() []*Node { return c.nodes }
 func (c *Cluster) Leader() *Node {
 	c.t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		votes := map[uint64]int{}
+		votes, running := map[uint64]int{}, 0
 		for _, n := range c.nodes {
 			if n.stop != nil {
+				running++
 				votes[n.Status().Leader]++
 			}
 		}
 		for replica, count := range votes {
-			if replica != 0 && count > len(c.nodes)/2 && c.nodes[replica-1].Status().Leader == replica {
-				return c.nodes[replica-1]
+			if n := c.byReplica(replica); n != nil && count > running/2 && n.Status().Leader == replica {
+				return n
 			}
 		}
 	}
 	c.t.Fatal("no leader within 30 s")
+	return nil
+}
+
+// byReplica is the node that runs as a replica, nil if none does.
+func (c *Cluster) byReplica(replica uint64) *Node {
+	for _, n := range c.nodes {
+		if n.stop != nil && n.Replica == replica {
+			return n
+		}
+	}
 	return nil
 }
 
@@ -194,13 +256,27 @@ func (n *Node) Start() {
 		t.Fatal(err)
 	}
 	cfg := member.Config{
-		Dir: n.dir, ClusterID: clusterID, ReplicaID: n.Replica, NodeID: bridge.MemberNode(n.id.Node()), Peers: map[uint64]string{},
+		Dir: n.dir, ClusterID: clusterID, ReplicaID: n.Replica, NodeID: bridge.MemberNode(n.id.Node()),
+		Name: n.Name, Addresses: []string{n.addr},
 		Log: log, Metrics: n.metrics, Network: raft, DiskReserve: -1, Clock: func() time.Duration { return time.Since(n.c.began) },
 	}
 	addrs := map[string][]string{}
-	for _, o := range n.c.nodes {
-		addrs[o.id.Node()] = []string{n.c.Net.Addr(o.Name)}
-		cfg.Peers[o.Replica] = bridge.MemberNode(o.id.Node())
+	if !n.joined {
+		cfg.Peers = map[uint64]string{}
+		for _, o := range n.c.nodes[:n.c.opts.Members] {
+			addrs[o.id.Node()] = []string{o.addr}
+			cfg.Peers[o.Replica] = bridge.MemberNode(o.id.Node())
+		}
+	}
+	cfg.OnRoster = func(r member.Roster) {
+		known := maps.Clone(addrs)
+		if len(r.Seats) > 0 {
+			known = map[string][]string{}
+		}
+		for _, s := range r.Seats {
+			known[bridge.TransportNode(s.Node)] = s.Addresses
+		}
+		pool.Set(known)
 	}
 	if n.c.opts.Change != nil {
 		n.c.opts.Change(&cfg)
