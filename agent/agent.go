@@ -27,6 +27,7 @@ type Agent struct {
 	node     atomic.Pointer[node]        // nil until the node's store is open
 	queue    atomic.Pointer[queueView]   // nil until there is one
 	tokens   atomic.Pointer[tokenOffice] // nil unless this node is a member, and open
+	roll     atomic.Pointer[roll]        // nil unless this node is a member, and open
 	clients  *limiter
 	reload   reloader
 

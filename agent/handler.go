@@ -37,6 +37,7 @@ func (a *Agent) buildDoors(force context.Context) *doors {
 		options.MaxAge, options.StaleIfError = a.cfg.Proxy.MaxAge, a.cfg.Proxy.StaleIfError
 	}
 	options.Tokens = tokens{a}
+	options.Nodes, options.Certificates = nodes{a}, certificates{a}
 	options.Queue = func() api.Queue {
 		if v := a.queue.Load(); v != nil {
 			return v

@@ -28,13 +28,14 @@ func (n *network) allow(f func(transport.PeerInfo) error) { n.allowed.Store(&f) 
 // refused hears that a peer does not let this node in. If a new certificate may help, one is asked for.
 func (n *network) refused(_ transport.Protocol, why transport.Refusal) {
 	if why == transport.Expired || why == transport.UnknownCA {
-		n.wantRenewal()
+		n.look(true)
 	}
 }
 
-func (n *network) wantRenewal() {
+// look has the certificate looked at, and renewed at once if that is urgent.
+func (n *network) look(urgent bool) {
 	select {
-	case n.renew <- struct{}{}:
+	case n.renew <- urgent:
 	default:
 	}
 }
@@ -112,6 +113,7 @@ func (a *Agent) certify(ctx context.Context, m *member.Member) (*enroll.Authorit
 		}
 	}
 	a.recheck(auth)
+	a.openRoll(m, auth)
 	a.net.allow(auth.Allowed)
 	return auth, nil
 }
@@ -193,8 +195,7 @@ func (a *Agent) keepCertificate(ctx context.Context, addrs func() []string) {
 		urgent := false
 		select {
 		case <-time.After(wait):
-		case <-a.net.renew:
-			urgent = true
+		case urgent = <-a.net.renew:
 		case <-ctx.Done():
 			return
 		}

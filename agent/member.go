@@ -33,7 +33,7 @@ const (
 // gate.
 func (a *Agent) runMember(ctx context.Context, ready func()) error {
 	ready()
-	bridge.Serve(a.net.ep, uplink.New(a.gate, a.opts.Log)) // asked before the store is open, the gate makes wait
+	bridge.Serve(a.net.ep, uplink.New(a.gate, a.opts.Log, a.attend)) // asked before the store is open, the gate makes wait
 	a.opts.beforeOpen(ctx)
 	cfg := a.memberConfig()
 	peers, err := a.reachMembers(&cfg)
@@ -83,6 +83,7 @@ func (a *Agent) memberConfig() member.Config {
 		ClientURLs:   a.Addrs(),
 		Voters:       a.cfg.Cluster.Voters,
 		Version:      a.opts.Version,
+		Answer:       a.answerMember,
 		Log:          a.opts.Log,
 		Metrics:      a.opts.Metrics,
 		History:      a.cfg.Store.History,

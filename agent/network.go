@@ -2,9 +2,11 @@ package agent
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -23,7 +25,10 @@ type network struct {
 	identity atomic.Pointer[transport.Identity]
 	allowed  atomic.Pointer[func(transport.PeerInfo) error] // nil: this node cannot judge yet
 	floor    atomic.Int64                                   // newest time that the cluster has told, in seconds since 1970
-	renew    chan struct{}                                  // of one slot: the certificate may be of no use any more
+	renew    chan bool                                      // of one slot: look at the certificate; true: it may be of no use any more
+
+	boot      string         // random, another one each time that the agent starts
+	following sync.WaitGroup // control streams of uplinks that this node has dialed
 }
 
 // peerListenDefault is where a member listens. A proxy only dials, so one beside it takes any port instead.
@@ -43,7 +48,7 @@ func (a *Agent) openNetwork(ctx context.Context) (*network, error) {
 		}
 		return nil, refusef("%w: set --peer-listen", err)
 	}
-	return &network{conn: conn, renew: make(chan struct{}, 1)}, nil
+	return &network{conn: conn, renew: make(chan bool, 1), boot: rand.Text()}, nil
 }
 
 // start makes the endpoint, once the node has an identity.

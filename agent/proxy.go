@@ -10,7 +10,6 @@ import (
 	"holdfast/api"
 	"holdfast/client"
 	"holdfast/enroll"
-	"holdfast/internal/bridge"
 	"holdfast/kv"
 	"holdfast/proxy"
 	"holdfast/transport"
@@ -33,8 +32,10 @@ func (a *Agent) runProxy(ctx context.Context, ready func()) error {
 	if err != nil {
 		return err
 	}
-	a.net.allow(func(transport.PeerInfo) error { return nil })
-	options := client.Options{Dial: bridge.Dial(a.net.ep), Endpoints: ends, OnGood: a.keepEndpoints, Log: a.opts.Log}
+	if err := a.loadRevoked(); err != nil {
+		return err
+	}
+	options := client.Options{Dial: a.dialUplink, Endpoints: ends, OnGood: a.keepEndpoints, Log: a.opts.Log}
 	if !a.net.identity.Load().Joined() {
 		options.Connecting = -1 // nobody answers a node that has not joined: nothing waits for that
 	}
@@ -99,6 +100,7 @@ func (a *Agent) forward(ctx context.Context, up *client.Client, p *proxy.Proxy) 
 	wg.Go(func() { a.settle(ctx) })
 	wg.Go(func() { a.keepCertificate(ctx, up.Endpoints) })
 	wg.Wait()
+	a.net.following.Wait()
 	return errors.Join(errs[:]...)
 }
 

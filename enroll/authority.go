@@ -213,6 +213,15 @@ func (a *Authority) held(hash string) *transport.CA {
 	return nil
 }
 
+// Holds reports whether this member holds the key of the CA of that hash.
+func (a *Authority) Holds(hash string) bool { return a.held(hash) != nil }
+
+// Node is the record of a node, if there is one.
+func (a *Authority) Node(id string) (NodeRecord, bool) {
+	n, ok := a.view.Load().nodes[id]
+	return n, ok
+}
+
 // work does what is to be done now. It may fail for want of a leader, and is then called again.
 func (a *Authority) work(ctx context.Context) error {
 	if err := a.found(ctx); err != nil {

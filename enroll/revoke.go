@@ -114,3 +114,11 @@ func (a *Authority) forget(ctx context.Context, before time.Time) error {
 
 // forgetAtOnce bounds one command; the rest is forgotten with the next CA.
 const forgetAtOnce = 1000
+
+// LocalNodes is Nodes as far as the replica at hand has come.
+func LocalNodes(ctx context.Context, s Store) ([]NodeRecord, error) { return Nodes(ctx, local{s}) }
+
+// LocalRevocations is Revocations as far as the replica at hand has come.
+func LocalRevocations(ctx context.Context, s Store) ([]RevokedRecord, error) {
+	return Revocations(ctx, local{s})
+}

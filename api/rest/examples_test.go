@@ -229,6 +229,28 @@ var examples = []example{
 	{op: "DELETE /v1/tokens/{token}", status: 200, path: "/v1/tokens/1", given: issue},
 	{op: "DELETE /v1/tokens/{token}", status: 404, path: "/v1/tokens/7"},
 	{op: "DELETE /v1/tokens/{token}", status: 0, path: "/v1/tokens/1?x"},
+
+	{op: "GET /v1/nodes", status: 200, path: "/v1/nodes"},
+	{op: "GET /v1/nodes", status: 404, path: "/v1/nodes", device: true},
+	{op: "GET /v1/nodes", status: 0, path: "/v1/nodes?x"},
+	{op: "HEAD /v1/nodes", status: 200, path: "/v1/nodes"},
+	{op: "HEAD /v1/nodes", status: 0, path: "/v1/nodes", device: true},
+	{op: "DELETE /v1/nodes/{node}", status: 200, path: "/v1/nodes/pump%2012"},
+	{op: "DELETE /v1/nodes/{node}", status: 404, path: "/v1/nodes/nobody"},
+	{op: "DELETE /v1/nodes/{node}", status: 0, path: "/v1/nodes/1?x"},
+	{op: "GET /v1/cert", status: 200, path: "/v1/cert"},
+	{op: "GET /v1/cert", status: 404, path: "/v1/cert", device: true},
+	{op: "GET /v1/cert", status: 0, path: "/v1/cert?x"},
+	{op: "HEAD /v1/cert", status: 200, path: "/v1/cert"},
+	{op: "HEAD /v1/cert", status: 0, path: "/v1/cert?x"},
+	{op: "POST /v1/cert/renew", status: 200, path: "/v1/cert/renew"},
+	{op: "POST /v1/cert/renew", status: 0, path: "/v1/cert/renew", device: true},
+	{op: "POST /v1/cert/rotate", status: 200, path: "/v1/cert/rotate", body: `{"pem":"x","overlap":"720h"}`},
+	{op: "POST /v1/cert/rotate", status: 400, path: "/v1/cert/rotate", body: `{"overlap":"soon"}`},
+	{op: "POST /v1/cert/rotate", status: 0, path: "/v1/cert/rotate", device: true},
+	{op: "POST /v1/cert/finish", status: 200, path: "/v1/cert/finish", body: `{"force":true}`},
+	{op: "POST /v1/cert/finish", status: 400, path: "/v1/cert/finish", body: `{"perhaps":true}`},
+	{op: "POST /v1/cert/finish", status: 0, path: "/v1/cert/finish", device: true},
 }
 
 // issue makes a token.

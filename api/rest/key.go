@@ -18,6 +18,12 @@ const (
 	toQueued
 	toTokens
 	toToken
+	toNodes
+	toNode
+	toCert
+	toRenew
+	toRotate
+	toFinish
 	toTxn
 	toBatch
 	toLeases
@@ -49,6 +55,11 @@ var exact = map[string]target{
 	statusPath:   toStatus,
 	queuePath:    toQueue,
 	tokensPath:   toTokens,
+	nodesPath:    toNodes,
+	certPath:     toCert,
+	renewPath:    toRenew,
+	rotatePath:   toRotate,
+	finishPath:   toFinish,
 	txnPath:      toTxn,
 	batchPath:    toBatch,
 	leasesPath:   toLeases,
@@ -76,6 +87,9 @@ func route(u *url.URL) (target, string) {
 	}
 	if id, ok := strings.CutPrefix(sent, tokenRoot); ok && isID(id) {
 		return toToken, id
+	}
+	if strings.HasPrefix(sent, nodesRoot) && len(u.Path) > len(nodesRoot) {
+		return toNode, u.Path[len(nodesRoot):] // a name may have any character
 	}
 	if id, ok := strings.CutPrefix(sent, leaseRoot); ok {
 		if isID(id) {

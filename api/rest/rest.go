@@ -32,6 +32,9 @@ type Options struct {
 	Queue  func() api.Queue // answers /v1/queue; nil, or returning nil: the node has no queue
 	Tokens api.Tokens       // answers /v1/tokens behind Admin and nowhere else; nil: nowhere
 
+	Nodes        api.Nodes        // answers /v1/nodes behind Admin and nowhere else
+	Certificates api.Certificates // answers /v1/cert likewise
+
 	Log     *slog.Logger          // nil: discarded
 	Metrics prometheus.Registerer // nil: not counted. New panics if another Handler has registered there
 
@@ -118,14 +121,14 @@ func (h *Handler) EndWatches() { h.stop() }
 
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.handle(w, r, nil) }
 
-// handle serves a request on a listener that has tokens, or nil.
-func (h *Handler) handle(w http.ResponseWriter, r *http.Request, tokens api.Tokens) {
+// handle serves a request on a listener for administration, or nil.
+func (h *Handler) handle(w http.ResponseWriter, r *http.Request, adm *administration) {
 	h.metrics.inFlight.Add(1)
 	defer h.metrics.inFlight.Add(-1)
 	if r.ContentLength != 0 {
 		h.boundBody(w)
 	}
-	status, err := h.serve(w, r, tokens)
+	status, err := h.serve(w, r, adm)
 	if err != nil {
 		status = h.refuse(w, r, err)
 	}
@@ -147,7 +150,11 @@ const (
 )
 
 // serve answers a request and returns the status it has sent, or an error if it has sent nothing yet.
-func (h *Handler) serve(w http.ResponseWriter, r *http.Request, tokens api.Tokens) (int, error) {
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, adm *administration) (int, error) {
+	var tokens api.Tokens
+	if adm != nil {
+		tokens = adm.tokens
+	}
 	to, name := route(r.URL)
 	if preflight, err := h.origins.admit(w, r); preflight || err != nil {
 		return http.StatusNoContent, err
@@ -165,6 +172,18 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, tokens api.Token
 		return h.serveTokens(w, r, tokens)
 	case toToken:
 		return h.serveToken(w, r, tokens, name)
+	case toNodes:
+		return h.serveNodes(w, r, adm)
+	case toNode:
+		return h.serveNode(w, r, adm, name)
+	case toCert:
+		return h.serveCert(w, r, adm)
+	case toRenew:
+		return h.changeCert(w, r, adm, adm.renew)
+	case toRotate:
+		return h.changeCert(w, r, adm, adm.rotate)
+	case toFinish:
+		return h.changeCert(w, r, adm, adm.finish)
 	case toTxn:
 		return h.servePost(w, r, h.txn)
 	case toBatch:

@@ -14,9 +14,11 @@ import (
 	"holdfast/kv"
 )
 
-// Admin is h for the administration socket: besides all that h serves it has the join tokens, if Options has them.
+// Admin is h for the administration socket: besides all that h serves it has the join tokens, the nodes and the
+// certificate, if Options has them.
 func (h *Handler) Admin() http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.handle(w, r, h.opts.Tokens) })
+	adm := &administration{tokens: h.opts.Tokens, nodes: h.opts.Nodes, certs: h.opts.Certificates}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.handle(w, r, adm) })
 }
 
 // The bounds of a request for a token. Those of the scope are what a certificate has room for.
@@ -79,8 +81,7 @@ func (h *Handler) serveToken(w http.ResponseWriter, r *http.Request, tokens api.
 // administers refuses where there are no tokens, and parameters, of which there are none.
 func administers(r *http.Request, tokens api.Tokens) error {
 	if tokens == nil {
-		return &refusal{status: http.StatusNotFound, code: "administration-only", title: "Administration only",
-			detail: "join tokens are served on the administration socket of a node only: use agent token on its machine, or curl --unix-socket with the path in the setting socket"}
+		return errAdministration("join tokens are served", "agent token")
 	}
 	p, err := parseParams(r.URL.RawQuery)
 	if err != nil {

@@ -56,14 +56,22 @@ const (
 type Server struct {
 	backend api.Backend
 	log     *slog.Logger
+	attend  Attend
 }
 
-// New returns a server over b.
-func New(b api.Backend, log *slog.Logger) *Server {
+// Attend serves the control stream of a peer until it ends. See enroll.Roll for what is spoken on it.
+type Attend func(ctx context.Context, conn Conn, peer Peer, in *bufio.Reader, out io.Writer) error
+
+// New returns a server over b. Without attend peers have no control stream.
+func New(b api.Backend, log *slog.Logger, attend ...Attend) *Server {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{backend: b, log: log}
+	s := &Server{backend: b, log: log}
+	if len(attend) > 0 {
+		s.attend = attend[0]
+	}
+	return s
 }
 
 // Serve answers the streams of a connection until it or ctx ends, and waits for the answers under way.
@@ -77,11 +85,11 @@ func (s *Server) Serve(ctx context.Context, conn Conn, peer Peer) {
 		if err != nil {
 			return
 		}
-		running.Go(func() { s.stream(ctx, st, peer) })
+		running.Go(func() { s.stream(ctx, conn, st, peer) })
 	}
 }
 
-func (s *Server) stream(ctx context.Context, st Stream, peer Peer) {
+func (s *Server) stream(ctx context.Context, conn Conn, st Stream, peer Peer) {
 	stop := context.AfterFunc(ctx, func() { st.Abort(codeDone) })
 	defer stop()
 	r := bufio.NewReaderSize(st, 512) // most requests are small, and there are many connections
@@ -93,6 +101,8 @@ func (s *Server) stream(ctx context.Context, st Stream, peer Peer) {
 	q, err := wire.DecodeUplinkRequest(frame)
 	if err == nil && q.Verb == wire.UplinkWatch {
 		err = s.watch(ctx, st, r, q, peer)
+	} else if err == nil && q.Verb == wire.UplinkNode && s.attend != nil {
+		err = s.attend(ctx, conn, peer, r, st)
 	} else if err == nil {
 		err = s.answer(ctx, st, q, peer)
 	} else {
@@ -129,6 +139,8 @@ func (s *Server) answer(ctx context.Context, st Stream, q wire.UplinkRequest, pe
 		return wire.WriteFrame(st, s.do(ctx, q.Body, peer))
 	case wire.UplinkRead:
 		return s.reply(st, s.read(ctx, q.Body, peer))
+	case wire.UplinkNode:
+		return s.reply(st, wire.AppendError(nil, kv.Errorf(kv.Unsupported, "this node serves no control streams")))
 	default:
 		return s.reply(st, s.hello(ctx))
 	}
