@@ -97,10 +97,11 @@ func (c certificates) Rotate(ctx context.Context, r api.CARotation) (api.Certifi
 			return api.CertificateInfo{}, kv.Errorf(kv.Invalid, "that is no CA for this cluster: %w", err)
 		}
 	}
-	if _, err := auth.Rotate(ctx, rot); err != nil {
+	want, err := auth.Rotate(ctx, rot)
+	if err != nil {
 		return api.CertificateInfo{}, err
 	}
-	return c.settled(ctx, auth), nil
+	return c.settled(ctx, auth, want), nil
 }
 
 // Finish drops the CA that is being replaced.
@@ -109,23 +110,24 @@ func (c certificates) Finish(ctx context.Context, force bool) (api.CertificateIn
 	if err != nil {
 		return api.CertificateInfo{}, err
 	}
-	if _, err := auth.Finish(ctx, force); err != nil {
+	want, err := auth.Finish(ctx, force)
+	if err != nil {
 		return api.CertificateInfo{}, err
 	}
-	return c.settled(ctx, auth), nil
+	return c.settled(ctx, auth, want), nil
 }
 
 // settleWait is how long the answer to a change of CAs waits until this node goes by it.
 const settleWait = 3 * time.Second
 
 // settled describes the certificate once this node has taken the change over, or when it takes too long.
-func (c certificates) settled(ctx context.Context, auth *enroll.Authority) api.CertificateInfo {
+func (c certificates) settled(ctx context.Context, auth *enroll.Authority, want enroll.TrustRecord) api.CertificateInfo {
 	ctx, cancel := context.WithTimeout(ctx, settleWait)
 	defer cancel()
 	for {
 		news := auth.News()
 		id := c.a.net.identity.Load()
-		if trust := auth.Trust(); id.Trust().Equal(trust.Trust()) && issuedByFirst(id) {
+		if id.Trust().Equal(want.Trust()) && issuedByFirst(id) {
 			return c.Certificate()
 		}
 		select {

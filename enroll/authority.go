@@ -153,6 +153,11 @@ func (a *Authority) load(ctx context.Context) (err error) {
 	if err := a.openKeys(ctx, s, v); err != nil {
 		return err
 	}
+	for _, ca := range v.trust.CAs { // a key that was once opened is not given up while its CA counts
+		if was := a.held(ca.Hash); was != nil {
+			v.cas[ca.Hash] = was
+		}
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.view.Store(v)
@@ -302,32 +307,25 @@ func (n NodeRecord) same(m NodeRecord) bool {
 	return n.Name == m.Name && n.Role == m.Role && n.Key == m.Key && string(n.Seal) == string(m.Seal) && n.CA == m.CA && n.Until.Equal(m.Until)
 }
 
-// sealAll seals the keys of the CAs to members that do not have them yet, and takes back those of nodes that are none.
+// sealAll seals the keys of the CAs to members that do not have them yet, and takes back those of nodes that are none any
+// more. Its own it never takes back: it may be the only one.
 func (a *Authority) sealAll(ctx context.Context, v *view) error {
 	var changes []change
-	want := map[string]bool{}
+	self := a.opts.Identity().Node()
 	for _, ca := range v.trust.CAs {
 		for _, n := range v.nodes {
-			if n.Role != transport.Member || len(n.Seal) == 0 {
-				continue
+			name, held := keyName(ca.Hash, n.ID), v.cas[ca.Hash]
+			switch {
+			case n.Role == transport.Member && len(n.Seal) > 0 && !v.sealed[name] && held != nil:
+				box, err := seal(held, n.Seal)
+				if err != nil {
+					return fmt.Errorf("seal the CA's key to member %s: %w", n.ID, err)
+				}
+				changes = append(changes, change{name, box, anyVersion})
+				a.opts.Log.Info("the key of the cluster's CA is sealed to a member", "member", n.ID, "ca", ca.Hash)
+			case n.Role != transport.Member && n.ID != self && v.sealed[name]:
+				changes = append(changes, change{name, nil, anyVersion})
 			}
-			name := keyName(ca.Hash, n.ID)
-			want[name] = true
-			held := v.cas[ca.Hash]
-			if v.sealed[name] || held == nil {
-				continue
-			}
-			box, err := seal(held, n.Seal)
-			if err != nil {
-				return fmt.Errorf("seal the CA's key to member %s: %w", n.ID, err)
-			}
-			changes = append(changes, change{name, box, anyVersion})
-			a.opts.Log.Info("the key of the cluster's CA is sealed to a member", "member", n.ID, "ca", ca.Hash)
-		}
-	}
-	for name := range v.sealed {
-		if !want[name] {
-			changes = append(changes, change{name, nil, anyVersion})
 		}
 	}
 	if len(changes) == 0 {

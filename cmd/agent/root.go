@@ -27,7 +27,7 @@ Without a command it runs a node, as "agent run" does; no configuration is neede
 	}
 	config.AddFlags(root.Flags())
 	root.SetFlagErrorFunc(p.flagError)
-	root.AddCommand(p.runCommand(), p.kvCommand(), p.queueCommand(), p.tokenCommand(), p.statusCommand(), p.configCommand(), p.versionCommand())
+	root.AddCommand(p.runCommand(), p.kvCommand(), p.queueCommand(), p.tokenCommand(), p.nodesCommand(), p.certCommand(), p.prepareImageCommand(), p.statusCommand(), p.configCommand(), p.versionCommand())
 	root.AddCommand(p.switchCommands()...)
 	for _, c := range root.Commands() {
 		c.DisableFlagsInUseLine = true
