@@ -34,6 +34,7 @@ type Agent struct {
 	queue    atomic.Pointer[queueView]     // nil until there is one
 	tokens   atomic.Pointer[tokenOffice]   // nil unless this node is a member, and open
 	uplinks  atomic.Pointer[uplink.Server] // nil unless this node is a member
+	roll     atomic.Pointer[roll]          // likewise
 	clients  *limiter
 	reload   reloader
 

@@ -287,7 +287,7 @@ func (a *Agent) promotionToken(text string) (enroll.Token, error) {
 
 // understudy runs the member beside the proxy and returns when it is a voter that has all there is.
 func (a *Agent) understudy(ctx context.Context, e *errand) (*running, error) {
-	x, err := a.openMember()
+	x, err := a.openMember(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -383,7 +383,11 @@ func (a *Agent) demote(ctx context.Context, now *running, e *errand) (*running, 
 		return now, err
 	}
 	rec.Switch = nil
-	return now, a.note(rec, failpoint.DemoteRecorded)
+	if err := a.note(rec, failpoint.DemoteRecorded); err != nil {
+		return now, err
+	}
+	a.net.look(true) // it has the certificate of a member
+	return now, a.loadRevoked()
 }
 
 func stopped(r *running) error {
@@ -507,7 +511,7 @@ func (a *Agent) beRemoved(ctx context.Context, now, old *running, replica uint64
 			return old, a.dir.step(failpoint.DemoteRemoved)
 		}
 		if old == nil {
-			x, err := a.openMember()
+			x, err := a.openMember(ctx)
 			if err != nil {
 				return nil, err
 			}
@@ -515,9 +519,13 @@ func (a *Agent) beRemoved(ctx context.Context, now, old *running, replica uint64
 		}
 		if !asked {
 			attempt, cancel := context.WithTimeout(ctx, askMax)
-			err := old.member.Leave(attempt)
+			err := old.auth.Resign(attempt)
+			if err == nil {
+				err = old.member.Leave(attempt)
+			}
 			cancel()
 			if kv.CodeOf(err) == kv.PreconditionFailed {
+				old.auth.Stay()
 				return old, &undone{err}
 			}
 			if asked = err == nil; asked {

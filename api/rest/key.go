@@ -22,6 +22,12 @@ const (
 	toSwitch
 	toMembers
 	toMember
+	toNodes
+	toNode
+	toCert
+	toRenew
+	toRotate
+	toFinish
 	toTxn
 	toBatch
 	toLeases
@@ -60,6 +66,11 @@ var exact = map[string]target{
 	queuePath:    toQueue,
 	tokensPath:   toTokens,
 	membersPath:  toMembers,
+	nodesPath:    toNodes,
+	certPath:     toCert,
+	renewPath:    toRenew,
+	rotatePath:   toRotate,
+	finishPath:   toFinish,
 	txnPath:      toTxn,
 	batchPath:    toBatch,
 	leasesPath:   toLeases,
@@ -89,13 +100,16 @@ func route(u *url.URL) (target, string) {
 	if id, ok := strings.CutPrefix(sent, tokenRoot); ok && isID(id) {
 		return toToken, id
 	}
-	if name, ok := strings.CutPrefix(sent, nodeRoot); ok {
+	if name, ok := strings.CutPrefix(sent, nodesRoot); ok {
 		if node, kind, two := strings.Cut(name, "/"); two && isID(node) && slices.Contains(switchKinds, kind) {
 			return toSwitch, name
 		}
 	}
 	if name, ok := strings.CutPrefix(u.Path, memberRoot); ok && strings.HasPrefix(sent, memberRoot) && name != "" && !strings.Contains(name, "/") {
 		return toMember, name
+	}
+	if strings.HasPrefix(sent, nodesRoot) && len(u.Path) > len(nodesRoot) {
+		return toNode, u.Path[len(nodesRoot):] // a name may have any character
 	}
 	if id, ok := strings.CutPrefix(sent, leaseRoot); ok {
 		if isID(id) {
