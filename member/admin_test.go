@@ -255,7 +255,7 @@ func TestSnapshotExpiresByItself(t *testing.T) {
 			t.Fatal(err)
 		}
 		m := &Member{store: s, backups: make(chan struct{}, 1), stopping: make(chan struct{})}
-		data, _, err := m.Snapshot(t.Context())
+		data, _, err := m.copyState()
 		if err != nil {
 			t.Fatal(err)
 		}
