@@ -18,6 +18,7 @@ import (
 	"holdfast/internal/failpoint"
 	"holdfast/member"
 	"holdfast/transport"
+	"holdfast/transport/courier"
 )
 
 // network is the node's one UDP socket, and who the node is on it.
@@ -103,7 +104,10 @@ func (a *Agent) become(id *transport.Identity) error {
 func (a *Agent) certify(m *member.Member) (*transport.CA, error) {
 	dir := a.dir.join(identityName)
 	ca, err := transport.LoadCA(dir)
-	if id := a.net.identity.Load(); errors.Is(err, fs.ErrNotExist) && id.Joined() {
+	fresh := errors.Is(err, fs.ErrNotExist)
+	// A member that was recovered, or restored under an identity of old, without the CA's key begins with a CA of its own.
+	begins := a.plan.Load().record.Reason == restoring || a.plan.Load().record.Reason == recovering
+	if id := a.net.identity.Load(); fresh && id.Joined() && (!begins || id.Info().Cluster == fmt.Sprintf("%016x", m.Status().ClusterID)) {
 		if mine, its := id.Info().Cluster, fmt.Sprintf("%016x", m.Status().ClusterID); mine != its {
 			return nil, refusef("this node has a certificate of cluster %s and its data is of cluster %s: start it with --join and a token of "+
 				"the cluster it is to belong to, on an empty data dir", mine, its)
@@ -122,7 +126,7 @@ func (a *Agent) certify(m *member.Member) (*transport.CA, error) {
 		return nil, storageError(fmt.Errorf("the cluster's CA: %w", err))
 	}
 	id := a.net.identity.Load()
-	if id.Joined() {
+	if id.Joined() && !fresh {
 		return ca, nil
 	}
 	now := judgedTime(a.opts.Now)()
@@ -200,9 +204,19 @@ func (a *Agent) links() (all []api.LinkStatus) {
 	if a.net == nil || a.net.ep == nil {
 		return nil
 	}
+	var mail map[string]courier.Stats
+	if raft := a.mail.Load(); raft != nil {
+		mail = raft.Mail()
+	}
 	for _, h := range a.net.ep.Health() {
-		all = append(all, api.LinkStatus{Node: h.Node, Role: string(h.Role), Protocol: string(h.Protocol), Address: h.Addr, Lost: h.Lost,
-			RTTMillis: float64(h.RTTSmoothed) / float64(time.Millisecond), LossShare: h.Loss, BytesSent: h.BytesSent, BytesReceived: h.BytesReceived})
+		link := api.LinkStatus{Node: h.Node, Role: string(h.Role), Protocol: string(h.Protocol), Address: h.Addr, Lost: h.Lost,
+			RTTMillis: float64(h.RTTSmoothed) / float64(time.Millisecond), LossShare: h.Loss, BytesSent: h.BytesSent, BytesReceived: h.BytesReceived}
+		if s, ok := mail[bridge.MemberNode(h.Node)]; ok && h.Protocol == transport.Raft {
+			link.Mail = &api.MailStatus{LossShare: s.Loss, Copies: s.CopiesNow, Paths: s.Paths, Retries: s.RetriedCount, Bytes: map[string]uint64{
+				"first": s.First, "copy": s.Copies, "repeat": s.Repeats, "retry": s.Retries, "ack": s.Acks,
+			}}
+		}
+		all = append(all, link)
 	}
 	return all
 }
