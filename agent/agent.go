@@ -36,6 +36,7 @@ type Agent struct {
 	tokens   atomic.Pointer[tokenOffice]   // nil unless this node is a member, and open
 	uplinks  atomic.Pointer[uplink.Server] // nil unless this node is a member
 	mail     atomic.Pointer[raftnet.Net]   // of a member, to the others
+	roll     atomic.Pointer[roll]          // nil unless this node is a member, and open
 	clients  *limiter
 	reload   reloader
 

@@ -53,7 +53,7 @@ var ours = []rule{
 	{"enroll", []string{"kv", "internal/wire", "transport"}},
 
 	// leaves, and what fits transport to those who only know the shape of it
-	{"internal/bridge", []string{"api/uplink", "client", "member/raftnet", "transport"}},
+	{"internal/bridge", []string{"internal/wire", "api/uplink", "client", "member/raftnet", "transport"}},
 	{"transport/courier", nil},
 	{"transport", []string{"transport/courier"}},
 	{"config", nil},
