@@ -112,6 +112,7 @@ func (a *Agent) forward(ctx context.Context, up *client.Client, p *proxy.Proxy) 
 		})
 	}
 	wg.Go(func() { a.settle(ctx, true) })
+	wg.Go(func() { a.standBy(ctx, up) })
 	wg.Wait()
 	return errors.Join(errs[:]...)
 }

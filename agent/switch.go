@@ -250,7 +250,7 @@ func (a *Agent) takeSeat(ctx context.Context, rec *record, e *errand) error {
 	t, err := a.promotionToken(rec.Switch.Token)
 	var got enroll.Joined
 	if err == nil {
-		wish := enroll.Wish{Role: transport.Member, Addresses: a.peerAddresses(), ClientURLs: a.Addrs()}
+		wish := enroll.Wish{Role: transport.Member, Addresses: a.peerAddresses(), ClientURLs: a.clientURLs()}
 		got, err = a.join(ctx, t, wish, "it serves on as a proxy", func(err error) { e.worry(err) })
 	}
 	switch {
@@ -308,10 +308,22 @@ func (a *Agent) understudy(ctx context.Context, e *errand) (*running, error) {
 		}
 		return false, nil
 	})
+	if errors.Is(err, member.ErrRemoved) {
+		err = &undone{kv.Errorf(kv.PreconditionFailed, "the cluster has removed this member before it was a voter, so promote it again: %w", err)}
+		return nil, errors.Join(err, ignoreRemoved(next.stop()))
+	}
 	if err != nil {
 		return nil, errors.Join(err, next.stop())
 	}
 	return next, nil
+}
+
+// ignoreRemoved is the error of a member's end without that it was removed.
+func ignoreRemoved(err error) error {
+	if errors.Is(err, member.ErrRemoved) {
+		return nil
+	}
+	return err
 }
 
 // unseat gives up a promotion that the cluster has taken back.
@@ -530,6 +542,9 @@ func (a *Agent) beRemoved(ctx context.Context, now, old *running, replica uint64
 		}
 		select {
 		case <-old.done:
+			if errors.Is(old.failure(), member.ErrRemoved) {
+				return old, a.dir.step(failpoint.DemoteRemoved)
+			}
 			return old, fmt.Errorf("the member that is to be removed: %w", old.failure())
 		default:
 		}
