@@ -10,10 +10,12 @@ type Command struct {
 	Guards []Guard // preconditions; if one fails nothing is applied and the answer is PreconditionFailed
 	Ops    []Op
 
-	// Write and Wait say what this node may do instead of waiting for a quorum. They are for the door that took the
-	// command and are not encoded: whatever is kept or sent no longer has a choice.
-	Write Write
-	Wait  time.Duration // how long WriteAuto waits for a quorum, 0 for the node's default
+	// Write and Wait say what this node may do instead of waiting for a quorum, Device whose share of its queue that
+	// takes. They are for the door that took the command and are not encoded: whatever is kept or sent no longer has a
+	// choice.
+	Write  Write
+	Wait   time.Duration // how long WriteAuto waits for a quorum, 0 for the node's default
+	Device string        // principal, or address without one; empty for nobody
 }
 
 // Write says what acknowledges a command.

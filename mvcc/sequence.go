@@ -1,6 +1,7 @@
 package mvcc
 
 import (
+	"bytes"
 	"encoding/binary"
 	"slices"
 
@@ -116,9 +117,12 @@ func (s *Store) lane(r *reader, seq kv.Seq) (l laneState, key string, refused *k
 	if err != nil {
 		return l, "", nil, err
 	}
-	granted, err := parseEpoch(b)
+	granted, nonce, err := parseEpoch(b)
 	if err != nil {
 		return l, "", nil, err
+	}
+	if nonce != nil && !bytes.Equal(nonce, s.state.Epoch.Nonce[:]) {
+		return l, "", kv.Errorf(kv.OriginConflict, "queue epoch %d of this origin was granted before the cluster was restored", granted), nil
 	}
 	if granted == 0 || seq.Epoch != granted {
 		return l, "", kv.Errorf(kv.OriginConflict, "queue epoch %d of this origin is not the one granted last, %d", seq.Epoch, granted), nil

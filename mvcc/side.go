@@ -17,7 +17,7 @@ import (
 // the kind of what it holds.
 const (
 	sideRecord = 'r' // | name -> version (uvarint), value
-	sideEpoch  = 'e' // | origin(16) -> queue epoch (uvarint)
+	sideEpoch  = 'e' // | origin(16) -> queue epoch (uvarint), nonce(16) of the history that granted it; in old files without
 	sideLane   = 'q' // | origin(16), lane(1) -> laneState
 )
 
@@ -231,7 +231,7 @@ func (x *exec) openQueue(op kv.OpenQueue) (res kv.OpResult, err error) {
 	if err != nil {
 		return res, err
 	}
-	present, err := parseEpoch(b)
+	present, _, err := parseEpoch(b)
 	if err != nil {
 		return res, err
 	}
@@ -240,7 +240,7 @@ func (x *exec) openQueue(op kv.OpenQueue) (res kv.OpResult, err error) {
 		e.Revision = int64(present)
 		return res, e
 	}
-	x.stageSide(key, binary.AppendUvarint(nil, present+1))
+	x.stageSide(key, append(binary.AppendUvarint(nil, present+1), x.r.s.state.Epoch.Nonce[:]...))
 	res.Count = int64(present + 1)
 	return res, nil
 }
@@ -262,13 +262,17 @@ func (x *exec) stageSide(key string, v []byte) {
 
 func epochKey(origin [16]byte) string { return string(sideEpoch) + string(origin[:]) }
 
-func parseEpoch(b []byte) (uint64, error) {
+// parseEpoch reads a queue epoch and the nonce of the history that granted it, nil if that is not known.
+func parseEpoch(b []byte) (n uint64, nonce []byte, err error) {
 	if b == nil {
-		return 0, nil
+		return 0, nil, nil
 	}
 	n, w := binary.Uvarint(b)
-	if w != len(b) {
-		return 0, corruptf("a queue epoch is malformed")
+	if w <= 0 || len(b) != w && len(b) != w+len(kv.Epoch{}.Nonce) {
+		return 0, nil, corruptf("a queue epoch is malformed")
 	}
-	return n, nil
+	if len(b) > w {
+		nonce = b[w:]
+	}
+	return n, nonce, nil
 }

@@ -27,6 +27,10 @@ const (
 	toLeases
 	toLease
 	toKeepAlive
+	toPause
+	toResume
+	toFlush
+	toRetry
 	toSnapshot
 	toDocument
 
@@ -38,6 +42,10 @@ const (
 	statusPath = "/v1/status"
 	queuePath  = "/v1/queue"
 	queueRoot  = "/v1/queue/"
+	pausePath  = "/v1/queue/pause"
+	resumePath = "/v1/queue/resume"
+	flushPath  = "/v1/queue/flush"
+	retryLeaf  = "/retry"
 	tokensPath = "/v1/tokens"
 	tokenRoot  = "/v1/tokens/" //nolint:gosec // a path
 
@@ -58,6 +66,9 @@ const (
 var exact = map[string]target{
 	statusPath:   toStatus,
 	queuePath:    toQueue,
+	pausePath:    toPause,
+	resumePath:   toResume,
+	flushPath:    toFlush,
 	tokensPath:   toTokens,
 	membersPath:  toMembers,
 	txnPath:      toTxn,
@@ -83,8 +94,13 @@ func route(u *url.URL) (target, string) {
 	if to, ok := exact[sent]; ok {
 		return to, ""
 	}
-	if id, ok := strings.CutPrefix(sent, queueRoot); ok && isID(id) {
-		return toQueued, id
+	if id, ok := strings.CutPrefix(sent, queueRoot); ok {
+		if isID(id) {
+			return toQueued, id
+		}
+		if id, ok = strings.CutSuffix(id, retryLeaf); ok && isID(id) {
+			return toRetry, id
+		}
 	}
 	if id, ok := strings.CutPrefix(sent, tokenRoot); ok && isID(id) {
 		return toToken, id

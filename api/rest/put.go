@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"slices"
@@ -15,12 +16,13 @@ import (
 
 // write is a PUT or DELETE of one key, decoded.
 type write struct {
-	key   []byte
-	cond  precond
-	mode  kv.Write
-	lease int64 // ?lease, or the one that was made for ?ttl; 0 for none
-	ttl   int64 // ?ttl in seconds, 0 for none
-	retry retryKey
+	key    []byte
+	cond   precond
+	mode   kv.Write
+	device string
+	lease  int64 // ?lease, or the one that was made for ?ttl; 0 for none
+	ttl    int64 // ?ttl in seconds, 0 for none
+	retry  retryKey
 	preferences
 }
 
@@ -47,7 +49,7 @@ func parseWrite(r *http.Request, key string, p *params) (write, error) {
 		}
 		mode = kv.WriteSync
 	}
-	return write{key: []byte(key), cond: cond, mode: mode, retry: retry, preferences: parsePrefer(r.Header)}, nil
+	return write{key: []byte(key), cond: cond, mode: mode, device: deviceOf(r), retry: retry, preferences: parsePrefer(r.Header)}, nil
 }
 
 // put stores the body under the key: 201 if the key is new, 200 if it was replaced, 202 if it is queued.
@@ -102,6 +104,7 @@ func (h *Handler) put(w http.ResponseWriter, r *http.Request, key string) (int, 
 func (h *Handler) do(ctx context.Context, req *write, op kv.Op) (kv.Result, error) {
 	c := kv.Command{Guards: req.cond.guards(req.key), Ops: []kv.Op{op}}
 	req.setWrite(&c, req.mode)
+	c.Device = req.device
 	c.ID.Key = req.retry
 	for i := range max(1, len(req.cond.match.revisions)) - 1 {
 		result, err := h.send(ctx, req, c)
@@ -141,6 +144,15 @@ func (h *Handler) replyWritten(w http.ResponseWriter, status int, req *write, re
 	w.WriteHeader(status)
 	_, _ = w.Write(body) // a client that has gone cannot be told; the write stands
 	return status
+}
+
+// deviceOf names a client for its share of the queue: its address, or on a unix socket nobody.
+func deviceOf(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return ""
+	}
+	return host
 }
 
 // checkBody refuses bodies that are not simply the value.

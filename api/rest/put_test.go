@@ -301,15 +301,6 @@ func TestAWriteWithSeveralRevisionsIsNotQueued(t *testing.T) {
 	n.wantStored("a", "x")
 }
 
-func TestWhatIsNotInThisVersionIsRefusedHonestly(t *testing.T) {
-	n := serve(t)
-	p := n.call("GET", "/v1/kv/a?view=pending", "").refused(t, 501, "unsupported")
-	if p["retryable"] != false || p["outcome"] != "none" {
-		t.Errorf("%v", p)
-	}
-	n.wantEmpty()
-}
-
 func TestDelete(t *testing.T) {
 	n := serve(t)
 	for _, key := range []string{"a", "p/1", "p/2", "p0"} {

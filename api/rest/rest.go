@@ -176,6 +176,10 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, admin bool) (int
 		return h.serveQueue(w, r)
 	case toQueued:
 		return h.serveQueued(w, r, name)
+	case toPause, toResume, toFlush:
+		return h.servePost(w, r, func(w http.ResponseWriter, r *http.Request) (int, error) { return h.steerQueue(w, r, to) })
+	case toRetry:
+		return h.servePost(w, r, func(w http.ResponseWriter, r *http.Request) (int, error) { return h.retryQueued(w, r, name) })
 	case toTokens:
 		return h.serveTokens(w, r, admin)
 	case toToken:

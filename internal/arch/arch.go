@@ -94,7 +94,7 @@ var anywhere = []string{"agent", "api/...", "client", "cmd/...", "config", "enro
 
 // libraries has a row for each dependency that our code imports; a new one is also a row in docs/adr/0005.
 var libraries = []library{
-	{path: "github.com/lni/dragonboat/v4", homes: []string{"member/..."}},
+	{path: "github.com/lni/dragonboat/v4", homes: []string{"member/..."}, tests: []string{"test/cluster"}}, // to send a snapshot
 	{path: "github.com/golang/snappy", homes: []string{"member"}},
 	{path: "github.com/lni/vfs", homes: []string{"member/..."}},
 	{path: "github.com/cespare/xxhash/v2", homes: []string{"member/..."}},

@@ -66,27 +66,57 @@ func Members(ep *transport.Endpoint, n *raftnet.Net, opts transport.PoolOptions)
 		node := MemberNode(c.Peer().Node)
 		wg.Go(func() { n.ServePath(ctx, node, Peer{c}) })
 		if c.Dialed() { // this end knows where the peer can be reached
-			wg.Go(func() { keepPaths(ctx, ep, n, c) })
+			wg.Go(func() { beside{ep, c, transport.Path, pathsBeside(n), servePath(n)}.keep(ctx) })
+			wg.Go(func() { beside{ep, c, transport.Bulk, n.BulkWanted, serveBulk(n)}.keep(ctx) })
 		}
 		n.ServeConn(ctx, node, Peer{c})
 		cancel()
 		wg.Wait()
 	}
-	ep.Listen(transport.Path, func(ctx context.Context, c *transport.Conn) {
-		n.ServePath(ctx, MemberNode(c.Peer().Node), Peer{c})
-	})
+	for protocol, serve := range map[transport.Protocol]serveFunc{transport.Path: servePath(n), transport.Bulk: serveBulk(n)} {
+		ep.Listen(protocol, func(ctx context.Context, c *transport.Conn) { serve(ctx, MemberNode(c.Peer().Node), Peer{c}) })
+	}
 	return transport.NewPool(ep, opts)
 }
 
-// Pauses between attempts to open a path.
+type serveFunc func(ctx context.Context, node string, p Peer)
+
+func servePath(n *raftnet.Net) serveFunc {
+	return func(ctx context.Context, node string, p Peer) { n.ServePath(ctx, node, p) }
+}
+
+func serveBulk(n *raftnet.Net) serveFunc {
+	return func(ctx context.Context, node string, p Peer) { n.ServeBulk(ctx, node, p) }
+}
+
+// pathsBeside is how many connections carry datagrams beside the one of the pool.
+func pathsBeside(n *raftnet.Net) wantedFunc {
+	return func(node string) (int, <-chan struct{}, error) {
+		paths, changed, err := n.PathsWanted(node)
+		return max(paths-1, 0), changed, err
+	}
+}
+
+type wantedFunc func(node string) (conns int, changed <-chan struct{}, err error)
+
+// Pauses between attempts to open a connection beside another one.
 const (
-	pathBackoffMin = time.Second
-	pathBackoffMax = time.Minute
+	besideBackoffMin = time.Second
+	besideBackoffMax = time.Minute
 )
 
-// keepPaths keeps as many connections beside c as n wants, until ctx ends.
-func keepPaths(ctx context.Context, ep *transport.Endpoint, n *raftnet.Net, c *transport.Conn) {
-	node := MemberNode(c.Peer().Node)
+// beside keeps connections beside one of a pool, to the same peer, as many as are wanted.
+type beside struct {
+	ep       *transport.Endpoint
+	conn     *transport.Conn
+	protocol transport.Protocol
+	wanted   wantedFunc
+	serve    serveFunc
+}
+
+// keep does so until ctx ends.
+func (b beside) keep(ctx context.Context) {
+	node := MemberNode(b.conn.Peer().Node)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	var stops []context.CancelFunc
@@ -96,16 +126,16 @@ func keepPaths(ctx context.Context, ep *transport.Endpoint, n *raftnet.Net, c *t
 		}
 	}()
 	for {
-		want, changed, err := n.PathsWanted(node)
+		want, changed, err := b.wanted(node)
 		if err != nil {
 			return // the member has stopped
 		}
-		for len(stops) < want-1 {
-			pathCtx, stop := context.WithCancel(ctx)
+		for len(stops) < want {
+			oneCtx, stop := context.WithCancel(ctx)
 			stops = append(stops, stop)
-			wg.Go(func() { keepPath(pathCtx, ep, n, c) })
+			wg.Go(func() { b.keepOne(oneCtx, node) })
 		}
-		for len(stops) > max(want-1, 0) {
+		for len(stops) > want {
 			stops[len(stops)-1]()
 			stops = stops[:len(stops)-1]
 		}
@@ -117,16 +147,14 @@ func keepPaths(ctx context.Context, ep *transport.Endpoint, n *raftnet.Net, c *t
 	}
 }
 
-// keepPath keeps one.
-func keepPath(ctx context.Context, ep *transport.Endpoint, n *raftnet.Net, beside *transport.Conn) {
-	peer := beside.Peer()
-	for pause := pathBackoffMin; ; pause = min(2*pause, pathBackoffMax) {
-		target := transport.Target{Addrs: []string{beside.RemoteAddr().String()}, Node: peer.Node}
-		if c, err := ep.Dial(ctx, transport.Path, target); err == nil {
-			pause = pathBackoffMin
-			pathCtx, cancel := context.WithCancel(ctx)
+func (b beside) keepOne(ctx context.Context, node string) {
+	for pause := besideBackoffMin; ; pause = min(2*pause, besideBackoffMax) {
+		target := transport.Target{Addrs: []string{b.conn.RemoteAddr().String()}, Node: b.conn.Peer().Node}
+		if c, err := b.ep.Dial(ctx, b.protocol, target); err == nil {
+			pause = besideBackoffMin
+			serveCtx, cancel := context.WithCancel(ctx)
 			stop := context.AfterFunc(c.Context(), cancel)
-			n.ServePath(pathCtx, MemberNode(peer.Node), Peer{c})
+			b.serve(serveCtx, node, Peer{c})
 			stop()
 			cancel()
 			c.CloseWithError(transport.CodeDone, "")

@@ -26,10 +26,11 @@ const magic = "hfr"
 type kind uint8
 
 const (
-	kindSwift kind = iota + 1 // what must not wait: heartbeats, votes, answers
-	kindLog                   // what carries entries
-	kindBulk                  // a snapshot
-	kindAsk                   // a question, which the peer answers on the same stream
+	kindSwift  kind = iota + 1 // what must not wait: heartbeats, votes, answers
+	kindLog                    // what carries entries
+	kindBulk                   // a snapshot
+	kindAsk                    // a question, which the peer answers on the same stream
+	kindStripe                 // pieces of a snapshot
 
 	lanes = 2 // kindSwift and kindLog
 )
@@ -44,6 +45,8 @@ func (k kind) String() string {
 		return "snapshot"
 	case kindAsk:
 		return "question"
+	case kindStripe:
+		return "stripe"
 	}
 	return fmt.Sprintf("kind %d", uint8(k))
 }
@@ -94,7 +97,7 @@ func readHello(r io.Reader) (h hello, err error) {
 	h.kind = kind(rest[0])
 	h.cluster = binary.BigEndian.Uint64(rest[1:])
 	copy(h.boot[:], rest[9:])
-	if h.kind < kindSwift || h.kind > kindAsk {
+	if h.kind < kindSwift || h.kind > kindStripe {
 		return h, fmt.Errorf("a stream of %s: %w", h.kind, errFormat)
 	}
 	return h, nil

@@ -188,10 +188,14 @@ func (n *Net) take(p *peer, lane *inLane, boot courier.Life, number uint64, batc
 			hold = p.post.Hold()
 		}
 	}
+	p.hush.incoming(time.Now(), batch.Requests)
 	for _, m := range batch.Requests {
-		if m.Type == pb.Propose {
+		switch m.Type {
+		case pb.Propose:
 			p.forwarded.Store(time.Now().UnixNano())
-			break
+		case pb.RequestPreVote, pb.RequestVote:
+			n.doubt()
+		default:
 		}
 	}
 	if v := lane.deliver(boot, number, batch, hold, n.pass); v != fresh {

@@ -59,6 +59,7 @@ func (l *link) run(ctx context.Context) error {
 	g.Go(func() error { return l.acceptStreams(ctx, g) })
 	g.Go(func() error { return l.watchLoss(ctx) })
 	g.Go(func() error { l.peer.post.Run(ctx); return nil })
+	g.Go(func() error { l.net.keepQuiet(ctx, l.peer); return nil })
 	g.Go(func() error { l.net.waitForHoles(ctx, l.peer); return nil })
 	g.Go(func() error {
 		defer func() { l.conn.Close(closeReason(ctx)) }() // ends whatever still waits on the connection
@@ -90,6 +91,7 @@ func (l *link) watchLoss(ctx context.Context) error {
 	for {
 		lost, changed := l.conn.LossState()
 		if lost {
+			l.peer.hush.end()
 			l.net.unreachable(l.peer)
 		}
 		select {

@@ -78,6 +78,20 @@ func (n *Net) open(p *peer, b []byte) error {
 		return err
 	}
 	for _, b := range letters {
+		if b[0] == kindNote {
+			ask, err := parseNote(b)
+			if err != nil {
+				return err
+			}
+			if ask.what == noteBulk {
+				p.bulk.setTheirs(int(min(ask.number, stripeMax))) //nolint:gosec // few
+				continue
+			}
+			if answer, ok := p.hush.read(time.Now(), ask); ok {
+				p.send(answer, courier.Once)
+			}
+			continue
+		}
 		lane, number, batch, err := openLetter(b, n.opts.Cluster, p.node)
 		if err != nil {
 			return err

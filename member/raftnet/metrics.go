@@ -10,10 +10,10 @@ import (
 
 // metrics is what a Net counts.
 type metrics struct {
-	mail                                func() map[string]courier.Stats
-	sent, received, chunks, unreachable prometheus.Counter
-	drops                               *prometheus.CounterVec // batches, by reason
-	asks                                *prometheus.CounterVec // questions to others, by outcome
+	mail                                       func() map[string]courier.Stats
+	sent, received, chunks, unreachable, quiet prometheus.Counter
+	drops                                      *prometheus.CounterVec // batches, by reason
+	asks                                       *prometheus.CounterVec // questions to others, by outcome
 }
 
 func newMetrics(mail func() map[string]courier.Stats) *metrics {
@@ -24,6 +24,7 @@ func newMetrics(mail func() map[string]courier.Stats) *metrics {
 		mail:        mail,
 		sent:        counter("batches_sent_total", "Batches of raft messages queued for other members."),
 		received:    counter("batches_received_total", "Batches of raft messages taken in from other members."),
+		quiet:       counter("quiet_total", "Heartbeats, and answers to them, that were not sent because both ends knew."),
 		chunks:      counter("snapshot_chunks_sent_total", "Chunks of snapshots sent."),
 		unreachable: counter("unreachable_total", "Reports to raft that a member cannot be reached or missed something."),
 		asks: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -44,7 +45,7 @@ func (m *metrics) dropped(reason string, n int) {
 }
 
 func (m *metrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.sent, m.received, m.chunks, m.unreachable, m.drops, m.asks, links{m}}
+	return []prometheus.Collector{m.sent, m.received, m.chunks, m.unreachable, m.quiet, m.drops, m.asks, links{m}}
 }
 
 // links reports how the link to each member is doing, by what couriers have done there.

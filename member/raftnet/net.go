@@ -51,11 +51,17 @@ func New(opts Options) (*Net, error) {
 	}
 	n := &Net{opts: opts, serving: make(chan struct{}), closing: make(chan struct{}), peers: make(map[string]*peer)}
 	n.metrics = newMetrics(n.Mail)
-	_, _ = rand.Read(n.boot[:]) // never fails: crypto/rand ends the program instead
+	copy(n.boot[:], newNonce())
 	if err := n.metrics.register(opts.Metrics); err != nil {
 		return nil, err
 	}
 	return n, nil
+}
+
+func newNonce() []byte {
+	var b nonce
+	_, _ = rand.Read(b[:]) // never fails: crypto/rand ends the program instead
+	return b[:]
 }
 
 // Serve makes known who takes in what others send, and who answers what they ask. It is called once; connections wait
@@ -80,7 +86,8 @@ func (n *Net) Connect(_ context.Context, node string) (raftio.IConnection, error
 	return &connection{net: n, peer: p}, nil
 }
 
-// ConnectBulk opens a stream for the chunks of one snapshot.
+// ConnectBulk begins to send one snapshot: over connections of its own where there are some within stripeWait, else on a
+// stream beside all the rest.
 func (n *Net) ConnectBulk(ctx context.Context, node string) (raftio.ISnapshotConnection, error) {
 	p, err := n.peer(node)
 	if err != nil {
@@ -90,7 +97,14 @@ func (n *Net) ConnectBulk(ctx context.Context, node string) (raftio.ISnapshotCon
 	if err != nil {
 		return nil, err
 	}
-	return n.openBulk(ctx, l)
+	s, err := n.openStriped(ctx, p)
+	if errors.Is(err, errNoStripe) && ctx.Err() == nil {
+		return n.openBulk(ctx, l)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // Close ends all connections and waits until nothing is handed over any more. Afterwards it has no effect.
@@ -127,6 +141,7 @@ func (n *Net) ServeConn(ctx context.Context, node string, c Conn) {
 		p.attach(l)
 		err = l.run(ctx)
 		p.detach(l)
+		p.hush.end()
 		n.metrics.dropped("link", l.closeQueues())
 		n.unreachable(p)
 	default: // it has ended before
@@ -213,6 +228,7 @@ func (c *connection) send(batch pb.MessageBatch) error {
 	if err != nil {
 		return err
 	}
+	batch.Requests = c.net.hold(c.peer, batch.Requests)
 	for i, requests := range byLane(batch.Requests) {
 		if len(requests) == 0 {
 			continue

@@ -17,6 +17,11 @@ type peer struct {
 	in   [lanes]inLane
 	post *courier.Courier // what fits a datagram, while there is a path
 
+	hush hush // what need not be said
+
+	bulk      bulkConns
+	transfers transfers
+
 	forwarded atomic.Int64 // when the peer last forwarded a proposal, in ns
 
 	mu       sync.Mutex
@@ -25,7 +30,7 @@ type peer struct {
 }
 
 func newPeer(node string, life courier.Life) *peer {
-	p := &peer{node: node, replicas: make(map[replicas]struct{}), post: courier.New(courier.Options{Life: life})}
+	p := &peer{node: node, replicas: make(map[replicas]struct{}), post: courier.New(courier.Options{Life: life}), hush: newHush()}
 	for i := range p.in {
 		p.in[i].ordered = kind(i+1) == kindLog
 		p.in[i].wake = make(chan struct{}, 1)

@@ -318,6 +318,7 @@ func (c *Courier) transmit(now time.Time, m *message, p *path, repeats bool) int
 		}
 	}
 	h := c.header()
+	h.patient = m.care == Once
 	b := make([]byte, 0, min(c.opts.MaxDatagram, maxHeader+len(m.body)+2))
 	b = appendMessage(h.append(b), m.body)
 	own := len(b)
@@ -452,6 +453,12 @@ func (c *Courier) Receive(b []byte) (Life, [][]byte, error) {
 	}
 	if !present || !mine || len(messages) == 0 {
 		return h.life, nil, nil
+	}
+	if h.patient {
+		if again {
+			messages = nil
+		}
+		return h.life, messages, nil
 	}
 	c.ackCount++
 	if c.ackAt.IsZero() {

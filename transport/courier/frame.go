@@ -9,7 +9,7 @@ import (
 
 // A datagram is
 //
-//	version (1 byte), flags (1): bit 7 an account follows, bits 0 to 3 paths wanted
+//	version (1 byte), flags (1): bit 7 an account follows, bit 6 the answer may wait, bits 0 to 3 paths wanted
 //	life of the sender (8), number (uvarint)
 //	account: first 4 bytes of the life it is about, largest number (uvarint), those missing of the 64 before it (uvarint)
 //	messages: length (uvarint) and so many bytes, to the end
@@ -21,8 +21,9 @@ import (
 const version = 1
 
 const (
-	flagAccount = 0x80
-	wantedMask  = 0x0f
+	flagAccount   = 0x80
+	flagUnhurried = 0x40
+	wantedMask    = 0x0f
 
 	// maxHeader is the longest header: 2, 8, 10, then 4, 10 and 10.
 	maxHeader = 44
@@ -38,6 +39,7 @@ var ErrFormat = errors.New("not a datagram of a courier")
 
 type header struct {
 	wanted  int
+	patient bool // what is in it is sent once: the account may wait for a datagram that goes anyway
 	life    Life
 	number  uint64
 	account account
@@ -55,6 +57,9 @@ func (h header) append(b []byte) []byte {
 	flags := byte(min(h.wanted, wantedMask)) //nolint:gosec // bounded
 	if h.account.known {
 		flags |= flagAccount
+	}
+	if h.patient {
+		flags |= flagUnhurried
 	}
 	b = append(b, version, flags)
 	b = append(b, h.life[:]...)
@@ -81,7 +86,7 @@ func parse(b []byte) (h header, messages [][]byte, err error) {
 		return h, nil, fmt.Errorf("datagram of %d bytes: %w", len(b), ErrFormat)
 	}
 	flags := b[1]
-	h.wanted = int(flags & wantedMask)
+	h.wanted, h.patient = int(flags&wantedMask), flags&flagUnhurried != 0
 	copy(h.life[:], b[2:])
 	b = b[2+len(h.life):]
 	if h.number, b, err = uvarint(b); err != nil {
