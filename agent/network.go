@@ -103,7 +103,10 @@ func (a *Agent) become(id *transport.Identity) error {
 func (a *Agent) certify(m *member.Member) (*transport.CA, error) {
 	dir := a.dir.join(identityName)
 	ca, err := transport.LoadCA(dir)
-	if id := a.net.identity.Load(); errors.Is(err, fs.ErrNotExist) && id.Joined() {
+	fresh := errors.Is(err, fs.ErrNotExist)
+	// A member that was recovered, or restored under an identity of old, without the CA's key begins with a CA of its own.
+	begins := a.plan.Load().record.Reason == restoring || a.plan.Load().record.Reason == recovering
+	if id := a.net.identity.Load(); fresh && id.Joined() && (!begins || id.Info().Cluster == fmt.Sprintf("%016x", m.Status().ClusterID)) {
 		if mine, its := id.Info().Cluster, fmt.Sprintf("%016x", m.Status().ClusterID); mine != its {
 			return nil, refusef("this node has a certificate of cluster %s and its data is of cluster %s: start it with --join and a token of "+
 				"the cluster it is to belong to, on an empty data dir", mine, its)
@@ -122,7 +125,7 @@ func (a *Agent) certify(m *member.Member) (*transport.CA, error) {
 		return nil, storageError(fmt.Errorf("the cluster's CA: %w", err))
 	}
 	id := a.net.identity.Load()
-	if id.Joined() {
+	if id.Joined() && !fresh {
 		return ca, nil
 	}
 	now := judgedTime(a.opts.Now)()

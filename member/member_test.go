@@ -42,6 +42,7 @@ func start(t testing.TB, dir string, change ...func(*Config)) *testMember {
 	case <-time.After(20 * time.Second):
 		t.Fatal("not ready after 20 s")
 	}
+	tm.awaitEntry()
 	return tm
 }
 
