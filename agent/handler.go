@@ -44,6 +44,7 @@ func (a *Agent) buildDoors(force context.Context) *doors {
 	}
 	options.Tokens, options.Switch = tokens{a}, switcher{a}
 	options.Admin = a.admin
+	options.Nodes, options.Certificates = nodes{a}, certificates{a}
 	options.Queue = func() api.Queue {
 		if v := a.queue.Load(); v != nil {
 			return v

@@ -10,6 +10,7 @@ import (
 
 	"holdfast/api"
 	"holdfast/config"
+	"holdfast/enroll"
 	"holdfast/kv"
 	"holdfast/member"
 	"holdfast/transport"
@@ -30,7 +31,7 @@ const (
 )
 
 // openMember opens the replica in the data dir, with what a member needs to work with others.
-func (a *Agent) openMember() (*act, error) {
+func (a *Agent) openMember(ctx context.Context) (*act, error) {
 	cfg := a.memberConfig()
 	peers, err := a.reachMembers(&cfg)
 	if err != nil {
@@ -43,7 +44,7 @@ func (a *Agent) openMember() (*act, error) {
 	if err := a.planned().complete(); err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
-	ca, err := a.certify(m)
+	ca, err := a.certify(ctx, m)
 	if err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
@@ -51,15 +52,16 @@ func (a *Agent) openMember() (*act, error) {
 		mode:    config.ModeMember,
 		node:    memberNode(m),
 		member:  m,
+		auth:    ca,
 		reach:   func(ctx context.Context, h kv.Header) error { return reachMember(ctx, m, h) },
 		admit:   func() { a.letIn(m, ca) },
-		run:     func(ctx context.Context) error { return a.runMember(ctx, m, peers) },
+		run:     func(ctx context.Context) error { return a.runMember(ctx, m, peers, ca) },
 		discard: m.Close,
 	}, nil
 }
 
 // runMember runs a member until ctx ends. Other nodes are turned away first.
-func (a *Agent) runMember(ctx context.Context, m *member.Member, peers *transport.Pool) error {
+func (a *Agent) runMember(ctx context.Context, m *member.Member, peers *transport.Pool, ca *enroll.Authority) error {
 	ctx, over := context.WithCancel(ctx)
 	alone, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -76,7 +78,7 @@ func (a *Agent) runMember(ctx context.Context, m *member.Member, peers *transpor
 		case <-ctx.Done():
 		}
 	})
-	err := runWithPeers(alone, m, peers)
+	err := runWithPeers(alone, m, peers, ca.Run)
 	over() // it may have ended by itself
 	leaving.Wait()
 	if errors.Is(err, member.ErrRemoved) || errors.Is(err, member.ErrLogLost) {
@@ -112,6 +114,7 @@ func (a *Agent) memberConfig() member.Config {
 		Voters:       a.cfg.Cluster.Voters,
 		ReplaceAfter: a.cfg.Cluster.ReplaceAfter,
 		Version:      a.opts.Version,
+		Answer:       a.answerMember,
 		Log:          a.opts.Log,
 		Metrics:      a.opts.Metrics,
 		History:      a.cfg.Store.History,

@@ -2,10 +2,11 @@ package agent
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -15,9 +16,9 @@ import (
 	"holdfast/config"
 	"holdfast/enroll"
 	"holdfast/internal/bridge"
-	"holdfast/internal/failpoint"
 	"holdfast/member"
 	"holdfast/transport"
+	"holdfast/transport/courier"
 )
 
 // network is the node's one UDP socket, and who the node is on it.
@@ -25,6 +26,12 @@ type network struct {
 	conn     net.PacketConn
 	ep       *transport.Endpoint
 	identity atomic.Pointer[transport.Identity]
+	allowed  atomic.Pointer[func(transport.PeerInfo) error] // nil: this node cannot judge yet
+	floor    atomic.Int64                                   // newest time that the cluster has told, in seconds since 1970
+	renew    chan bool                                      // of one slot: look at the certificate; true: it may be of no use any more
+
+	boot      string         // random, another one each time that the agent starts
+	following sync.WaitGroup // control streams of uplinks that this node has dialed
 }
 
 // peerListenDefault is where a member listens. A proxy only dials, so one beside it takes any port instead.
@@ -44,7 +51,7 @@ func (a *Agent) openNetwork(ctx context.Context) (*network, error) {
 		}
 		return nil, refusef("%w: set --peer-listen", err)
 	}
-	return &network{conn: conn}, nil
+	return &network{conn: conn, renew: make(chan bool, 1), boot: rand.Text()}, nil
 }
 
 // start makes the endpoint, once the node has an identity.
@@ -54,27 +61,19 @@ func (n *network) start(a *Agent) error {
 		return storageError(err)
 	}
 	n.identity.Store(id)
+	n.told(id.Confirmed())
 	n.ep, err = transport.New(transport.Config{
 		Conn:     n.conn,
 		Identity: n.identity.Load,
-		Now:      judgedTime(a.opts.Now),
+		Allowed:  n.judge,
+		Refused:  n.refused,
+		Now:      a.judgedTime,
 		Log:      a.opts.Log,
 	})
 	if err != nil {
 		return err
 	}
 	return nil
-}
-
-// judgedTime is the time by which certificates are judged: a box without a clock starts in 1970.
-func judgedTime(now func() time.Time) func() time.Time {
-	floor := buildTime()
-	return func() time.Time {
-		if t := now(); t.After(floor) {
-			return t
-		}
-		return floor
-	}
 }
 
 func (a *Agent) runNetwork(ctx context.Context, ready func()) error {
@@ -89,83 +88,24 @@ func ignoreClosed(err error) error {
 	return err
 }
 
-// become takes over a certificate that the node has just got, once it is on disk.
-func (a *Agent) become(id *transport.Identity) error {
-	if err := id.Save(a.dir.join(identityName)); err != nil {
-		return storageError(fmt.Errorf("record the certificate: %w", err))
-	}
-	a.net.identity.Store(id)
-	return nil
-}
-
-// certify makes sure that a member has a certificate, and its founder the cluster's CA. A member that has joined has no
-// CA: nil.
-func (a *Agent) certify(m *member.Member) (*transport.CA, error) {
-	dir := a.dir.join(identityName)
-	ca, err := transport.LoadCA(dir)
-	fresh := errors.Is(err, fs.ErrNotExist)
-	// A member that was recovered, or restored under an identity of old, without the CA's key begins with a CA of its own.
-	begins := a.plan.Load().record.Reason == restoring || a.plan.Load().record.Reason == recovering
-	if id := a.net.identity.Load(); fresh && id.Joined() && (!begins || id.Info().Cluster == fmt.Sprintf("%016x", m.Status().ClusterID)) {
-		if mine, its := id.Info().Cluster, fmt.Sprintf("%016x", m.Status().ClusterID); mine != its {
-			return nil, refusef("this node has a certificate of cluster %s and its data is of cluster %s: start it with --join and a token of "+
-				"the cluster it is to belong to, on an empty data dir", mine, its)
-		}
-		return nil, nil // another member has it
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		if ca, err = transport.NewCA(fmt.Sprintf("%016x", m.Status().ClusterID)); err == nil {
-			err = ca.Save(dir)
-		}
-		if err == nil {
-			err = a.dir.step(failpoint.BootstrapCA)
-		}
-	}
-	if err != nil {
-		return nil, storageError(fmt.Errorf("the cluster's CA: %w", err))
-	}
-	id := a.net.identity.Load()
-	if id.Joined() && !fresh {
-		return ca, nil
-	}
-	now := judgedTime(a.opts.Now)()
-	cert, err := ca.Issue(id.PublicKey(), transport.Grant{Node: id.Node(), Role: transport.Member, Life: memberCertificateLife}, now)
-	if err != nil {
-		return nil, fmt.Errorf("issue this member's certificate: %w", err)
-	}
-	if id, err = id.WithCertificate(cert, ca.Certificate()); err != nil {
-		return nil, fmt.Errorf("take this member's certificate: %w", err)
-	}
-	if err := a.become(id); err != nil {
-		return nil, err
-	}
-	return ca, a.dir.step(failpoint.BootstrapCertified)
-}
-
-// memberCertificateLife is long: a founder holds the CA itself, and nobody could renew it.
-const memberCertificateLife = 20 * 365 * 24 * time.Hour
-
 // serveUplinks lets proxies use this node.
 func (a *Agent) serveUplinks() {
-	s := uplink.New(a.gate, a.opts.Log)
+	s := uplink.New(a.gate, a.opts.Log, a.attend)
 	if a.uplinks.CompareAndSwap(nil, s) {
 		bridge.Serve(a.net.ep, s)
 	}
 }
 
-// letIn lets other nodes use a member, and boxes join.
-func (a *Agent) letIn(m *member.Member, ca *transport.CA) {
+// letIn lets other nodes use a member, boxes join, and nodes renew their certificates.
+func (a *Agent) letIn(m *member.Member, ca *enroll.Authority) {
 	a.serveUplinks()
-	a.tokens.Store(&tokenOffice{store: m, caHash: a.net.identity.Load().CAHash(), now: judgedTime(a.opts.Now)})
-	if ca == nil {
-		return
-	}
+	a.tokens.Store(&tokenOffice{store: m, caHash: func() string { return a.net.identity.Load().CAHash() }, now: ca.Time})
 	desk := &enroll.Desk{
 		Store:     m,
 		CA:        ca,
 		Admit:     admitter(m),
 		Endpoints: func() []string { return memberAddresses(m.Roster()) },
-		Now:       judgedTime(a.opts.Now),
+		Now:       ca.Time,
 		Log:       a.opts.Log,
 	}
 	a.net.ep.Listen(transport.Join, func(ctx context.Context, c *transport.Conn) {
@@ -187,6 +127,7 @@ func (a *Agent) letIn(m *member.Member, ca *transport.CA) {
 // letOut turns other nodes away, which find another member. What they have under way is answered within a moment.
 func (a *Agent) letOut() {
 	a.tokens.Store(nil)
+	a.roll.Store(nil)
 	for _, p := range []transport.Protocol{transport.Uplink, transport.Join, transport.Raft} {
 		a.net.ep.Listen(p, nil)
 	}
@@ -203,9 +144,19 @@ func (a *Agent) links() (all []api.LinkStatus) {
 	if a.net == nil || a.net.ep == nil {
 		return nil
 	}
+	var mail map[string]courier.Stats
+	if raft := a.mail.Load(); raft != nil {
+		mail = raft.Mail()
+	}
 	for _, h := range a.net.ep.Health() {
-		all = append(all, api.LinkStatus{Node: h.Node, Role: string(h.Role), Protocol: string(h.Protocol), Address: h.Addr, Lost: h.Lost,
-			RTTMillis: float64(h.RTTSmoothed) / float64(time.Millisecond), LossShare: h.Loss, BytesSent: h.BytesSent, BytesReceived: h.BytesReceived})
+		link := api.LinkStatus{Node: h.Node, Role: string(h.Role), Protocol: string(h.Protocol), Address: h.Addr, Lost: h.Lost,
+			RTTMillis: float64(h.RTTSmoothed) / float64(time.Millisecond), LossShare: h.Loss, BytesSent: h.BytesSent, BytesReceived: h.BytesReceived}
+		if s, ok := mail[bridge.MemberNode(h.Node)]; ok && h.Protocol == transport.Raft {
+			link.Mail = &api.MailStatus{LossShare: s.Loss, Copies: s.CopiesNow, Paths: s.Paths, Retries: s.RetriedCount, Bytes: map[string]uint64{
+				"first": s.First, "copy": s.Copies, "repeat": s.Repeats, "retry": s.Retries, "ack": s.Acks,
+			}}
+		}
+		all = append(all, link)
 	}
 	return all
 }

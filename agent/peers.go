@@ -44,6 +44,7 @@ func (a *Agent) reachMembers(cfg *member.Config) (*transport.Pool, error) {
 		return nil, errors.Join(err, raft.Close())
 	}
 	cfg.Network = raft
+	a.mail.Store(raft)
 	cfg.OnRoster = func(r member.Roster) {
 		peers := make(map[string][]string, len(r.Seats))
 		for _, s := range r.Seats {
@@ -54,16 +55,17 @@ func (a *Agent) reachMembers(cfg *member.Config) (*transport.Pool, error) {
 	return pool, nil
 }
 
-// runWithPeers runs a member, and its connections for as long as it may need them.
-func runWithPeers(ctx context.Context, m *member.Member, peers *transport.Pool) error {
+// runWithPeers runs a member, and its connections and what is done beside it for as long as it may need them.
+func runWithPeers(ctx context.Context, m *member.Member, peers *transport.Pool, beside func(context.Context) error) error {
 	links, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
-	var linkErr error
+	var linkErr, besideErr error
 	wg.Go(func() { linkErr = peers.Run(links) })
+	wg.Go(func() { besideErr = beside(links) })
 	err := m.Run(ctx)
 	stop()
 	wg.Wait()
-	return errors.Join(err, linkErr)
+	return errors.Join(err, linkErr, besideErr)
 }
 
 // memberAddresses is where members answer.

@@ -11,7 +11,6 @@ import (
 	"holdfast/client"
 	"holdfast/config"
 	"holdfast/enroll"
-	"holdfast/internal/bridge"
 	"holdfast/internal/failpoint"
 	"holdfast/internal/pivot"
 	"holdfast/kv"
@@ -41,7 +40,10 @@ func (a *Agent) openProxy(from proxy.Upstream) (*act, error) {
 	if err != nil {
 		return nil, err
 	}
-	options := client.Options{Dial: bridge.Dial(a.net.ep), Endpoints: ends, OnGood: a.keepEndpoints, Log: a.opts.Log}
+	if err := a.loadRevoked(); err != nil {
+		return nil, err
+	}
+	options := client.Options{Dial: a.dialUplink, Endpoints: ends, OnGood: a.keepEndpoints, Log: a.opts.Log}
 	if !a.net.identity.Load().Joined() {
 		options.Connecting = -1 // nobody answers a node that has not joined: nothing waits for that
 	}
@@ -113,7 +115,9 @@ func (a *Agent) forward(ctx context.Context, up *client.Client, p *proxy.Proxy) 
 	}
 	wg.Go(func() { a.settle(ctx, true) })
 	wg.Go(func() { a.standBy(ctx, up) })
+	wg.Go(func() { a.keepCertificate(ctx, up.Endpoints) })
 	wg.Wait()
+	a.net.following.Wait()
 	return errors.Join(errs[:]...)
 }
 

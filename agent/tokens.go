@@ -14,7 +14,7 @@ import (
 // tokenOffice makes, lists and ends join tokens, on a member.
 type tokenOffice struct {
 	store  enroll.Store
-	caHash string
+	caHash func() string
 	now    func() time.Time
 }
 
@@ -41,7 +41,7 @@ func (t tokens) Create(ctx context.Context, r api.TokenRequest) (api.CreatedToke
 	if r.Role != api.TokenRoleAny {
 		rec.Role = transport.Role(r.Role)
 	}
-	made, err := enroll.CreateToken(ctx, o.store, o.caHash, rec)
+	made, err := enroll.CreateToken(ctx, o.store, o.caHash(), rec)
 	if err != nil {
 		return api.CreatedToken{}, err
 	}

@@ -113,15 +113,26 @@ func (c *Client) Run(ctx context.Context) error {
 			pause = min(2*pause, c.opts.MaxBackoff)
 			continue
 		}
-		pause = c.opts.MinBackoff
 		c.up(conn, at)
+		began := time.Now()
 		err = c.hold(ctx, conn)
 		conn.Close("done")
 		c.down(err)
+		if time.Since(began) >= holdsFor {
+			pause = c.opts.MinBackoff
+			continue
+		}
+		if !sleep(ctx, pause/2+rand.N(pause/2)) { // sent away as soon as it was let in: that is no better than a failed dial
+			break
+		}
+		pause = min(2*pause, c.opts.MaxBackoff)
 	}
 	c.down(kv.Errorf(kv.Stopping, "the client has stopped"))
 	return nil
 }
+
+// holdsFor is how long a connection must live for the pause to begin anew.
+const holdsFor = 5 * time.Second
 
 func sleep(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)

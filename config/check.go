@@ -217,15 +217,22 @@ func (c *Config) verifyWhole(from Provenance) []*Fault {
 
 // openSecrets warns of a file with a secret that any user of the machine can read. One that is not there is for the
 // agent to judge: a node that has joined needs it no more.
-func (c *Config) openSecrets() []string {
-	if c.TokenFile == "" {
-		return nil
+func (c *Config) openSecrets() (warnings []string) {
+	for _, f := range []struct{ key, path, power string }{
+		{"token-file", c.TokenFile, "join the cluster"},
+		{"cluster.ca-file", c.Cluster.CAFile, "make certificates of this cluster"},
+	} {
+		if f.path == "" {
+			continue
+		}
+		info, err := os.Stat(f.path)
+		if err != nil || info.Mode().Perm()&0o007 == 0 {
+			continue
+		}
+		warnings = append(warnings, fmt.Sprintf("%s: every user of this machine may use %s (mode %04o), and with it %s: chmod 0600 it, and give it to the user that the agent runs as",
+			f.key, f.path, info.Mode().Perm(), f.power))
 	}
-	info, err := os.Stat(c.TokenFile)
-	if err != nil || info.Mode().Perm()&0o007 == 0 {
-		return nil
-	}
-	return []string{fmt.Sprintf("token-file: every user of this machine may use %s (mode %04o), and with it join the cluster: chmod 0600 it, and give it to the user that the agent runs as", c.TokenFile, info.Mode().Perm())}
+	return warnings
 }
 
 // urls yields every URL listened on, with its key.

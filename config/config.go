@@ -31,7 +31,7 @@ type Config struct {
 	PeerListen    string   `mapstructure:"peer-listen" default:":2380" check:"udp" help:"UDP address for other nodes; a proxy, which only dials, takes any port instead of the default"`
 	PeerAdvertise []string `mapstructure:"peer-advertise" check:"peers" help:"addresses, as host:port, at which other nodes can reach this one; they are told to those that join"`
 	MetricsListen string   `mapstructure:"metrics-listen" shown:"on the client URLs" check:"url" help:"URL of a listener of its own for metrics and health"`
-	Join          []string `mapstructure:"join" check:"join" help:"addresses, as host:port, of any nodes of the cluster to join; ignored once joined"`
+	Join          []string `mapstructure:"join" check:"join" help:"addresses, as host:port, of any nodes of the cluster to join, or srv:NAME for those that the SRV record _holdfast._udp.NAME lists; ignored once joined"`
 	TokenFile     string   `mapstructure:"token-file" check:"file" help:"file with the join token, made by agent token create on a member; ignored once joined"`
 	Token         Secret   `mapstructure:"token" from:"env" help:"the join token; token-file wins over it"`
 	Fallback      string   `mapstructure:"fallback" oneof:"proxy,none" shown:"proxy in auto, none in member" help:"what to become when the cluster needs no more members"`
@@ -72,6 +72,7 @@ type TLS struct {
 type Cluster struct {
 	Voters       int           `mapstructure:"voters" default:"3" min:"1" max:"7" help:"number of voting members wanted when a cluster is made"`
 	ReplaceAfter time.Duration `mapstructure:"replace-after" default:"10m" min:"0s" max:"8760h" help:"how long a voting member may be out of reach before the next box that joins may take its place, in a cluster that is made now; 0s keeps its place until it is removed"`
+	CAFile       string        `mapstructure:"ca-file" check:"file" help:"PEM file with key and certificate of a CA of one's own, for the cluster that is made here; without it one is made too. Not needed afterwards"`
 }
 
 // Proxy is what a proxy caches and how long that is good.

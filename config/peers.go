@@ -34,12 +34,16 @@ func verifyPeer(text string) error {
 	return nil
 }
 
-// verifyJoin accepts what verifyPeer does.
+// verifyJoin accepts what verifyPeer does, and the name of a DNS service.
 func verifyJoin(text string) error {
-	if strings.HasPrefix(text, "srv:") {
-		return errors.New("cannot be used: this version cannot look up SRV records yet, so name the nodes as host:port")
+	name, ok := strings.CutPrefix(text, "srv:")
+	if !ok {
+		return verifyPeer(text)
 	}
-	return verifyPeer(text)
+	if name == "" || strings.Trim(name, ".") == "" || strings.ContainsAny(name, " \t\r\n/@:\x00") {
+		return errors.New("must name a DNS service behind srv:, as srv:example.com for the SRV record _holdfast._udp.example.com")
+	}
+	return nil
 }
 
 func splitHostPort(text string) (host string, port uint16, err error) {

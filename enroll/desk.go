@@ -3,6 +3,7 @@ package enroll
 import (
 	"bufio"
 	"context"
+	"crypto"
 	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/x509"
@@ -33,12 +34,16 @@ type request struct {
 	Fallback   bool     `json:"fallback,omitempty"` // it takes being a proxy if the cluster is full
 	Addresses  []string `json:"addresses,omitempty"`
 	ClientURLs []string `json:"client_urls,omitempty"`
+
+	Renew *renewal `json:"renew,omitempty"` // nil: the box joins
 }
 
 type answer struct {
-	Certificate []byte   `json:"certificate,omitempty"`
-	CA          []byte   `json:"ca,omitempty"`
-	Endpoints   []string `json:"endpoints,omitempty"` // where members answer
+	Certificate []byte           `json:"certificate,omitempty"`
+	CA          []byte           `json:"ca,omitempty"` // that has issued it
+	Trust       *transport.Trust `json:"trust,omitempty"`
+	Now         time.Time        `json:"now,omitzero"`        // of the cluster
+	Endpoints   []string         `json:"endpoints,omitempty"` // where members answer
 
 	Admission json.RawMessage `json:"admission,omitempty"` // of a member
 	Full      bool            `json:"full,omitempty"`      // no member is wanted
@@ -62,6 +67,7 @@ const CertificateLife = 365 * 24 * time.Hour
 // Issuer signs certificates: the CA.
 type Issuer interface {
 	IssueCSR(der []byte, g transport.Grant, now time.Time) ([]byte, error)
+	Issue(pub crypto.PublicKey, g transport.Grant, now time.Time) ([]byte, error)
 	Certificate() []byte
 }
 
@@ -85,6 +91,7 @@ type Desk struct {
 	Admit     func(ctx context.Context, a Applicant) (json.RawMessage, error)
 	Endpoints func() []string  // where members answer, for the box to remember
 	Now       func() time.Time // judged time
+	Life      time.Duration    // of certificates; 0: CertificateLife
 	Log       *slog.Logger
 }
 
@@ -93,6 +100,7 @@ type Stream interface {
 	io.Reader
 	io.Writer
 	Close() error
+	Binding() []byte // see transport.Stream
 }
 
 // Serve answers one box.
@@ -107,6 +115,13 @@ func (d *Desk) Serve(ctx context.Context, st Stream, from string) error {
 	var a answer
 	if err := json.Unmarshal(frame, &q); err != nil {
 		a.Error, a.Code = "the request cannot be read; is the box of another version?", kv.Invalid
+	} else if q.Renew != nil {
+		if a, err = d.renew(ctx, q, st.Binding()); err != nil {
+			a = answer{Error: err.Error(), Code: kv.CodeOf(err)}
+			d.Log.Warn("certificate not renewed", "from", from, "node", q.Node, "error", err)
+		} else {
+			d.Log.Info("certificate renewed", "from", from, "node", q.Node)
+		}
 	} else if a, err = d.admit(ctx, q); err != nil {
 		a = answer{Error: err.Error(), Code: kv.CodeOf(err)}
 		d.Log.Warn("box not admitted", "from", from, "node", q.Node, "token", q.Token, "error", err)
@@ -124,6 +139,12 @@ func (d *Desk) Serve(ctx context.Context, st Stream, from string) error {
 // no second use.
 func (d *Desk) admit(ctx context.Context, q request) (answer, error) {
 	if err := q.check(); err != nil {
+		return answer{}, err
+	}
+	if r, ok := d.CA.(interface{ Ready() error }); ok && r.Ready() != nil {
+		return answer{}, r.Ready()
+	}
+	if err := d.barred(ctx, q.Node); err != nil {
 		return answer{}, err
 	}
 	csr, err := x509.ParseCertificateRequest(q.CSR)
@@ -159,7 +180,8 @@ func (d *Desk) admit(ctx context.Context, q request) (answer, error) {
 		scope = nil // a member has it all
 	}
 	if was == nil || was.Role != q.Role {
-		rec := NodeRecord{ID: q.Node, Name: q.Name, Role: q.Role, Scope: scope, Token: t.ID, Key: key, Joined: d.Now().UTC()}
+		rec := NodeRecord{ID: q.Node, Name: q.Name, Role: q.Role, Scope: scope, Token: t.ID, Key: key, Joined: d.Now().UTC(),
+			CA: hashOf(d.CA.Certificate()), Until: d.Now().Add(d.life()).UTC(), Issued: d.Now().UTC()}
 		var have int64
 		if was != nil {
 			have = was.version
@@ -168,11 +190,13 @@ func (d *Desk) admit(ctx context.Context, q request) (answer, error) {
 			return answer{}, err
 		}
 	}
-	cert, err := d.CA.IssueCSR(q.CSR, transport.Grant{Node: q.Node, Role: q.Role, Scope: scope, Life: CertificateLife}, d.Now())
+	cert, err := d.CA.IssueCSR(q.CSR, transport.Grant{Node: q.Node, Role: q.Role, Scope: scope, Life: d.life()}, d.Now())
 	if err != nil {
-		return answer{}, kv.Errorf(kv.Invalid, "no certificate can be made: %v", err)
+		return answer{}, cannotIssue(err)
 	}
-	a.Certificate, a.CA, a.Endpoints = cert, d.CA.Certificate(), d.Endpoints()
+	admission := a.Admission
+	a = d.answer(cert)
+	a.Admission = admission
 	return a, nil
 }
 

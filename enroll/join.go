@@ -1,14 +1,11 @@
 package enroll
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 
-	"holdfast/internal/wire"
 	"holdfast/kv"
 	"holdfast/transport"
 )
@@ -68,32 +65,20 @@ func Join(ctx context.Context, d Dialer, addrs []string, t Token, id *transport.
 	}
 	stop := context.AfterFunc(ctx, func() { st.Abort(0) })
 	defer stop()
-	if err := errors.Join(wire.WriteFrame(st, q), st.Close()); err != nil {
-		return Joined{}, fmt.Errorf("join: %w", err)
+	a, err := exchange(st, q)
+	if _, final := errors.AsType[*Refused](err); final {
+		return Joined{}, err
 	}
-	frame, err := wire.ReadFrame(bufio.NewReader(io.LimitReader(st, answerMax)))
 	if err != nil {
-		return Joined{}, fmt.Errorf("join: no answer: %w", err)
-	}
-	var a answer
-	if err := json.Unmarshal(frame, &a); err != nil {
-		return Joined{}, fmt.Errorf("join: the answer cannot be read: %w", err)
+		return Joined{}, fmt.Errorf("join: %w", err)
 	}
 	if a.Full {
 		return Joined{}, ErrFull
 	}
-	if a.Error != "" {
-		e := &kv.Error{Code: a.Code, Detail: a.Error}
-		switch a.Code {
-		case kv.NoLeader, kv.Busy, kv.Stopping, kv.OutcomeUnknown, kv.NoSpace, kv.PreconditionFailed, kv.Internal:
-			return Joined{}, fmt.Errorf("join: %w", e)
-		default:
-			return Joined{}, &Refused{e}
-		}
-	}
-	joined, err := id.WithCertificate(a.Certificate, a.CA)
+	got, err := a.joined(id)
 	if err != nil {
 		return Joined{}, fmt.Errorf("join: %w", err)
 	}
-	return Joined{Identity: joined, Endpoints: a.Endpoints, Admission: a.Admission}, nil
+	got.Admission = a.Admission
+	return got, nil
 }

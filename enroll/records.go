@@ -46,6 +46,11 @@ type NodeRecord struct {
 	Key    string         `json:"key"`             // SHA-256 of its public key
 	Joined time.Time      `json:"joined"`
 
+	CA     string    `json:"ca,omitempty"`    // hash of the CA of its newest certificate
+	Until  time.Time `json:"until,omitzero"`  // end of that
+	Issued time.Time `json:"issued,omitzero"` // of that
+	Seal   []byte    `json:"seal,omitempty"`  // of a member: what secrets are sealed to it with
+
 	version int64
 }
 

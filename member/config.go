@@ -2,6 +2,7 @@ package member
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -54,6 +55,10 @@ type Config struct {
 	Log     *slog.Logger          // nil for none
 	Metrics prometheus.Registerer // nil for none; names begin with holdfast_member_, or are etcd's
 	Network Network               // to other members, nil for none; owned by the member
+
+	// Answer answers what other members' Ask asks; nil: nothing. It is called concurrently, with a context that ends when
+	// the asker is gone, and its answer has at most AskMax bytes.
+	Answer func(ctx context.Context, request []byte) []byte
 
 	// History is how long superseded revisions stay readable; 0 keeps them until a client compacts.
 	History time.Duration

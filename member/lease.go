@@ -1,6 +1,7 @@
 package member
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -150,6 +151,9 @@ func (m *Member) listLeases() ([]kv.Lease, error) {
 func (m *Member) answerAsked(ctx context.Context, request []byte) []byte {
 	if isStanding(request) {
 		return m.answerStanding()
+	}
+	if q, ok := bytes.CutPrefix(request, questionMark); ok && m.cfg.Answer != nil {
+		return m.cfg.Answer(ctx, q)
 	}
 	out := kv.Outcome{Err: kv.Errorf(kv.Unsupported, "this member does not answer that: it may be of an older version")}
 	c, err := wire.DecodeCommand(request)

@@ -73,6 +73,7 @@ func (s *Store) replace(temp string) error {
 	}
 	old := s.layers.Load().file
 	s.adopt(f, st, sw)
+	s.records.Add(1)
 	return old.release()
 }
 

@@ -70,6 +70,9 @@ func (s *Store) setSide(r *reader, key string, v []byte) {
 	o := r.l.active
 	o.bytes.Add(o.sides.set(key, v))
 	s.unsaved = true
+	if key[0] == sideRecord {
+		s.records.Add(1)
+	}
 }
 
 // side returns an entry, nil if there is none.

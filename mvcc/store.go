@@ -30,6 +30,7 @@ type Store struct {
 	term     atomic.Uint64
 	alarms   atomic.Pointer[[]kv.Alarm]
 	feature  atomic.Uint64
+	records  atomic.Uint64 // moves when a record may have changed
 
 	applyMu sync.Mutex
 	state   state   // guarded by applyMu: where Apply is
@@ -137,6 +138,10 @@ func (s *Store) Epoch() kv.Epoch { return *s.epoch.Load() }
 
 // LeaderTerm is the nonce of the newest LeaderTerm applied.
 func (s *Store) LeaderTerm() uint64 { return s.term.Load() }
+
+// RecordChanges is another number after each change of the cluster's own records, of whatever name. It says nothing
+// across restarts.
+func (s *Store) RecordChanges() uint64 { return s.records.Load() }
 
 func (s *Store) header() kv.Header {
 	return kv.Header{Epoch: s.Epoch(), Revision: s.Revision()}

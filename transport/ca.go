@@ -15,16 +15,18 @@ import (
 	"fmt"
 	"math/big"
 	"net/url"
+	"os"
+	"path/filepath"
 	"time"
 )
 
-// CA is the certificate authority of one cluster. The founding member makes it; it never expires and is replaced by
-// founding a new one. Its key and those of nodes are ed25519: small, and no randomness is needed to sign, which a device
-// just out of its box may not have. A CA is immutable and safe for concurrent use.
+// CA is the certificate authority of one cluster. The founding member makes it, or takes one that an operator brings
+// (ParseCA). One that is made here never expires; its key and those of nodes are ed25519: small, and no randomness is
+// needed to sign, which a device just out of its box may not have. A CA is immutable and safe for concurrent use.
 type CA struct {
 	cluster string
 	cert    *x509.Certificate
-	key     ed25519.PrivateKey
+	key     crypto.Signer
 }
 
 // Grant is what a certificate is issued for.
@@ -109,8 +111,11 @@ func (ca *CA) Issue(pub crypto.PublicKey, g Grant, now time.Time) ([]byte, error
 		return nil, fmt.Errorf("issue a certificate for node %s: key of type %T: want ed25519 or P-256", g.Node, pub)
 	}
 	end := now.Add(g.Life)
-	if end.After(certNever) {
-		end = certNever
+	if end.After(ca.cert.NotAfter) {
+		end = ca.cert.NotAfter
+	}
+	if now.After(end) {
+		return nil, fmt.Errorf("issue a certificate for node %s: the CA itself ended at %s: replace it (agent cert rotate)", g.Node, rfc3339(end))
 	}
 	tmpl := &x509.Certificate{
 		SerialNumber:          newSerial(),
@@ -142,38 +147,122 @@ func (ca *CA) IssueCSR(der []byte, g Grant, now time.Time) ([]byte, error) {
 	return ca.Issue(csr.PublicKey, g, now)
 }
 
-// Save writes the CA with its private key to dir/ca.pem, mode 0600, and returns once it is on disk.
-func (ca *CA) Save(dir string) error {
+// Bridge is a certificate for the key of another CA, signed by this one; see Trust.
+func (ca *CA) Bridge(to []byte) ([]byte, error) {
+	next, err := x509.ParseCertificate(to)
+	if err != nil {
+		return nil, fmt.Errorf("make a bridge between CAs: %w", err)
+	}
+	tmpl := &x509.Certificate{
+		SerialNumber:          newSerial(),
+		Subject:               next.Subject,
+		NotBefore:             certStart,
+		NotAfter:              ca.cert.NotAfter,
+		IsCA:                  true,
+		BasicConstraintsValid: true,
+		MaxPathLenZero:        true,
+		KeyUsage:              x509.KeyUsageCertSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, ca.cert, next.PublicKey, ca.key)
+	if err != nil {
+		return nil, fmt.Errorf("make a bridge between CAs: %w", err)
+	}
+	return der, nil
+}
+
+// Marshal is the CA with its private key as PEM, for ParseCA.
+func (ca *CA) Marshal() ([]byte, error) {
 	key, err := x509.MarshalPKCS8PrivateKey(ca.key)
 	if err != nil {
-		return fmt.Errorf("save the CA: %w", err)
+		return nil, fmt.Errorf("save the CA: %w", err)
 	}
 	out := pem.EncodeToMemory(&pem.Block{Type: pemKey, Bytes: key})
-	out = append(out, pem.EncodeToMemory(&pem.Block{Type: pemCert, Bytes: ca.cert.Raw})...)
+	return append(out, pem.EncodeToMemory(&pem.Block{Type: pemCert, Bytes: ca.cert.Raw})...), nil
+}
+
+// ParseCA reads one key and one certificate in PEM: what Marshal wrote, or a CA that an operator brings for the cluster of
+// that id. Such a CA may sign for others too: its certificates name the cluster.
+func ParseCA(data []byte, cluster string) (*CA, error) {
+	if err := checkClusterID(cluster); err != nil {
+		return nil, err
+	}
+	b, err := parsePEM(data)
+	if err != nil {
+		return nil, err
+	}
+	if b.key == nil || len(b.certs) != 1 {
+		return nil, fmt.Errorf("want one key and one certificate, found %d certificates and %s", len(b.certs), howMany(b.key))
+	}
+	cert := b.certs[0]
+	switch k := b.key.Public().(type) {
+	case ed25519.PublicKey:
+	case *ecdsa.PublicKey:
+		if k.Curve != elliptic.P256() {
+			return nil, fmt.Errorf("key on curve %s: want ed25519 or P-256, which every node can check", k.Curve.Params().Name)
+		}
+	default:
+		return nil, fmt.Errorf("key of type %T: want ed25519 or P-256, which are small enough for a handshake", k)
+	}
+	pub, ok := b.key.Public().(interface{ Equal(crypto.PublicKey) bool })
+	if !ok || !pub.Equal(cert.PublicKey) {
+		return nil, errors.New("key and certificate do not belong together")
+	}
+	if !cert.IsCA || cert.KeyUsage != 0 && cert.KeyUsage&x509.KeyUsageCertSign == 0 {
+		return nil, errors.New("the certificate is not that of a CA (basicConstraints CA:TRUE, keyUsage keyCertSign)")
+	}
+	if named, err := caCluster(cert); err == nil && named != cluster {
+		return nil, fmt.Errorf("the CA is that of cluster %s, this is %s", named, cluster)
+	}
+	return &CA{cluster: cluster, cert: cert, key: b.key}, nil
+}
+
+func howMany(key crypto.Signer) string {
+	if key == nil {
+		return "no key"
+	}
+	return "a key"
+}
+
+// Ends is when the CA's own certificate does.
+func (ca *CA) Ends() time.Time { return ca.cert.NotAfter }
+
+// CAInfo is the hash that tokens pin a CA by, and the end of its certificate.
+func CAInfo(der []byte) (hash string, ends time.Time, err error) {
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		return "", time.Time{}, fmt.Errorf("read a CA certificate: %w", err)
+	}
+	return caHash(c), c.NotAfter, nil
+}
+
+// Save writes the CA with its private key to dir/ca.pem, mode 0600, and returns once it is on disk.
+func (ca *CA) Save(dir string) error {
+	out, err := ca.Marshal()
+	if err != nil {
+		return err
+	}
 	return writeFile(dir, caFile, out)
 }
 
-// LoadCA reads what Save wrote. Absent is fs.ErrNotExist: this node does not hold the CA.
-func LoadCA(dir string) (*CA, error) {
+// RemoveCA removes what Save wrote, once the key is kept elsewhere. It may be gone already.
+func RemoveCA(dir string) error {
+	if err := os.Remove(filepath.Join(dir, caFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove the CA's key: %w", err)
+	}
+	return syncDir(dir)
+}
+
+// LoadCA reads what Save wrote for a cluster. Absent is fs.ErrNotExist: this node does not hold the CA there.
+func LoadCA(dir, cluster string) (*CA, error) {
 	data, err := readSecret(dir, caFile)
 	if err != nil {
 		return nil, fmt.Errorf("load the CA: %w", err)
 	}
-	key, certs, _, err := parsePEM(data)
+	ca, err := ParseCA(data, cluster)
 	if err != nil {
 		return nil, fmt.Errorf("load the CA from %s/%s: %w", dir, caFile, err)
 	}
-	if key == nil || len(certs) != 1 {
-		return nil, fmt.Errorf("load the CA from %s/%s: want one key and one certificate, found %d certificates", dir, caFile, len(certs))
-	}
-	if !certs[0].IsCA || !key.Public().(ed25519.PublicKey).Equal(certs[0].PublicKey) {
-		return nil, fmt.Errorf("load the CA from %s/%s: key and certificate do not belong together", dir, caFile)
-	}
-	cluster, err := caCluster(certs[0])
-	if err != nil {
-		return nil, fmt.Errorf("load the CA from %s/%s: %w", dir, caFile, err)
-	}
-	return &CA{cluster: cluster, cert: certs[0], key: key}, nil
+	return ca, nil
 }
 
 // caCluster is the cluster that a CA certificate names in its SAN URI, holdfast://<cluster id>/ca.

@@ -19,10 +19,14 @@ type Config struct {
 	// Allowed judges a peer whose certificate is in order: membership and revocation. It runs within handshakes, for
 	// resumed sessions too, and must not block. It may return a Refusal to tell the peer why. Nil allows everybody.
 	Allowed func(PeerInfo) error
+	// Refused hears of each time that a peer did not let this node in. It must not block. Nil: nobody does.
+	Refused func(Protocol, Refusal)
 	// Now is the time that certificates are judged by. Default: time.Now. See JudgedTime.
 	Now func() time.Time
 	// Resolve looks up host names. Default: the system's resolver. Addresses never pass through it.
 	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
+	// ResolveService looks up the hosts and ports of a service (DNS SRV) in the order to try them. Default: the system's.
+	ResolveService func(ctx context.Context, name string) ([]*net.SRV, error)
 	// Log gets one line when something changes. Default: nothing.
 	Log *slog.Logger
 
@@ -80,6 +84,12 @@ func (cfg Config) withDefaults() Config {
 	if cfg.Resolve == nil {
 		cfg.Resolve = func(ctx context.Context, host string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		}
+	}
+	if cfg.ResolveService == nil {
+		cfg.ResolveService = func(ctx context.Context, name string) ([]*net.SRV, error) {
+			_, all, err := net.DefaultResolver.LookupSRV(ctx, "", "", name)
+			return all, err
 		}
 	}
 	if cfg.Log == nil {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -15,11 +16,13 @@ import (
 // Target is whom to dial.
 type Target struct {
 	// Addrs are host:port, tried in order, each 250 ms after the one before or as soon as that has failed; the first
-	// that answers wins.
+	// that answers wins. srv:NAME stands for the hosts of the SRV record _holdfast._udp.NAME, or of NAME if it begins
+	// with an underscore.
 	Addrs []string
 	// Node is the id that must answer; empty: any that the cluster has certified.
 	Node string
-	// CAHash pins the cluster's CA, for Join: SHA-256 of its public key in hexadecimal.
+	// CAHash pins the cluster's CA, for Join: SHA-256 of its public key in hexadecimal. A node that has joined may leave it
+	// empty and goes by the CAs it trusts.
 	CAHash string
 	// AllowProxy takes a proxy for an answer, for a proxy behind a proxy.
 	AllowProxy bool
@@ -45,7 +48,7 @@ func (e *Endpoint) Dial(ctx context.Context, p Protocol, t Target) (*Conn, error
 	case <-ctx.Done():
 		return nil, fmt.Errorf("wait for the endpoint to run: %w", context.Cause(ctx))
 	}
-	if p == Join && t.CAHash == "" {
+	if p == Join && t.CAHash == "" && !e.cfg.Identity().Joined() {
 		return nil, errors.New("dial to join: the hash of the CA is required (it is in the join token)")
 	}
 	addrs, err := e.resolve(ctx, t.Addrs)
@@ -133,12 +136,12 @@ func (e *Endpoint) dialOne(ctx context.Context, p Protocol, t Target, addr netip
 	conf.TokenStore = tokens
 	qc, err := e.tr.Dial(ctx, net.UDPAddrFromAddrPort(addr), tlsConf, conf)
 	if err != nil {
-		return nil, e.dialError(addr, err)
+		return nil, e.dialError(p, addr, err)
 	}
 	peer, ca, refused := e.verifier(p, false, t).judge(qc.ConnectionState().TLS.PeerCertificates)
 	if refused != nil { // it passed a moment ago
 		_ = qc.CloseWithError(quic.ApplicationErrorCode(CodeDone), refused.Why.Error())
-		return nil, e.dialError(addr, refused)
+		return nil, e.dialError(p, addr, refused)
 	}
 	c := newConn(qc, p, peer, ca.Raw, true)
 	c.confirmed = tokens.let
@@ -152,15 +155,18 @@ func (e *Endpoint) dialOne(ctx context.Context, p Protocol, t Target, addr netip
 	}
 	if err := c.Confirm(ctx); err != nil {
 		c.CloseWithError(CodeDone, "gave up on the handshake")
-		return nil, e.dialError(addr, err)
+		return nil, e.dialError(p, addr, err)
 	}
 	return c, nil
 }
 
-func (e *Endpoint) dialError(addr netip.AddrPort, err error) error {
+func (e *Endpoint) dialError(p Protocol, addr netip.AddrPort, err error) error {
 	err = explain(err)
 	if refused, ok := errors.AsType[*RefusedError](err); ok {
 		e.noteRefusal(net.UDPAddrFromAddrPort(addr), refused)
+		if refused.Remote && e.cfg.Refused != nil {
+			e.cfg.Refused(p, refused.Why)
+		}
 	}
 	return err
 }
@@ -179,28 +185,87 @@ func (e *Endpoint) resolve(ctx context.Context, hostports []string) ([]netip.Add
 		}
 	}
 	for _, hp := range hostports {
-		if a, err := netip.ParseAddrPort(hp); err == nil {
-			add(a)
-			continue
+		hps := []string{hp}
+		if name, ok := strings.CutPrefix(hp, srvPrefix); ok {
+			var err error
+			if hps, err = e.service(ctx, name); err != nil {
+				errs = append(errs, err)
+			}
 		}
-		host, portText, err := net.SplitHostPort(hp)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("address %q: want host:port", clip(hp)))
-			continue
-		}
-		port, err := strconv.ParseUint(portText, 10, 16)
-		if err != nil || port == 0 {
-			errs = append(errs, fmt.Errorf("address %q: want a port from 1 to 65535", clip(hp)))
-			continue
-		}
-		ips, err := e.cfg.Resolve(ctx, host)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("look up %s: %w", host, err))
-			continue
-		}
-		for _, ip := range ips {
-			add(netip.AddrPortFrom(ip, uint16(port)))
+		for _, hp := range hps {
+			if err := e.resolveOne(ctx, hp, add); err != nil {
+				errs = append(errs, err)
+			}
 		}
 	}
 	return out, errors.Join(errs...)
+}
+
+// byTurns orders the addresses of a host so that IPv4 and IPv6 alternate, beginning with the kind of the first (RFC 8305,
+// section 4): where one of the two leads nowhere, the second attempt is of the other.
+func byTurns(ips []netip.Addr) []netip.Addr {
+	var kinds [2][]netip.Addr // as the first, and the other
+	for _, ip := range ips {
+		other := 0
+		if ip.Unmap().Is4() != ips[0].Unmap().Is4() {
+			other = 1
+		}
+		kinds[other] = append(kinds[other], ip)
+	}
+	turns := make([]netip.Addr, 0, len(ips))
+	for i := range max(len(kinds[0]), len(kinds[1])) {
+		for _, kind := range kinds {
+			if i < len(kind) {
+				turns = append(turns, kind[i])
+			}
+		}
+	}
+	return turns
+}
+
+func (e *Endpoint) resolveOne(ctx context.Context, hp string, add func(netip.AddrPort)) error {
+	if a, err := netip.ParseAddrPort(hp); err == nil {
+		add(a)
+		return nil
+	}
+	host, portText, err := net.SplitHostPort(hp)
+	if err != nil {
+		return fmt.Errorf("address %q: want host:port", clip(hp))
+	}
+	port, err := strconv.ParseUint(portText, 10, 16)
+	if err != nil || port == 0 {
+		return fmt.Errorf("address %q: want a port from 1 to 65535", clip(hp))
+	}
+	ips, err := e.cfg.Resolve(ctx, host)
+	if err != nil {
+		return fmt.Errorf("look up %s: %w", host, err)
+	}
+	for _, ip := range byTurns(ips) {
+		add(netip.AddrPortFrom(ip, uint16(port)))
+	}
+	return nil
+}
+
+// srvPrefix marks the name of a service among addresses.
+const srvPrefix = "srv:"
+
+// service looks up where a service is: a name that begins with an underscore as it is, another one as _holdfast._udp.
+func (e *Endpoint) service(ctx context.Context, name string) ([]string, error) {
+	if !strings.HasPrefix(name, "_") {
+		name = "_holdfast._udp." + name
+	}
+	found, err := e.cfg.ResolveService(ctx, name)
+	if len(found) == 0 {
+		if err == nil {
+			err = errors.New("there is none")
+		}
+		return nil, fmt.Errorf("look up the SRV record %s: %w", name, err)
+	}
+	var hps []string
+	for _, s := range found {
+		if host := strings.TrimSuffix(s.Target, "."); host != "" { // "." says that the service is not there: RFC 2782
+			hps = append(hps, net.JoinHostPort(host, strconv.Itoa(int(s.Port))))
+		}
+	}
+	return hps, nil // names that LookupSRV has left out, as malformed, are no reason not to try the others
 }

@@ -1,7 +1,9 @@
 package transport
 
 import (
+	"bytes"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -282,8 +284,8 @@ func (e *Endpoint) open() []*Conn {
 	return open
 }
 
-// Recheck judges the peers of all open connections again, by certificate life and Config.Allowed, and closes those that
-// would be refused now. To be called when membership or revocations change, and now and then for certificates that end.
+// Recheck judges the peers of all open connections again, by certificate life, the CAs trusted now and Config.Allowed, and
+// closes those that would be refused now. To be called when membership or revocations change, and now and then for certificates that end.
 // It returns how many were closed.
 func (e *Endpoint) Recheck() (closed int) {
 	for _, c := range e.open() {
@@ -293,6 +295,8 @@ func (e *Endpoint) Recheck() (closed int) {
 		var why error
 		if now := e.cfg.Now(); now.After(c.peer.NotAfter) {
 			why = Expired
+		} else if c.protocol != Join && !e.trusts(c.authority) {
+			why = UnknownCA
 		} else if e.cfg.Allowed != nil && !(c.dialed && c.protocol == Join) {
 			why = e.cfg.Allowed(c.Peer())
 		}
@@ -303,6 +307,11 @@ func (e *Endpoint) Recheck() (closed int) {
 		}
 	}
 	return closed
+}
+
+// trusts reports whether a CA is one that peers are judged by now.
+func (e *Endpoint) trusts(ca []byte) bool {
+	return slices.ContainsFunc(e.cfg.Identity().roots, func(r *x509.Certificate) bool { return bytes.Equal(r.Raw, ca) })
 }
 
 // Health takes stock of every open connection, ordered by protocol and node.

@@ -2,6 +2,7 @@ package transport
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"strings"
 	"testing"
@@ -58,7 +59,7 @@ func refusalCases() []refusalCase {
 	forged := func(name, cluster string) func(*testing.T, *world) {
 		return func(t *testing.T, w *world) {
 			id := *newIdentity(t, mustCA(t, cluster), Grant{})
-			id.ca, id.info.Cluster = w.ca.cert, w.ca.Cluster()
+			id.roots, id.info.Cluster = []*x509.Certificate{w.ca.cert}, w.ca.Cluster()
 			w.ids[name] = &id
 		}
 	}

@@ -7,7 +7,7 @@ import (
 	"path/filepath"
 )
 
-// maxFileBytes bounds what is read from an identity or CA file: a key and two certificates are below 4 KiB.
+// maxFileBytes bounds what is read from an identity or CA file: a key and all certificates are below 16 KiB.
 const maxFileBytes = 64 << 10
 
 // writeFile replaces dir/name by data in one step: after a crash at any instant the file is the old or the new one.
@@ -32,6 +32,11 @@ func writeFile(dir, name string, data []byte) (err error) {
 	if err != nil {
 		return errors.Join(err, os.Remove(tmp))
 	}
+	return syncDir(dir)
+}
+
+// syncDir makes the names in a folder durable.
+func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package transport
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ed25519"
 	"crypto/hmac"
 	"crypto/rand"
@@ -23,17 +24,21 @@ type Identity struct {
 	key    ed25519.PrivateKey
 	secret [32]byte // random; what must survive a restart is derived from it
 
-	cert, ca *x509.Certificate // both nil before joining
-	info     PeerInfo          // of cert
+	cert, ca *x509.Certificate   // both nil before joining; ca has issued cert
+	info     PeerInfo            // of cert
+	roots    []*x509.Certificate // what peers are judged by; see Trust
+	bridges  []*x509.Certificate
+	times    times
 }
 
 const identityFile = "node.pem"
 
 // PEM block types of identity and CA files. The node block holds id and secret: 16 and 32 bytes.
 const (
-	pemKey  = "PRIVATE KEY" // PKCS #8
-	pemCert = "CERTIFICATE"
-	pemNode = "HOLDFAST NODE"
+	pemKey   = "PRIVATE KEY" // PKCS #8
+	pemECKey = "EC PRIVATE KEY"
+	pemCert  = "CERTIFICATE"
+	pemNode  = "HOLDFAST NODE"
 )
 
 // NewIdentity draws a node id, a key and a secret. The identity can join a cluster and nothing else until
@@ -62,7 +67,7 @@ func (id *Identity) Info() PeerInfo {
 	return id.info.clone()
 }
 
-// CAHash is the hash that join tokens pin the cluster's CA by; empty before joining.
+// CAHash is the hash that join tokens pin the CA of the certificate by; empty before joining.
 func (id *Identity) CAHash() string {
 	if id.ca == nil {
 		return ""
@@ -70,7 +75,7 @@ func (id *Identity) CAHash() string {
 	return caHash(id.ca)
 }
 
-// CACertificate is the cluster's CA in DER; nil before joining.
+// CACertificate is the CA of the certificate in DER; nil before joining.
 func (id *Identity) CACertificate() []byte {
 	if id.ca == nil {
 		return nil
@@ -119,7 +124,8 @@ func (id *Identity) with(leaf, root *x509.Certificate) (*Identity, error) {
 		return nil, fmt.Errorf("take a certificate: not issued by the CA %s: %w", caHash(root), err)
 	}
 	n := *id
-	n.cert, n.ca, n.info = leaf, root, info
+	n.cert, n.ca, n.info, n.times = leaf, root, info, times{}
+	n.roots, n.bridges = []*x509.Certificate{root}, nil
 	return &n, nil
 }
 
@@ -138,6 +144,7 @@ func (id *Identity) Save(dir string) error {
 	if id.cert != nil {
 		out = append(out, pem.EncodeToMemory(&pem.Block{Type: pemCert, Bytes: id.cert.Raw})...)
 		out = append(out, pem.EncodeToMemory(&pem.Block{Type: pemCert, Bytes: id.ca.Raw})...)
+		out = id.appendTrust(out)
 	}
 	if err := writeFile(dir, identityFile, out); err != nil {
 		return fmt.Errorf("save the identity: %w", err)
@@ -163,55 +170,102 @@ func LoadIdentity(dir string) (*Identity, error) {
 }
 
 func parseIdentity(data []byte) (*Identity, error) {
-	key, certs, node, err := parsePEM(data)
+	b, err := parsePEM(data)
 	if err != nil {
 		return nil, err
 	}
-	if key == nil || len(node) != 16+32 || (len(certs) != 0 && len(certs) != 2) {
-		return nil, fmt.Errorf("want a key, a node block of 48 bytes and no or two certificates, found %d bytes and %d certificates",
-			len(node), len(certs))
+	key, ok := b.key.(ed25519.PrivateKey)
+	if !ok || len(b.node) != 16+32 || (len(b.certs) != 0 && len(b.certs) != 2) {
+		return nil, fmt.Errorf("want an ed25519 key, a node block of 48 bytes and no or two certificates, found a %T, %d bytes and %d certificates",
+			b.key, len(b.node), len(b.certs))
 	}
-	id := &Identity{node: hex.EncodeToString(node[:16]), key: key, secret: [32]byte(node[16:])}
-	if len(certs) == 0 {
+	id := &Identity{node: hex.EncodeToString(b.node[:16]), key: key, secret: [32]byte(b.node[16:])}
+	if len(b.certs) == 0 {
 		return id, nil
 	}
-	return id.with(certs[0], certs[1])
+	if id, err = id.with(b.certs[0], b.certs[1]); err != nil {
+		return nil, err
+	}
+	id.times = b.times
+	if len(b.roots) > 0 {
+		id.roots, id.bridges = b.roots, b.bridges
+	}
+	return id, nil
 }
 
-// parsePEM reads the blocks that identity and CA files are made of, each kind optional.
-func parsePEM(data []byte) (key ed25519.PrivateKey, certs []*x509.Certificate, node []byte, err error) {
+// blocks is what identity and CA files are made of, each kind optional.
+type blocks struct {
+	key            crypto.Signer
+	certs          []*x509.Certificate
+	node           []byte
+	roots, bridges []*x509.Certificate
+	times          times
+}
+
+func parsePEM(data []byte) (b blocks, err error) {
 	for {
 		block, rest := pem.Decode(data)
 		if block == nil {
 			if len(bytes.TrimSpace(data)) > 0 {
-				return nil, nil, nil, fmt.Errorf("%d bytes that are no whole PEM block: the file was cut short or edited", len(data))
+				return b, fmt.Errorf("%d bytes that are no whole PEM block: the file was cut short or edited", len(data))
 			}
-			return key, certs, node, nil
+			return b, nil
 		}
-		switch block.Type {
-		case pemKey:
-			k, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-			if err != nil {
-				return nil, nil, nil, err
-			}
-			ed, ok := k.(ed25519.PrivateKey)
-			if !ok || key != nil {
-				return nil, nil, nil, fmt.Errorf("key of type %T: want one ed25519 key", k)
-			}
-			key = ed
-		case pemCert:
-			c, err := x509.ParseCertificate(block.Bytes)
-			if err != nil {
-				return nil, nil, nil, err
-			}
-			certs = append(certs, c)
-		case pemNode:
-			node = block.Bytes
-		default:
-			return nil, nil, nil, fmt.Errorf("unknown block %q", clip(block.Type))
+		if err := b.add(block); err != nil {
+			return b, err
 		}
 		data = rest
 	}
+}
+
+func (b *blocks) add(block *pem.Block) (err error) {
+	switch block.Type {
+	case pemKey, pemECKey:
+		if b.key != nil {
+			return errors.New("more than one key")
+		}
+		b.key, err = parseKey(block)
+	case pemCert:
+		b.certs, err = addCert(b.certs, block)
+	case pemRoot:
+		b.roots, err = addCert(b.roots, block)
+	case pemBridge:
+		b.bridges, err = addCert(b.bridges, block)
+	case pemNode:
+		b.node = block.Bytes
+	case pemTimes:
+		b.times, err = parseTimes(block.Bytes)
+	default:
+		return fmt.Errorf("unknown block %q", clip(block.Type))
+	}
+	return err
+}
+
+func addCert(all []*x509.Certificate, block *pem.Block) ([]*x509.Certificate, error) {
+	c, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return all, err
+	}
+	return append(all, c), nil
+}
+
+// parseKey reads a private key: PKCS #8, or the form that openssl ecparam writes.
+func parseKey(block *pem.Block) (crypto.Signer, error) {
+	var k any
+	var err error
+	if block.Type == pemECKey {
+		k, err = x509.ParseECPrivateKey(block.Bytes)
+	} else {
+		k, err = x509.ParsePKCS8PrivateKey(block.Bytes)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s, ok := k.(crypto.Signer)
+	if !ok {
+		return nil, fmt.Errorf("a %T cannot sign", k)
+	}
+	return s, nil
 }
 
 // derive makes a key that is the same after a restart, one per purpose.
@@ -221,11 +275,22 @@ func (id *Identity) derive(purpose string) [32]byte {
 	return [32]byte(mac.Sum(nil))
 }
 
-// tlsCertificate is what is shown to peers. With withCA the CA goes along, for a peer that knows its hash only.
+// tlsCertificate is what is shown to peers: the certificate, bridges to its CA while there are any, and with withCA the
+// CAs too, for a peer that knows one by its hash only.
 func (id *Identity) tlsCertificate(withCA bool) tls.Certificate {
 	chain := [][]byte{id.cert.Raw}
+	for _, b := range id.bridges {
+		if bytes.Equal(b.RawSubjectPublicKeyInfo, id.ca.RawSubjectPublicKeyInfo) {
+			chain = append(chain, b.Raw)
+		}
+	}
 	if withCA {
 		chain = append(chain, id.ca.Raw)
+		for _, r := range id.roots {
+			if !r.Equal(id.ca) {
+				chain = append(chain, r.Raw)
+			}
+		}
 	}
 	return tls.Certificate{Certificate: chain, PrivateKey: id.key, Leaf: id.cert}
 }

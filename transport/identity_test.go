@@ -113,14 +113,14 @@ func swapKey(t *testing.T, path string, other *Identity) {
 
 func TestCAIsTheSameAfterSavingAndLoading(t *testing.T) {
 	dir := t.TempDir()
-	if _, err := LoadCA(dir); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := LoadCA(dir, "c1"); !errors.Is(err, fs.ErrNotExist) {
 		t.Fatalf("load from an empty dir: %v", err)
 	}
 	ca := mustCA(t, "c1")
 	if err := ca.Save(dir); err != nil {
 		t.Fatal(err)
 	}
-	got, err := LoadCA(dir)
+	got, err := LoadCA(dir, "c1")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -41,6 +41,7 @@ type PeerInfo struct {
 	Cluster  string    // id of the cluster: up to 63 of 0-9, a-z and dash
 	Role     Role      //
 	Scope    []string  // key prefixes a proxy may touch; none: nothing, the empty prefix: everything. Members have none
+	Key      string    // SHA-256 of its public key (SPKI), in hexadecimal
 	Serial   string    // of the certificate, in hexadecimal
 	NotAfter time.Time // end of the certificate
 }
@@ -170,7 +171,7 @@ func peerInfo(cert *x509.Certificate) (PeerInfo, error) {
 	if err != nil {
 		return PeerInfo{}, err
 	}
-	p.Serial, p.NotAfter = fmt.Sprintf("%x", cert.SerialNumber), cert.NotAfter
+	p.Serial, p.NotAfter, p.Key = fmt.Sprintf("%x", cert.SerialNumber), cert.NotAfter, caHash(cert)
 	return p, nil
 }
 

@@ -27,6 +27,7 @@ const (
 	NotAllowed
 	Removed
 	Revoked
+	Starting
 	refusalEnd // one past the last; not a reason
 )
 
@@ -56,7 +57,9 @@ func (r Refusal) Error() string {
 	case Removed:
 		return "the node has been removed from the cluster"
 	case Revoked:
-		return "the node's certificate has been revoked"
+		return "the node has been revoked, for good (a box that is yours joins again with an empty data dir and a new token)"
+	case Starting:
+		return "the peer is starting and cannot judge yet (try again)"
 	}
 	return fmt.Sprintf("refused for a reason unknown to this version (%d)", uint8(r))
 }
@@ -64,7 +67,7 @@ func (r Refusal) Error() string {
 // label names the reason in counters.
 func (r Refusal) label() string {
 	names := [...]string{"unknown", "no_certificate", "unknown_ca", "other_cluster", "expired", "not_yet_valid", "malformed",
-		"wrong_role", "wrong_node", "self", "not_allowed", "removed", "revoked"}
+		"wrong_role", "wrong_node", "self", "not_allowed", "removed", "revoked", "starting"}
 	if int(r) < len(names) {
 		return names[r]
 	}

@@ -7,7 +7,7 @@ import (
 
 // TestRefusalNumbersAreFixed: they cross the link between versions.
 func TestRefusalNumbersAreFixed(t *testing.T) {
-	want := []Refusal{NoCertificate, UnknownCA, OtherCluster, Expired, NotYetValid, Malformed, WrongRole, WrongNode, Self, NotAllowed, Removed, Revoked}
+	want := []Refusal{NoCertificate, UnknownCA, OtherCluster, Expired, NotYetValid, Malformed, WrongRole, WrongNode, Self, NotAllowed, Removed, Revoked, Starting}
 	seen := make(map[string]Refusal)
 	for i, r := range want {
 		if int(r) != i+1 {

@@ -14,6 +14,17 @@ type Stream struct {
 	ReceiveStream
 }
 
+// Binding is a secret of the two ends of this connection and of no other one: what is signed with it cannot be shown
+// again elsewhere (RFC 5705, RFC 9266).
+func (s *Stream) Binding() []byte {
+	state := s.SendStream.conn.qc.ConnectionState().TLS
+	b, err := state.ExportKeyingMaterial("EXPORTER-holdfast-binding", nil, 32)
+	if err != nil {
+		return nil // which no proof is verified with
+	}
+	return b
+}
+
 // SetDeadline bounds reads and writes; zero is none. Running out is os.ErrDeadlineExceeded.
 func (s *Stream) SetDeadline(t time.Time) error {
 	if err := s.SetReadDeadline(t); err != nil {

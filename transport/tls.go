@@ -101,11 +101,11 @@ func (e *Endpoint) clientTLS(p Protocol, t Target, addr string) (*tls.Config, er
 func (e *Endpoint) verifier(p Protocol, serving bool, t Target) verifier {
 	id := e.cfg.Identity()
 	v := verifier{
-		protocol: p, serving: serving, self: id.node, ca: id.ca, cluster: id.info.Cluster,
+		protocol: p, serving: serving, self: id.node, roots: id.roots, cluster: id.info.Cluster,
 		expect: t.Node, proxies: t.AllowProxy, now: e.cfg.Now, allowed: e.cfg.Allowed,
 	}
-	if !serving && p == Join {
-		v.ca, v.cluster, v.pin, v.allowed = nil, "", t.CAHash, nil // knows nobody yet
+	if !serving && p == Join && t.CAHash != "" {
+		v.roots, v.cluster, v.pin, v.allowed = nil, "", t.CAHash, nil // knows nobody yet
 	}
 	return v
 }

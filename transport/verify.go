@@ -15,7 +15,7 @@ type verifier struct {
 	serving  bool // the other end dialed
 
 	self    string               // own node id
-	ca      *x509.Certificate    // what the peer's certificate must be signed by; nil: pin decides
+	roots   []*x509.Certificate  // one of which must prove the peer's certificate; none: pin decides
 	pin     string               // CAHash of a CA not known yet, for Join
 	cluster string               // required cluster; with a pin: the one that the pinned CA is for
 	expect  string               // required node; empty: any
@@ -43,20 +43,21 @@ func (v verifier) judge(chain []*x509.Certificate) (PeerInfo, *x509.Certificate,
 		return refuse(NoCertificate, "protocol %s", v.protocol)
 	}
 	leaf := chain[0]
-	ca, err := v.authority(chain)
+	roots, err := v.authorities(chain)
 	if err != nil {
 		return refuse(UnknownCA, "%v", err)
 	}
 	if v.pin != "" {
-		v.cluster, _ = caCluster(ca) // checked by authority
+		v.cluster, _ = caCluster(roots[0]) // a CA that an operator brought names none
 	}
 	claim, claimErr := peerInfo(leaf)
-	if err := leaf.CheckSignatureFrom(ca); err != nil {
+	ca := path(leaf, chain[1:], roots)
+	if ca == nil {
 		// The claim is not proven, but an honest mistake is to be in the wrong cluster.
 		if claimErr == nil && v.cluster != "" && claim.Cluster != v.cluster {
 			return refuse(OtherCluster, "it says cluster %s, this is %s, and another CA signed it", claim.Cluster, v.cluster)
 		}
-		return refuse(UnknownCA, "%s: %v", subject(leaf), err)
+		return refuse(UnknownCA, "%s", subject(leaf))
 	}
 	switch {
 	case claimErr != nil:
@@ -95,20 +96,17 @@ func (v verifier) judge(chain []*x509.Certificate) (PeerInfo, *x509.Certificate,
 	return claim, ca, nil
 }
 
-// authority is the CA to judge by: the cluster's, or the one in the chain that has the pinned hash.
-func (v verifier) authority(chain []*x509.Certificate) (*x509.Certificate, error) {
+// authorities are the CAs to judge by: those that are trusted, or the one in the chain that has the pinned hash.
+func (v verifier) authorities(chain []*x509.Certificate) ([]*x509.Certificate, error) {
 	if v.pin == "" {
-		if v.ca == nil {
+		if len(v.roots) == 0 {
 			return nil, errors.New("this node knows no CA")
 		}
-		return v.ca, nil
+		return v.roots, nil
 	}
 	for _, c := range chain[1:] {
-		if caHash(c) == v.pin {
-			if _, err := caCluster(c); err != nil {
-				return nil, err
-			}
-			return c, nil
+		if c.IsCA && caHash(c) == v.pin {
+			return []*x509.Certificate{c}, nil
 		}
 	}
 	return nil, fmt.Errorf("none of the %d certificates shown has the pinned hash %s", len(chain), v.pin)

@@ -19,9 +19,15 @@ const (
 	toQueued
 	toTokens
 	toToken
+	toSwitch
 	toMembers
 	toMember
-	toSwitch
+	toNodes
+	toNode
+	toCert
+	toRenew
+	toRotate
+	toFinish
 	toTxn
 	toBatch
 	toLeases
@@ -49,9 +55,9 @@ const (
 	tokensPath = "/v1/tokens"
 	tokenRoot  = "/v1/tokens/" //nolint:gosec // a path
 
+	nodeRoot    = "/v1/nodes/"
 	membersPath = "/v1/members"
 	memberRoot  = "/v1/members/"
-	nodeRoot    = "/v1/nodes/"
 
 	txnPath       = "/v1/txn"
 	batchPath     = "/v1/batch"
@@ -71,6 +77,11 @@ var exact = map[string]target{
 	flushPath:    toFlush,
 	tokensPath:   toTokens,
 	membersPath:  toMembers,
+	nodesPath:    toNodes,
+	certPath:     toCert,
+	renewPath:    toRenew,
+	rotatePath:   toRotate,
+	finishPath:   toFinish,
 	txnPath:      toTxn,
 	batchPath:    toBatch,
 	leasesPath:   toLeases,
@@ -105,13 +116,16 @@ func route(u *url.URL) (target, string) {
 	if id, ok := strings.CutPrefix(sent, tokenRoot); ok && isID(id) {
 		return toToken, id
 	}
-	if name, ok := strings.CutPrefix(u.Path, memberRoot); ok && strings.HasPrefix(sent, memberRoot) && name != "" && !strings.Contains(name, "/") {
-		return toMember, name
-	}
-	if name, ok := strings.CutPrefix(sent, nodeRoot); ok {
+	if name, ok := strings.CutPrefix(sent, nodesRoot); ok {
 		if node, kind, two := strings.Cut(name, "/"); two && isID(node) && slices.Contains(switchKinds, kind) {
 			return toSwitch, name
 		}
+	}
+	if name, ok := strings.CutPrefix(u.Path, memberRoot); ok && strings.HasPrefix(sent, memberRoot) && name != "" && !strings.Contains(name, "/") {
+		return toMember, name
+	}
+	if strings.HasPrefix(sent, nodesRoot) && len(u.Path) > len(nodesRoot) {
+		return toNode, u.Path[len(nodesRoot):] // a name may have any character
 	}
 	if id, ok := strings.CutPrefix(sent, leaseRoot); ok {
 		if isID(id) {

@@ -35,6 +35,9 @@ type Options struct {
 
 	Admin func() api.Admin // answers /v1/snapshot and /v1/members; nil, or returning nil: the node is no full replica
 
+	Nodes        api.Nodes        // answers /v1/nodes behind Admin and nowhere else
+	Certificates api.Certificates // answers /v1/cert likewise
+
 	Log     *slog.Logger          // nil: discarded
 	Metrics prometheus.Registerer // nil: not counted. New panics if another Handler has registered there
 
@@ -127,16 +130,16 @@ func (h *Handler) EndWatches() {
 	h.copies.close()
 }
 
-func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.handle(w, r, false) }
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.handle(w, r, nil) }
 
-// handle serves a request on a listener that is for administration, or is not.
-func (h *Handler) handle(w http.ResponseWriter, r *http.Request, admin bool) {
+// handle serves a request on a listener for administration, or nil.
+func (h *Handler) handle(w http.ResponseWriter, r *http.Request, adm *administration) {
 	h.metrics.inFlight.Add(1)
 	defer h.metrics.inFlight.Add(-1)
 	if r.ContentLength != 0 {
 		h.boundBody(w)
 	}
-	status, err := h.serve(w, r, admin)
+	status, err := h.serve(w, r, adm)
 	if err != nil {
 		status = h.refuse(w, r, err)
 	}
@@ -162,7 +165,11 @@ const (
 )
 
 // serve answers a request and returns the status it has sent, or an error if it has sent nothing yet.
-func (h *Handler) serve(w http.ResponseWriter, r *http.Request, admin bool) (int, error) {
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, adm *administration) (int, error) {
+	var tokens api.Tokens
+	if adm != nil {
+		tokens = adm.tokens
+	}
 	to, name := route(r.URL)
 	if preflight, err := h.origins.admit(w, r); preflight || err != nil {
 		return http.StatusNoContent, err
@@ -181,15 +188,27 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, admin bool) (int
 	case toRetry:
 		return h.servePost(w, r, func(w http.ResponseWriter, r *http.Request) (int, error) { return h.retryQueued(w, r, name) })
 	case toTokens:
-		return h.serveTokens(w, r, admin)
+		return h.serveTokens(w, r, tokens)
 	case toToken:
-		return h.serveToken(w, r, admin, name)
-	case toMembers:
-		return h.serveMembers(w, r, admin)
-	case toMember:
-		return h.serveMember(w, r, admin, name)
+		return h.serveToken(w, r, tokens, name)
 	case toSwitch:
-		return h.serveSwitch(w, r, admin, name)
+		return h.serveSwitch(w, r, adm != nil, name)
+	case toMembers:
+		return h.serveMembers(w, r, adm != nil)
+	case toMember:
+		return h.serveMember(w, r, adm != nil, name)
+	case toNodes:
+		return h.serveNodes(w, r, adm)
+	case toNode:
+		return h.serveNode(w, r, adm, name)
+	case toCert:
+		return h.serveCert(w, r, adm)
+	case toRenew:
+		return h.changeCert(w, r, adm, adm.renew)
+	case toRotate:
+		return h.changeCert(w, r, adm, adm.rotate)
+	case toFinish:
+		return h.changeCert(w, r, adm, adm.finish)
 	case toTxn:
 		return h.servePost(w, r, h.txn)
 	case toBatch:

@@ -51,7 +51,7 @@ func (o *office) Revoke(_ context.Context, id string) error {
 func serveAdmin(t *testing.T, tokens api.Tokens, change ...func(*Options)) *node {
 	t.Helper()
 	n := serve(t, append(change, func(o *Options) {
-		o.Tokens = tokens
+		o.Tokens, o.Nodes, o.Certificates = tokens, &registry{}, &registry{}
 		if o.Switch == nil {
 			o.Switch = &lever{}
 		}

@@ -56,6 +56,7 @@ const (
 type Server struct {
 	backend api.Backend
 	log     *slog.Logger
+	attend  Attend
 	ending  context.Context // ended by End
 	end     context.CancelFunc
 }
@@ -63,13 +64,19 @@ type Server struct {
 // endGrace is how long the requests under way have to be answered once a server is to end.
 const endGrace = 2 * time.Second
 
-// New returns a server over b.
-func New(b api.Backend, log *slog.Logger) *Server {
+// Attend serves the control stream of a peer until it ends. See enroll.Roll for what is spoken on it.
+type Attend func(ctx context.Context, conn Conn, peer Peer, in *bufio.Reader, out io.Writer) error
+
+// New returns a server over b. Without attend peers have no control stream.
+func New(b api.Backend, log *slog.Logger, attend ...Attend) *Server {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
 	s := &Server{backend: b, log: log}
 	s.ending, s.end = context.WithCancel(context.Background())
+	if len(attend) > 0 {
+		s.attend = attend[0]
+	}
 	return s
 }
 
@@ -91,7 +98,7 @@ func (s *Server) Serve(ctx context.Context, conn Conn, peer Peer) {
 		if err != nil {
 			break
 		}
-		running.Go(func() { s.stream(ctx, taking, st, peer) })
+		running.Go(func() { s.stream(ctx, taking, conn, st, peer) })
 	}
 	if s.ending.Err() == nil {
 		return
@@ -102,7 +109,7 @@ func (s *Server) Serve(ctx context.Context, conn Conn, peer Peer) {
 }
 
 // stream answers one stream; a watch until taking ends.
-func (s *Server) stream(ctx, taking context.Context, st Stream, peer Peer) {
+func (s *Server) stream(ctx, taking context.Context, conn Conn, st Stream, peer Peer) {
 	stop := context.AfterFunc(ctx, func() { st.Abort(codeDone) })
 	defer stop()
 	r := bufio.NewReaderSize(st, 512) // most requests are small, and there are many connections
@@ -115,6 +122,9 @@ func (s *Server) stream(ctx, taking context.Context, st Stream, peer Peer) {
 	if err == nil && q.Verb == wire.UplinkWatch {
 		defer context.AfterFunc(taking, func() { st.Abort(codeDone) })()
 		err = s.watch(taking, st, r, q, peer)
+	} else if err == nil && q.Verb == wire.UplinkNode && s.attend != nil {
+		defer context.AfterFunc(taking, func() { st.Abort(codeDone) })()
+		err = s.attend(taking, conn, peer, r, st)
 	} else if err == nil {
 		err = s.answer(ctx, st, q, peer)
 	} else {
@@ -151,6 +161,8 @@ func (s *Server) answer(ctx context.Context, st Stream, q wire.UplinkRequest, pe
 		return wire.WriteFrame(st, s.do(ctx, q.Body, peer))
 	case wire.UplinkRead:
 		return s.reply(st, s.read(ctx, q.Body, peer))
+	case wire.UplinkNode:
+		return s.reply(st, wire.AppendError(nil, kv.Errorf(kv.Unsupported, "this node serves no control streams")))
 	default:
 		return s.reply(st, s.hello(ctx))
 	}

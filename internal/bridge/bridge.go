@@ -3,10 +3,14 @@
 package bridge
 
 import (
+	"bufio"
 	"context"
+	"io"
+	"time"
 
 	"holdfast/api/uplink"
 	"holdfast/client"
+	"holdfast/internal/wire"
 	"holdfast/transport"
 )
 
@@ -27,6 +31,32 @@ func (d Dialed) Done() <-chan struct{} { return d.Context().Done() }
 
 // Close ends the connection.
 func (d Dialed) Close(reason string) { d.CloseWithError(transport.CodeDone, reason) }
+
+// Follow opens a control stream on a connection and hands it to speak, until that returns. The error is speak's.
+func Follow(ctx context.Context, c *transport.Conn, speak func(in *bufio.Reader, out io.Writer) error) error {
+	st, err := c.OpenStream(ctx)
+	if err != nil {
+		return err
+	}
+	defer st.Abort(0)
+	defer context.AfterFunc(ctx, func() { st.Abort(0) })()
+	if err := wire.WriteFrame(st, wire.UplinkRequest{Verb: wire.UplinkNode}.Append(nil)); err != nil {
+		return err
+	}
+	return speak(bufio.NewReaderSize(st, 512), st)
+}
+
+// NodeLink is a connection as enroll.Roll sees it.
+type NodeLink struct{ *transport.Conn }
+
+// RTT is the smoothed round-trip time.
+func (l NodeLink) RTT() time.Duration { return l.Health().RTTSmoothed }
+
+// Address is where the node is now.
+func (l NodeLink) Address() string { return l.RemoteAddr().String() }
+
+// Close sends the node away.
+func (l NodeLink) Close(reason string) { l.CloseWithError(transport.CodeNotAllowed, reason) }
 
 // Accepted is a connection as a server sees it.
 type Accepted struct{ *transport.Conn }

@@ -1,0 +1,137 @@
+package agent
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+
+	"holdfast/client"
+	"holdfast/enroll"
+	"holdfast/internal/bridge"
+	"holdfast/transport"
+)
+
+// This file is what a node hears from the member that its uplink leads to.
+
+// revokedFile, in the folder of the identity, has the ids of members that were revoked. It is written when there is one
+// more.
+const revokedFile = "revoked.json"
+
+// dialUplink opens an uplink, and its control stream beside it.
+func (a *Agent) dialUplink(ctx context.Context, endpoint string) (client.Conn, error) {
+	c, err := bridge.Dial(a.net.ep)(ctx, endpoint)
+	if err != nil {
+		return nil, err
+	}
+	if d, ok := c.(bridge.Dialed); ok {
+		a.net.following.Go(func() { a.follow(d.Conn) })
+	}
+	return c, nil
+}
+
+// follow speaks on the control stream of a connection until that ends.
+func (a *Agent) follow(c *transport.Conn) {
+	err := bridge.Follow(c.Context(), c, func(in *bufio.Reader, out io.Writer) error {
+		return enroll.Follow(in, out, a.net.boot, a.selfReport, a.heard)
+	})
+	switch {
+	case errors.Is(err, enroll.ErrCopied):
+		a.opts.Log.Error("the cluster has sent this node away", "member", c.Peer().Node, "err", err)
+		c.CloseWithError(transport.CodeNotAllowed, "this node is a copy")
+	case c.Err() == nil:
+		a.opts.Log.Debug("no control stream; the member may be of an older version", "member", c.Peer().Node, "err", err)
+	}
+}
+
+// selfReport is what this node tells of itself.
+func (a *Agent) selfReport() enroll.Report {
+	s := a.Report()
+	r := enroll.Report{Name: s.Name, Version: s.Version, Mode: s.Mode, Revision: s.Revision}
+	if s.Proxy != nil {
+		r.AgeSeconds = s.Proxy.AgeSeconds
+	}
+	if s.Queue != nil {
+		r.QueueDepth, r.QueueBytes = s.Queue.Depth, s.Queue.Bytes
+	}
+	return r
+}
+
+// heard takes in what a member tells.
+func (a *Agent) heard(n enroll.News) {
+	a.net.told(n.Now)
+	if n.Trust == nil {
+		return
+	}
+	slices.Sort(n.Revoked)
+	if err := a.takeRevoked(n.Revoked); err != nil {
+		a.opts.Log.Error("the list of revoked members is in force and not remembered", "file", revokedFile, "err", err)
+	}
+	id := a.net.identity.Load()
+	if !id.Trust().Equal(*n.Trust) {
+		next, err := id.WithTrust(*n.Trust)
+		if err == nil {
+			err = a.become(next.WithTimes(id.Issued(), n.Now))
+		}
+		if err != nil {
+			a.opts.Log.Error("the cluster's CAs are not taken over", "err", err)
+			return
+		}
+		a.opts.Log.Info("CAs taken over", "cas", len(n.Trust.Roots))
+		a.net.look(false)
+	}
+	a.net.ep.Recheck()
+}
+
+// takeRevoked shuts out members that were revoked, and remembers them.
+func (a *Agent) takeRevoked(ids []string) error {
+	a.net.allow(refusing(ids))
+	path := a.dir.join(identityName, revokedFile)
+	was, err := readRevoked(path)
+	if err == nil && slices.Equal(was, ids) {
+		return nil
+	}
+	b, err := json.Marshal(ids)
+	if err != nil {
+		return err
+	}
+	return writeFile(path, b)
+}
+
+// loadRevoked shuts out the members that were revoked when this node last heard of it.
+func (a *Agent) loadRevoked() error {
+	ids, err := readRevoked(a.dir.join(identityName, revokedFile))
+	if err != nil {
+		return storageError(err)
+	}
+	a.net.allow(refusing(ids))
+	return nil
+}
+
+func readRevoked(path string) (ids []string, err error) {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(b, &ids); err != nil {
+		return nil, refusef("%s is damaged: %w: remove it, and the next member that answers tells who was revoked", path, err)
+	}
+	return ids, nil
+}
+
+func refusing(ids []string) func(transport.PeerInfo) error {
+	return func(p transport.PeerInfo) error {
+		if slices.Contains(ids, p.Node) {
+			return fmt.Errorf("%w", transport.Revoked)
+		}
+		return nil
+	}
+}

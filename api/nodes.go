@@ -1,0 +1,106 @@
+package api
+
+import (
+	"context"
+	"time"
+)
+
+// Nodes lists the members and proxies of the cluster and shuts one out. It is an operator's: the administration socket
+// has it and no other listener. Errors are *kv.Error. All methods may be called concurrently.
+type Nodes interface {
+	// List returns every node that has joined and every one that was revoked, ordered by name. What is live in it is
+	// gathered from the members when it is called; Missing says what could not be asked.
+	List(ctx context.Context) (NodeList, error)
+	// Revoke shuts a node out for good, by id, or by name if only one has it: KeyNotFound, or Invalid for several.
+	Revoke(ctx context.Context, name string) (RevokedNode, error)
+}
+
+// NodeList is the body of GET /v1/nodes.
+type NodeList struct {
+	Nodes   []NodeInfo `json:"nodes"`
+	Missing []string   `json:"missing,omitempty"` // why the list is not as of now
+}
+
+// The states of a node in a list.
+const (
+	NodeHere      = "here"      // the member that was asked
+	NodeConnected = "connected" // it has a link, over which something came lately
+	NodeLost      = "lost"      // it has a link and nothing comes back
+	NodeAway      = "away"      // it has none
+	NodeRevoked   = "revoked"
+)
+
+// NodeInfo is one node. What is not known is absent.
+type NodeInfo struct {
+	ID               string     `json:"id"`
+	Name             string     `json:"name"`
+	Role             string     `json:"role"`
+	State            string     `json:"state"`
+	Version          string     `json:"version,omitempty"`
+	Via              string     `json:"via,omitempty"` // name of the member that it is connected to, or was last
+	Address          string     `json:"address,omitempty"`
+	RTTMillis        float64    `json:"rtt_ms,omitempty"`
+	Revision         int64      `json:"revision,omitempty"`
+	Lag              *int64     `json:"lag,omitempty"` // revisions behind the newest that any node reports
+	AgeSeconds       *float64   `json:"age_seconds,omitempty"`
+	QueueDepth       *int       `json:"queue_depth,omitempty"`
+	QueueBytes       int64      `json:"queue_bytes,omitempty"`
+	LastSeen         *time.Time `json:"last_seen,omitempty"` // since the members asked have started
+	Joined           *time.Time `json:"joined,omitempty"`
+	Scope            []string   `json:"scope,omitempty"` // of a proxy
+	CertificateUntil *time.Time `json:"certificate_until,omitempty"`
+	CA               string     `json:"ca,omitempty"` // hash of the CA of its newest certificate
+	Revoked          *time.Time `json:"revoked,omitempty"`
+}
+
+// RevokedNode is what was shut out.
+type RevokedNode struct {
+	ID   string    `json:"id"`
+	Name string    `json:"name"`
+	Role string    `json:"role"`
+	At   time.Time `json:"at"`
+	Note string    `json:"note,omitempty"` // what else to do
+}
+
+// Certificates shows and renews this node's certificate and, on a member, replaces the cluster's CA. It is an operator's,
+// as Nodes is.
+type Certificates interface {
+	// Certificate answers from memory.
+	Certificate() CertificateInfo
+	// Renew gets this node a new certificate now.
+	Renew(ctx context.Context) (CertificateInfo, error)
+	// Rotate has another CA take the place of the present one.
+	Rotate(ctx context.Context, r CARotation) (CertificateInfo, error)
+	// Finish drops the CA that is being replaced; unless force is set it is refused while nodes still need it.
+	Finish(ctx context.Context, force bool) (CertificateInfo, error)
+}
+
+// CARotation says how a CA is replaced.
+type CARotation struct {
+	PEM     []byte        // key and certificate of the new CA; nil: one is made
+	Overlap time.Duration // how long the old one is still trusted; 0: the default
+}
+
+// CertificateInfo is the body of GET /v1/cert.
+type CertificateInfo struct {
+	Node    string     `json:"node"`
+	Joined  bool       `json:"joined"`
+	Cluster string     `json:"cluster,omitempty"`
+	Role    string     `json:"role,omitempty"`
+	Scope   []string   `json:"scope,omitempty"`
+	Serial  string     `json:"serial,omitempty"`
+	Issuer  string     `json:"issuer,omitempty"` // hash of the CA, as in tokens
+	Issued  *time.Time `json:"issued,omitempty"`
+	Until   *time.Time `json:"until,omitempty"`
+	Renewal *time.Time `json:"renewal,omitempty"` // when it is renewed
+	Judged  time.Time  `json:"judged"`            // the time by which this node judges certificates
+	CAs     []CAInfo   `json:"cas,omitempty"`     // trusted here, the one that issues first
+}
+
+// CAInfo is a CA that a node trusts.
+type CAInfo struct {
+	Hash    string     `json:"hash"`
+	Ends    time.Time  `json:"ends"`
+	KeyHeld bool       `json:"key_held"`          // this member can issue with it
+	Dropped *time.Time `json:"dropped,omitempty"` // when it will be, of one that is being replaced
+}

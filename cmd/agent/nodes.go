@@ -1,0 +1,146 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+const nodesPath = "/v1/nodes"
+
+func (p *program) nodesCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "nodes",
+		Short: "List the members and proxies of the cluster, and shut one out",
+		Long: `List the members and proxies of the cluster, and shut one out.
+
+It works on a member, over its administration socket only. Without a command it lists.`,
+	}
+	f := addClientFlags(cmd)
+	list := p.nodesListCommand(f)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return unknownCommand(cmd, args[0])
+		}
+		return list.RunE(cmd, args)
+	}
+	cmd.AddCommand(list, p.nodesRevokeCommand(f))
+	for _, c := range cmd.Commands() {
+		c.DisableFlagsInUseLine = true
+	}
+	return cmd
+}
+
+func (p *program) nodesListCommand(f *clientFlags) *cobra.Command {
+	return &cobra.Command{
+		Use:   "ls [flags]",
+		Short: "List every member and proxy with its version, link, lag and queue",
+		Long: `List every member and proxy with its version, link, lag and queue.
+
+Each node that is connected is asked when the command runs. When one was last seen is kept in the
+memory of members, since they started; nothing is written for it.`,
+		Args: noArgs(exitUsage),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			a, err := p.ask(cmd, f, call{method: http.MethodGet, path: nodesPath})
+			if err != nil {
+				return err
+			}
+			if f.output != outputTable {
+				return f.output.printJSON(p.stdout, a.body)
+			}
+			return p.printNodes(a.body)
+		},
+	}
+}
+
+func (p *program) printNodes(doc []byte) error {
+	var list struct {
+		Nodes []struct {
+			ID         string     `json:"id"`
+			Name       string     `json:"name"`
+			Role       string     `json:"role"`
+			State      string     `json:"state"`
+			Version    string     `json:"version"`
+			Via        string     `json:"via"`
+			Address    string     `json:"address"`
+			RTTMillis  float64    `json:"rtt_ms"`
+			Lag        *int64     `json:"lag"`
+			QueueDepth *int       `json:"queue_depth"`
+			LastSeen   *time.Time `json:"last_seen"`
+			Revoked    *time.Time `json:"revoked"`
+		} `json:"nodes"`
+		Missing []string `json:"missing"`
+	}
+	if err := json.Unmarshal(doc, &list); err != nil {
+		return exitf(exitRefused, "the list of nodes is no JSON: %w", err)
+	}
+	rows := make([][]string, len(list.Nodes))
+	for i, n := range list.Nodes {
+		row := []string{n.Name, n.ID, n.Role, n.State, n.Version, n.Via, n.Address, "", "", "", ""}
+		if n.RTTMillis > 0 {
+			row[7] = strconv.FormatFloat(n.RTTMillis, 'f', 1, 64) + "ms"
+		}
+		if n.Lag != nil {
+			row[8] = strconv.FormatInt(*n.Lag, 10)
+		}
+		if n.QueueDepth != nil {
+			row[9] = strconv.Itoa(*n.QueueDepth)
+		}
+		for _, at := range []*time.Time{n.LastSeen, n.Revoked} {
+			if at != nil {
+				row[10] = at.Format(time.RFC3339)
+			}
+		}
+		for k := range row {
+			if row[k] == "" {
+				row[k] = "-"
+			}
+		}
+		rows[i] = row
+	}
+	if err := printTable(p.stdout, []string{"NAME", "ID", "ROLE", "STATE", "VERSION", "VIA", "ADDRESS", "RTT", "LAG", "QUEUE", "LAST SEEN"}, rows); err != nil {
+		return err
+	}
+	for _, m := range list.Missing {
+		p.note("not all of it is as of now: %s", m)
+	}
+	return nil
+}
+
+func (p *program) nodesRevokeCommand(f *clientFlags) *cobra.Command {
+	return &cobra.Command{
+		Use:   "revoke NAME [flags]",
+		Short: "Shut a node out for good, as one that was stolen",
+		Long: `Shut a node out for good, as one that was stolen: by its name, or by its id if several have the name.
+
+Its connections end within seconds, and no member or proxy lets it in again, whatever certificate it
+has. A box that is yours again joins with an empty data directory and a new token.`,
+		Args: exactArgs("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			path, err := pathOf(nodesPath, args[0])
+			if err != nil {
+				return err
+			}
+			a, err := p.ask(cmd, f, call{method: http.MethodDelete, path: path})
+			if err != nil {
+				return err
+			}
+			if f.output != outputTable {
+				return f.output.printJSON(p.stdout, a.body)
+			}
+			var r struct{ ID, Name, Role, Note string }
+			if err := json.Unmarshal(a.body, &r); err != nil {
+				return exitf(exitRefused, "the answer is no JSON: %w", err)
+			}
+			if r.Note != "" {
+				p.note("%s", r.Note)
+			}
+			_, err = fmt.Fprintf(p.stdout, "revoked %s %s (%s)\n", r.Role, r.Name, r.ID)
+			return err
+		},
+	}
+}

@@ -1,0 +1,375 @@
+package enroll
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"holdfast/internal/wire"
+	"holdfast/transport"
+)
+
+// The control stream of an uplink: one stream for as long as the connection lives, with frames of JSON.
+//
+//	node -> member   Hello, then a Report for each news that asks for one
+//	member -> node   News: at once, and when something has changed
+//
+// By it a node hears of CAs and of members that were revoked, a member knows who is connected to it, and two boxes with
+// one identity are told apart. Nothing of it is written to flash but a trust that is new.
+
+// Hello is the first word of a node.
+type Hello struct {
+	Boot   string `json:"boot"` // random, another one each time that the node starts
+	Report Report `json:"report"`
+}
+
+// Report is what a node tells of itself when it is asked.
+type Report struct {
+	Ask        uint64   `json:"ask,omitempty"` // of the News that is answered
+	Name       string   `json:"name"`
+	Version    string   `json:"version"`
+	Mode       string   `json:"mode"`
+	Revision   int64    `json:"revision"`
+	AgeSeconds *float64 `json:"age_seconds,omitempty"` // proven age of a cache
+	QueueDepth int      `json:"queue_depth"`
+	QueueBytes int64    `json:"queue_bytes"`
+}
+
+// News is what a member tells a node.
+type News struct {
+	Now     time.Time        `json:"now,omitzero"`
+	Trust   *transport.Trust `json:"trust,omitempty"`   // nil: as before
+	Revoked []string         `json:"revoked,omitempty"` // all members that were revoked, with Trust
+	Ask     uint64           `json:"ask,omitempty"`     // a Report with this number is asked for
+	Refused string           `json:"refused,omitempty"` // the node is sent away, and why
+}
+
+// controlFrameMax bounds a frame of the control stream.
+const controlFrameMax = 256 << 10
+
+// Link is the connection of a node.
+type Link interface {
+	Lost() bool
+	RTT() time.Duration
+	Address() string
+	Close(reason string)
+}
+
+// Seen is a node as a member knows it from its connection.
+type Seen struct {
+	Node      string    `json:"node"`
+	Boot      string    `json:"boot,omitempty"`
+	Connected bool      `json:"connected"`
+	Lost      bool      `json:"lost,omitempty"`
+	Address   string    `json:"address,omitempty"`
+	RTTMillis float64   `json:"rtt_ms,omitempty"`
+	At        time.Time `json:"at"` // of the last sign of life
+	Report    Report    `json:"report"`
+}
+
+// RollOptions is what a Roll needs.
+type RollOptions struct {
+	// News is what nodes are told, and a channel that is closed when that has changed.
+	News func() (News, <-chan struct{})
+	// Elsewhere reports whether a node with another boot is connected to another member, and from where. It may take as
+	// long as ctx lets it. Nil: there are no others.
+	Elsewhere func(ctx context.Context, node, boot string) (address string, found bool)
+	Now       func() time.Time
+	Log       *slog.Logger
+}
+
+// Roll is who is connected to this member, in memory.
+type Roll struct {
+	opts RollOptions
+
+	mu       sync.Mutex
+	sessions map[string]*session // by node
+	away     map[string]Seen     // of nodes that were here before, at most awayMax
+}
+
+// Bounds of a Roll.
+const (
+	awayMax = 20_000
+	// aliveWait is how long a node is given to show that it still runs when another one comes with its identity: some
+	// round trips of a bad link. A box that has restarted is served meanwhile.
+	aliveWait = 3 * time.Second
+	// reportWait is how long a node has to answer when the roll is called.
+	reportWait = 2 * time.Second
+)
+
+// NewRoll returns an empty Roll.
+func NewRoll(o RollOptions) *Roll {
+	return &Roll{opts: o, sessions: make(map[string]*session), away: make(map[string]Seen)}
+}
+
+// session is one node's control stream.
+type session struct {
+	roll *Roll
+	node string
+	boot string
+	link Link
+
+	w    io.Writer
+	asks chan News // to be sent by tell; when it is full the node takes nothing, and is not asked
+
+	mu    sync.Mutex
+	last  Report
+	at    time.Time
+	asked uint64
+	waits map[uint64]chan struct{} // closed by the report with that number
+}
+
+// ErrCopied says that a node was sent away, because another one has its identity.
+var ErrCopied = errors.New("another node with this identity is connected")
+
+// Attend serves the control stream of a node, which r and w are of, until ctx or the stream ends.
+func (r *Roll) Attend(ctx context.Context, node string, link Link, in *bufio.Reader, out io.Writer) error {
+	var h Hello
+	if err := readControl(in, &h); err != nil {
+		return fmt.Errorf("read the hello of node %s: %w", node, err)
+	}
+	s := &session{roll: r, node: node, boot: h.Boot, link: link, w: out, asks: make(chan News, 4), last: h.Report, at: r.opts.Now(), waits: make(map[uint64]chan struct{})}
+	if err := r.enter(ctx, s); err != nil {
+		return err
+	}
+	defer r.leave(s)
+	ctx, cancel := context.WithCancel(ctx)
+	var telling sync.WaitGroup
+	defer telling.Wait()
+	defer cancel()
+	telling.Go(func() { s.tell(ctx) })
+	for {
+		var rep Report
+		if err := readControl(in, &rep); err != nil {
+			if errors.Is(err, io.EOF) || ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("control stream of node %s: %w", node, err)
+		}
+		s.heard(rep)
+	}
+}
+
+// enter makes s the session of its node, unless another node of that identity is alive.
+func (r *Roll) enter(ctx context.Context, s *session) error {
+	where, copied := r.duplicate(ctx, s)
+	if copied {
+		text := fmt.Sprintf("a node with the same identity is connected from %s: this data dir is a copy. Stop this node and give it a data dir of its own (agent prepare-image takes the identity out of a copy)", where)
+		_ = s.send(News{Refused: text}) // and if it does not arrive, the end of the connection does
+		s.link.Close(text)
+		r.opts.Log.Error("a second node with a copied identity was sent away: give it a data dir of its own, or revoke the node if you do not know the box",
+			"node", s.node, "name", s.last.Name, "from", s.link.Address(), "first", where)
+		return ErrCopied
+	}
+	r.mu.Lock()
+	was := r.sessions[s.node]
+	r.sessions[s.node] = s
+	delete(r.away, s.node)
+	r.mu.Unlock()
+	if was != nil && was.boot != s.boot {
+		was.link.Close("the node has restarted and is connected anew")
+	}
+	return nil
+}
+
+// duplicate reports whether the node of another session, here or elsewhere, is alive beside this one.
+func (r *Roll) duplicate(ctx context.Context, s *session) (address string, found bool) {
+	if s.boot == "" {
+		return "", false // of a version that does not say
+	}
+	if address, found = r.Alive(ctx, s.node, s.boot); found {
+		return address, true
+	}
+	if r.opts.Elsewhere == nil {
+		return "", false
+	}
+	return r.opts.Elsewhere(ctx, s.node, s.boot)
+}
+
+// Alive reports whether a node is connected here that started with another boot, and still answers.
+func (r *Roll) Alive(ctx context.Context, node, boot string) (address string, found bool) {
+	r.mu.Lock()
+	s := r.sessions[node]
+	r.mu.Unlock()
+	if s == nil || s.boot == boot || s.boot == "" {
+		return "", false
+	}
+	ctx, cancel := context.WithTimeout(ctx, aliveWait)
+	defer cancel()
+	return s.link.Address(), s.ask(ctx)
+}
+
+func (r *Roll) leave(s *session) {
+	s.mu.Lock()
+	seen := Seen{Node: s.node, Address: s.link.Address(), At: s.at, Report: s.last}
+	s.mu.Unlock()
+	if !s.link.Lost() {
+		seen.At = r.opts.Now()
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.sessions[s.node] != s {
+		return
+	}
+	delete(r.sessions, s.node)
+	if len(r.away) >= awayMax {
+		for id := range r.away { // any: the records name the nodes, this only dates them
+			delete(r.away, id)
+			break
+		}
+	}
+	r.away[s.node] = seen
+}
+
+// Call asks every node that is connected for a report, and returns all that were seen since this member started, ordered
+// by node. It takes reportWait at most.
+func (r *Roll) Call(ctx context.Context) []Seen {
+	ctx, cancel := context.WithTimeout(ctx, reportWait)
+	defer cancel()
+	r.mu.Lock()
+	all := make([]Seen, 0, len(r.sessions)+len(r.away))
+	var sessions []*session
+	for _, s := range r.sessions {
+		sessions = append(sessions, s)
+	}
+	for _, a := range r.away {
+		all = append(all, a)
+	}
+	r.mu.Unlock()
+	var asking sync.WaitGroup
+	for _, s := range sessions {
+		if !s.link.Lost() {
+			asking.Go(func() { s.ask(ctx) })
+		}
+	}
+	asking.Wait()
+	for _, s := range sessions {
+		all = append(all, s.seen())
+	}
+	slices.SortFunc(all, func(a, b Seen) int { return strings.Compare(a.Node, b.Node) })
+	return all
+}
+
+func (s *session) seen() Seen {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v := Seen{Node: s.node, Boot: s.boot, Connected: true, Lost: s.link.Lost(), Address: s.link.Address(),
+		RTTMillis: float64(s.link.RTT()) / float64(time.Millisecond), At: s.at, Report: s.last}
+	if !v.Lost {
+		v.At = s.roll.opts.Now()
+	}
+	return v
+}
+
+// ask asks for a report and tells whether it came.
+func (s *session) ask(ctx context.Context) bool {
+	s.mu.Lock()
+	s.asked++
+	n, came := s.asked, make(chan struct{})
+	s.waits[n] = came
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.waits, n)
+		s.mu.Unlock()
+	}()
+	select {
+	case s.asks <- News{Ask: n}:
+	default:
+		return false
+	}
+	select {
+	case <-came:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (s *session) heard(r Report) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.last, s.at = r, s.roll.opts.Now()
+	if came, ok := s.waits[r.Ask]; ok {
+		close(came)
+		delete(s.waits, r.Ask)
+	}
+}
+
+// tell sends the news, now and whenever they change, and what is asked.
+func (s *session) tell(ctx context.Context) {
+	news, changed := s.roll.opts.News()
+	for {
+		if s.send(news) != nil {
+			return // the reader finds out why
+		}
+		select {
+		case <-changed:
+			news, changed = s.roll.opts.News()
+		case news = <-s.asks:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// send is called by one goroutine at a time: that of Attend, then tell's.
+func (s *session) send(n News) error {
+	b, err := json.Marshal(n)
+	if err != nil {
+		return err
+	}
+	return wire.WriteFrame(s.w, b)
+}
+
+func readControl(r *bufio.Reader, v any) error {
+	b, err := wire.ReadFrame(r)
+	if err != nil {
+		return err
+	}
+	if len(b) > controlFrameMax {
+		return fmt.Errorf("a frame of %d bytes: at most %d", len(b), controlFrameMax)
+	}
+	return json.Unmarshal(b, v)
+}
+
+// Follow speaks the node's side of a control stream, until it ends: it says hello, hands over news, and reports when it
+// is asked. The error says why the member sent this node away, if it did, as ErrCopied.
+func Follow(in *bufio.Reader, out io.Writer, boot string, report func() Report, heard func(News)) error {
+	send := func(v any) error {
+		b, err := json.Marshal(v)
+		if err != nil {
+			return err
+		}
+		return wire.WriteFrame(out, b)
+	}
+	if err := send(Hello{Boot: boot, Report: report()}); err != nil {
+		return err
+	}
+	for {
+		var n News
+		if err := readControl(in, &n); err != nil {
+			return err
+		}
+		if n.Refused != "" {
+			return fmt.Errorf("%w: %s", ErrCopied, n.Refused)
+		}
+		if n.Ask != 0 {
+			r := report()
+			r.Ask = n.Ask
+			if err := send(r); err != nil {
+				return err
+			}
+			continue
+		}
+		heard(n)
+	}
+}
