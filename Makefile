@@ -15,7 +15,7 @@ GOBUILD := CGO_ENABLED=0 go build -tags grpcnotrace -trimpath -buildvcs=false -l
 UNRACED := /(kv|config|internal/arch|internal/wire|test/.*)$$
 
 .DEFAULT_GOAL := build
-.PHONY: help build test race lint fuzz bench compat e2e packages reproducible clean
+.PHONY: help build test race lint fuzz bench compat lies e2e packages reproducible clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)

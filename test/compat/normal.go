@@ -84,8 +84,8 @@ var byCommand = map[string][]replacement{
 		`(true|false)([ ,|│]+)(true|false)([ ,|│]+)[0-9]+[ ,|│]+[0-9]+[ ,|│]+[0-9]+`, `$1$2$3$4<n>`, ` +`, ` `),
 	"endpoint health": replacements(`[0-9.]+(ms|µs|s)\b`, `<time>`, ` +`, ` `),
 	"endpoint hashkv": replacements(`(<addr>)([ ,|│]+)[0-9]+`, `$1$2<hash>`, ` +`, ` `),
-	// The agent's list has the ids of nodes where etcd's has the names that they were given: m, here.
-	"member list": replacements(`\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b`, `m`, `https?://<(addr|peer)>`, `<$1>`,
+	// Both were named m. A name that is a node's id, as members have it that were given none, counts as one.
+	"member list": replacements(`\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b`, `m`, `(?:https?|quic)://<(addr|peer)>`, `<$1>`,
 		`(?m)^([│| ]*)[0-9a-f]+([ ,|│]+started)`, `$1<id>$2`, `"ID":[0-9]+`, `"ID":<id>`, `"ID" : [0-9]+`, `"ID" : <id>`,
 		`"peerURLs":\["<peer>"\],`, ``, `"PeerURL" : .*
 `, ``, `<peer>`, ``, ` +`, ` `),
