@@ -380,6 +380,10 @@ func (a *Agent) demote(ctx context.Context, now *running, e *errand) (*running, 
 		drained(bounded)
 		cancel()
 		now, old = next, now
+		// Only now: what this node has sent to itself as the leader would be lost with the leadership, and wait for an answer.
+		if err := a.handOver(ctx, old, rec.Switch.Replica, e); err != nil {
+			return now, errors.Join(err, old.stop())
+		}
 	}
 	old, err := a.beRemoved(ctx, now, old, rec.Switch.Replica, e)
 	if refusal, refused := errors.AsType[*undone](err); refused {
@@ -412,9 +416,6 @@ func stopped(r *running) error {
 // stepDown has a proxy take over from a member, which goes on voting.
 func (a *Agent) stepDown(ctx context.Context, now *running, rec *record, e *errand) (next *running, drained func(context.Context) int, err error) {
 	next, err = a.successor(ctx, now, rec.Switch.Replica, e)
-	if err == nil {
-		err = a.handOver(ctx, now, rec.Switch.Replica, e)
-	}
 	if err == nil {
 		*rec = a.as(*rec, config.ModeProxy, "demoted")
 		err = a.note(*rec, failpoint.DemoteCommitted)

@@ -39,8 +39,8 @@ type AuthorityOptions struct {
 }
 
 // Authority is a member's part in the cluster's CA: it knows the records of nodes, revocations and CAs as far as this
-// replica has applied them, holds the CA's key if it was sealed to this member, keeps this member's certificate, and, on
-// the leader, seals keys to new members and drops CAs that were replaced. Its methods may be called concurrently.
+// replica has applied them, holds the CA's key if it was sealed to this member and seals it to new ones, keeps this member's certificate, and, on
+// the leader, drops CAs that were replaced. Its methods may be called concurrently.
 type Authority struct {
 	opts AuthorityOptions
 	view atomic.Pointer[view]
@@ -94,7 +94,11 @@ func (a *Authority) Poke() {
 // Run does what is to be done until ctx ends.
 func (a *Authority) Run(ctx context.Context) error {
 	var again, judged time.Time
+	led := false
 	for ctx.Err() == nil {
+		if leads := a.opts.Leads(); leads != led { // what the one before has not done is this one's now
+			led, again = leads, time.Time{}
+		}
 		if a.view.Load().changes != a.opts.Changes() {
 			if err := a.load(ctx); err != nil && ctx.Err() == nil {
 				a.opts.Log.Error("the records of nodes and CAs cannot be read; what was read last stays in force", "err", err)
@@ -241,9 +245,10 @@ func (a *Authority) work(ctx context.Context) error {
 	if err := a.keepCertificate(v); err != nil {
 		return err
 	}
-	errs := []error{a.enlist(ctx, v)}
+	// Whoever holds a key seals it: a leader that has only just joined may hold none.
+	errs := []error{a.enlist(ctx, v), a.sealAll(ctx, v)}
 	if a.opts.Leads() {
-		errs = append(errs, a.sealAll(ctx, v), a.dropDue(ctx, v))
+		errs = append(errs, a.dropDue(ctx, v))
 	}
 	return errors.Join(errs...)
 }

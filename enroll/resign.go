@@ -27,7 +27,11 @@ func (a *Authority) Resign(ctx context.Context) error {
 	}
 	is := was
 	is.Role, is.Scope, is.Seal = transport.Proxy, []string{""}, nil
-	return set(ctx, a.opts.Store, nodeRecords+self, is, was.version)
+	err := set(ctx, a.opts.Store, nodeRecords+self, is, was.version)
+	if kv.CodeOf(err) == kv.PreconditionFailed {
+		return kv.Errorf(kv.Busy, "the record of this node has just been changed: try again: %w", err)
+	}
+	return err
 }
 
 // Stay takes Resign back: the Authority records that this node is a member.

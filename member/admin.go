@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/lni/dragonboat/v4"
@@ -156,6 +157,11 @@ func (m *Member) MoveLeader(ctx context.Context, to uint64) error {
 	case err != nil:
 		return kv.Errorf(kv.Internal, "give the leadership away: %w", err)
 	}
+	insisting, enough := context.WithCancel(ctx)
+	var insists sync.WaitGroup
+	insists.Go(func() { m.insist(insisting, m.registry.list(shardID)[to]) })
+	defer insists.Wait()
+	defer enough()
 	timer := time.NewTimer(transferWait)
 	defer timer.Stop()
 	for {

@@ -152,6 +152,9 @@ func (m *Member) answerAsked(ctx context.Context, request []byte) []byte {
 	if isStanding(request) {
 		return m.answerStanding()
 	}
+	if string(request) == takeOverRequest {
+		return m.takeOver()
+	}
 	if q, ok := bytes.CutPrefix(request, questionMark); ok && m.cfg.Answer != nil {
 		return m.cfg.Answer(ctx, q)
 	}

@@ -90,6 +90,7 @@ var scenarios = []scenario{
 	{"promote in vain", []string{"refused"}, (*crash).isRefused},
 	{"demote", []string{"demote"}, (*crash).demotes},
 	{"leave", []string{"leave"}, (*crash).leaves},
+	{"prepare an image", []string{"image"}, (*crash).becomesAnImage},
 }
 
 // atOnce is how many scenarios run at a time: they wait more than they work.
@@ -249,6 +250,27 @@ func (c *crash) isRefused() {
 	cluster := newCluster(c.t)
 	start(c.t, cluster.memberDir(), cluster.memberAddr, "--peer-listen", cluster.peerAddr, "--cluster-voters", "1")
 	c.changes("promote", "proxy", "--mode", "proxy", "--join", cluster.peerAddr, "--token-file", cluster.token("any"))
+}
+
+// becomesAnImage dies while the identity of a box that has not joined is taken out of its dir.
+func (c *crash) becomesAnImage() {
+	dir, addr := filepath.Join(c.dir, "node"), freeAddr(c.t)
+	cluster := newCluster(c.t)
+	first := cluster.member()
+	token := cluster.token("proxy")
+	first.kill()
+	c.stops(start(c.t, dir, addr, "--mode", "proxy", "--join", cluster.peerAddr, "--token-file", token))
+	cmd := exec.Command(os.Getenv("AGENT"), "prepare-image", "--data-dir", dir)
+	cmd.Env = cleanEnv(c.t, "FAILPOINT="+c.point)
+	if out, err := cmd.CombinedOutput(); err == nil || cmd.ProcessState.ExitCode() != -1 {
+		c.t.Fatalf("it was not killed: %v %s", err, out)
+	}
+	if code, out := commandAt(c.t, dir, "prepare-image"); code != 0 {
+		c.t.Fatalf("again: exit %d, %s", code, out)
+	}
+	if c.nodeFile(dir) != "" {
+		c.t.Error("the identity is still there")
+	}
 }
 
 // leaves dies while a lone member leaves by force.
