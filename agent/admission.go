@@ -9,18 +9,15 @@ import (
 
 	"holdfast/config"
 	"holdfast/enroll"
+	"holdfast/internal/failpoint"
 	"holdfast/member"
 	"holdfast/transport"
 )
 
-// runJoin is the part of a node whose data dir is empty and which the cluster is to say what it becomes. It asks, makes
-// nothing meanwhile, and then runs what the answer was.
-func (a *Agent) runJoin(ctx context.Context, ready func()) error {
-	ready()
+// askedIn has the cluster say what a node becomes whose data dir is empty. It makes nothing before there is an answer, and
+// then brings the dir to where that can be opened.
+func (a *Agent) askedIn(ctx context.Context) error {
 	p, ends, err := a.askCluster(ctx)
-	if ctx.Err() != nil {
-		return nil //nolint:nilerr // stopped before there was an answer: nothing was made
-	}
 	if err != nil {
 		return err
 	}
@@ -29,13 +26,14 @@ func (a *Agent) runJoin(ctx context.Context, ready func()) error {
 	}
 	a.plan.Store(p)
 	a.opts.Log.Info("mode decided", "mode", string(p.record.Mode), "because", p.record.Reason)
-	if p.record.Mode == config.ModeProxy {
-		if len(ends) > 0 {
-			a.keepEndpoints(ends)
-		}
-		return a.runProxy(ctx, func() {})
+	if p.record.Mode == config.ModeMember {
+		a.serveUplinks()
+		return nil
 	}
-	return a.runMember(ctx, func() {})
+	if len(ends) > 0 {
+		a.keepEndpoints(ends)
+	}
+	return a.dir.step(failpoint.ProxyEndpoints)
 }
 
 // askCluster asks until there is an answer, and decides by it. It returns the plan, with nothing made yet, and where
@@ -50,7 +48,7 @@ func (a *Agent) askCluster(ctx context.Context) (*plan, []string, error) {
 		return nil, nil, err
 	}
 	wish := enroll.Wish{Role: transport.Member, Fallback: s.mayBeProxy(), Addresses: a.peerAddresses(), ClientURLs: a.Addrs()}
-	got, err := a.join(ctx, t, wish, "nothing is made meanwhile, and nothing served")
+	got, err := a.join(ctx, t, wish, "nothing is made meanwhile, and nothing served", func(error) {})
 	switch {
 	case errors.Is(err, enroll.ErrFull):
 		s.answer = clusterFull

@@ -2,10 +2,12 @@ package agent
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
 	"holdfast/config"
+	"holdfast/internal/failpoint"
 )
 
 // plan is what was decided for a data dir, and how to carry it out.
@@ -18,11 +20,18 @@ type plan struct {
 	admission json.RawMessage // for joinMember
 }
 
-// admit decides what the node is. It makes nothing. now dates the record for people.
+// admit decides what the node is. It makes nothing; it completes a node's leaving that was cut short. now dates the record for people.
 func admit(d *dataDir, cfg config.Config, now time.Time) (*plan, error) {
 	s, err := d.observe(cfg)
 	if err != nil {
 		return nil, err
+	}
+	if s.damage == nil && s.record != nil && s.record.Switch != nil && s.record.Switch.Into != "" {
+		into, err := d.moveAside(*s.record, now)
+		if err != nil {
+			return nil, err
+		}
+		return nil, refusef("data dir %s: this node has left its cluster, which an earlier run was cut short at and this one has completed; what it had is in %s: start again to begin anew", d.path, into)
 	}
 	decided, err := decide(s)
 	if err != nil {
@@ -60,6 +69,10 @@ func (p *plan) make() (err error) {
 		return p.dir.bootstrap(p.record)
 	case finishSwitch:
 		return p.dir.finishSwitch(p.record)
+	case goOn: // what a recovery that was cut short had staged
+		if there, err := p.dir.look(replacedName); err != nil || there != absent {
+			return errors.Join(err, p.dir.removeAll(replacedName))
+		}
 	case joinMember:
 		p.record.NodeID = p.node.String()
 		return p.dir.joinMember(p.record, p.admission)
@@ -68,12 +81,15 @@ func (p *plan) make() (err error) {
 		if err := p.dir.writeRecord(p.record); err != nil {
 			return err
 		}
-		if err := p.dir.step("recorded"); err != nil {
+		if err := p.dir.step(failpoint.ProxyRecorded); err != nil {
 			return err
 		}
 	}
 	if p.record.Mode == config.ModeProxy { // a cache is nobody's loss: it is made where it is missing
-		return p.dir.makeFolder(proxyName)
+		if err := p.dir.makeFolder(proxyName); err != nil {
+			return err
+		}
+		return p.dir.step(failpoint.ProxyFolder)
 	}
 	return nil
 }
@@ -82,6 +98,9 @@ func (p *plan) make() (err error) {
 func (p *plan) complete() error {
 	if p.do == goOn {
 		return nil
+	}
+	if err := p.dir.step(failpoint.MemberOpened); err != nil {
+		return err
 	}
 	return p.dir.founded(p.record)
 }

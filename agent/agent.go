@@ -8,7 +8,9 @@ import (
 	"time"
 
 	"holdfast/api"
+	"holdfast/api/uplink"
 	"holdfast/config"
+	"holdfast/internal/pivot"
 	"holdfast/internal/service"
 )
 
@@ -22,12 +24,16 @@ type Agent struct {
 	open     []*door
 	doors    *doors
 	gate     *gate
+	pivot    *pivot.Pivot // behind the gate and the queue: what the node is at present
+	errands  *errands
+	farewell atomic.Bool // this node has left its cluster: its data goes aside when everything has ended
 	notifier *notifier
 	net      *network
-	node     atomic.Pointer[node]        // nil until the node's store is open
-	queue    atomic.Pointer[queueView]   // nil until there is one
-	tokens   atomic.Pointer[tokenOffice] // nil unless this node is a member, and open
-	roll     atomic.Pointer[roll]        // nil unless this node is a member, and open
+	node     atomic.Pointer[node]          // nil until the node's store is open
+	queue    atomic.Pointer[queueView]     // nil until there is one
+	tokens   atomic.Pointer[tokenOffice]   // nil unless this node is a member, and open
+	uplinks  atomic.Pointer[uplink.Server] // nil unless this node is a member
+	roll     atomic.Pointer[roll]          // likewise
 	clients  *limiter
 	reload   reloader
 
@@ -54,6 +60,8 @@ func Start(ctx context.Context, cfg config.Config, opts ...Options) (*Agent, err
 		opts:    o,
 		started: o.Now(),
 		gate:    newGate(),
+		pivot:   pivot.New(),
+		errands: newErrands(),
 		ready:   make(chan struct{}),
 		done:    make(chan struct{}),
 	}
@@ -99,7 +107,13 @@ func (a *Agent) prepare(ctx context.Context) (err error) {
 	if err := a.planned().make(); err != nil {
 		return err
 	}
-	return a.net.start(a)
+	if err := a.net.start(a); err != nil {
+		return err
+	}
+	if a.planned().record.Mode == config.ModeMember { // asked before the store is open, the gate makes wait
+		a.serveUplinks()
+	}
+	return nil
 }
 
 // decide makes the plan, which a node that asks the cluster first makes anew with the answer.
@@ -135,22 +149,18 @@ func (a *Agent) run(ctx context.Context) {
 	for _, d := range a.open {
 		log.Info("listening", "for", d.purpose.String(), "address", d.listener.Addr().String())
 	}
-	store := service.Part{Name: "member", Run: a.runMember, StopTimeout: memberStopMax}
-	switch {
-	case a.planned().do == askCluster:
-		store = service.Part{Name: "join", Run: a.runJoin, StopTimeout: memberStopMax}
-	case a.planned().record.Mode == config.ModeProxy:
-		store = service.Part{Name: "proxy", Run: a.runProxy, StopTimeout: memberStopMax}
-	}
 	group := service.New(log,
 		service.Part{Name: "network", Run: a.runNetwork},
-		store,
+		service.Part{Name: "node", Run: a.runNode, StopTimeout: memberStopMax},
 		service.Part{Name: "doors", Run: a.doors.Run, StopTimeout: drainMax + time.Second},
 		service.Part{Name: "herald", Run: a.runHerald},
 	)
 	err := group.Run(ctx)
 	a.stop()
 	a.cutShort()
+	if err == nil && a.farewell.Load() {
+		err = a.goAside()
+	}
 	a.err = errors.Join(err, a.release())
 	if a.err == nil {
 		log.Info("agent stopped")

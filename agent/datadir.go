@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 
+	"holdfast/internal/failpoint"
 	"holdfast/kv"
 	"holdfast/transport"
 )
@@ -32,7 +33,7 @@ const (
 type dataDir struct {
 	path string
 	lock *os.File
-	step func(name string) error // called between durable steps; tests cut them short here
+	step func(failpoint.Point) error // called between durable steps; tests cut them short here
 }
 
 // openDataDir makes the folder if it is not there, readable by nobody else, and takes its lock. A lock held by another
@@ -53,7 +54,13 @@ func openDataDir(path string) (*dataDir, error) {
 	if err := takeLock(lock, path); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
-	return &dataDir{path: path, lock: lock, step: func(string) error { return nil }}, nil
+	return &dataDir{path: path, lock: lock, step: pass}, nil
+}
+
+// pass is the step of a dir that nobody cuts short, but for a program built to be.
+func pass(p failpoint.Point) error {
+	failpoint.Hit(p)
+	return nil
 }
 
 // makeDataDir makes the folder and makes its name durable.
@@ -172,13 +179,13 @@ func (d *dataDir) ensureNodeID() (nodeID, error) {
 	if err := d.makeFolder(identityName); err != nil {
 		return id, err
 	}
-	if err := d.step("identity made"); err != nil {
+	if err := d.step(failpoint.IdentityFolder); err != nil {
 		return id, err
 	}
 	if err := fresh.Save(d.join(identityName)); err != nil {
 		return id, storageError(fmt.Errorf("record the identity: %w", err))
 	}
-	if err := d.step("node id recorded"); err != nil {
+	if err := d.step(failpoint.IdentityDrawn); err != nil {
 		return id, err
 	}
 	return d.readNodeID()

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"holdfast/config"
+	"holdfast/internal/failpoint"
 )
 
 func openDir(t *testing.T, path string) *dataDir {
@@ -146,18 +147,15 @@ func prepare(d *dataDir, cfg config.Config) (nodeID, error) {
 	if err := os.WriteFile(d.join(memberName, "founded"), nil, 0o600); err != nil {
 		return nodeID{}, err
 	}
-	if err := d.step("founded"); err != nil {
-		return nodeID{}, err
-	}
 	return p.node, p.complete()
 }
 
 func TestBootstrapSurvivesAKillAtEachStep(t *testing.T) {
 	killed := errors.New("killed")
 	cfg := config.Config{Mode: config.ModeAuto}
-	var steps []string
+	var steps []failpoint.Point
 	d := openDir(t, t.TempDir())
-	d.step = func(name string) error { steps = append(steps, name); return nil }
+	d.step = func(name failpoint.Point) error { steps = append(steps, name); return nil }
 	if _, err := prepare(d, cfg); err != nil {
 		t.Fatal(err)
 	}
@@ -165,10 +163,10 @@ func TestBootstrapSurvivesAKillAtEachStep(t *testing.T) {
 		t.Fatalf("only the steps %q were taken", steps)
 	}
 	for _, at := range steps {
-		t.Run(at, func(t *testing.T) {
+		t.Run(string(at), func(t *testing.T) {
 			path := t.TempDir()
 			d := openDir(t, path)
-			d.step = func(name string) error {
+			d.step = func(name failpoint.Point) error {
 				if name == at {
 					return killed
 				}

@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"holdfast/config"
 )
@@ -12,12 +13,13 @@ import (
 type situation struct {
 	dir string // for messages
 
-	damage error   // mode.json or the identity is there and cannot be used
-	record *record // nil: nothing is recorded
-	node   string  // node id, "" for none yet
-	member presence
-	proxy  presence
-	staged presence
+	damage   error   // mode.json or the identity is there and cannot be used
+	record   *record // nil: nothing is recorded
+	node     string  // node id, "" for none yet
+	member   presence
+	proxy    presence
+	staged   presence
+	replaced presence // restore.new/
 
 	wanted   config.Mode
 	fallback string // proxy, none or "" for the default of the mode
@@ -75,7 +77,7 @@ func decide(s situation) (decision, error) {
 	if s.wanted != config.ModeAuto && s.wanted != rec.Mode && s.wanted != rec.Wanted {
 		return decision{}, wrongMode(s)
 	}
-	if rec.Switch != nil {
+	if rec.Switch != nil && !rec.Switch.live() {
 		return decision{do: finishSwitch, mode: rec.Mode, reason: rec.Reason}, nil
 	}
 	return decision{do: goOn, mode: rec.Mode, reason: rec.Reason}, nil
@@ -84,6 +86,8 @@ func decide(s situation) (decision, error) {
 // decideUnrecorded is for a dir without mode.json.
 func decideUnrecorded(s situation) (decision, error) {
 	switch {
+	case s.replaced != absent:
+		return decision{}, refusef("data dir %s: a restore was cut short before it was complete (%s/ is there): run agent snapshot restore again, or remove %s/ to begin with an empty store", s.dir, replacedName, replacedName)
 	case s.member != absent && s.proxy != absent:
 		return decision{}, bothThere(s)
 	case s.member != absent:
@@ -146,8 +150,10 @@ func contradiction(s situation) error {
 		return refusef("data dir %s is recorded as a %s but has no %s/%s: put it back from a backup; a node never gets a second identity", s.dir, rec.Mode, identityName, nodeFile)
 	case rec.NodeID != s.node:
 		return refusef("data dir %s: %s belongs to node %s but %s/%s is node %s: put back the one that was there", s.dir, modeFile, rec.NodeID, identityName, nodeFile, s.node)
-	case rec.Switch != nil && (rec.Switch.Kind != bootstrapping && rec.Switch.Kind != joining || rec.Mode != config.ModeMember):
+	case rec.Switch != nil && !rec.Switch.known(rec.Mode):
 		return refusef("data dir %s is in the middle of a switch (%q) that this version does not know: start the version that began it", s.dir, rec.Switch.Kind)
+	case rec.Switch != nil && rec.Switch.live():
+		return liveContradiction(s)
 	case rec.Switch != nil && s.proxy != absent:
 		return refusef("data dir %s is being made a member but has %s/: move %s/ (a cache) away and start again", s.dir, proxyName, proxyName)
 	case rec.Switch != nil:
@@ -158,6 +164,23 @@ func contradiction(s situation) error {
 		return refusef("data dir %s is recorded as a member but %s/ is %s: mount or put back its data; a node that lost it for good starts anew with another --data-dir", s.dir, memberName, s.member)
 	}
 	return nil
+}
+
+// liveContradiction reports what in the dir does not fit a switch between member and proxy: what serves has to be there.
+// The other one, and what is staged, may be there or not.
+func liveContradiction(s situation) error {
+	if s.record.Mode == config.ModeMember && s.member != filled {
+		return refusef("data dir %s is recorded as a member (being changed: %s) but %s/ is %s: mount or put back its data", s.dir, s.record.Switch.Kind, memberName, s.member)
+	}
+	return nil
+}
+
+// live reports whether the change is one between member and proxy, which runs while the node serves as what is recorded.
+func (c *change) live() bool { return c.Kind == promoting || c.Kind == demoting || c.Kind == leaving }
+
+// known reports whether this version can go on with the change in a mode.
+func (c *change) known(mode config.Mode) bool {
+	return c.live() || mode == config.ModeMember && slices.Contains([]string{bootstrapping, joining, restoring, recovering}, c.Kind)
 }
 
 func (p presence) String() string {

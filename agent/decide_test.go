@@ -82,7 +82,7 @@ func TestModeTable(t *testing.T) {
 		{name: "founding", s: with(recorded(asMember, asAuto), func(s *situation) { s.record.Switch = &change{Kind: bootstrapping} }), want: voting, do: finishSwitch, mode: asMember},
 		{name: "founding, and now a proxy is wanted", s: with(recorded(asMember, asAuto), func(s *situation) { s.record.Switch = &change{Kind: bootstrapping} }), want: []config.Mode{asProxy}, says: waysOut},
 		{name: "founding beside a cache", s: with(recorded(asMember, asAuto), func(s *situation) { s.proxy, s.record.Switch = filled, &change{Kind: bootstrapping} }), want: all, says: []string{"proxy/"}},
-		{name: "a switch of another version", s: with(recorded(asMember, asAuto), func(s *situation) { s.record.Switch = &change{Kind: "demote"} }), want: all, says: []string{"demote", "version"}},
+		{name: "a switch of another version", s: with(recorded(asMember, asAuto), func(s *situation) { s.record.Switch = &change{Kind: "divide"} }), want: all, says: []string{"divide", "version"}},
 
 		// What no crash explains.
 		{name: "a newer mode.json", s: situation{damage: fmt.Errorf("mode.json: %w", errNewer)}, want: all, says: []string{"newer version"}},

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"holdfast/api"
+	"holdfast/internal/pivot"
 	"holdfast/kv"
 )
 
@@ -62,7 +63,7 @@ func newHouse(t *testing.T) *house {
 		t.Fatal(err)
 	}
 	h.Agent = &Agent{
-		cfg: cfg, gate: newGate(), open: open, ready: make(chan struct{}), dir: &dataDir{path: cfg.DataDir},
+		cfg: cfg, gate: newGate(), pivot: pivot.New(), errands: newErrands(), open: open, ready: make(chan struct{}), dir: &dataDir{path: cfg.DataDir},
 		opts: withDefaults([]Options{{Log: slog.New(slog.NewTextHandler(&h.log, nil))}}),
 	}
 	h.plan.Store(&plan{})
@@ -228,7 +229,7 @@ func TestNodeServesOnceItHasCaughtUpOrHasNobodyToCatchUpWith(t *testing.T) {
 				backend:  heldNode{},
 				caughtUp: caught,
 				describe: func(s *api.Status) { s.Member = &api.MemberStatus{Leader: tc.leader} },
-			})
+			}, heldNode{})
 			if took := time.Since(begin); took != tc.want || !isClosed(a.ready) {
 				t.Errorf("%s: ready %v after %v, want %v", tc.name, isClosed(a.ready), took, tc.want)
 			}

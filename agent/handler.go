@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"net/http"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -33,11 +34,15 @@ func (a *Agent) buildDoors(force context.Context) *doors {
 		BodyTimeout: a.cfg.Limits.BodyTimeout,
 		Origins:     a.cfg.CORS.Origins,
 	}
-	if a.planned().record.Mode == config.ModeProxy {
-		options.MaxAge, options.StaleIfError = a.cfg.Proxy.MaxAge, a.cfg.Proxy.StaleIfError
+	options.Auto = func() (maxAge, staleIfError time.Duration) {
+		if a.planned().record.Mode == config.ModeProxy {
+			return a.cfg.Proxy.MaxAge, a.cfg.Proxy.StaleIfError
+		}
+		return 0, rest.StaleIfError
 	}
-	options.Tokens = tokens{a}
+	options.Tokens, options.Switch = tokens{a}, switcher{a}
 	options.Nodes, options.Certificates = nodes{a}, certificates{a}
+	options.Admin = a.admin
 	options.Queue = func() api.Queue {
 		if v := a.queue.Load(); v != nil {
 			return v

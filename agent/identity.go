@@ -7,23 +7,29 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"time"
 
 	"holdfast/enroll"
+	"holdfast/internal/failpoint"
 	"holdfast/member"
 	"holdfast/transport"
 )
 
-// judge is transport.Config.Allowed: by what this node knows of the cluster, once it knows something.
+// judge is transport.Config.Allowed: by what this node knows of the cluster, once it knows something. A node that is being
+// made a member or a proxy is both for a while, and goes by either.
 func (n *network) judge(p transport.PeerInfo) error {
-	if f := n.allowed.Load(); f != nil {
-		return (*f)(p)
+	auth, revoked := n.authority.Load(), n.revoked.Load()
+	switch {
+	case auth == nil && revoked == nil:
+		return transport.Starting
+	case revoked != nil && slices.Contains(*revoked, p.Node):
+		return transport.Revoked
+	case auth != nil:
+		return auth.Allowed(p)
 	}
-	return transport.Starting
+	return nil
 }
-
-// allow judges peers by f from now on.
-func (n *network) allow(f func(transport.PeerInfo) error) { n.allowed.Store(&f) }
 
 // refused hears that a peer does not let this node in. If a new certificate may help, one is asked for.
 func (n *network) refused(_ transport.Protocol, why transport.Refusal) {
@@ -76,10 +82,10 @@ func (a *Agent) become(id *transport.Identity) error {
 
 // certify makes sure that a member has a certificate and takes part in the cluster's CA. The founder of a cluster makes
 // the CA, or takes the one that cluster.ca-file names.
-func (a *Agent) certify(ctx context.Context, m *member.Member) (*enroll.Authority, error) {
+func (a *Agent) certify(m *member.Member) (*enroll.Authority, error) {
 	cluster := fmt.Sprintf("%016x", m.Status().ClusterID)
 	var auth *enroll.Authority
-	auth, err := enroll.NewAuthority(ctx, enroll.AuthorityOptions{
+	auth, err := enroll.NewAuthority(context.Background(), enroll.AuthorityOptions{
 		Store:    m,
 		Cluster:  cluster,
 		Name:     a.cfg.Name,
@@ -111,10 +117,12 @@ func (a *Agent) certify(ctx context.Context, m *member.Member) (*enroll.Authorit
 		if err := a.become(id); err != nil {
 			return nil, err
 		}
+		if err := a.dir.step(failpoint.BootstrapCertified); err != nil {
+			return nil, err
+		}
 	}
+	a.net.authority.Store(auth)
 	a.recheck(auth)
-	a.openRoll(m, auth)
-	a.net.allow(auth.Allowed)
 	return auth, nil
 }
 
@@ -150,7 +158,7 @@ func (a *Agent) makeCA(cluster string) (*transport.CA, error) {
 	if err := ca.Save(a.dir.join(identityName)); err != nil {
 		return nil, storageError(fmt.Errorf("the cluster's CA: %w", err))
 	}
-	return ca, nil
+	return ca, a.dir.step(failpoint.BootstrapCA)
 }
 
 // broughtCA is the CA of cluster.ca-file, nil if none is named.
@@ -166,6 +174,9 @@ func (a *Agent) broughtCA(cluster string) (*transport.CA, error) {
 	ca, err := transport.ParseCA(text, cluster)
 	if err != nil {
 		return nil, refusef("cluster.ca-file: %s: %w", path, err)
+	}
+	if ca.Cluster() != cluster {
+		return nil, refusef("cluster.ca-file: %s is the CA of cluster %s, and this one is %s: name one of your own, or none", path, ca.Cluster(), cluster)
 	}
 	return ca, nil
 }

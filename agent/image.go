@@ -37,9 +37,6 @@ func PrepareImage(path string) (removed []string, err error) {
 			return removed, storageError(err)
 		}
 		removed = append(removed, name)
-		if err := d.step("removed " + name); err != nil {
-			return removed, err
-		}
 	}
 	return removed, nil
 }
@@ -72,6 +69,3 @@ func (d *dataDir) refuseData() error {
 	}
 	return nil
 }
-
-// retiredName is where the data of a member goes that is none any more.
-const retiredName = "retired"

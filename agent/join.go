@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"holdfast/enroll"
+	"holdfast/internal/failpoint"
 	"holdfast/transport"
 )
 
@@ -52,14 +53,24 @@ func (a *Agent) token() (enroll.Token, error) {
 
 // join asks until the cluster takes this node in as what it wishes to be, and takes over the certificate. It ends with an
 // error if the cluster says that it never will, and with enroll.ErrFull if it wants no more members.
-func (a *Agent) join(ctx context.Context, t enroll.Token, w enroll.Wish, meanwhile string) (got enroll.Joined, err error) {
+func (a *Agent) join(ctx context.Context, t enroll.Token, w enroll.Wish, meanwhile string, worry func(error)) (got enroll.Joined, err error) {
 	w.Name = a.cfg.Name
+	at, err := a.endpoints()
+	if err != nil {
+		return got, err
+	}
 	pause := joinFirst
 	for {
-		got, err = enroll.Join(ctx, a.net.ep, a.cfg.Join, t, a.net.identity.Load(), w)
+		got, err = enroll.Join(ctx, a.net.ep, at, t, a.net.identity.Load(), w)
 		switch {
 		case err == nil:
+			if err := a.dir.step(failpoint.JoinAdmitted); err != nil {
+				return got, err
+			}
 			if err := a.become(got.Identity); err != nil {
+				return got, err
+			}
+			if err := a.dir.step(failpoint.JoinCertified); err != nil {
 				return got, err
 			}
 			info := got.Identity.Info()
@@ -72,7 +83,8 @@ func (a *Agent) join(ctx context.Context, t enroll.Token, w enroll.Wish, meanwhi
 		case final(err):
 			return got, errRefused(err)
 		}
-		a.opts.Log.Warn("not joined yet; "+meanwhile, "join", strings.Join(a.cfg.Join, ","), "err", err, "again_in", pause.String())
+		worry(err)
+		a.opts.Log.Warn("not joined yet; "+meanwhile, "join", strings.Join(at, ","), "err", err, "again_in", pause.String())
 		select {
 		case <-time.After(pause/2 + rand.N(pause/2)):
 		case <-ctx.Done():

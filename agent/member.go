@@ -9,10 +9,10 @@ import (
 	"time"
 
 	"holdfast/api"
-	"holdfast/api/uplink"
-	"holdfast/internal/bridge"
+	"holdfast/config"
 	"holdfast/kv"
 	"holdfast/member"
+	"holdfast/transport"
 )
 
 // A member is a Backend, and serves its operator.
@@ -29,46 +29,64 @@ const (
 	replayLook = 100 * time.Millisecond
 )
 
-// runMember is the part that holds the data. It is ready at once: the doors open while the log is replayed behind the
-// gate.
-func (a *Agent) runMember(ctx context.Context, ready func()) error {
-	ready()
-	bridge.Serve(a.net.ep, uplink.New(a.gate, a.opts.Log, a.attend)) // asked before the store is open, the gate makes wait
-	a.opts.beforeOpen(ctx)
+// openMember opens the replica in the data dir, with what a member needs to work with others.
+func (a *Agent) openMember() (*act, error) {
 	cfg := a.memberConfig()
 	peers, err := a.reachMembers(&cfg)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	m, err := member.Open(cfg)
 	if err != nil {
-		return openError(err)
+		return nil, openError(err)
 	}
 	if err := a.planned().complete(); err != nil {
-		return errors.Join(err, m.Close())
+		return nil, errors.Join(err, m.Close())
 	}
-	ca, err := a.certify(ctx, m)
+	ca, err := a.certify(m)
 	if err != nil {
-		return errors.Join(err, m.Close())
+		return nil, errors.Join(err, m.Close())
 	}
-	q, err := a.openQueue(m)
-	if err != nil {
-		return errors.Join(err, m.Close())
-	}
-	n := memberNode(m)
-	if q != nil {
-		n.backend = q
-	}
-	a.node.Store(n)
-	a.serveNodes(m, ca)
-	waiting, done := context.WithCancel(ctx)
-	var wg sync.WaitGroup
-	wg.Go(func() { a.openWhenServing(waiting, n) })
-	err = a.behind(ctx, q, func(ctx context.Context) error { return runWithPeers(ctx, m, peers, ca.Run) })
-	done()
-	wg.Wait()
+	return &act{
+		mode:    config.ModeMember,
+		node:    memberNode(m),
+		member:  m,
+		reach:   func(ctx context.Context, h kv.Header) error { return reachMember(ctx, m, h) },
+		admit:   func() { a.letIn(m, ca) },
+		run:     func(ctx context.Context) error { return a.runMember(ctx, m, peers, ca.Run) },
+		discard: m.Close,
+	}, nil
+}
+
+// runMember runs a member, and what is done beside it, until ctx ends. Other nodes are turned away first.
+func (a *Agent) runMember(ctx context.Context, m *member.Member, peers *transport.Pool, beside func(context.Context) error) error {
+	ctx, over := context.WithCancel(ctx)
+	alone, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	var leaving sync.WaitGroup
+	leaving.Go(func() {
+		<-ctx.Done()
+		a.letOut()
+		stop()
+	})
+	err := runWithPeers(alone, m, peers, beside)
+	over() // it may have ended by itself
+	leaving.Wait()
 	return err
 }
+
+// reachMember waits until a member has applied a revision.
+func reachMember(ctx context.Context, m *member.Member, h kv.Header) error {
+	wait := reachMax
+	if deadline, ok := ctx.Deadline(); ok {
+		wait = time.Until(deadline)
+	}
+	_, err := m.Read(ctx, kv.Query{MaxAge: kv.Unlimited, LocalOnly: true, MinRevision: h.Revision, Wait: wait})
+	return err
+}
+
+// reachMax bounds the wait for a revision that names no bound.
+const reachMax = 5 * time.Second
 
 func (a *Agent) memberConfig() member.Config {
 	reserve := int64(a.cfg.Store.DiskReserve)
@@ -94,9 +112,9 @@ func (a *Agent) memberConfig() member.Config {
 	}
 }
 
-// openWhenServing opens the gate once the node has caught up, or once it had no leader for leaderWait: then nobody can
+// openWhenServing opens the gate to front once the node has caught up, or once it had no leader for leaderWait: then nobody can
 // tell it how much there is to catch up with.
-func (a *Agent) openWhenServing(ctx context.Context, n *node) {
+func (a *Agent) openWhenServing(ctx context.Context, n *node, front api.Backend) {
 	timer := time.NewTimer(leaderWait)
 	defer timer.Stop()
 	for {
@@ -111,7 +129,7 @@ func (a *Agent) openWhenServing(ctx context.Context, n *node) {
 				continue
 			}
 		}
-		a.gate.open(n.backend)
+		a.gate.open(front)
 		close(a.ready)
 		return
 	}

@@ -9,12 +9,13 @@ import (
 	"time"
 
 	"holdfast/config"
+	"holdfast/internal/failpoint"
 	"holdfast/member"
 )
 
 // record is the body of mode.json: what the node is, and how it came to be that.
 type record struct {
-	Mode   config.Mode `json:"mode"`   // member or proxy; with Switch, what it is becoming
+	Mode   config.Mode `json:"mode"`   // member or proxy; with a Switch from an empty dir, what it is becoming, else what serves
 	Wanted config.Mode `json:"wanted"` // the --mode in force when this was recorded
 	Reason string      `json:"reason"` // for people: "bootstrap", ...
 	Since  time.Time   `json:"since"`
@@ -26,6 +27,11 @@ type record struct {
 // taken out after its last.
 type change struct {
 	Kind string `json:"kind"`
+	// Token is the join token that an operator gave to be promoted with, kept until the cluster has answered.
+	Token   string `json:"token,omitempty"`
+	Replica uint64 `json:"replica,omitempty"` // of the member that is to be removed
+	Force   bool   `json:"force,omitempty"`
+	Into    string `json:"into,omitempty"` // where everything is being moved; a node that leaves
 	// Admission is what the cluster told a node that it takes in as a member: a member.Admission.
 	Admission json.RawMessage `json:"admission,omitempty"`
 }
@@ -34,6 +40,9 @@ type change struct {
 const (
 	bootstrapping = "bootstrap" // from an empty dir to a cluster of one
 	joining       = "join"      // from an empty dir to a member of a cluster that is there
+	promoting     = "promote"   // from a proxy to a member; see promote
+	demoting      = "demote"    // from a member to a proxy; see demote
+	leaving       = "leave"     // from a member or a proxy to no node at all; see leave
 )
 
 const (
@@ -59,6 +68,9 @@ func (d *dataDir) observe(cfg config.Config) (situation, error) {
 		return s, err
 	}
 	if s.staged, err = d.look(stagedName); err != nil {
+		return s, err
+	}
+	if s.replaced, err = d.look(replacedName); err != nil {
 		return s, err
 	}
 	if err := d.observeFiles(&s); err != nil {
@@ -103,14 +115,14 @@ func (d *dataDir) bootstrap(rec record) error {
 	if err := d.makeFolder(stagedName); err != nil {
 		return fmt.Errorf("stage %s: %w", stagedName, err)
 	}
-	if err := d.step("staged"); err != nil {
+	if err := d.step(failpoint.BootstrapStaged); err != nil {
 		return err
 	}
 	rec.Switch = &change{Kind: bootstrapping}
 	if err := d.writeRecord(rec); err != nil {
 		return err
 	}
-	if err := d.step("journaled"); err != nil {
+	if err := d.step(failpoint.BootstrapJournalled); err != nil {
 		return err
 	}
 	return d.finishBootstrap()
@@ -128,7 +140,7 @@ func (d *dataDir) joinMember(rec record, admission json.RawMessage) error {
 	if err := d.writeRecord(rec); err != nil {
 		return err
 	}
-	if err := d.step("journaled"); err != nil {
+	if err := d.step(failpoint.JoinJournalled); err != nil {
 		return err
 	}
 	return d.finishJoin(admission)
@@ -150,7 +162,7 @@ func (d *dataDir) finishJoin(admission json.RawMessage) error {
 	if err := member.Stage(d.join(stagedName), a); err != nil {
 		return storageError(fmt.Errorf("stage %s: %w", stagedName, err))
 	}
-	if err := d.step("staged"); err != nil {
+	if err := d.step(failpoint.JoinStaged); err != nil {
 		return err
 	}
 	return d.adoptStaged()
@@ -158,8 +170,12 @@ func (d *dataDir) finishJoin(admission json.RawMessage) error {
 
 // finishSwitch goes on with the change that the dir is in the middle of.
 func (d *dataDir) finishSwitch(rec record) error {
-	if rec.Switch.Kind == joining {
+	switch rec.Switch.Kind {
+	case joining:
 		return d.finishJoin(rec.Switch.Admission)
+	case restoring, recovering:
+		_, err := d.finishReplace(rec, func(string) error { return nil })
+		return err
 	}
 	return d.finishBootstrap()
 }
@@ -182,13 +198,13 @@ func (d *dataDir) adoptStaged() error {
 	if err := os.Rename(d.join(stagedName), d.join(memberName)); err != nil {
 		return storageError(fmt.Errorf("make %s: %w", memberName, err))
 	}
-	if err := d.step("renamed"); err != nil {
+	if err := d.step(failpoint.MemberRenamed); err != nil {
 		return err
 	}
 	if err := syncDir(d.path); err != nil {
 		return storageError(fmt.Errorf("make %s: %w", memberName, err))
 	}
-	return d.step("made")
+	return d.step(failpoint.MemberMade)
 }
 
 // founded records that the switch is complete. From here on an empty member folder is lost data.
@@ -197,7 +213,7 @@ func (d *dataDir) founded(rec record) error {
 	if err := d.writeRecord(rec); err != nil {
 		return err
 	}
-	return d.step("recorded")
+	return d.step(failpoint.MemberRecorded)
 }
 
 func (d *dataDir) writeRecord(rec record) error {

@@ -12,20 +12,23 @@ import (
 	"time"
 
 	"holdfast/api"
+	"holdfast/api/uplink"
 	"holdfast/config"
 	"holdfast/enroll"
+	"holdfast/internal/bridge"
 	"holdfast/member"
 	"holdfast/transport"
 )
 
 // network is the node's one UDP socket, and who the node is on it.
 type network struct {
-	conn     net.PacketConn
-	ep       *transport.Endpoint
-	identity atomic.Pointer[transport.Identity]
-	allowed  atomic.Pointer[func(transport.PeerInfo) error] // nil: this node cannot judge yet
-	floor    atomic.Int64                                   // newest time that the cluster has told, in seconds since 1970
-	renew    chan bool                                      // of one slot: look at the certificate; true: it may be of no use any more
+	conn      net.PacketConn
+	ep        *transport.Endpoint
+	identity  atomic.Pointer[transport.Identity]
+	authority atomic.Pointer[enroll.Authority] // of a member, once it is open
+	revoked   atomic.Pointer[[]string]         // of a proxy, once it is open: members that were revoked
+	floor     atomic.Int64                     // newest time that the cluster has told, in seconds since 1970
+	renew     chan bool                        // of one slot: look at the certificate; true: it may be of no use any more
 
 	boot      string         // random, another one each time that the agent starts
 	following sync.WaitGroup // control streams of uplinks that this node has dialed
@@ -85,8 +88,18 @@ func ignoreClosed(err error) error {
 	return err
 }
 
-// serveNodes lets boxes join, and nodes renew their certificates.
-func (a *Agent) serveNodes(m *member.Member, ca *enroll.Authority) {
+// serveUplinks lets proxies use this node.
+func (a *Agent) serveUplinks() {
+	s := uplink.New(a.gate, a.opts.Log, a.attend)
+	if a.uplinks.CompareAndSwap(nil, s) {
+		bridge.Serve(a.net.ep, s)
+	}
+}
+
+// letIn lets other nodes use a member, boxes join, and nodes renew their certificates.
+func (a *Agent) letIn(m *member.Member, ca *enroll.Authority) {
+	a.openRoll(m, ca)
+	a.serveUplinks()
 	a.tokens.Store(&tokenOffice{store: m, caHash: func() string { return a.net.identity.Load().CAHash() }, now: ca.Time})
 	desk := &enroll.Desk{
 		Store:     m,
@@ -110,6 +123,19 @@ func (a *Agent) serveNodes(m *member.Member, ca *enroll.Authority) {
 		case <-time.After(joinLinger):
 		}
 	})
+}
+
+// letOut turns other nodes away, which find another member. What they have under way is answered within a moment.
+func (a *Agent) letOut() {
+	a.tokens.Store(nil)
+	a.roll.Store(nil)
+	a.net.authority.Store(nil)
+	for _, p := range []transport.Protocol{transport.Uplink, transport.Join, transport.Raft} {
+		a.net.ep.Listen(p, nil)
+	}
+	if s := a.uplinks.Swap(nil); s != nil {
+		s.End()
+	}
 }
 
 // joinLinger is how long the answer to a joining box is given to arrive.

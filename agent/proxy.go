@@ -9,7 +9,10 @@ import (
 
 	"holdfast/api"
 	"holdfast/client"
+	"holdfast/config"
 	"holdfast/enroll"
+	"holdfast/internal/failpoint"
+	"holdfast/internal/pivot"
 	"holdfast/kv"
 	"holdfast/proxy"
 	"holdfast/transport"
@@ -23,17 +26,22 @@ var (
 
 const cacheFile = "cache.db"
 
-// runProxy is the part that serves from a cache and forwards. It needs neither an uplink nor a cluster to serve: the gate
-// opens at once, also in front of a node that has not joined.
-func (a *Agent) runProxy(ctx context.Context, ready func()) error {
-	ready()
-	a.opts.beforeOpen(ctx)
+// proxyAct is what a proxy consists of.
+type proxyAct struct {
+	up    *client.Client // to the cluster
+	above *pivot.Pivot   // what the cache is fed from: up, or a member of this node that is about to go
+	cache *proxy.Proxy
+}
+
+// openProxy opens the cache and the uplink. A proxy needs neither an uplink nor a cluster to serve: it opens also before it
+// has joined. From, if it is not nil, feeds the cache at first.
+func (a *Agent) openProxy(from proxy.Upstream) (*act, error) {
 	ends, err := a.endpoints()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := a.loadRevoked(); err != nil {
-		return err
+		return nil, err
 	}
 	options := client.Options{Dial: a.dialUplink, Endpoints: ends, OnGood: a.keepEndpoints, Log: a.opts.Log}
 	if !a.net.identity.Load().Joined() {
@@ -41,10 +49,19 @@ func (a *Agent) runProxy(ctx context.Context, ready func()) error {
 	}
 	up, err := client.New(options)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	p, err := proxy.New(proxy.Options{
-		Upstream: up,
+	x := &proxyAct{up: up}
+	upstream := proxy.Upstream(up)
+	if from != nil {
+		x.above = pivot.New()
+		if _, err := x.above.Turn(context.Background(), pivot.Node{Backend: from}); err != nil {
+			return nil, err
+		}
+		upstream = x.above
+	}
+	x.cache, err = proxy.New(proxy.Options{
+		Upstream: upstream,
 		Path:     a.dir.join(proxyName, cacheFile),
 		Prefixes: prefixes(a.cfg.Proxy.Prefixes),
 		MaxBytes: int64(a.cfg.Proxy.MaxBytes),
@@ -55,20 +72,16 @@ func (a *Agent) runProxy(ctx context.Context, ready func()) error {
 		Metrics:  a.opts.Metrics,
 	})
 	if err != nil {
-		return openError(err)
+		return nil, openError(err)
 	}
-	q, err := a.openQueue(p)
-	if err != nil {
-		return errors.Join(err, p.Close())
-	}
-	n := a.proxyNode(up, p)
-	if q != nil {
-		n.backend = q
-	}
-	a.node.Store(n)
-	a.gate.open(n.backend)
-	close(a.ready)
-	return errors.Join(a.behind(ctx, q, func(ctx context.Context) error { return a.forward(ctx, up, p) }), p.Close())
+	return &act{
+		mode:    config.ModeProxy,
+		node:    a.proxyNode(up, x.cache),
+		proxy:   x,
+		reach:   x.cache.Reach,
+		run:     func(ctx context.Context) error { return errors.Join(a.forward(ctx, up, x.cache), x.cache.Close()) },
+		discard: x.cache.Close,
+	}, nil
 }
 
 // forward runs the uplink and the cache on it, after joining if that is still to be done. The first failure ends both.
@@ -80,7 +93,7 @@ func (a *Agent) forward(ctx context.Context, up *client.Client, p *proxy.Proxy) 
 		if err != nil {
 			return err
 		}
-		got, err := a.join(ctx, t, enroll.Wish{Role: transport.Proxy}, "the local API serves and queues meanwhile")
+		got, err := a.join(ctx, t, enroll.Wish{Role: transport.Proxy}, "the local API serves and queues meanwhile", func(error) {})
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -88,6 +101,9 @@ func (a *Agent) forward(ctx context.Context, up *client.Client, p *proxy.Proxy) 
 			return err
 		}
 		a.learn(up, got.Endpoints)
+		if err := a.dir.step(failpoint.ProxyEndpoints); err != nil {
+			return err
+		}
 	}
 	var wg sync.WaitGroup
 	var errs [2]error

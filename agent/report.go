@@ -43,6 +43,10 @@ func (a *Agent) Report() api.Status {
 		s.Queue = &q
 	}
 	s.Links = a.links()
+	if e := a.errands.current(); e != nil {
+		change := e.status(s.NodeID)
+		s.Switch = &change
+	}
 	s.State, s.Ready, s.Reason = a.state(n)
 	return s
 }

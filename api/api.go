@@ -51,7 +51,8 @@ type Status struct {
 	Member *MemberStatus `json:"member,omitempty"`
 	Proxy  *ProxyStatus  `json:"proxy,omitempty"`
 	Queue  *QueueStatus  `json:"queue,omitempty"`
-	Links  []LinkStatus  `json:"links,omitempty"` // connections to other nodes
+	Links  []LinkStatus  `json:"links,omitempty"`  // connections to other nodes
+	Switch *SwitchStatus `json:"switch,omitempty"` // a change of the mode that is under way
 }
 
 // ProxyStatus is the part of Status that a proxy has.

@@ -281,10 +281,10 @@ func (a *Authority) found(ctx context.Context) error {
 // enlist keeps this member's own record: by it others seal keys to it and list it.
 func (a *Authority) enlist(ctx context.Context, v *view) error {
 	id := a.opts.Identity()
-	if !id.Joined() {
-		return nil
-	}
 	info := id.Info()
+	if info.Role != transport.Member {
+		return nil // not yet, or no longer
+	}
 	key, err := id.SealingKey()
 	if err != nil {
 		return err
@@ -348,6 +348,9 @@ func (a *Authority) keepCertificate(v *view) error {
 	id := a.opts.Identity()
 	trust, now := v.trust.Trust(), a.Time()
 	ca := v.cas[v.trust.CAs[0].Hash]
+	if id.Joined() && id.Info().Role != transport.Member {
+		return nil // this node is being made a proxy
+	}
 	if ca != nil && (!id.Joined() || id.CAHash() != ca.Hash() || !now.Before(RenewAt(id))) {
 		return a.certifySelf(ca, trust)
 	}

@@ -341,7 +341,7 @@ func readControl(r *bufio.Reader, v any) error {
 	return json.Unmarshal(b, v)
 }
 
-// Follow speaks the node's side of a control stream, until it ends: it says hello, hands over news, and reports when it
+// Follow speaks the node's side of a control stream, on a new stream of an uplink, until it ends: it says hello, hands over news, and reports when it
 // is asked. The error says why the member sent this node away, if it did, as ErrCopied.
 func Follow(in *bufio.Reader, out io.Writer, boot string, report func() Report, heard func(News)) error {
 	send := func(v any) error {
@@ -350,6 +350,9 @@ func Follow(in *bufio.Reader, out io.Writer, boot string, report func() Report, 
 			return err
 		}
 		return wire.WriteFrame(out, b)
+	}
+	if err := wire.WriteFrame(out, wire.UplinkRequest{Verb: wire.UplinkNode}.Append(nil)); err != nil {
+		return err
 	}
 	if err := send(Hello{Boot: boot, Report: report()}); err != nil {
 		return err

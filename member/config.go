@@ -82,6 +82,8 @@ type Config struct {
 	Free func(path string) (free, size int64, err error)
 	// Clock is a clock that no one can set and that counts suspend. Nil is the system's boot time clock.
 	Clock func() time.Duration
+
+	founding bool // by Found: the members are listed by the next start, with its settings
 }
 
 // withDefaults returns c with its zero values replaced by what they stand for.

@@ -12,6 +12,9 @@ import (
 	"holdfast/kv"
 )
 
+// StateName is the name of the state file in the dir of a member.
+const StateName = stateName
+
 // Found makes cfg.Dir, which holds nothing but a state file (mvcc.Renew, mvcc.ImportEtcd), the dir of the only member of a
 // new cluster: the one that the epoch of the state names. It returns once all of it is durable but for the name of the
 // dir itself.
@@ -19,7 +22,7 @@ import (
 // The log of the cluster begins behind a snapshot. So nobody who joins later can be told to make the state of the log
 // alone: what was there before its first entry is in the state only.
 func Found(ctx context.Context, cfg Config) (err error) {
-	cfg.ReplicaID, cfg.Peers = 1, nil
+	cfg.ReplicaID, cfg.Peers, cfg.founding = 1, nil, true
 	cfg.DiskReserve, cfg.Quota, cfg.AuditEvery, cfg.History = -1, -1, -1, 0 // nothing is written but what has to be
 	if cfg.ClusterID == 0 || !nodeIDForm.MatchString(cfg.NodeID) {
 		return fmt.Errorf("member: found a cluster: cluster id %016x and node id %q are needed", cfg.ClusterID, cfg.NodeID)

@@ -184,7 +184,9 @@ func (m *Member) work(ctx context.Context) error {
 	g.Go(func() error { return m.auditor.run(ctx) })
 	g.Go(func() error { return m.measureLog(ctx) })
 	g.Go(func() error { return m.followRoster(ctx) })
-	g.Go(func() error { return m.keepMembers(ctx) })
+	if !m.cfg.founding {
+		g.Go(func() error { return m.keepMembers(ctx) })
+	}
 	g.Go(func() error { return m.registerSelf(ctx) })
 	g.Go(func() error {
 		if err := m.store.Run(ctx); err != nil && ctx.Err() == nil {

@@ -35,20 +35,24 @@ type Remains struct {
 	Epoch   kv.Epoch
 	Members map[uint64]string // voters and learners, by replica id, with their node ids, as far as this log knows
 
-	Applied   uint64 // index of the newest entry in the state file
-	Committed uint64 // newest index that is known here to have been on a quorum's disks
-	Last      uint64 // index of the newest entry of the log
-	LastTerm  uint64 // and the term it is of: of two logs the one with the higher term, then the higher index has more
-	Written   time.Time
+	Applied   uint64    // index of the newest entry in the state file
+	Committed uint64    // newest index that is known here to have been on a quorum's disks
+	Last      uint64    // index of the newest entry of the log
+	LastTerm  uint64    // and the term it is of: of two logs the one with the higher term, then the higher index has more
+	Written   time.Time // when the log was last written, for whatever reason, by this machine's clock
 }
 
 // Survey opens the dir of a member that does not run.
 func Survey(cfg Config) (s *Survivor, err error) {
+	written, err := newestFile(filepath.Join(cfg.Dir, raftDir)) // opening may write
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
 	m, err := Open(cfg)
 	if err != nil {
 		return nil, err
 	}
-	s = &Survivor{m: m}
+	s = &Survivor{m: m, remains: Remains{Written: written}}
 	if err := s.survey(); err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
@@ -72,8 +76,8 @@ func (s *Survivor) survey() error {
 		return err
 	}
 	r := Remains{
-		Cluster: id.Cluster, Replica: id.Replica, Epoch: s.m.store.Epoch(), Members: map[uint64]string{},
-		Applied: s.m.store.Applied(), Committed: max(s.log.State.Commit, sum.snapshot.Index), Last: sum.last, LastTerm: sum.snapshot.Term,
+		Cluster: id.Cluster, Replica: id.Replica, Epoch: s.m.store.Epoch(), Members: map[uint64]string{}, Written: s.remains.Written,
+		Applied: s.m.store.Applied(), Committed: max(s.log.State.Commit, sum.snapshot.Index, s.m.store.Applied()), Last: sum.last, LastTerm: sum.snapshot.Term,
 	}
 	if info, err := db.GetBootstrapInfo(shardID, id.Replica); err == nil {
 		addAll(r.Members, info.Addresses)
@@ -94,8 +98,7 @@ func (s *Survivor) survey() error {
 		return err
 	}
 	s.remains = r
-	s.remains.Written, err = newestFile(filepath.Join(s.m.cfg.Dir, raftDir))
-	return err
+	return nil
 }
 
 func addAll(to, from map[uint64]string) {

@@ -207,3 +207,35 @@ func (p *Proxy) State() State {
 }
 
 var errNoFeed = errors.New("the feed is not up")
+
+// Reach returns once nothing that is read here is older than what h says was shown, by this node in another guise: what is
+// mirrored is brought there, and whoever is asked above has to be there.
+func (p *Proxy) Reach(ctx context.Context, h kv.Header) error {
+	p.saw(h)
+	for {
+		_, _, changed := p.feed.news()
+		if p.behind(h.Revision) == 0 {
+			return nil
+		}
+		if _, err := p.feed.round(ctx); err != nil {
+			if ctx.Err() != nil {
+				return err
+			}
+			select { // the feed may come up yet
+			case <-changed:
+			case <-ctx.Done():
+				return err
+			}
+		}
+	}
+}
+
+// behind counts the mirrored prefixes that are not at a revision yet.
+func (p *Proxy) behind(revision int64) (n int) {
+	for _, m := range p.feed.mirrors {
+		if span, ok := p.cache.Mirrored(m.key, m.end); ok && span.Revision < revision {
+			n++
+		}
+	}
+	return n
+}

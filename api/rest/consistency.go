@@ -58,6 +58,12 @@ func (f freshness) delivered(p *kv.Page) []string {
 	}
 }
 
+// auto is what a read asks for that does not say.
+func (h *Handler) auto() (f freshness) {
+	f.maxAge, f.staleIfError = h.opts.Auto()
+	return f
+}
+
 // parseFreshness reads all of it. ?consistency is for people and wins over the directives of Cache-Control that say the
 // same; stale-if-error has no parameter and counts with auto and bounded alike.
 func (h *Handler) parseFreshness(p *params, header http.Header) (freshness, error) {
@@ -66,7 +72,7 @@ func (h *Handler) parseFreshness(p *params, header http.Header) (freshness, erro
 
 // parseFresh is parseFreshness for a read that can also wait for a change, if polls is set.
 func (h *Handler) parseFresh(p *params, header http.Header, polls bool) (freshness, error) {
-	f := freshness{maxAge: h.opts.MaxAge, staleIfError: h.opts.StaleIfError}
+	f := h.auto()
 	cc, err := parseCacheControl(header["Cache-Control"])
 	if err != nil {
 		return f, err

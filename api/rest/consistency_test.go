@@ -12,7 +12,7 @@ import (
 
 func TestHowFreshARequestIsUnderstood(t *testing.T) {
 	const d, s = 7 * time.Second, 168 * time.Hour
-	n := serve(t, func(o *Options) { o.MaxAge = d })
+	n := serve(t, func(o *Options) { o.Auto = within(d) })
 	var last kv.Query
 	n.between.read = func(ctx context.Context, q kv.Query) (kv.Page, error) {
 		last = q
@@ -120,7 +120,7 @@ func TestAnAnswerSaysHowOldItIsAndWhereItIsFrom(t *testing.T) {
 			map[string]string{"Holdfast-Source": "upstream", "Holdfast-Consistency": "linearizable", "Holdfast-Age": "0", "Age": "0", "Cache-Status": "holdfast; fwd=miss"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			n := serve(t, func(o *Options) { o.MaxAge = 5 * time.Second })
+			n := serve(t, func(o *Options) { o.Auto = within(5 * time.Second) })
 			n.between.read = func(ctx context.Context, q kv.Query) (kv.Page, error) {
 				p, err := n.store.Read(ctx, q)
 				p.Age, p.Source, p.Pending = c.age, c.source, 3
@@ -229,4 +229,9 @@ func FuzzCacheControl(f *testing.F) {
 		}
 		_ = p.done()
 	})
+}
+
+// within is Options.Auto of a proxy.
+func within(maxAge time.Duration) func() (time.Duration, time.Duration) {
+	return func() (time.Duration, time.Duration) { return maxAge, StaleIfError }
 }

@@ -77,6 +77,12 @@ func linedUp(o *Options) {
 
 const none = "0000000000000001-00000000000000000000000000000000"
 
+// copied is a node that has a state to copy.
+func copied(o *Options) {
+	admin := &copier{content: strings.Repeat("state", 1000)}
+	o.Admin = func() api.Admin { return admin }
+}
+
 // examples show each operation of the document in each of its statuses.
 var examples = []example{
 	{op: "GET /v1/kv/{key}", status: 200, path: "/v1/kv/a", given: stored},
@@ -102,6 +108,11 @@ var examples = []example{
 	{op: "GET /v1/kv/{key}", status: 503, path: "/v1/kv/a", given: fails(kv.StalenessExceeded)},
 	{op: "GET /v1/kv/{key}", status: 504, path: "/v1/kv/a?wait=1ms", given: stored, headers: []string{"Holdfast-Min-Revision", "99"}},
 	{op: "GET /v1/kv/{key}", status: 0, path: "/v1/kv/a", headers: []string{"Origin", "https://elsewhere.example"}},
+
+	{op: "GET /v1/snapshot", status: 200, path: "/v1/snapshot", options: copied},
+	{op: "GET /v1/snapshot", status: 206, path: "/v1/snapshot", options: copied, given: halfRead, headers: []string{"If-Range", `"held"`, "Range", "bytes=100-"}},
+	{op: "GET /v1/snapshot", status: 501, path: "/v1/snapshot"},
+	{op: "GET /v1/snapshot", status: 0, path: "/v1/snapshot?x"},
 
 	{op: "HEAD /v1/kv/{key}", status: 200, path: "/v1/kv/a?consistency=bounded&max_staleness=5s", given: stored},
 	{op: "HEAD /v1/kv/{key}", status: 200, path: "/v1/kv/a?wait=1s", given: stored, headers: []string{"Holdfast-Min-Revision", "4", "Cache-Control", "no-cache", "If-Match", "*"}},
@@ -251,7 +262,16 @@ var examples = []example{
 	{op: "POST /v1/cert/finish", status: 200, path: "/v1/cert/finish", body: `{"force":true}`},
 	{op: "POST /v1/cert/finish", status: 400, path: "/v1/cert/finish", body: `{"perhaps":true}`},
 	{op: "POST /v1/cert/finish", status: 0, path: "/v1/cert/finish", device: true},
+	{op: "POST /v1/nodes/{node}/{change}", status: 200, path: "/v1/nodes/self/demote"},
+	{op: "POST /v1/nodes/{node}/{change}", status: 200, path: "/v1/nodes/box-7/promote?wait=5s", body: `{"token":"HF1x"}`},
+	{op: "POST /v1/nodes/{node}/{change}", status: 202, path: "/v1/nodes/self/promote?wait=1ms", options: levered(lever{slow: true})},
+	{op: "POST /v1/nodes/{node}/{change}", status: 400, path: "/v1/nodes/self/demote", body: `{"token":"HF1x"}`},
+	{op: "POST /v1/nodes/{node}/{change}", status: 404, path: "/v1/nodes/self/demote", device: true},
+	{op: "POST /v1/nodes/{node}/{change}", status: 412, path: "/v1/nodes/self/demote", options: levered(lever{err: kv.Errorf(kv.PreconditionFailed, "the last voter")})},
+	{op: "POST /v1/nodes/{node}/{change}", status: 0, path: "/v1/nodes/self/leave", options: levered(lever{err: kv.Errorf(kv.Busy, "being promoted")})},
 }
+
+func levered(l lever) func(*Options) { return func(o *Options) { o.Switch = &l } }
 
 // issue makes a token.
 func issue(n *node) {

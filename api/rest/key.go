@@ -2,6 +2,7 @@ package rest
 
 import (
 	"net/url"
+	"slices"
 	"strings"
 
 	"holdfast/kv"
@@ -24,11 +25,13 @@ const (
 	toRenew
 	toRotate
 	toFinish
+	toSwitch
 	toTxn
 	toBatch
 	toLeases
 	toLease
 	toKeepAlive
+	toSnapshot
 	toDocument
 
 	targets // how many there are
@@ -42,11 +45,14 @@ const (
 	tokensPath = "/v1/tokens"
 	tokenRoot  = "/v1/tokens/" //nolint:gosec // a path
 
+	nodeRoot = "/v1/nodes/"
+
 	txnPath       = "/v1/txn"
 	batchPath     = "/v1/batch"
 	leasesPath    = "/v1/leases"
 	leaseRoot     = "/v1/leases/"
 	keepAliveLeaf = "/keepalive"
+	snapshotPath  = "/v1/snapshot"
 	documentPath  = "/v1/openapi.yaml"
 )
 
@@ -63,6 +69,7 @@ var exact = map[string]target{
 	txnPath:      toTxn,
 	batchPath:    toBatch,
 	leasesPath:   toLeases,
+	snapshotPath: toSnapshot,
 	documentPath: toDocument,
 }
 
@@ -88,8 +95,12 @@ func route(u *url.URL) (target, string) {
 	if id, ok := strings.CutPrefix(sent, tokenRoot); ok && isID(id) {
 		return toToken, id
 	}
-	if strings.HasPrefix(sent, nodesRoot) && len(u.Path) > len(nodesRoot) {
-		return toNode, u.Path[len(nodesRoot):] // a name may have any character
+	if name, ok := strings.CutPrefix(sent, nodeRoot); ok && name != "" {
+		if node, kind, two := strings.Cut(name, "/"); two && isID(node) && slices.Contains(switchKinds, kind) {
+			return toSwitch, name
+		} else if !two {
+			return toNode, u.Path[len(nodeRoot):] // a name may have any character
+		}
 	}
 	if id, ok := strings.CutPrefix(sent, leaseRoot); ok {
 		if isID(id) {

@@ -63,7 +63,7 @@ func names(parameters []map[string]any, in string) (out []string) {
 }
 
 // onePath is a path of the document with its names filled in.
-var onePath = strings.NewReplacer("{key}", "a", "{id}", "1", "{op}", "1", "{token}", "1", "{node}", "1").Replace
+var onePath = strings.NewReplacer("{key}", "a", "{id}", "1", "{op}", "1", "{token}", "1", "{node}", "self", "{change}", "promote").Replace
 
 func TestTheDocumentIsServed(t *testing.T) {
 	n := serve(t)

@@ -31,6 +31,9 @@ type Options struct {
 
 	Queue  func() api.Queue // answers /v1/queue; nil, or returning nil: the node has no queue
 	Tokens api.Tokens       // answers /v1/tokens behind Admin and nowhere else; nil: nowhere
+	Switch api.Switcher     // answers /v1/nodes/{node}/promote, demote and leave, likewise
+
+	Admin func() api.Admin // answers /v1/snapshot; nil, or returning nil: the node has no state to copy
 
 	Nodes        api.Nodes        // answers /v1/nodes behind Admin and nowhere else
 	Certificates api.Certificates // answers /v1/cert likewise
@@ -49,27 +52,28 @@ type Options struct {
 	Heartbeat   time.Duration // longest silence on a watch; 0: 25 s
 	WatchStall  time.Duration // longest a watch waits for its client to read; 0: 10 s. A client that takes longer is closed as a slow consumer, one that takes twice as long is cut off
 
-	// MaxAge and StaleIfError are what consistency=auto, the default, asks for. MaxAge 0 asks for a linearizable
-	// answer first, as a member gives it; a proxy sets its proxy.max-age.
-	MaxAge       time.Duration
-	StaleIfError time.Duration // 0: 168 h
+	// Auto is what consistency=auto, the default, asks for at present: an answer at most maxAge old (0: a linearizable one
+	// first, as a member gives it; a proxy has its proxy.max-age), else one at most staleIfError old. Nil: 0 and StaleIfError.
+	Auto func() (maxAge, staleIfError time.Duration)
 
 	Origins []string // web origins that may call, such as "https://panel.example"; "*" is any. Nil: only the node's own
 }
 
 // Defaults of Options.
 const (
-	valueMax     = 1 << 20
-	keyMax       = 4 << 10
-	requestMax   = 3 << 19
-	opsMax       = 128
-	watchesMax   = 1024
-	bodyTimeout  = 60 * time.Second
-	watchStall   = 10 * time.Second
-	staleIfError = 168 * time.Hour
+	valueMax    = 1 << 20
+	keyMax      = 4 << 10
+	requestMax  = 3 << 19
+	opsMax      = 128
+	watchesMax  = 1024
+	bodyTimeout = 60 * time.Second
+	watchStall  = 10 * time.Second
 	// 25 s keeps a typical carrier NAT open: 3,456 comments a day, about 0.2 MB with their TCP and IP headers.
 	heartbeat = 25 * time.Second
 )
+
+// StaleIfError is how old an answer consistency=auto takes on a member that cannot get a newer one.
+const StaleIfError = 168 * time.Hour
 
 // Handler serves /v1. It is safe for concurrent use.
 type Handler struct {
@@ -78,6 +82,7 @@ type Handler struct {
 	metrics *metrics
 	epoch   atomic.Pointer[epochValue] // the header value of the epoch seen last
 
+	copies   copies
 	watches  atomic.Int64 // open now
 	batches  atomic.Int64 // likewise
 	stopping context.Context
@@ -99,7 +104,9 @@ func New(o Options) *Handler {
 	setDefault(&o.BodyTimeout, bodyTimeout)
 	setDefault(&o.Heartbeat, heartbeat)
 	setDefault(&o.WatchStall, watchStall)
-	setDefault(&o.StaleIfError, staleIfError)
+	if o.Auto == nil {
+		o.Auto = func() (time.Duration, time.Duration) { return 0, StaleIfError }
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -116,19 +123,23 @@ func setDefault[T comparable](field *T, value T) {
 	}
 }
 
-// EndWatches ends every open watch with a last event that says so, and refuses new ones. It does not wait for them.
-func (h *Handler) EndWatches() { h.stop() }
+// EndWatches ends every open watch with a last event that says so, and refuses new ones. It does not wait for them. A
+// backup that is being read is cut off.
+func (h *Handler) EndWatches() {
+	h.stop()
+	h.copies.close()
+}
 
-func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.handle(w, r, nil) }
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.handle(w, r, false) }
 
-// handle serves a request on a listener for administration, or nil.
-func (h *Handler) handle(w http.ResponseWriter, r *http.Request, adm *administration) {
+// handle serves a request on a listener that is for administration, or is not.
+func (h *Handler) handle(w http.ResponseWriter, r *http.Request, admin bool) {
 	h.metrics.inFlight.Add(1)
 	defer h.metrics.inFlight.Add(-1)
 	if r.ContentLength != 0 {
 		h.boundBody(w)
 	}
-	status, err := h.serve(w, r, adm)
+	status, err := h.serve(w, r, admin)
 	if err != nil {
 		status = h.refuse(w, r, err)
 	}
@@ -147,14 +158,11 @@ const (
 	allowLeases    = "GET, HEAD, POST, OPTIONS"
 	allowLease     = "GET, HEAD, PUT, DELETE, OPTIONS"
 	allowKeepAlive = allowPost
+	allowSnapshot  = "GET, OPTIONS"
 )
 
 // serve answers a request and returns the status it has sent, or an error if it has sent nothing yet.
-func (h *Handler) serve(w http.ResponseWriter, r *http.Request, adm *administration) (int, error) {
-	var tokens api.Tokens
-	if adm != nil {
-		tokens = adm.tokens
-	}
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, admin bool) (int, error) {
 	to, name := route(r.URL)
 	if preflight, err := h.origins.admit(w, r); preflight || err != nil {
 		return http.StatusNoContent, err
@@ -169,21 +177,23 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, adm *administrat
 	case toQueued:
 		return h.serveQueued(w, r, name)
 	case toTokens:
-		return h.serveTokens(w, r, tokens)
+		return h.serveTokens(w, r, admin)
 	case toToken:
-		return h.serveToken(w, r, tokens, name)
+		return h.serveToken(w, r, admin, name)
+	case toSwitch:
+		return h.serveSwitch(w, r, admin, name)
 	case toNodes:
-		return h.serveNodes(w, r, adm)
+		return h.serveNodes(w, r, admin)
 	case toNode:
-		return h.serveNode(w, r, adm, name)
+		return h.serveNode(w, r, admin, name)
 	case toCert:
-		return h.serveCert(w, r, adm)
+		return h.serveCert(w, r, admin)
 	case toRenew:
-		return h.changeCert(w, r, adm, adm.renew)
+		return h.changeCert(w, r, admin, h.renewCert)
 	case toRotate:
-		return h.changeCert(w, r, adm, adm.rotate)
+		return h.changeCert(w, r, admin, h.rotateCA)
 	case toFinish:
-		return h.changeCert(w, r, adm, adm.finish)
+		return h.changeCert(w, r, admin, h.finishCA)
 	case toTxn:
 		return h.servePost(w, r, h.txn)
 	case toBatch:
@@ -194,6 +204,8 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, adm *administrat
 		return h.serveLease(w, r, name)
 	case toKeepAlive:
 		return h.keepAlive(w, r, name)
+	case toSnapshot:
+		return h.serveSnapshot(w, r)
 	case toDocument:
 		return h.serveDocument(w, r)
 	default:

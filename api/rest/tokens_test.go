@@ -50,7 +50,12 @@ func (o *office) Revoke(_ context.Context, id string) error {
 // serveAdmin is serve with the administration socket's handler.
 func serveAdmin(t *testing.T, tokens api.Tokens, change ...func(*Options)) *node {
 	t.Helper()
-	n := serve(t, append(change, func(o *Options) { o.Tokens, o.Nodes, o.Certificates = tokens, &registry{}, &registry{} })...)
+	n := serve(t, append(change, func(o *Options) {
+		o.Tokens, o.Nodes, o.Certificates = tokens, &registry{}, &registry{}
+		if o.Switch == nil {
+			o.Switch = &lever{}
+		}
+	})...)
 	n.Server = httptest.NewServer(n.handler.Admin())
 	t.Cleanup(n.Server.Close)
 	return n

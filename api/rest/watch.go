@@ -303,7 +303,8 @@ const resyncChunk = 1 << 20
 // "synced"; what was not listed is gone. Until that last event the client's place stays where it was, so that a
 // connection lost in between begins again.
 func (x *watcher) resync(ctx context.Context, gap *errGap) error {
-	req := listRequest{limit: 1 << 62, fresh: freshness{maxAge: x.h.opts.MaxAge, staleIfError: x.h.opts.StaleIfError, minRevision: gap.oldest, wait: waitDefault}}
+	req := listRequest{limit: 1 << 62, fresh: x.h.auto()}
+	req.fresh.minRevision, req.fresh.wait = gap.oldest, waitDefault
 	s := x.h.newScan(&req)
 	s.key, s.end = x.req.key, x.req.end
 	for n := listFirst; n > 0; n = s.chunk(resyncChunk) {

@@ -59,10 +59,18 @@ func opInScope(op kv.Op, peer Peer) *kv.Error {
 		return nil
 	case kv.Skip, kv.LeaseGrant, kv.LeaseKeepAlive, kv.LeaseTTL, kv.LeaseList, kv.LeaseRevoke, kv.Compact, kv.Alarms:
 		return nil // name no key; see lease.go. Whether this peer may is for authorisation
+	case kv.Records:
+		if string(op.Prefix) == membersRecord {
+			return nil
+		}
+		return kv.Errorf(kv.PermissionDenied, "a proxy may not read the record %q", op.Prefix)
 	default:
 		return kv.Errorf(kv.PermissionDenied, "a proxy may not send a %T", op)
 	}
 }
+
+// membersRecord says who the members are and where. Every node may know that: it needs one of them.
+const membersRecord = "members"
 
 // originOf is the number under which a node queues: its id.
 func originOf(peer Peer) (o [16]byte) {

@@ -57,10 +57,15 @@ type Server struct {
 	backend api.Backend
 	log     *slog.Logger
 	attend  Attend
+	ending  context.Context // ended by End
+	end     context.CancelFunc
 }
 
 // Attend serves the control stream of a peer until it ends. See enroll.Roll for what is spoken on it.
 type Attend func(ctx context.Context, conn Conn, peer Peer, in *bufio.Reader, out io.Writer) error
+
+// endGrace is how long the requests under way have to be answered once a server is to end.
+const endGrace = 2 * time.Second
 
 // New returns a server over b. Without attend peers have no control stream.
 func New(b api.Backend, log *slog.Logger, attend ...Attend) *Server {
@@ -71,8 +76,13 @@ func New(b api.Backend, log *slog.Logger, attend ...Attend) *Server {
 	if len(attend) > 0 {
 		s.attend = attend[0]
 	}
+	s.ending, s.end = context.WithCancel(context.Background())
 	return s
 }
+
+// End has every Serve return: no further stream is taken, watches end at once, and requests under way have a moment to be
+// answered. It does not wait.
+func (s *Server) End() { s.end() }
 
 // Serve answers the streams of a connection until it or ctx ends, and waits for the answers under way.
 func (s *Server) Serve(ctx context.Context, conn Conn, peer Peer) {
@@ -80,16 +90,26 @@ func (s *Server) Serve(ctx context.Context, conn Conn, peer Peer) {
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel()
+	taking, enough := context.WithCancel(ctx) // ends first when the server is to end
+	defer enough()
+	defer context.AfterFunc(s.ending, enough)()
 	for {
-		st, err := conn.AcceptStream(ctx)
+		st, err := conn.AcceptStream(taking)
 		if err != nil {
-			return
+			break
 		}
-		running.Go(func() { s.stream(ctx, conn, st, peer) })
+		running.Go(func() { s.stream(ctx, taking, conn, st, peer) })
 	}
+	if s.ending.Err() == nil {
+		return
+	}
+	late := time.AfterFunc(endGrace, cancel)
+	defer late.Stop()
+	running.Wait()
 }
 
-func (s *Server) stream(ctx context.Context, conn Conn, st Stream, peer Peer) {
+// stream answers one stream; a watch, or a control stream, until taking ends.
+func (s *Server) stream(ctx, taking context.Context, conn Conn, st Stream, peer Peer) {
 	stop := context.AfterFunc(ctx, func() { st.Abort(codeDone) })
 	defer stop()
 	r := bufio.NewReaderSize(st, 512) // most requests are small, and there are many connections
@@ -100,9 +120,11 @@ func (s *Server) stream(ctx context.Context, conn Conn, st Stream, peer Peer) {
 	}
 	q, err := wire.DecodeUplinkRequest(frame)
 	if err == nil && q.Verb == wire.UplinkWatch {
-		err = s.watch(ctx, st, r, q, peer)
+		defer context.AfterFunc(taking, func() { st.Abort(codeDone) })()
+		err = s.watch(taking, st, r, q, peer)
 	} else if err == nil && q.Verb == wire.UplinkNode && s.attend != nil {
-		err = s.attend(ctx, conn, peer, r, st)
+		defer context.AfterFunc(taking, func() { st.Abort(codeDone) })()
+		err = s.attend(taking, conn, peer, r, st)
 	} else if err == nil {
 		err = s.answer(ctx, st, q, peer)
 	} else {

@@ -237,16 +237,6 @@ func TestCompletion(t *testing.T) {
 	}
 }
 
-func TestWhatThisVersionCannotDoSaysSo(t *testing.T) {
-	w := newWorld(t)
-	for _, args := range [][]string{{"promote"}, {"demote", "--data-dir=x"}, {"leave", "--force"}} {
-		w.runs(1, args...)
-		w.says("this version cannot " + args[0])
-	}
-	w.runs(2, "leave", "--fource")
-	w.says("did you mean --force?")
-}
-
 const help = `Holdfast, a key-value agent for edge nodes.
 
 Without a command it runs a node, as "agent run" does; no configuration is needed.
@@ -258,11 +248,11 @@ Usage:
 Available Commands:
   completion  Generate the autocompletion script for the specified shell
   config      Write, check and show the configuration
-  demote      Make a member a proxy; not in this version
+  demote      Make a member a proxy
   help        Help about any command
   kv          Read, write and watch keys
-  leave       Take this node out of its cluster; not in this version
-  promote     Make a proxy a member; not in this version
+  leave       Take this node out of its cluster
+  promote     Make a proxy a member
   queue       Look at the writes that wait for the cluster
   run         Run a node; the default
   status      Show how the agent is doing

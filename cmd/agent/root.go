@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"holdfast/config"
+	"holdfast/internal/failpoint"
 )
 
 // rootCommand builds the tree of commands. The root is `agent run`.
@@ -27,8 +28,12 @@ Without a command it runs a node, as "agent run" does; no configuration is neede
 	}
 	config.AddFlags(root.Flags())
 	root.SetFlagErrorFunc(p.flagError)
-	root.AddCommand(p.runCommand(), p.kvCommand(), p.queueCommand(), p.tokenCommand(), p.nodesCommand(), p.certCommand(), p.prepareImageCommand(), p.statusCommand(), p.configCommand(), p.versionCommand())
+	root.AddCommand(p.runCommand(), p.kvCommand(), p.queueCommand(), p.tokenCommand(), p.nodesCommand(), p.certCommand(), p.statusCommand(),
+		p.snapshotCommand(), p.recoverCommand(), p.prepareImageCommand(), p.configCommand(), p.versionCommand())
 	root.AddCommand(p.switchCommands()...)
+	if failpoint.Built {
+		root.AddCommand(p.failpointsCommand())
+	}
 	for _, c := range root.Commands() {
 		c.DisableFlagsInUseLine = true
 	}

@@ -56,6 +56,8 @@ var ours = []rule{
 	{"internal/bridge", []string{"api/uplink", "client", "member/raftnet", "transport"}},
 	{"transport", nil},
 	{"config", nil},
+	{"internal/failpoint", nil},
+	{"internal/pivot", []string{"kv", "api"}},
 	{"internal/service", nil},
 	{"internal/simnet", nil},
 	{"internal/sniff", nil},
@@ -65,9 +67,9 @@ var ours = []rule{
 	{"packaging", nil},
 
 	// who puts them together; only agent and cmd read config
-	{"agent", []string{"kv", "internal/wire", "internal/service", "internal/bridge", "internal/sniff", "config", "api/...", "mvcc", "member/...", "proxy/...",
+	{"agent", []string{"kv", "internal/wire", "internal/failpoint", "internal/pivot", "internal/service", "internal/bridge", "internal/sniff", "config", "api/...", "mvcc", "member/...", "proxy/...",
 		"queue", "client", "enroll", "transport"}},
-	{"cmd/...", []string{"kv", "internal/wire", "internal/gcpace", "config", "api", "agent", "client", "cmd/..."}},
+	{"cmd/...", []string{"kv", "internal/wire", "internal/failpoint", "internal/gcpace", "config", "api", "agent", "client", "cmd/..."}},
 
 	// harnesses may know everything but main
 	{"test/...", []string{"kv", "api/...", "mvcc", "member/...", "proxy/...", "queue", "client", "transport", "config",

@@ -1,0 +1,95 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"holdfast/config"
+	"holdfast/internal/failpoint"
+	"holdfast/kv"
+)
+
+// leftName is where everything goes of a node that has left its cluster: left/<time>/.
+const leftName = "left"
+
+// leave takes this node out of its cluster and has the agent stop. A member is demoted first, so that the cluster knows;
+// by force nobody is asked. Writes that wait in the queue are a refusal: nobody would send them.
+func (a *Agent) leave(ctx context.Context, now *running, e *errand) (*running, error) {
+	e.say("looking for writes that wait in the queue")
+	if v := a.queue.Load(); v != nil {
+		if n := v.Status().Depth; n > 0 {
+			return now, &undone{kv.Errorf(kv.PreconditionFailed, "%d writes wait in the queue of this node and would be lost: let them drain, or discard them (agent queue discard)", n)}
+		}
+	}
+	if !e.force && now.mode == config.ModeMember {
+		var err error
+		if now, err = a.demote(ctx, now, e); err != nil {
+			return now, err
+		}
+	}
+	e.say("stopping")
+	a.farewell.Store(true)
+	a.stop()
+	return now, nil
+}
+
+// goAside is the last step of a node that has left. Everything has ended.
+func (a *Agent) goAside() error {
+	into, err := a.dir.moveAside(a.planned().record, a.opts.Now())
+	if err != nil {
+		return err
+	}
+	a.opts.Log.Info("this node has left its cluster; a start from here on begins anew, and what it had is kept", "in", a.dir.join(into))
+	return nil
+}
+
+// moveAside puts everything in the dir but the lock into left/<time>/, which it returns. It begins with a record in
+// mode.json and ends with that file, so that the next start completes what is cut short.
+func (d *dataDir) moveAside(rec record, now time.Time) (string, error) {
+	if rec.Switch == nil || rec.Switch.Into == "" {
+		rec.Switch = &change{Kind: leaving, Into: filepath.Join(leftName, now.UTC().Format("20060102T150405Z"))}
+		if err := d.writeRecord(rec); err != nil {
+			return "", err
+		}
+		if err := d.step(failpoint.LeaveJournalled); err != nil {
+			return "", err
+		}
+	}
+	into := rec.Switch.Into
+	if err := os.MkdirAll(d.join(into), 0o700); err != nil {
+		return "", storageError(fmt.Errorf("make %s: %w", into, err))
+	}
+	for i, name := range []string{memberName, stagedName, proxyName, queueName, retiredName, identityName, modeFile} {
+		err := os.Rename(d.join(name), d.join(into, name))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return "", storageError(fmt.Errorf("move %s aside: %w", name, err))
+		}
+		if name == identityName { // before the record goes, the rest is where it belongs
+			if err := d.syncMoved(into); err != nil {
+				return "", err
+			}
+		}
+		if i == 0 {
+			if err := d.step(failpoint.LeaveMoving); err != nil {
+				return "", err
+			}
+		}
+	}
+	if err := d.syncMoved(into); err != nil {
+		return "", err
+	}
+	return into, d.step(failpoint.LeaveMoved)
+}
+
+func (d *dataDir) syncMoved(into string) error {
+	for _, dir := range []string{d.join(into), d.join(leftName), d.path} {
+		if err := syncDir(dir); err != nil {
+			return storageError(err)
+		}
+	}
+	return nil
+}
