@@ -282,7 +282,7 @@ func (a *Authority) found(ctx context.Context) error {
 func (a *Authority) enlist(ctx context.Context, v *view) error {
 	id := a.opts.Identity()
 	info := id.Info()
-	if info.Role != transport.Member {
+	if _, out := v.revoked[info.Node]; out || info.Role != transport.Member {
 		return nil // not yet, or no longer
 	}
 	key, err := id.SealingKey()
@@ -315,6 +315,9 @@ func (a *Authority) sealAll(ctx context.Context, v *view) error {
 	for _, ca := range v.trust.CAs {
 		for _, n := range v.nodes {
 			name, held := keyName(ca.Hash, n.ID), v.cas[ca.Hash]
+			if _, out := v.revoked[n.ID]; out {
+				continue
+			}
 			switch {
 			case n.Role == transport.Member && len(n.Seal) > 0 && !v.sealed[name] && held != nil:
 				box, err := seal(held, n.Seal)
