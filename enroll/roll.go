@@ -101,6 +101,8 @@ const (
 	// aliveWait is how long a node is given to show that it still runs when another one comes with its identity: some
 	// round trips of a bad link. A box that has restarted is served meanwhile.
 	aliveWait = 3 * time.Second
+	// refusedLinger is how long a node that is sent away has to read why.
+	refusedLinger = time.Second
 	// reportWait is how long a node has to answer when the roll is called.
 	reportWait = 2 * time.Second
 )
@@ -163,7 +165,12 @@ func (r *Roll) enter(ctx context.Context, s *session) error {
 	where, copied := r.duplicate(ctx, s)
 	if copied {
 		text := fmt.Sprintf("a node with the same identity is connected from %s: this data dir is a copy. Stop this node and give it a data dir of its own (agent prepare-image takes the identity out of a copy)", where)
-		_ = s.send(News{Refused: text}) // and if it does not arrive, the end of the connection does
+		if s.send(News{Refused: text}) == nil {
+			select { // it closes the connection when it has read that
+			case <-ctx.Done():
+			case <-time.After(refusedLinger):
+			}
+		}
 		s.link.Close(text)
 		r.opts.Log.Error("a second node with a copied identity was sent away: give it a data dir of its own, or revoke the node if you do not know the box",
 			"node", s.node, "name", s.last.Name, "from", s.link.Address(), "first", where)
