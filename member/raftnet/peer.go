@@ -104,7 +104,7 @@ func (i *inLane) enter(boot nonce) error {
 	defer i.mu.Unlock()
 	changed, ok := i.boots.enter(boot)
 	if !ok {
-		return fmt.Errorf("a stream from before the peer's restart: %w", errFormat)
+		return fmt.Errorf("%w: %w", errLife, errFormat)
 	}
 	if changed {
 		i.window = window{}
