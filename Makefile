@@ -50,6 +50,9 @@ bench: build ## beside other stores; see test/bench
 compat: build ## unchanged etcd clients, with etcd and with the built binary; wants node, npm and etcdctl 3.4
 	AGENT=$(CURDIR)/$(BIN) CACHE=$(CACHE) go test -C test/compat -count=1 -parallel 8 -timeout 10m ./...
 
+lies: build ## what others tell devices that is not so, and the built binary does not; wants mosquitto
+	AGENT=$(CURDIR)/$(BIN) CACHE=$(CACHE) go test -C test/lies -tags lies -count=1 -timeout 20m -v ./...
+
 # In a process and mount namespace: whatever a test leaves behind ends with it.
 e2e: build ## the built binary against kills, a full disk and a real systemd; root
 	unshare --pid --fork --mount-proc --kill-child env AGENT=$(CURDIR)/$(BIN) CACHE=$(CACHE) go test -tags e2e -count=1 -timeout 20m -v ./test/e2e/...

@@ -108,12 +108,9 @@ func (a *Agent) play(ctx context.Context, first *act, front api.Backend) error {
 	if _, err := a.pivot.Turn(ctx, now.stage()); err != nil {
 		return errors.Join(err, now.stop())
 	}
+	a.opening = &opening{ctx: ctx, ready: a.ready, open: func(ctx context.Context, n *node) { a.openWhenServing(ctx, n, front) }}
+	defer a.opening.stop()
 	a.enter(now)
-	waiting, done := context.WithCancel(ctx)
-	var opening sync.WaitGroup
-	opening.Go(func() { a.openWhenServing(waiting, now.node, front) })
-	defer opening.Wait()
-	defer done()
 	if e := a.resumed(); e != nil {
 		a.errands.resume(e)
 	}
@@ -133,9 +130,37 @@ func (a *Agent) play(ctx context.Context, first *act, front api.Backend) error {
 	}
 }
 
+// opening opens the gate when what is on stage serves. It belongs to the goroutine of play.
+type opening struct {
+	ctx    context.Context
+	ready  <-chan struct{} // closed once the gate is open
+	open   func(ctx context.Context, n *node)
+	cancel context.CancelFunc // nil while it watches nobody
+	wg     sync.WaitGroup
+}
+
+// watch opens when n serves, and no longer when another does.
+func (o *opening) watch(n *node) {
+	o.stop()
+	if isClosed(o.ready) {
+		return
+	}
+	ctx, cancel := context.WithCancel(o.ctx)
+	o.cancel = cancel
+	o.wg.Go(func() { o.open(ctx, n) })
+}
+
+func (o *opening) stop() {
+	if o.cancel != nil {
+		o.cancel()
+	}
+	o.wg.Wait()
+}
+
 // enter makes an act what the node is to everybody else.
 func (a *Agent) enter(r *running) {
 	a.node.Store(r.node)
+	a.opening.watch(r.node)
 	if r.admit != nil {
 		r.admit()
 	}

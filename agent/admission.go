@@ -47,7 +47,7 @@ func (a *Agent) askCluster(ctx context.Context) (*plan, []string, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	wish := enroll.Wish{Role: transport.Member, Fallback: s.mayBeProxy(), Addresses: a.peerAddresses(), ClientURLs: a.Addrs()}
+	wish := enroll.Wish{Role: transport.Member, Fallback: s.mayBeProxy(), Addresses: a.peerAddresses(), ClientURLs: a.clientURLs()}
 	got, err := a.join(ctx, t, wish, "nothing is made meanwhile, and nothing served", func(error) {})
 	switch {
 	case errors.Is(err, enroll.ErrFull):
@@ -59,13 +59,19 @@ func (a *Agent) askCluster(ctx context.Context) (*plan, []string, error) {
 	default:
 		s.answer = clusterFull
 	}
+	p, err := answered(a.dir, s, got.Admission, a.opts.Now())
+	return p, got.Endpoints, err
+}
+
+// answered decides with the answer of the cluster. It makes nothing.
+func answered(d *dataDir, s situation, admission json.RawMessage, now time.Time) (*plan, error) {
 	decided, err := decide(s)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	p := &plan{dir: a.dir, do: decided.do, node: a.planned().node, admission: got.Admission}
-	p.record = record{Mode: decided.mode, Wanted: a.cfg.Mode, Reason: decided.reason, Since: a.opts.Now().UTC().Truncate(time.Second)}
-	return p, got.Endpoints, nil
+	return &plan{dir: d, do: decided.do, admission: admission, record: record{
+		Mode: decided.mode, Wanted: s.wanted, Reason: decided.reason, Since: now.UTC().Truncate(time.Second),
+	}}, nil
 }
 
 // admitter lets a member decide who becomes a member.

@@ -2,7 +2,9 @@ package agent
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -13,6 +15,7 @@ import (
 
 	"holdfast/config"
 	"holdfast/internal/failpoint"
+	"holdfast/member"
 )
 
 func openDir(t *testing.T, path string) *dataDir {
@@ -150,9 +153,59 @@ func prepare(d *dataDir, cfg config.Config) (nodeID, error) {
 	return p.node, p.complete()
 }
 
+// prepareJoin is prepare for a box that the cluster takes in as a member, each time it asks under another replica id.
+func prepareJoin(asked *int) func(*dataDir, config.Config) (nodeID, error) {
+	return func(d *dataDir, cfg config.Config) (nodeID, error) {
+		p, err := admit(d, cfg, time.Now())
+		if err != nil {
+			return nodeID{}, err
+		}
+		node, err := d.ensureNodeID()
+		if err != nil {
+			return nodeID{}, err
+		}
+		if p.do == askCluster {
+			*asked++
+			s, err := d.observe(cfg)
+			if err != nil {
+				return node, err
+			}
+			s.answer = voterWanted
+			b, err := json.Marshal(member.Admission{Cluster: 7, Replica: uint64(*asked) + 1, Node: node.uuid()}) //nolint:gosec // few
+			if err != nil {
+				return node, err
+			}
+			if p, err = answered(d, s, b, time.Now()); err != nil {
+				return node, err
+			}
+		}
+		if err := p.make(); err != nil {
+			return node, err
+		}
+		if cluster, err := member.ClusterOf(d.join(memberName)); err != nil || cluster != 7 {
+			return node, fmt.Errorf("the member is one of cluster %d: %w", cluster, err)
+		}
+		if err := d.step(failpoint.Point("opened")); err != nil {
+			return node, err
+		}
+		return p.node, p.complete()
+	}
+}
+
 func TestBootstrapSurvivesAKillAtEachStep(t *testing.T) {
+	survivesKills(t, config.Config{Mode: config.ModeAuto}, prepare)
+}
+
+func TestJoiningSurvivesAKillAtEachStep(t *testing.T) {
+	asked := 0
+	cfg := config.Config{Mode: config.ModeAuto, Join: []string{"10.0.0.1:2380"}, TokenFile: "t"}
+	survivesKills(t, cfg, prepareJoin(&asked))
+}
+
+// survivesKills cuts prepare short at each of its steps and has the next start go on.
+func survivesKills(t *testing.T, cfg config.Config, prepare func(*dataDir, config.Config) (nodeID, error)) {
+	t.Helper()
 	killed := errors.New("killed")
-	cfg := config.Config{Mode: config.ModeAuto}
 	var steps []failpoint.Point
 	d := openDir(t, t.TempDir())
 	d.step = func(name failpoint.Point) error { steps = append(steps, name); return nil }

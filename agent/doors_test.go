@@ -202,6 +202,19 @@ func TestClientThatStopsReadingIsCutOff(t *testing.T) {
 		if _, err := c.Write([]byte("x")); err != nil {
 			t.Errorf("a slow reader: %v", err)
 		}
+		for _, pause := range []time.Duration{stallStep / 2, stallStep, time.Hour} { // within the deadline of the last write, or beyond
+			time.Sleep(time.Hour)
+			go func() { _, _ = io.ReadFull(theirs, make([]byte, 1)) }()
+			if _, err := c.Write([]byte("x")); err != nil {
+				t.Errorf("a reader: %v", err)
+			}
+			time.Sleep(pause)
+			begin = time.Now()
+			_, err := c.Write([]byte("x"))
+			if took := time.Since(begin); !errors.Is(err, os.ErrDeadlineExceeded) || took < stallTimeout-stallStep || took > stallTimeout {
+				t.Errorf("%v after a write, after %v: %v, want a timeout", pause, took, err)
+			}
+		}
 		if err := c.Close(); err != nil {
 			t.Error(err)
 		}

@@ -26,13 +26,15 @@ func (a *Agent) openQueue(next queue.Next) (*queue.Queue, error) {
 		}
 	}
 	q, err := queue.Open(next, queue.Options{
-		Dir:      dir,
-		Origin:   a.planned().node,
-		Rules:    rules(a.cfg.Queue),
-		MaxBytes: int64(a.cfg.Queue.MaxBytes),
-		Free:     a.queueSpace(dir),
-		Log:      a.opts.Log,
-		Metrics:  a.opts.Metrics,
+		Dir:         dir,
+		Origin:      a.planned().node,
+		Rules:       rules(a.cfg.Queue),
+		MaxBytes:    int64(a.cfg.Queue.MaxBytes),
+		DeviceBytes: int64(a.cfg.Queue.DeviceMaxBytes),
+		DrainRate:   a.cfg.Queue.DrainRate,
+		Free:        a.queueSpace(dir),
+		Log:         a.opts.Log,
+		Metrics:     a.opts.Metrics,
 	})
 	if err != nil {
 		return nil, openError(err)
@@ -45,12 +47,18 @@ func (a *Agent) openQueue(next queue.Next) (*queue.Queue, error) {
 func rules(c config.Queue) []queue.Rule {
 	var all []queue.Rule
 	for _, p := range c.Prefixes {
-		r := queue.Rule{Prefix: []byte(p.Prefix), Expires: c.Expires}
+		r := queue.Rule{Prefix: []byte(p.Prefix), MaxBytes: int64(p.MaxBytes), Expires: c.Expires}
 		if p.Expires != 0 {
 			r.Expires = p.Expires
 		}
 		if or(p.Guard, c.Guard) == "none" {
 			r.Guard = queue.GuardNone
+		}
+		switch or(p.OnFull, c.OnFull) {
+		case "coalesce":
+			r.OnFull = queue.OnFullCoalesce
+		case "drop-oldest":
+			r.OnFull = queue.OnFullDropOldest
 		}
 		switch or(p.Lane, c.Lane) {
 		case "high":
@@ -112,7 +120,35 @@ var _ api.Queue = (*queueView)(nil)
 func (v *queueView) Status() api.QueueStatus {
 	s := v.q.Status()
 	return api.QueueStatus{Depth: s.Depth, Bytes: s.Bytes, MaxBytes: s.MaxBytes, OldestSeconds: s.Oldest.Seconds(), Kept: s.Kept,
-		DiskBytes: s.Disk, Epoch: s.Epoch, Down: s.Down}
+		DiskBytes: s.Disk, Epoch: s.Epoch, Down: s.Down, Paused: s.Paused, DrainRate: s.Rate, ETASeconds: s.ETA.Seconds()}
+}
+
+// Pause stops sending, or goes on.
+func (v *queueView) Pause(on bool) error {
+	if on {
+		return v.q.Pause()
+	}
+	return v.q.Resume()
+}
+
+// Flush sends what waits at once.
+func (v *queueView) Flush() { v.q.Flush() }
+
+// Retry files a write anew.
+func (v *queueView) Retry(ctx context.Context, id string) (string, bool, error) {
+	return v.q.Retry(ctx, id)
+}
+
+// Last is the newest write of a key that waits.
+func (v *queueView) Last(key []byte) (api.QueueItem, bool, error) {
+	i, found, err := v.q.Last(key)
+	item := describeItem(i)
+	item.Op = "put"
+	if i.Delete {
+		item.Op = "delete"
+	}
+	item.Value = i.Value
+	return item, found, err
 }
 
 // List lists writes.
@@ -134,12 +170,18 @@ func (v *queueView) List(state, prefix string) ([]api.QueueItem, error) {
 
 // Get finds a write.
 func (v *queueView) Get(ctx context.Context, id string, wait bool) (api.QueueItem, bool, error) {
+	var waited queue.Item
 	if wait {
-		if i, found, err := v.q.Wait(ctx, id); !found || err != nil || i.State.Ended() {
-			return describeItem(i), found, err
+		var found bool
+		var err error
+		if waited, found, err = v.q.Wait(ctx, id); !found || err != nil {
+			return describeItem(waited), found, err
 		}
 	}
 	i, found, err := v.q.Get(id)
+	if !found && err == nil && wait { // forgotten in between
+		return describeItem(waited), true, nil
+	}
 	item := describeItem(i)
 	item.Op = "put"
 	if i.Delete {

@@ -102,7 +102,15 @@ func (a *Agent) certify(m *member.Member) (*enroll.Authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the records of nodes and CAs: %w", err)
 	}
-	if !a.net.identity.Load().Joined() {
+	id := a.net.identity.Load()
+	if ca, err := a.foundingCA(cluster); err != nil {
+		return nil, err
+	} else if mine := id.Info().Cluster; ca == nil && id.Joined() && mine != cluster && auth.Disowns(id) {
+		// A cluster that was restored beside an identity goes on with that one's CA, which has the former cluster's name.
+		return nil, refusef("this node has a certificate of cluster %s and its data is of cluster %s: start it with --join and a token of "+
+			"the cluster it is to belong to, on an empty data dir", mine, cluster)
+	}
+	if !id.Joined() {
 		ca, err := a.foundingCA(cluster)
 		if err == nil && ca == nil {
 			ca, err = a.makeCA(cluster)
@@ -110,7 +118,7 @@ func (a *Agent) certify(m *member.Member) (*enroll.Authority, error) {
 		if err != nil {
 			return nil, err
 		}
-		id, err := enroll.SelfCertify(a.net.identity.Load(), ca, auth.Time())
+		id, err := enroll.SelfCertify(id, ca, auth.Time())
 		if err != nil {
 			return nil, err
 		}

@@ -90,7 +90,8 @@ type limitedConn struct {
 	limiter *limiter
 	beyond  bool // gets one answer
 	once    sync.Once
-	bounded atomic.Bool // a handler has set a write deadline of its own
+	bounded atomic.Bool  // a handler has set a write deadline of its own
+	stall   atomic.Int64 // when the write deadline that is in force was set, in nanoseconds since 1970; 0 for never
 }
 
 func (c *limitedConn) Close() error {
@@ -106,20 +107,35 @@ func (c *limitedConn) CloseWrite() error {
 	return nil
 }
 
-// stallTimeout is how long one write to a client may take: then the client has stopped reading and is cut off.
-const stallTimeout = 60 * time.Second
+// stallTimeout is how long one write to a client may take: then the client has stopped reading and is cut off. It may be
+// less by stallStep, within which the deadline of a former write will do: setting one for each answer costs something.
+const (
+	stallTimeout = 60 * time.Second
+	stallStep    = time.Second
+)
 
 func (c *limitedConn) Write(b []byte) (int, error) {
 	if !c.bounded.Load() {
-		if err := c.Conn.SetWriteDeadline(time.Now().Add(stallTimeout)); err != nil {
+		if err := c.boundWrite(time.Now()); err != nil {
 			return 0, err
 		}
 	}
 	return c.Conn.Write(b)
 }
 
+// boundWrite sees to it that a write deadline is in force. A clock that was put back counts as one that has gone on.
+func (c *limitedConn) boundWrite(now time.Time) error {
+	at := now.UnixNano()
+	if since := at - c.stall.Load(); since >= 0 && since < int64(stallStep) {
+		return nil
+	}
+	c.stall.Store(at)
+	return c.Conn.SetWriteDeadline(now.Add(stallTimeout))
+}
+
 // SetWriteDeadline replaces stallTimeout until it is called with the zero time.
 func (c *limitedConn) SetWriteDeadline(t time.Time) error {
+	c.stall.Store(0)
 	c.bounded.Store(!t.IsZero())
 	return c.Conn.SetWriteDeadline(t)
 }

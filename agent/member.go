@@ -69,9 +69,19 @@ func (a *Agent) runMember(ctx context.Context, m *member.Member, peers *transpor
 		a.letOut()
 		stop()
 	})
+	leaving.Go(func() {
+		select {
+		case <-m.Ready():
+			a.settle(ctx, false)
+		case <-ctx.Done():
+		}
+	})
 	err := runWithPeers(alone, m, peers, beside)
 	over() // it may have ended by itself
 	leaving.Wait()
+	if errors.Is(err, member.ErrRemoved) || errors.Is(err, member.ErrLogLost) {
+		return &exitError{ExitConfig, err}
+	}
 	return err
 }
 
@@ -98,8 +108,9 @@ func (a *Agent) memberConfig() member.Config {
 		NodeID:       a.planned().node.uuid(),
 		Name:         a.cfg.Name,
 		Addresses:    a.peerAddresses(),
-		ClientURLs:   a.Addrs(),
+		ClientURLs:   a.clientURLs(),
 		Voters:       a.cfg.Cluster.Voters,
+		ReplaceAfter: a.cfg.Cluster.ReplaceAfter,
 		Version:      a.opts.Version,
 		Answer:       a.answerMember,
 		Log:          a.opts.Log,

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strconv"
 	"sync"
@@ -74,6 +75,37 @@ func memberAddresses(r member.Roster) (all []string) {
 		}
 	}
 	return all
+}
+
+// clientURLs is where clients of other machines reach this node: its listeners, those on all addresses under each that it
+// has. What only this machine can dial is told where the cluster is on this machine alone.
+func (a *Agent) clientURLs() (all []string) {
+	hosts, alone := []string{}, true
+	for _, p := range a.peerAddresses() {
+		host, _, err := net.SplitHostPort(p)
+		if err != nil {
+			continue
+		}
+		hosts = append(hosts, host)
+		ip, err := netip.ParseAddr(host)
+		alone = alone && (host == "localhost" || err == nil && ip.IsLoopback())
+	}
+	for _, raw := range a.Addrs() {
+		u, err := url.Parse(raw)
+		if err != nil || u.Scheme == "unix" {
+			continue
+		}
+		ip, err := netip.ParseAddr(u.Hostname())
+		switch local := u.Hostname() == "localhost" || err == nil && ip.IsLoopback(); {
+		case err == nil && ip.IsUnspecified():
+			for _, host := range hosts {
+				all = append(all, (&url.URL{Scheme: u.Scheme, Host: net.JoinHostPort(host, u.Port())}).String())
+			}
+		case !local || alone:
+			all = append(all, raw)
+		}
+	}
+	return all[:min(len(all), maxFound)]
 }
 
 // maxFound bounds the addresses that a node finds of itself.

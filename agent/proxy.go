@@ -113,7 +113,7 @@ func (a *Agent) forward(ctx context.Context, up *client.Client, p *proxy.Proxy) 
 			stop()
 		})
 	}
-	wg.Go(func() { a.settle(ctx) })
+	wg.Go(func() { a.settle(ctx, true) })
 	wg.Go(func() { a.keepCertificate(ctx, up.Endpoints) })
 	wg.Wait()
 	a.net.following.Wait()

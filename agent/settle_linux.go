@@ -11,7 +11,7 @@ import (
 )
 
 // dropPages unmaps the pages of the executable, so that those come back that are still used. Two thirds of what a
-// proxy has resident at first is code and tables that only its start, or another kind of node, has touched or that the
+// node has resident at first is code and tables that only its start, or another kind of node, has touched or that the
 // kernel mapped around what was touched. They are clean pages of a file: taking one away costs a minor fault, if it is
 // ever needed again.
 func dropPages() error {

@@ -12,6 +12,12 @@ import (
 type Admin interface {
 	// Replicas lists the members of the cluster in order of id. Unless local is set it is linearizable.
 	Replicas(ctx context.Context, local bool) ([]kv.Replica, error)
+	// RemoveReplica takes a member out of the cluster for good and returns once it is out. It fails with KeyNotFound if there
+	// is none of that id, Invalid for the last voter, and Busy if the voters left would be no quorum.
+	RemoveReplica(ctx context.Context, id uint64) error
+	// Wanted is what is wanted of the members; SetWanted changes that for the whole cluster.
+	Wanted() kv.Wanted
+	SetWanted(ctx context.Context, w kv.Wanted) error
 	// Condition tells how this member stands, from memory, without asking another.
 	Condition() kv.Condition
 	// Hash digests the keys and their history up to a revision, 0 for the newest. It fails with Compacted or

@@ -16,6 +16,15 @@ type Queue interface {
 	Get(ctx context.Context, id string, wait bool) (item QueueItem, found bool, err error)
 	// Discard gives a write up that was surely not sent, or forgets one that has ended; done false: it may have been sent.
 	Discard(id string) (done, found bool, err error)
+	// Pause stops sending until it is called with false, over restarts too.
+	Pause(on bool) error
+	// Flush sends what waits at once, whatever the rate and the pause after a failure.
+	Flush()
+	// Retry files a write that has ended otherwise than committed anew, by what this node knows now, and forgets the old
+	// one. found false: it is not listed, or its value is gone.
+	Retry(ctx context.Context, id string) (newID string, found bool, err error)
+	// Last is the newest write of a key that waits, found false if none does.
+	Last(key []byte) (item QueueItem, found bool, err error)
 }
 
 // QueueStatus is the body of GET /v1/queue without a filter, and a part of Status.
@@ -28,6 +37,9 @@ type QueueStatus struct {
 	DiskBytes     int64   `json:"disk_bytes"`
 	Epoch         uint64  `json:"queue_epoch"`
 	Down          string  `json:"down,omitempty"` // why nothing can be sent at present
+	Paused        bool    `json:"paused"`         // nothing is sent until somebody resumes
+	DrainRate     float64 `json:"drain_rate"`     // writes settled a second, of the last ten
+	ETASeconds    float64 `json:"eta_seconds"`    // until it is drained at that rate, 0 if not known
 }
 
 // QueueItem is one write in the queue's listing.

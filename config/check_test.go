@@ -174,13 +174,13 @@ func TestQueuePrefixesAreJudged(t *testing.T) {
 		"{prefix: a, lan: x}":              "did you mean lane?",
 		"{prefix: a, lane: x}":             "must be one of high",
 		"{prefix: a, guard: x}":            "must be one of seen",
-		"7":                                "must be text or a map with the keys prefix, lane, guard, expires",
+		"7":                                "must be text or a map with the keys prefix, lane, guard, on-full, expires, max-bytes",
 		"{prefix: a, expires: x}":          "must be a duration",
 		"{prefix: a, expires: none}":       "must be a duration", // it would be taken for queue.expires
 		"{prefix: a, expires: 1ms}":        "must be at least 1s",
 		"{lane: high}":                     "entry 1 has no prefix",
-		"{prefix: a, on-full: reject}":     "this version cannot have a rule of its own for a full queue yet",
-		"{prefix: a, max-bytes: 1MiB}":     "this version cannot keep a prefix of the queue to a size of its own yet",
+		"{prefix: a, on-full: x}":          "must be one of reject",
+		"{prefix: a, max-bytes: x}":        "must be a size",
 		"a/, b/, {prefix: a/, lane: bulk}": `the prefix "a/" twice`,
 	} {
 		b := newBox(t)

@@ -70,8 +70,9 @@ type TLS struct {
 
 // Cluster seeds replicated values when a cluster is made; afterwards what is replicated counts.
 type Cluster struct {
-	Voters int    `mapstructure:"voters" default:"3" min:"1" max:"7" help:"number of voting members wanted when a cluster is made"`
-	CAFile string `mapstructure:"ca-file" check:"file" help:"PEM file with key and certificate of a CA of one's own, for the cluster that is made here; without it one is made too. Not needed afterwards"`
+	Voters       int           `mapstructure:"voters" default:"3" min:"1" max:"7" help:"number of voting members wanted when a cluster is made"`
+	ReplaceAfter time.Duration `mapstructure:"replace-after" default:"10m" min:"0s" max:"8760h" help:"how long a voting member may be out of reach before the next box that joins may take its place, in a cluster that is made now; 0s keeps its place until it is removed"`
+	CAFile       string        `mapstructure:"ca-file" check:"file" help:"PEM file with key and certificate of a CA of one's own, for the cluster that is made here; without it one is made too. Not needed afterwards"`
 }
 
 // Proxy is what a proxy caches and how long that is good.
@@ -85,14 +86,15 @@ type Proxy struct {
 
 // Queue is what happens to writes while the cluster is out of reach. What a prefix leaves empty is taken from here.
 type Queue struct {
-	Prefixes    []QueuePrefix `mapstructure:"prefixes" check:"queued" help:"key prefixes whose writes may be queued, each as text or as a map of prefix, lane, guard and expires; the longest one that fits wins"`
-	Lane        string        `mapstructure:"lane" default:"normal" oneof:"high,normal,bulk" help:"urgency of queued writes"`
-	Guard       string        `mapstructure:"guard" default:"seen" oneof:"seen,none" help:"whether a queued write yields to a newer one by somebody else"`
-	OnFull      string        `mapstructure:"on-full" default:"reject" oneof:"reject,coalesce,drop-oldest" planned:"give up queued writes for new ones" help:"what a full queue does"`
-	MaxBytes    Size          `mapstructure:"max-bytes" default:"256MiB" min:"1MiB" help:"largest size of the queue; beyond it writes are refused"`
-	DiskReserve Reserve       `mapstructure:"disk-reserve" default:"10%" help:"free disk space that the queue leaves, a size or a share of at most 1GiB"`
-	Expires     time.Duration `mapstructure:"expires" default:"none" min:"1s" help:"age at which a queued write is given up"`
-	DrainRate   int           `mapstructure:"drain-rate" default:"none" min:"0" planned:"limit how fast a queue drains" help:"most queued writes sent per second"`
+	Prefixes       []QueuePrefix `mapstructure:"prefixes" check:"queued" help:"key prefixes whose writes may be queued, each as text or as a map of prefix, lane, guard, on-full, max-bytes and expires; the longest one that fits wins"`
+	Lane           string        `mapstructure:"lane" default:"normal" oneof:"high,normal,bulk" help:"urgency of queued writes"`
+	Guard          string        `mapstructure:"guard" default:"seen" oneof:"seen,none" help:"whether a queued write yields to a newer one by somebody else"`
+	OnFull         string        `mapstructure:"on-full" default:"reject" oneof:"reject,coalesce,drop-oldest" help:"what a full queue does: refuse the write, keep only the newest unsent write of each key, or give up the oldest unsent ones under the prefix"`
+	MaxBytes       Size          `mapstructure:"max-bytes" default:"256MiB" min:"1MiB" help:"largest size of the queue; beyond it writes are refused"`
+	DiskReserve    Reserve       `mapstructure:"disk-reserve" default:"10%" help:"free disk space that the queue leaves, a size or a share of at most 1GiB"`
+	Expires        time.Duration `mapstructure:"expires" default:"none" min:"1s" help:"age at which a queued write is given up"`
+	DeviceMaxBytes Size          `mapstructure:"device-max-bytes" default:"none" help:"most that the queued writes of one client may take; beyond it they are answered with 429"`
+	DrainRate      int           `mapstructure:"drain-rate" default:"none" min:"0" help:"most queued writes sent per second"`
 }
 
 // QueuePrefix is one entry of queue.prefixes, which is a plain string when only the prefix matters.
@@ -100,9 +102,9 @@ type QueuePrefix struct {
 	Prefix   string        `mapstructure:"prefix" required:"yes"`
 	Lane     string        `mapstructure:"lane" oneof:"high,normal,bulk"`
 	Guard    string        `mapstructure:"guard" oneof:"seen,none"`
-	OnFull   string        `mapstructure:"on-full" oneof:"reject,coalesce,drop-oldest" planned:"have a rule of its own for a full queue"`
+	OnFull   string        `mapstructure:"on-full" oneof:"reject,coalesce,drop-oldest"`
 	Expires  time.Duration `mapstructure:"expires" min:"1s"`
-	MaxBytes Size          `mapstructure:"max-bytes" planned:"keep a prefix of the queue to a size of its own"`
+	MaxBytes Size          `mapstructure:"max-bytes"`
 }
 
 // Store is how a member keeps its data.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -221,10 +222,10 @@ func (a *Authority) held(hash string) *transport.CA {
 // Holds reports whether this member holds the key of the CA of that hash.
 func (a *Authority) Holds(hash string) bool { return a.held(hash) != nil }
 
-// Node is the record of a node, if there is one.
-func (a *Authority) Node(id string) (NodeRecord, bool) {
-	n, ok := a.view.Load().nodes[id]
-	return n, ok
+// Disowns reports whether the records name CAs and the one of an identity's certificate is not among them.
+func (a *Authority) Disowns(id *transport.Identity) bool {
+	cas := a.Trust().CAs
+	return len(cas) > 0 && !slices.ContainsFunc(cas, func(ca CARecord) bool { return ca.Hash == id.CAHash() })
 }
 
 // work does what is to be done now. It may fail for want of a leader, and is then called again.

@@ -1,14 +1,26 @@
 package kv
 
-import "strconv"
+import (
+	"strconv"
+	"time"
+)
 
 // Replica is a member of the cluster as an operator sees it.
 type Replica struct {
 	ID         uint64
+	Node       string   // node id, 32 hexadecimal digits
 	Name       string   // a label, not an identity; empty if not known here
-	PeerURLs   []string // where other nodes reach it
+	PeerURLs   []string // where other nodes reach it, as quic://host:port
 	ClientURLs []string // where its clients do
-	Learner    bool     // has the data and no vote
+	Learner    bool     // has the data, or is getting it, and no vote
+	Leaving    bool     // is being removed
+	Away       bool     // a voter out of reach for so long that another may take its seat
+}
+
+// Wanted is what the cluster's operator wants of its members. It is replicated.
+type Wanted struct {
+	Voters       int           // how many voting members, 1 to 7
+	ReplaceAfter time.Duration // for how long a voter is away before another may take its seat, in whole seconds; 0: for ever
 }
 
 // Condition is how one member stands.

@@ -10,10 +10,12 @@ type Command struct {
 	Guards []Guard // preconditions; if one fails nothing is applied and the answer is PreconditionFailed
 	Ops    []Op
 
-	// Write and Wait say what this node may do instead of waiting for a quorum. They are for the door that took the
-	// command and are not encoded: whatever is kept or sent no longer has a choice.
-	Write Write
-	Wait  time.Duration // how long WriteAuto waits for a quorum, 0 for the node's default
+	// Write and Wait say what this node may do instead of waiting for a quorum, Device whose share of its queue that
+	// takes. They are for the door that took the command and are not encoded: whatever is kept or sent no longer has a
+	// choice.
+	Write  Write
+	Wait   time.Duration // how long WriteAuto waits for a quorum, 0 for the node's default
+	Device string        // principal, or address without one; empty for nobody
 }
 
 // Write says what acknowledges a command.
@@ -196,11 +198,13 @@ type OpenEpoch struct {
 
 // SetRecord sets one of the cluster's own records (tokens, nodes, policy), which live beside the keys and never move the
 // revision. A nil Value removes it. Unless Have is -1 the record must be at version Have, 0 for absent; else
-// PreconditionFailed, whose Revision is the present version. The Count of the answer is the new version.
+// PreconditionFailed, whose Revision is the present version. The Count of the answer is the new version. One that carries a
+// Term is proposed by a leader, and refused as NoLeader unless Term is the current LeaderTerm's nonce.
 type SetRecord struct {
 	Name  []byte
 	Value []byte
 	Have  int64
+	Term  uint64 // 0: asked for by anybody
 }
 
 // Records asks for the records whose names begin with Prefix, in order: a KeyValue each, with Key and Value, and the

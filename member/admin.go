@@ -15,7 +15,7 @@ import (
 // This file and backup.go have what a replica does for its operator: they make a Member an Admin.
 
 // Replicas lists the members of the cluster in order of id, as applied here; unless local is set, after a read-index
-// round. Name is the node id; where a node is reached is not known to raft and left empty.
+// round.
 func (m *Member) Replicas(ctx context.Context, local bool) ([]kv.Replica, error) {
 	if m.isStopping() {
 		return nil, errStopping()
@@ -25,12 +25,31 @@ func (m *Member) Replicas(ctx context.Context, local bool) ([]kv.Replica, error)
 			return nil, err
 		}
 	}
-	nodes, voters := m.registry.list(shardID), m.voterIDs()
-	list := make([]kv.Replica, 0, len(nodes))
-	for _, id := range slices.Sorted(maps.Keys(nodes)) {
-		list = append(list, kv.Replica{ID: id, Name: nodes[id], Learner: !slices.Contains(voters, id)})
+	r, err := m.loadRoster()
+	if err != nil {
+		return nil, err
+	}
+	voters := m.voterIDs()
+	if r.none() { // founded a moment ago
+		for replica, node := range m.registry.list(shardID) {
+			r.add(Seat{Replica: replica, Node: node})
+		}
+	}
+	list := make([]kv.Replica, 0, len(r.Seats))
+	for _, s := range r.Seats {
+		list = append(list, kv.Replica{
+			ID: s.Replica, Node: plainNode(s.Node), Name: s.Name, PeerURLs: peerURLs(s.Addresses), ClientURLs: s.ClientURLs,
+			Learner: !slices.Contains(voters, s.Replica), Leaving: s.State == SeatLeaving, Away: s.Away,
+		})
 	}
 	return list, nil
+}
+
+func peerURLs(addresses []string) (urls []string) {
+	for _, a := range addresses {
+		urls = append(urls, "quic://"+a)
+	}
+	return urls
 }
 
 // voterIDs is the replicas that vote, as applied here, in order; none before anything is applied.

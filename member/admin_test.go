@@ -21,7 +21,9 @@ func compact(rev int64, physical bool) kv.Command {
 }
 
 func TestConditionTellsHowALoneMemberStands(t *testing.T) {
-	m := start(t, t.TempDir(), quiet, func(c *Config) { c.Version, c.Quota = "v1", 64<<20 })
+	m := start(t, t.TempDir(), quiet, func(c *Config) {
+		c.Version, c.Quota, c.Name, c.Addresses = "v1", 64<<20, "box", []string{"192.0.2.1:2380"}
+	}).settled()
 	m.put("a", "1")
 	c := m.Condition()
 	if c.Leader != m.id.Replica || c.Member != m.id.Replica || c.Term == 0 || c.Revision != 2 || c.Learner || c.Epoch.IsZero() ||
@@ -31,7 +33,8 @@ func TestConditionTellsHowALoneMemberStands(t *testing.T) {
 	}
 	for _, local := range []bool{false, true} {
 		list, err := m.Replicas(t.Context(), local)
-		if err != nil || len(list) != 1 || list[0].ID != m.id.Replica || list[0].Name != m.id.Node || list[0].Learner {
+		if err != nil || len(list) != 1 || list[0].ID != m.id.Replica || list[0].Node != plainNode(m.id.Node) || list[0].Learner ||
+			list[0].Name != "box" || len(list[0].PeerURLs) != 1 || list[0].PeerURLs[0] != "quic://192.0.2.1:2380" {
 			t.Errorf("replicas: %+v, %v", list, err)
 		}
 	}
@@ -252,7 +255,7 @@ func TestSnapshotExpiresByItself(t *testing.T) {
 			t.Fatal(err)
 		}
 		m := &Member{store: s, backups: make(chan struct{}, 1), stopping: make(chan struct{})}
-		data, _, err := m.Snapshot(t.Context())
+		data, _, err := m.copyState()
 		if err != nil {
 			t.Fatal(err)
 		}

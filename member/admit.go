@@ -78,7 +78,7 @@ func (m *Member) awaitRoster(ctx context.Context) error {
 	defer timer.Stop()
 	for {
 		r, changed := m.roster.get()
-		if r.version != 0 {
+		if r.version != 0 && !r.none() {
 			return nil
 		}
 		select {
@@ -114,11 +114,7 @@ func Stage(dir string, a Admission) error {
 	if err := writeDurably(filepath.Join(dir, firstRosterName), b); err != nil {
 		return err
 	}
-	id := identity{Format: identityFormat, Cluster: a.Cluster, Replica: a.Replica, Node: a.Node, Join: true}
-	if b, err = json.Marshal(id); err != nil {
-		return err
-	}
-	return writeDurably(filepath.Join(dir, identityName), append(b, '\n'))
+	return identity{Format: identityFormat, Cluster: a.Cluster, Replica: a.Replica, Node: a.Node, Join: true}.save(dir)
 }
 
 // ClusterOf is the id of the cluster that the member in dir belongs to, 0 if it has not been founded yet.

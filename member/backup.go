@@ -20,8 +20,8 @@ const (
 )
 
 // Snapshot opens a backup as of now, all but the checksum at its end: a copy of the state file, a whole bbolt file, and a
-// block that says what it is; see BackupInfo. Its size is a multiple of 512. It ends after backupMax if it is not closed
-// before.
+// block that says what it is; see BackupInfo. Its size is a multiple of 512. While there is a quorum it holds every write
+// that was acknowledged before the call. It ends after backupMax if it is not closed before.
 //
 // What it is good for: Restore makes a new cluster of it. It can also be put back as state.db of the stopped member that
 // it is from, whose raft log then brings it up to date, unless the log has been cut since: the start says so.
@@ -32,6 +32,24 @@ func (m *Member) Snapshot(ctx context.Context) (data io.ReadSeekCloser, size int
 	if err := ctx.Err(); err != nil {
 		return nil, 0, kv.Errorf(kv.Stopping, "the caller gave up: %w", err)
 	}
+	m.catchUp(ctx)
+	return m.copyState()
+}
+
+// backupRound is how long a backup waits to see what was acknowledged anywhere before it was asked for.
+const backupRound = 5 * time.Second
+
+// catchUp takes a read-index round. Without a quorum there is none: then the backup is of what this member has, which may be
+// the last there is of it.
+func (m *Member) catchUp(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, backupRound)
+	defer cancel()
+	if err := m.rounds.join(ctx); err != nil {
+		m.cfg.Log.Warn("backup without a quorum: it holds what this member has, which may lack the newest writes", "err", err)
+	}
+}
+
+func (m *Member) copyState() (data io.ReadSeekCloser, size int64, err error) {
 	select {
 	case m.backups <- struct{}{}:
 	default:

@@ -43,6 +43,9 @@ type Config struct {
 	ClientURLs []string
 	// Voters seeds how many voters a new cluster wants; 0 for DefaultVoters.
 	Voters int
+	// ReplaceAfter seeds for how long a voter of a new cluster has to be away before its seat is free for another box; 0 keeps
+	// it for ever.
+	ReplaceAfter time.Duration
 	// OnRoster is told whom the cluster consists of, at once and whenever that changes. It must not block. Nil: nobody.
 	OnRoster func(Roster)
 

@@ -229,7 +229,7 @@ func TestSnapshotKeepsNoMoreBytesThanAllowed(t *testing.T) {
 		{1, 512 << 20, 1},
 	} {
 		l := newLogDB(nil, newHalt())
-		l.begin(c.entries, c.bytes)
+		l.begin(c.entries, c.bytes, c.entries)
 		if got := l.overhead(); got != c.want {
 			t.Errorf("%d entries of %d bytes: %d are kept, want %d", c.entries, c.bytes, got, c.want)
 		}

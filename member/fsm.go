@@ -32,6 +32,9 @@ type fsm struct {
 // Open returns the index of the last entry the store holds.
 func (f *fsm) Open(<-chan struct{}) (uint64, error) { return f.store.Applied(), nil }
 
+// outcomeRoom holds the outcome of a PUT without growing.
+const outcomeRoom = 64
+
 // Update applies entries and sets their results, which are encoded kv.Outcomes.
 func (f *fsm) Update(entries []statemachine.Entry) ([]statemachine.Entry, error) {
 	f.batch = f.batch[:0]
@@ -52,7 +55,7 @@ func (f *fsm) Update(entries []statemachine.Entry) ([]statemachine.Entry, error)
 			entries[0].Index, entries[len(entries)-1].Index, err))
 	}
 	for i, o := range outcomes {
-		entries[i].Result = statemachine.Result{Value: 1, Data: wire.AppendOutcome(nil, o)}
+		entries[i].Result = statemachine.Result{Value: 1, Data: wire.AppendOutcome(make([]byte, 0, outcomeRoom), o)}
 	}
 	f.applied()
 	if f.since += len(entries); f.since >= f.early {

@@ -19,6 +19,9 @@ const (
 	arrangeEvery = 100 * time.Millisecond
 	// arrangeIdle is how often it looks while there is not.
 	arrangeIdle = 5 * time.Second
+	// arrangeRetry is how long it waits after something went wrong, and reportEvery how often it says the same.
+	arrangeRetry = time.Second
+	reportEvery  = time.Minute
 	// changeTimeout is how long raft may take for one change of its membership.
 	changeTimeout = 5 * time.Second
 	// standingWait is how long a member may take to tell how it stands.
@@ -26,24 +29,26 @@ const (
 )
 
 // keepMembers brings raft's membership in step with the roster, as long as this replica leads: one change at a time, each
-// refused by raft if another came between. A leader that does not know yet that it was deposed changes nothing: every
-// change is a log entry.
+// refused by raft if another came between. What it writes into the roster carries the leader's term, so that one that does
+// not know yet that it was deposed writes nothing.
 func (m *Member) keepMembers(ctx context.Context) error {
+	p := autopilot{m: m}
 	for {
 		_, roster := m.roster.get()
-		_, leader := m.leader.get()
+		now, leader := m.leader.get()
 		wait := arrangeIdle
-		if now, _ := m.leader.get(); now.replica == m.id.Replica {
-			settled, err := false, error(nil)
-			if m.nonce.Load() != 0 {
-				settled, err = m.arrange(ctx)
-			}
-			if err != nil && ctx.Err() == nil {
-				m.cfg.Log.Warn("the members were not brought in step with the list of members; trying again", "err", err)
-				settled = false
-				pause(ctx, arrangeEvery)
-			}
-			if !settled {
+		switch term := m.nonce.Load(); {
+		case now.replica != m.id.Replica:
+			p.rest()
+		case term == 0:
+			wait = arrangeEvery // it is taking office
+		default:
+			p.term = term
+			settled, err := p.arrange(ctx)
+			p.report(ctx, err)
+			if err != nil {
+				wait = arrangeRetry
+			} else if !settled {
 				wait = arrangeEvery
 			}
 		}
@@ -61,30 +66,120 @@ func (m *Member) keepMembers(ctx context.Context) error {
 	}
 }
 
+// autopilot is the leader's work on the members.
+type autopilot struct {
+	m     *Member
+	term  uint64                   // nonce of the LeaderTerm under which it works
+	gone  map[uint64]time.Duration // voters out of reach, and since when
+	said  string                   // the error last reported
+	again time.Duration            // when it may be reported again
+}
+
+// rest forgets what only a leader knows.
+func (p *autopilot) rest() { p.gone, p.said = nil, "" }
+
+// report logs why the members are not in step, once for each reason and reportEvery.
+func (p *autopilot) report(ctx context.Context, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	if err == nil {
+		p.said = ""
+		return
+	}
+	if now := p.m.cfg.Clock(); err.Error() != p.said || now >= p.again {
+		p.said, p.again = err.Error(), now+reportEvery
+		p.m.cfg.Log.Warn("the members are not as the list of members has them; trying again", "err", err)
+	}
+}
+
 // arrange makes one change, if one is due. Settled means that none was, and that none is waited for.
-func (m *Member) arrange(ctx context.Context) (settled bool, err error) {
+func (p *autopilot) arrange(ctx context.Context) (settled bool, err error) {
+	m := p.m
 	r, err := m.loadRoster()
 	if err != nil {
 		return false, err
 	}
-	if r.version != 0 && m.inStep(r) {
-		return true, nil
+	if !r.none() {
+		if did, err := p.watchVoters(ctx, r); did || err != nil {
+			return false, err
+		}
+		if m.inStep(r) {
+			return true, nil
+		}
 	}
 	now, err := m.membership(ctx)
 	if err != nil {
 		return false, err
 	}
-	if r.version == 0 {
-		return false, m.seedRoster(ctx, now)
+	if r.none() {
+		return false, p.seedRoster(ctx, now)
 	}
+	var errs []error
 	for _, step := range []func(context.Context, Roster, *dragonboat.Membership) (bool, error){
-		m.removeLeaving, m.addJoining, m.promoteReady, m.removeUnlisted,
+		p.removeLeaving, p.addJoining, p.promoteReady, p.removeUnlisted,
 	} {
-		if did, err := step(ctx, r, now); did || err != nil {
-			return false, err
+		did, err := step(ctx, r, now)
+		if did {
+			return false, errors.Join(append(errs, err)...)
+		}
+		errs = append(errs, err) // what cannot be done keeps nothing else from being done
+	}
+	return false, errors.Join(errs...)
+}
+
+func (p *autopilot) changeRoster(ctx context.Context, change func(*Roster) (bool, error)) error {
+	_, err := p.m.changeRosterAs(ctx, p.term, change)
+	return err
+}
+
+// watchVoters frees the seat of a voter that has been out of reach for as long as the roster says, and takes that back
+// when it is there again. A free seat goes to the next box that asks; the voter stays one until that has caught up.
+func (p *autopilot) watchVoters(ctx context.Context, r Roster) (did bool, err error) {
+	m := p.m
+	if p.gone == nil {
+		p.gone = make(map[uint64]time.Duration)
+	}
+	now := m.cfg.Clock()
+	for _, s := range r.Seats {
+		if s.State != SeatVoter || s.Replica == m.id.Replica {
+			continue
+		}
+		since, gone := p.gone[s.Replica]
+		switch reached := m.reaches(ctx, s.Node); {
+		case reached && s.Away:
+			m.cfg.Log.Info("voter is back; its seat is kept", "replica", s.Replica, "node", plainNode(s.Node), "name", s.Name)
+			return true, p.changeRoster(ctx, func(r *Roster) (bool, error) { return r.setAway(s.Replica, false), nil })
+		case reached:
+			delete(p.gone, s.Replica)
+		case !gone:
+			p.gone[s.Replica] = now
+		case !s.Away && r.ReplaceAfter > 0 && now-since >= time.Duration(r.ReplaceAfter)*time.Second:
+			m.cfg.Log.Warn("voter is out of reach for so long that its seat is free for another box; it stays a voter until that has caught up",
+				"replica", s.Replica, "node", plainNode(s.Node), "name", s.Name, "for", (now - since).Round(time.Second))
+			return true, p.changeRoster(ctx, func(r *Roster) (bool, error) { return r.setAway(s.Replica, true), nil })
 		}
 	}
-	return m.inStep(r), nil
+	return false, nil
+}
+
+func (r *Roster) setAway(replica uint64, away bool) bool {
+	s := r.Seat(replica)
+	if s == nil || s.Away == away {
+		return false
+	}
+	s.Away = away
+	return true
+}
+
+// reaches reports whether there is a connection to a node that is not lost. It sends nothing.
+func (m *Member) reaches(ctx context.Context, node string) bool {
+	c, err := m.net.net.Connect(ctx, node)
+	if err != nil {
+		return false
+	}
+	c.Close()
+	return true
 }
 
 // inStep reports, from memory, whether every seat is that of a voter and every voter has one.
@@ -109,12 +204,13 @@ func (m *Member) membership(ctx context.Context) (*dragonboat.Membership, error)
 }
 
 // seedRoster makes the roster of a cluster that has none: of the founders.
-func (m *Member) seedRoster(ctx context.Context, now *dragonboat.Membership) error {
-	_, err := m.changeRoster(ctx, func(r *Roster) (bool, error) {
-		if r.version != 0 {
+func (p *autopilot) seedRoster(ctx context.Context, now *dragonboat.Membership) error {
+	m := p.m
+	return p.changeRoster(ctx, func(r *Roster) (bool, error) {
+		if !r.none() {
 			return false, nil
 		}
-		r.Voters = max(m.cfg.Voters, len(now.Nodes))
+		r.Voters, r.ReplaceAfter = max(m.cfg.Voters, len(now.Nodes)), int64(m.cfg.ReplaceAfter/time.Second)
 		for replica := range now.Removed {
 			r.Next = max(r.Next, replica+1)
 		}
@@ -126,36 +222,38 @@ func (m *Member) seedRoster(ctx context.Context, now *dragonboat.Membership) err
 		}
 		return true, nil
 	})
-	return err
 }
 
 // removeLeaving removes a member that is to go, and takes one that is gone off the list.
-func (m *Member) removeLeaving(ctx context.Context, r Roster, now *dragonboat.Membership) (did bool, err error) {
+func (p *autopilot) removeLeaving(ctx context.Context, r Roster, now *dragonboat.Membership) (did bool, err error) {
+	m := p.m
+	var refused error
 	for _, s := range r.Seats {
 		if s.State != SeatLeaving {
 			continue
 		}
 		if !isMember(now, s.Replica) {
 			m.cfg.Log.Info("member removed", "replica", s.Replica, "node", plainNode(s.Node), "name", s.Name)
-			_, err := m.changeRoster(ctx, func(r *Roster) (bool, error) { r.drop(s.Replica); return true, nil })
-			return true, err
+			return true, p.changeRoster(ctx, func(r *Roster) (bool, error) { r.drop(s.Replica); return true, nil })
 		}
 		if s.Replica == m.id.Replica {
-			return true, m.giveUpLead(ctx, now)
+			return true, p.giveUpLead(ctx, now)
 		}
 		if err := m.mayRemove(ctx, s.Replica, now); err != nil {
-			return false, err
+			refused = err
+			continue
 		}
 		m.cfg.Log.Info("removing member", "replica", s.Replica, "node", plainNode(s.Node), "name", s.Name)
 		return true, m.change(ctx, func() (*dragonboat.RequestState, error) {
 			return m.host.RequestDeleteReplica(shardID, s.Replica, now.ConfigChangeID, changeTimeout)
 		})
 	}
-	return false, nil
+	return false, refused
 }
 
 // giveUpLead lets another voter lead, which then removes this one.
-func (m *Member) giveUpLead(ctx context.Context, now *dragonboat.Membership) error {
+func (p *autopilot) giveUpLead(ctx context.Context, now *dragonboat.Membership) error {
+	m := p.m
 	for _, replica := range slices.Sorted(maps.Keys(now.Nodes)) {
 		if replica == m.id.Replica || m.answers(ctx, now.Nodes[replica]) != nil {
 			continue
@@ -190,14 +288,14 @@ func (m *Member) mayRemove(ctx context.Context, replica uint64, now *dragonboat.
 
 // addJoining makes a learner of a box that has been admitted, once it answers: a box that never starts is never in raft's
 // way, and the library backs off for seconds from one that it cannot reach.
-func (m *Member) addJoining(ctx context.Context, r Roster, now *dragonboat.Membership) (did bool, err error) {
+func (p *autopilot) addJoining(ctx context.Context, r Roster, now *dragonboat.Membership) (did bool, err error) {
+	m := p.m
 	for _, s := range r.Seats {
 		if s.State == SeatLeaving || isMember(now, s.Replica) {
 			continue
 		}
 		if _, gone := now.Removed[s.Replica]; gone {
-			_, err := m.changeRoster(ctx, func(r *Roster) (bool, error) { r.drop(s.Replica); return true, nil })
-			return true, err
+			return true, p.changeRoster(ctx, func(r *Roster) (bool, error) { r.drop(s.Replica); return true, nil })
 		}
 		if m.answers(ctx, s.Node) != nil {
 			continue
@@ -212,17 +310,17 @@ func (m *Member) addJoining(ctx context.Context, r Roster, now *dragonboat.Membe
 
 // promoteReady makes a voter of a learner that has all there is. A learner that has gone again would be a voter that does
 // not answer, so it is asked at this moment.
-func (m *Member) promoteReady(ctx context.Context, r Roster, now *dragonboat.Membership) (did bool, err error) {
+func (p *autopilot) promoteReady(ctx context.Context, r Roster, now *dragonboat.Membership) (did bool, err error) {
+	m := p.m
 	for _, s := range r.Seats {
 		if s.State != SeatJoining {
 			continue
 		}
 		if _, voter := now.Nodes[s.Replica]; voter {
 			m.cfg.Log.Info("learner is a voter now", "replica", s.Replica, "node", plainNode(s.Node), "name", s.Name)
-			_, err := m.changeRoster(ctx, func(r *Roster) (bool, error) { return r.setState(s.Replica, SeatJoining, SeatVoter), nil })
-			return true, err
+			return true, p.changeRoster(ctx, func(r *Roster) (bool, error) { return r.setState(s.Replica, SeatJoining, SeatVoter), nil })
 		}
-		if !s.CaughtUp || len(now.Nodes) >= r.Voters {
+		if !s.CaughtUp {
 			continue
 		}
 		want := m.committed()
@@ -233,9 +331,37 @@ func (m *Member) promoteReady(ctx context.Context, r Roster, now *dragonboat.Mem
 			m.cfg.Log.Debug("learner is not ready to vote", "replica", s.Replica, "applied", applied, "want", want, "err", err)
 			continue
 		}
+		if len(now.Nodes) >= r.Voters {
+			if did, err := p.replaceAway(ctx, r, now, s); did || err != nil {
+				return did, err
+			}
+			continue
+		}
 		m.cfg.Log.Info("promoting learner, which has caught up", "replica", s.Replica, "node", plainNode(s.Node), "name", s.Name, "applied", applied)
 		return true, m.change(ctx, func() (*dragonboat.RequestState, error) {
 			return m.host.RequestAddReplica(shardID, s.Replica, s.Node, now.ConfigChangeID, changeTimeout)
+		})
+	}
+	return false, nil
+}
+
+// replaceAway removes a voter that is away, for a learner that has caught up and is to have its vote. The removal comes
+// first: with both, one more would have to answer for a quorum.
+func (p *autopilot) replaceAway(ctx context.Context, r Roster, now *dragonboat.Membership, by Seat) (did bool, err error) {
+	for _, s := range r.Seats {
+		if !s.Away || s.State != SeatVoter {
+			continue
+		}
+		if err := p.m.mayRemove(ctx, s.Replica, now); err != nil {
+			return false, err
+		}
+		p.m.cfg.Log.Info("replacing a voter that is away by a learner that has caught up", "replica", s.Replica, "node", plainNode(s.Node),
+			"name", s.Name, "by", by.Replica)
+		return true, p.changeRoster(ctx, func(r *Roster) (bool, error) {
+			if s := r.Seat(s.Replica); s == nil || !s.Away { // it has come back
+				return false, nil
+			}
+			return r.leave(s.Replica)
 		})
 	}
 	return false, nil
@@ -251,7 +377,8 @@ func (r *Roster) setState(replica uint64, from, to SeatState) bool {
 }
 
 // removeUnlisted removes whom the roster does not know: an addition that went through after its seat was given up.
-func (m *Member) removeUnlisted(ctx context.Context, r Roster, now *dragonboat.Membership) (did bool, err error) {
+func (p *autopilot) removeUnlisted(ctx context.Context, r Roster, now *dragonboat.Membership) (did bool, err error) {
+	m := p.m
 	for replica := range now.NonVotings {
 		if r.Seat(replica) != nil {
 			continue
@@ -293,29 +420,46 @@ func (m *Member) change(ctx context.Context, request func() (*dragonboat.Request
 	}
 }
 
-// A member asks another how it stands by a query for the roster; the Count of the answer is the log index applied there.
+// A member asks another how it stands by a query for the roster. The answer has the record as applied there, and the log
+// index applied in Count.
 
-var standingRequest = wire.AppendQuery(nil, kv.Query{LocalOnly: true, Ops: []kv.Op{kv.Records{Prefix: []byte(rosterRecord)}}})
+var standingRequest = wire.AppendQuery(nil, rosterQuery())
+
+func rosterQuery() kv.Query {
+	return kv.Query{LocalOnly: true, Ops: []kv.Op{kv.Records{Prefix: []byte(rosterRecord)}}}
+}
 
 func isStanding(request []byte) bool { return string(request) == string(standingRequest) }
 
 func (m *Member) answerStanding() []byte {
-	p := kv.Page{Ops: []kv.OpResult{{Count: int64(m.store.Applied())}}} //nolint:gosec // an index
+	applied := m.store.Applied() // before the record, which is then at least as new
+	p, err := m.store.Read(rosterQuery())
+	if err != nil {
+		return wire.AppendOutcome(nil, kv.Outcome{Err: asKV(err)}) // not what was asked for
+	}
+	p.Ops[0].Count = int64(applied) //nolint:gosec // an index
 	m.stamp(&p.Header)
 	return wire.AppendPage(nil, p)
 }
 
 // standing asks a node up to which log index it has applied, as a member of this cluster.
 func (m *Member) standing(ctx context.Context, node string) (applied uint64, err error) {
+	applied, _, err = m.ask(ctx, node)
+	return applied, err
+}
+
+// ask asks a node how it stands, and for its roster.
+func (m *Member) ask(ctx context.Context, node string) (applied uint64, r Roster, err error) {
 	b, err := m.net.net.Ask(ctx, node, standingRequest)
 	if err != nil {
-		return 0, err
+		return 0, r, err
 	}
 	p, err := wire.DecodePage(b)
 	if err != nil || len(p.Ops) != 1 {
-		return 0, fmt.Errorf("node %s: %w", node, errors.Join(errNoAnswer, err))
+		return 0, r, fmt.Errorf("node %s: %w", node, errors.Join(errNoAnswer, err))
 	}
-	return uint64(p.Ops[0].Count), nil //nolint:gosec // an index
+	r, err = m.parseRoster(p)
+	return uint64(p.Ops[0].Count), r, err //nolint:gosec // an index
 }
 
 // answers returns nil if a member answers now.
@@ -337,7 +481,7 @@ func (m *Member) registerSelf(ctx context.Context) error {
 	for {
 		r, changed := m.roster.get()
 		wait := time.Duration(0)
-		if s := r.Seat(m.id.Replica); r.version != 0 && s != nil && !m.entryTrue(*s) {
+		if s := r.Seat(m.id.Replica); s != nil && r.version != 0 && !m.entryTrue(*s) {
 			if _, err := m.changeRoster(ctx, m.correctEntry); err != nil && ctx.Err() == nil {
 				m.cfg.Log.Warn("this member's entry in the list of members was not updated; trying again", "err", err)
 				wait = registerRetry

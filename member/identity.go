@@ -24,7 +24,8 @@ type identity struct {
 	Cluster uint64 `json:"cluster"`
 	Replica uint64 `json:"replica"`
 	Node    string `json:"node"`
-	Join    bool   `json:"join,omitempty"` // it has joined a cluster that was there, as a learner
+	Join    bool   `json:"join,omitempty"`    // it has joined a cluster that was there, as a learner
+	Started bool   `json:"started,omitempty"` // raft has run, so that there is a log
 }
 
 const identityName = "member.json"
@@ -45,7 +46,7 @@ func loadIdentity(cfg Config) (identity, error) {
 	if err != nil {
 		return identity{}, err
 	}
-	want := identity{Format: id.Format, Cluster: cfg.ClusterID, Replica: cfg.ReplicaID, Node: cfg.NodeID, Join: id.Join}
+	want := identity{Format: id.Format, Cluster: cfg.ClusterID, Replica: cfg.ReplicaID, Node: cfg.NodeID, Join: id.Join, Started: id.Started}
 	if want.Cluster == 0 {
 		want.Cluster = id.Cluster
 	}
@@ -98,14 +99,28 @@ func foundIdentity(cfg Config, path string) (identity, error) {
 	if !nodeIDForm.MatchString(id.Node) {
 		return identity{}, kv.Errorf(kv.Invalid, "node id %q: not of the form of a UUID in lower case", id.Node)
 	}
+	return id, id.save(cfg.Dir)
+}
+
+func (id identity) save(dir string) error {
 	b, err := json.Marshal(id)
+	if err == nil {
+		err = writeDurably(filepath.Join(dir, identityName), append(b, '\n'))
+	}
 	if err != nil {
-		return identity{}, err
+		return fmt.Errorf("record identity: %w", err)
 	}
-	if err := writeDurably(path, append(b, '\n')); err != nil {
-		return identity{}, fmt.Errorf("record identity: %w", err)
+	return nil
+}
+
+// noteStarted records that there is a raft log from now on: one that is missing later was lost.
+func (m *Member) noteStarted() error {
+	if m.id.Started {
+		return nil
 	}
-	return id, nil
+	id := m.id
+	id.Started = true
+	return id.save(m.cfg.Dir)
 }
 
 // writeDurably makes path hold b, all or nothing.

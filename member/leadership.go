@@ -67,11 +67,12 @@ func (l *leadership) seen() uint64 {
 func (l *leadership) await(ctx context.Context) error {
 	for {
 		l.mu.Lock()
-		now, changed, left := l.now, l.changed, l.lost+leaderWait-l.clock()
+		now, changed, lost := l.now, l.changed, l.lost
 		l.mu.Unlock()
 		if now.replica != 0 {
 			return nil
 		}
+		left := lost + leaderWait - l.clock() // a system call, which a command with a leader has no use for
 		if left <= 0 {
 			return noLeader("there has been none for %s", leaderWait)
 		}

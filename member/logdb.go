@@ -3,6 +3,7 @@ package member
 import (
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 
 	"github.com/lni/dragonboat/v4/config"
@@ -31,6 +32,7 @@ type logDB struct {
 	states  map[raftio.NodeInfo]pb.State // last written; a replica not in it is read first
 	bytes   uint64                       // of the commands saved since the last snapshot
 	entries uint64                       // saved since the last snapshot
+	last    uint64                       // index of the last entry, or of the snapshot
 }
 
 // errLogClosed is what Close of a log that could not be closed cleanly reports; nothing is lost by it.
@@ -121,6 +123,11 @@ func (l *logDB) written(updates []pb.Update) {
 	for _, u := range updates {
 		l.states[raftio.GetNodeInfo(u.ShardID, u.ReplicaID)] = u.State
 		l.entries += uint64(len(u.EntriesToSave))
+		if n := len(u.EntriesToSave); n > 0 {
+			l.last = u.EntriesToSave[n-1].Index
+		} else if !pb.IsEmptySnapshot(u.Snapshot) {
+			l.last = max(l.last, u.Snapshot.Index)
+		}
 		for _, e := range u.EntriesToSave {
 			l.bytes += uint64(len(e.Cmd))
 		}
@@ -137,6 +144,13 @@ func (l *logDB) committed(shard, replica uint64) uint64 {
 	return l.states[raftio.GetNodeInfo(shard, replica)].Commit
 }
 
+// end is the index of the last entry that is durable.
+func (l *logDB) end() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.last
+}
+
 // again asks for a snapshot once more.
 func (l *logDB) again() {
 	select {
@@ -145,11 +159,11 @@ func (l *logDB) again() {
 	}
 }
 
-// begin says what the log holds behind its newest snapshot when it is opened.
-func (l *logDB) begin(entries, bytes uint64) {
+// begin says what the log holds behind its newest snapshot when it is opened, and where it ends.
+func (l *logDB) begin(entries, bytes, last uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.entries, l.bytes = entries, bytes
+	l.entries, l.bytes, l.last = entries, bytes, last
 	if bytes >= snapshotLogBytes {
 		l.again()
 	}
@@ -187,11 +201,24 @@ func (l *logDB) ReadRaftState(shard, replica, last uint64) (raftio.RaftState, er
 	return rs, err
 }
 
-// IterateEntries halts the replica if the log cannot be read.
+// iterateMax is how many entries are read from disk at a time. The goroutine that reads them for a follower that lags is the
+// one that commits: tan opens its file and reads a block of it for each, so that ten thousand of them, as a new learner may
+// need, stopped all writes for seconds.
+const iterateMax = 256
+
+// IterateEntries halts the replica if the log cannot be read. Where many entries are asked for it returns the first of
+// them as if the limit, in bytes, had been reached.
 func (l *logDB) IterateEntries(ents []pb.Entry, size, shard, replica, low, high, limit uint64) ([]pb.Entry, uint64, error) {
-	ents, size, err := l.ILogDB.IterateEntries(ents, size, shard, replica, low, high, limit)
+	until := high
+	if limit < math.MaxUint64 { // else all are needed
+		until = min(high, low+iterateMax)
+	}
+	ents, size, err := l.ILogDB.IterateEntries(ents, size, shard, replica, low, until, limit)
 	if err != nil {
-		l.halt.stop(fmt.Errorf("read raft log entries %d to %d: %w", low, high-1, err))
+		l.halt.stop(fmt.Errorf("read raft log entries %d to %d: %w", low, until-1, err))
+	}
+	if n := len(ents); until < high && n > 0 && ents[n-1].Index == until-1 {
+		size = max(size, limit+1)
 	}
 	return ents, size, nil
 }

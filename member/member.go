@@ -46,7 +46,8 @@ type Member struct {
 	host     *dragonboat.NodeHost
 	session  *client.Session
 
-	votes bool // the newest snapshot of the raft log says that this replica is a voter
+	lost  chan error // of one slot: why the raft log cannot be used
+	votes bool       // the newest snapshot of the raft log says that this replica is a voter
 
 	leader  *leadership
 	rounds  *rounds
@@ -100,13 +101,14 @@ func Open(cfg Config) (_ *Member, err error) {
 		applied:  newAnnouncer(),
 		net:      &raftnet{net: cfg.Network},
 		ahead:    make(chan struct{}, 1),
+		lost:     make(chan error, 1),
 		backups:  make(chan struct{}, backupsAtOnce),
 		ready:    make(chan struct{}),
 		stopping: make(chan struct{}),
 	}
 	m.roster.init()
 	m.asks = newAsks(m.sendTo)
-	m.net.answer = m.answerAsked
+	m.net.answer, m.net.check = m.answerAsked, m.checkBatch
 	m.metrics = newMetrics(m)
 	m.auditor = newAuditor(m)
 	defer func() {
@@ -161,6 +163,9 @@ func (m *Member) Run(ctx context.Context) error {
 	m.fs.armed.Store(true)
 	err := m.startReplica()
 	if err == nil {
+		err = m.noteStarted()
+	}
+	if err == nil {
 		err = m.work(ctx)
 	}
 	return errors.Join(err, m.shutdown())
@@ -170,6 +175,7 @@ func (m *Member) Run(ctx context.Context) error {
 func (m *Member) work(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return m.watchHalt(ctx) })
+	g.Go(func() error { return m.watchLog(ctx) })
 	g.Go(func() error { return m.electAlone(ctx) })
 	g.Go(func() error { return m.rounds.run(ctx) })
 	g.Go(func() error { return m.announceReady(ctx) })
@@ -188,6 +194,7 @@ func (m *Member) work(ctx context.Context) error {
 		g.Go(func() error { return m.keepMembers(ctx) })
 	}
 	g.Go(func() error { return m.registerSelf(ctx) })
+	g.Go(func() error { return m.watchRemoval(ctx) })
 	g.Go(func() error {
 		if err := m.store.Run(ctx); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("state file: %w", err)

@@ -45,6 +45,20 @@ func start(t testing.TB, dir string, change ...func(*Config)) *testMember {
 	return tm
 }
 
+// settled waits until the member has entered itself in the list of members, as it does once it is ready.
+func (m *testMember) settled() *testMember {
+	m.t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		r := m.Roster()
+		if s := r.Seat(m.id.Replica); s != nil && s.CaughtUp {
+			return m
+		}
+		if time.Now().After(deadline) {
+			m.t.Fatalf("the list of members is %+v after 20 s", r)
+		}
+	}
+}
+
 // close ends the member and fails the test if it did not end well. It may be called more than once.
 func (m *testMember) close() {
 	m.t.Helper()

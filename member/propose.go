@@ -93,6 +93,10 @@ func checkOwn(c kv.Command) error {
 			if op.Term != 0 {
 				return kv.Errorf(kv.Invalid, "a compaction with a term is proposed by a leader only")
 			}
+		case kv.SetRecord:
+			if op.Term != 0 {
+				return kv.Errorf(kv.Invalid, "a record with a term is set by a leader only")
+			}
 		case kv.LeaseRevoke:
 			if op.Term != 0 {
 				return kv.Errorf(kv.Invalid, "a revocation with a term is proposed by a leader only")

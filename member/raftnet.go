@@ -63,7 +63,8 @@ func (alone) ConnectBulk(_ context.Context, node string) (raftio.ISnapshotConnec
 type raftnet struct {
 	net    Network
 	answer func(ctx context.Context, request []byte) []byte
-	recv   raftio.MessageHandler // set by Create
+	check  func(pb.MessageBatch) bool // false: the batch is not delivered
+	recv   raftio.MessageHandler      // set by Create
 	sink   raftio.ChunkHandler
 	once   sync.Once
 }
@@ -72,7 +73,12 @@ type raftnet struct {
 func (*raftnet) Validate(id string) bool { return id != "" }
 
 func (n *raftnet) Create(_ config.NodeHostConfig, recv raftio.MessageHandler, sink raftio.ChunkHandler) raftio.ITransport {
-	n.recv, n.sink = recv, sink
+	n.sink = sink
+	n.recv = func(b pb.MessageBatch) {
+		if n.check(b) {
+			recv(b)
+		}
+	}
 	return n
 }
 

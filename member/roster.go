@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 
+	"holdfast/internal/wire"
 	"holdfast/kv"
 )
 
@@ -14,9 +15,13 @@ import (
 // what is wanted of each. Raft itself knows replica ids and node ids only; the leader brings it in step with the roster
 // (see keepMembers). Replica ids are given out here and never used again.
 type Roster struct {
-	Voters  int    `json:"voters"` // how many voters are wanted
-	Next    uint64 `json:"next"`   // the next replica id
-	Seats   []Seat `json:"seats"`  // in order of replica id
+	Cluster uint64 `json:"cluster"` // another's list, as a restored backup has, is none
+	Voters  int    `json:"voters"`  // how many voters are wanted
+	// ReplaceAfter is for how many seconds a voter has to be away before its seat is free for another; 0: it is kept.
+	ReplaceAfter int64 `json:"replace_after"`
+
+	Next    uint64 `json:"next"`  // the next replica id
+	Seats   []Seat `json:"seats"` // in order of replica id
 	Removed []Gone `json:"removed,omitempty"`
 
 	version int64 // of the record, 0: there is none
@@ -30,7 +35,9 @@ type Seat struct {
 	Addresses  []string  `json:"addresses,omitempty"`
 	ClientURLs []string  `json:"client_urls,omitempty"`
 	State      SeatState `json:"state"`
+	Was        SeatState `json:"was,omitempty"`       // before it was to leave
 	CaughtUp   bool      `json:"caught_up,omitempty"` // the member has been ready once
+	Away       bool      `json:"away,omitempty"`      // out of reach for so long that its seat is free for another
 }
 
 // Gone is a member that was removed.
@@ -60,10 +67,10 @@ const (
 
 const rosterRecord = "members"
 
-// Taken is how many members there are that vote or are going to.
+// Taken is how many members there are that vote or are going to, without those that may be replaced.
 func (r *Roster) Taken() (n int) {
 	for _, s := range r.Seats {
-		if s.State != SeatLeaving {
+		if s.State != SeatLeaving && !s.Away {
 			n++
 		}
 	}
@@ -150,11 +157,20 @@ func (m *Member) Roster() Roster {
 
 // loadRoster reads the record from the store, as applied here. Without one it is zero.
 func (m *Member) loadRoster() (Roster, error) {
-	p, err := m.store.Read(kv.Query{Ops: []kv.Op{kv.Records{Prefix: []byte(rosterRecord)}}})
+	p, err := m.store.Read(rosterQuery())
 	if err != nil {
 		return Roster{}, asKV(err)
 	}
-	return parseRoster(p)
+	return m.parseRoster(p)
+}
+
+// parseRoster reads the answer to a rosterQuery. The list of another cluster is taken for none.
+func (m *Member) parseRoster(p kv.Page) (Roster, error) {
+	r, err := parseRoster(p)
+	if r.Cluster != m.id.Cluster {
+		r = Roster{version: r.version}
+	}
+	return r, err
 }
 
 func parseRoster(p kv.Page) (r Roster, err error) {
@@ -170,6 +186,9 @@ func parseRoster(p kv.Page) (r Roster, err error) {
 	return r, nil
 }
 
+// none reports whether there is no list.
+func (r *Roster) none() bool { return len(r.Seats) == 0 }
+
 // followRoster keeps what is known of the roster in step with the record, and tells whoever wants to know.
 func (m *Member) followRoster(ctx context.Context) error {
 	for {
@@ -179,7 +198,7 @@ func (m *Member) followRoster(ctx context.Context) error {
 			return nil
 		case err != nil:
 			return fmt.Errorf("read the list of members: %w", err)
-		case r.version == 0: // a learner to which nothing has come yet, or a founder
+		case r.none(): // a learner to which nothing has come yet, or a founder
 			r = m.firstRoster
 		}
 		m.roster.set(r)
@@ -198,12 +217,18 @@ const rosterTries = 32
 // changeRoster applies a change to the newest roster. Change edits it, or returns false to leave it as it is; it may be
 // called several times.
 func (m *Member) changeRoster(ctx context.Context, change func(*Roster) (bool, error)) (Roster, error) {
+	return m.changeRosterAs(ctx, 0, change)
+}
+
+// changeRosterAs is changeRoster for the leader of a term, which ends with NoLeader when it has been deposed: 0 is for
+// anybody.
+func (m *Member) changeRosterAs(ctx context.Context, term uint64, change func(*Roster) (bool, error)) (Roster, error) {
 	for try := 0; ; try++ {
-		p, err := m.Read(ctx, kv.Query{Ops: []kv.Op{kv.Records{Prefix: []byte(rosterRecord)}}})
+		p, err := m.Read(ctx, kv.Query{Ops: rosterQuery().Ops})
 		if err != nil {
 			return Roster{}, err
 		}
-		r, err := parseRoster(p)
+		r, err := m.parseRoster(p)
 		if err != nil {
 			return r, err
 		}
@@ -215,11 +240,17 @@ func (m *Member) changeRoster(ctx context.Context, change func(*Roster) (bool, e
 		if len(r.Seats) > maxSeats {
 			return r, kv.Errorf(kv.RateLimited, "the list of members has %d entries, its limit; remove some (agent members remove)", maxSeats)
 		}
+		r.Cluster = m.id.Cluster
 		b, err := json.Marshal(r)
 		if err != nil {
 			return r, err
 		}
-		_, err = m.Do(ctx, kv.Command{Ops: []kv.Op{kv.SetRecord{Name: []byte(rosterRecord), Value: b, Have: was}}})
+		set := kv.Command{Ops: []kv.Op{kv.SetRecord{Name: []byte(rosterRecord), Value: b, Have: was, Term: term}}}
+		if term == 0 {
+			_, err = m.Do(ctx, set)
+		} else {
+			_, err = m.propose(ctx, wire.AppendCommand(nil, set))
+		}
 		if kv.CodeOf(err) != kv.PreconditionFailed || try == rosterTries {
 			r.version = was + 1
 			return r, err

@@ -59,7 +59,7 @@ func Survey(cfg Config) (s *Survivor, err error) {
 	return s, nil
 }
 
-// Remains tells what there is.
+// Remains tells what there is. The epoch is known once Salvage has returned.
 func (s *Survivor) Remains() Remains { return s.remains }
 
 // Close lets go of the dir.
@@ -213,6 +213,7 @@ func (s *Survivor) replay(ctx context.Context, path string) error {
 		}
 		return applyTo(store, e)
 	})
+	s.remains.Epoch = store.Epoch()
 	return errors.Join(err, store.Close())
 }
 

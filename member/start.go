@@ -88,8 +88,14 @@ func (m *Member) examineLog() error {
 			"lost, or older than the file; put the right one back or restore the data dir from a backup or, in a cluster, "+
 			"remove this member and let it join again with an empty one", state, applied, dir, s.last)
 	}
+	if m.id.Started && s.last == 0 {
+		if _, err := m.logs.db.GetBootstrapInfo(shardID, m.id.Replica); errors.Is(err, raftio.ErrNoBootstrapInfo) {
+			return kv.Errorf(kv.Corrupt, "the raft log in %s is empty, and this replica has had one: put it back. If it is lost for good, "+
+				"restore the data dir of a lone member from a backup; in a cluster give the box an empty data dir and let it join again", dir)
+		}
+	}
 	_, m.votes = s.snapshot.Membership.Addresses[m.id.Replica]
-	m.logs.db.begin(s.last-s.snapshot.Index, s.bytes)
+	m.logs.db.begin(s.last-s.snapshot.Index, s.bytes, s.last)
 	m.cfg.Log.Info("raft log examined", "snapshot", s.snapshot.Index, "last", s.last, "applied", applied, "bytes", s.bytes)
 	return nil
 }

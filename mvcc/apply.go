@@ -98,11 +98,10 @@ func (s *Store) applyOne(r *reader, c kv.Command) (kv.Outcome, error) {
 	if refused := barred(s.state.Alarms, c); refused != nil {
 		return s.refuse(refused), nil
 	}
-	x := &exec{
-		r: r, base: s.state.Revision, compact: s.state.Compact, write: true,
-		control: s.state.control(), alarms: s.state.Alarms, writer: c.ID.Seq,
-	}
-	r.stage = &stage{}
+	x := s.scratch.exec(r)
+	x.base, x.compact, x.write = s.state.Revision, s.state.Compact, true
+	x.control, x.alarms, x.writer = s.state.control(), s.state.Alarms, c.ID.Seq
+	r.base = s.state.Revision
 	results, err := x.run(c)
 	refused, ok := refusal(err)
 	if err != nil && !ok {
@@ -115,6 +114,28 @@ func (s *Store) applyOne(r *reader, c kv.Command) (kv.Outcome, error) {
 	out.Result.Ops = results
 	out.Result.Epoch, out.Result.Revision = s.state.Epoch, s.state.Revision
 	return out, nil
+}
+
+// scratch is memory that applying one command after the other uses again.
+type scratch struct {
+	x     exec
+	stage stage
+}
+
+// scratchMax is how many changes of a command leave their memory to the next one.
+const scratchMax = 1024
+
+// exec returns one for the next command, with an empty stage.
+func (s *scratch) exec(r *reader) *exec {
+	if cap(s.x.changes) > scratchMax || cap(s.stage.recs) > scratchMax {
+		*s = scratch{}
+	}
+	clear(s.x.changes)
+	clear(s.stage.recs)
+	s.x = exec{r: r, changes: s.x.changes[:0]}
+	s.stage.recs = s.stage.recs[:0]
+	r.stage = &s.stage
+	return &s.x
 }
 
 // refuse is the outcome of a command that was not looked at.

@@ -41,6 +41,11 @@
 // deletes the keys at one revision. The store knows no time: a lease ends when the log says so, and Options.OnLease tells
 // who keeps it.
 //
+// # Retry keys
+//
+// How the newest RetriesKept writes with a retry key ended is in bucket side too, so that one that comes again is answered
+// and not applied.
+//
 // # Alarms
 //
 // Alarms and the feature level of the cluster are entries of the side table that Apply also has in memory, because it

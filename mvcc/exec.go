@@ -265,8 +265,9 @@ func (x *exec) change(recs ...*record) {
 		return
 	}
 	if !x.writer.IsZero() {
+		writer := x.writer // the exec is used again
 		for _, r := range recs {
-			r.writer = &x.writer
+			r.writer = &writer
 		}
 	}
 	x.changes = append(x.changes, recs...)

@@ -22,7 +22,8 @@ import (
 const (
 	formatFirst   = 1
 	formatLeases  = 2 // the side table has leases, alarms or a feature level
-	formatVersion = formatLeases
+	formatRetries = 3 // it has writes with a retry key, which an earlier version would apply again
+	formatVersion = formatRetries
 )
 
 var (

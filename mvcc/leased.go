@@ -101,13 +101,16 @@ func writeLeased(tx *bbolt.Tx, o *overlay) error {
 
 // formatOf is the format that a file needs for what the side table holds.
 func formatOf(sides map[string][]byte) uint32 {
+	format := uint32(formatFirst)
 	for k := range sides {
 		switch k[0] {
+		case sideRetryNext:
+			return formatRetries
 		case sideLease, sideAlarm, sideFeature:
-			return formatLeases
+			format = formatLeases
 		}
 	}
-	return formatFirst
+	return format
 }
 
 // raiseFormat makes a file one that versions before a format refuse.

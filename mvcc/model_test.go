@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"cmp"
 	"maps"
+	"reflect"
 	"slices"
 
+	"holdfast/internal/wire"
 	"holdfast/kv"
 )
 
@@ -17,6 +19,13 @@ type model struct {
 	term         uint64
 	keys         map[string][]change // oldest first
 	leases       map[int64]int64     // to their TTL
+	retries      map[[16]byte]answered
+}
+
+// answered is a command with a retry key, and how it ended.
+type answered struct {
+	ops []kv.Op
+	out kv.Outcome
 }
 
 // change is one change of one key, with the place it had among those of its revision.
@@ -26,7 +35,9 @@ type change struct {
 	sub     int
 }
 
-func newModel() *model { return &model{rev: 1, keys: map[string][]change{}, leases: map[int64]int64{}} }
+func newModel() *model {
+	return &model{rev: 1, keys: map[string][]change{}, leases: map[int64]int64{}, retries: map[[16]byte]answered{}}
+}
 
 func (m *model) clone() *model {
 	c := *m
@@ -109,8 +120,20 @@ type run struct {
 }
 
 func (m *model) apply(c kv.Command) kv.Outcome {
+	past, again := m.retries[c.ID.Key]
+	switch {
+	case again && !reflect.DeepEqual(past.ops, c.Ops):
+		return kv.Outcome{Err: &kv.Error{Code: kv.Reused}}
+	case again && past.out.Err == nil && len(wire.AppendOutcome(nil, past.out))+17 > retryAnswerMax:
+		return kv.Outcome{Err: &kv.Error{Code: kv.OutcomeUnknown, Revision: past.out.Result.Revision}}
+	case again:
+		return past.out
+	}
 	out := m.try(c)
 	out.Result.Epoch, out.Result.Revision = m.epoch, m.rev
+	if c.ID.Key != [16]byte{} {
+		m.retries[c.ID.Key] = answered{c.Ops, out}
+	}
 	return out
 }
 

@@ -16,6 +16,15 @@ type overlay struct {
 	count  atomic.Int64
 	sides  sides
 	leased leased
+	finger finger // the writer's alone
+}
+
+// finger is where a search of the writer's has ended. A command looks for a key before it changes it: the place that was
+// found is the one for the new record, as long as nothing was inserted meanwhile.
+type finger struct {
+	key   []byte // a copy
+	count int64  // of the overlay
+	preds [maxLevels]*node
 }
 
 // maxLevels serves 4^12 records, far above any flush size.
@@ -23,6 +32,7 @@ const maxLevels = 12
 
 type node struct {
 	rec  *record // apart from the node: the tail keeps records when the list is gone
+	key  []byte  // the record's: a search passes many nodes, and would have to fetch every record to see its key
 	next atomic.Pointer[node]
 	up   []atomic.Pointer[node] // levels 1 and above
 }
@@ -51,7 +61,15 @@ func height(r revision) int {
 	return min(1+bits.TrailingZeros64(h)/2, maxLevels)
 }
 
-// before reports whether record r comes before (key, rev) in the order of the list.
+// before reports whether a node comes before (key, rev) in the order of the list.
+func (n *node) before(key []byte, rev revision) bool {
+	if c := bytes.Compare(n.key, key); c != 0 {
+		return c < 0
+	}
+	return n.rec.rev().after(rev)
+}
+
+// before reports whether record r comes before (key, rev) in that order.
 func before(r *record, key []byte, rev revision) bool {
 	if c := bytes.Compare(r.Key, key); c != 0 {
 		return c < 0
@@ -62,19 +80,14 @@ func before(r *record, key []byte, rev revision) bool {
 // insert adds a record. The caller is the one writer.
 func (o *overlay) insert(r *record) {
 	h := height(r.rev())
-	n := &node{rec: r}
+	n := &node{rec: r, key: r.Key}
 	if h > 1 {
 		n.up = make([]atomic.Pointer[node], h-1)
 	}
-	var preds [maxLevels]*node
-	levels := max(int(o.levels.Load()), h)
-	at := &o.head
-	for l := levels - 1; l >= 0; l-- {
-		for next := at.level(l).Load(); next != nil && before(next.rec, r.Key, r.rev()); next = at.level(l).Load() {
-			at = next
-		}
-		preds[l] = at
+	if o.finger.count != o.count.Load() || !bytes.Equal(o.finger.key, r.Key) {
+		o.find(r.Key, r.rev())
 	}
+	preds := &o.finger.preds
 	for l := range h {
 		n.level(l).Store(preds[l].level(l).Load())
 	}
@@ -82,9 +95,28 @@ func (o *overlay) insert(r *record) {
 	for l := range h {
 		preds[l].level(l).Store(n)
 	}
-	o.levels.Store(int32(levels))
+	o.levels.Store(max(o.levels.Load(), int32(h)))
 	o.bytes.Add(r.size())
 	o.count.Add(1)
+}
+
+// find is seek for the writer, and leaves the finger there.
+func (o *overlay) find(key []byte, rev revision) *node {
+	f := &o.finger
+	levels := int(o.levels.Load())
+	for l := levels; l < maxLevels; l++ {
+		f.preds[l] = &o.head
+	}
+	at := &o.head
+	var next *node
+	for l := levels - 1; l >= 0; l-- {
+		for next = at.level(l).Load(); next != nil && next.before(key, rev); next = at.level(l).Load() {
+			at = next
+		}
+		f.preds[l] = at
+	}
+	f.key, f.count = append(f.key[:0], key...), o.count.Load()
+	return next
 }
 
 // seek returns the first node that does not come before (key, rev), nil if there is none. It returns the node that it
@@ -93,7 +125,7 @@ func (o *overlay) seek(key []byte, rev revision) *node {
 	at := &o.head
 	var next *node
 	for l := int(o.levels.Load()) - 1; l >= 0; l-- {
-		for next = at.level(l).Load(); next != nil && before(next.rec, key, rev); next = at.level(l).Load() {
+		for next = at.level(l).Load(); next != nil && next.before(key, rev); next = at.level(l).Load() {
 			at = next
 		}
 	}
@@ -102,8 +134,17 @@ func (o *overlay) seek(key []byte, rev revision) *node {
 
 // get returns the newest record of key at or before main, nil if there is none.
 func (o *overlay) get(key []byte, main int64) *record {
-	n := o.seek(key, last(main))
-	if n == nil || !bytes.Equal(n.rec.Key, key) {
+	return o.seek(key, last(main)).holds(key)
+}
+
+// getForWrite is get for the writer, with main not before the newest record: what it changes then goes there.
+func (o *overlay) getForWrite(key []byte, main int64) *record {
+	return o.find(key, last(main)).holds(key)
+}
+
+// holds returns the record of a node if it is one of key.
+func (n *node) holds(key []byte) *record {
+	if n == nil || !bytes.Equal(n.key, key) {
 		return nil
 	}
 	return n.rec
@@ -128,12 +169,12 @@ type memSource struct {
 func (s *memSource) seek(key []byte, rev revision) {
 	// Most seeks go to a neighbour: try a few steps before a search from the top.
 	for range 4 {
-		if s.n == nil || !before(s.n.rec, key, rev) {
+		if s.n == nil || !s.n.before(key, rev) {
 			break
 		}
 		s.n = s.n.next.Load()
 	}
-	if s.n == nil || before(s.n.rec, key, rev) {
+	if s.n == nil || s.n.before(key, rev) {
 		s.n = s.o.seek(key, rev)
 	}
 	s.load()

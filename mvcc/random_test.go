@@ -270,6 +270,14 @@ func (p *pairOfReplicas) commands() {
 	p.rt.Helper()
 	for range rapid.IntRange(1, 5).Draw(p.rt, "batch") {
 		c := genCommand(p.rt, p.m)
+		switch rapid.IntRange(0, 7).Draw(p.rt, "retry") {
+		case 6: // one of these comes again, sometimes as another command
+			c.ID.Key = [16]byte{rapid.Byte().Draw(p.rt, "retry key")}
+		case 7:
+			if n := len(p.j.entries); n > 0 {
+				c = p.j.entries[rapid.IntRange(0, n-1).Draw(p.rt, "sent again")].Command
+			}
+		}
 		p.j.entries = append(p.j.entries, Entry{uint64(len(p.j.entries) + 1), c})
 		p.j.outcomes = append(p.j.outcomes, p.m.apply(c))
 		p.done.Commands++

@@ -33,6 +33,7 @@ type reader struct {
 	s     *Store
 	l     *layers
 	stage *stage // nil but in Apply
+	base  int64  // in Apply: the newest revision in the overlay
 	floor int64  // the oldest revision read; errPassed if a compaction passes it
 
 	tx      *bbolt.Tx // nil while no record was needed from the file
@@ -118,14 +119,9 @@ func (r *reader) get(key []byte, main int64) (*version, error) {
 			return &r.v, nil
 		}
 	}
-	for _, o := range [2]*overlay{r.l.active, r.l.flushing} {
-		if o == nil {
-			continue
-		}
-		if rec := o.get(key, main); rec != nil {
-			r.v.set(rec)
-			return &r.v, nil
-		}
+	if rec := r.unflushed(key, main); rec != nil {
+		r.v.set(rec)
+		return &r.v, nil
 	}
 	if err := r.open(); err != nil {
 		return nil, err
@@ -142,6 +138,19 @@ func (r *reader) get(key []byte, main int64) (*version, error) {
 		return nil, err
 	}
 	return &r.v, nil
+}
+
+// unflushed is get for what is not in the file yet.
+func (r *reader) unflushed(key []byte, main int64) (rec *record) {
+	if r.stage != nil && main >= r.base {
+		rec = r.l.active.getForWrite(key, main)
+	} else {
+		rec = r.l.active.get(key, main)
+	}
+	if rec == nil && r.l.flushing != nil {
+		rec = r.l.flushing.get(key, main)
+	}
+	return rec
 }
 
 // older goes from a version that is in the file back to the newest at or before main, by the links from each record to

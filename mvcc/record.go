@@ -43,7 +43,7 @@ type record struct {
 func (r *record) rev() revision { return revision{r.ModRevision, r.sub} }
 
 // recordOverhead is what a record costs beside its key and value: itself, its node and its places in the tail.
-const recordOverhead = 224
+const recordOverhead = 240
 
 // clone is a copy that shares nothing with r.
 func (r *record) clone() *record {

@@ -1,6 +1,7 @@
 package mvcc
 
 import (
+	"bytes"
 	"encoding/binary"
 	"slices"
 
@@ -64,7 +65,7 @@ func batch(c kv.Command) (kv.Each, bool) {
 func (s *Store) applySequenced(r *reader, c kv.Command) (kv.Outcome, error) {
 	seq := c.ID.Seq
 	if seq.IsZero() {
-		return s.applyOne(r, c)
+		return s.applyKeyed(r, c)
 	}
 	lane, key, refused, err := s.lane(r, seq)
 	if err != nil || refused != nil {
@@ -83,7 +84,7 @@ func (s *Store) applySequenced(r *reader, c kv.Command) (kv.Outcome, error) {
 	if refused := barred(s.state.Alarms, c); refused != nil {
 		return s.refuse(refused), nil // its place is not used up: it comes again once the alarm is over
 	}
-	out, err := s.applyOne(r, c)
+	out, err := s.applyKeyed(r, c)
 	if err != nil {
 		return out, err
 	}
@@ -116,9 +117,12 @@ func (s *Store) lane(r *reader, seq kv.Seq) (l laneState, key string, refused *k
 	if err != nil {
 		return l, "", nil, err
 	}
-	granted, err := parseEpoch(b)
+	granted, nonce, err := parseEpoch(b)
 	if err != nil {
 		return l, "", nil, err
+	}
+	if nonce != nil && !bytes.Equal(nonce, s.state.Epoch.Nonce[:]) {
+		return l, "", kv.Errorf(kv.OriginConflict, "queue epoch %d of this origin was granted before the cluster was restored", granted), nil
 	}
 	if granted == 0 || seq.Epoch != granted {
 		return l, "", kv.Errorf(kv.OriginConflict, "queue epoch %d of this origin is not the one granted last, %d", seq.Epoch, granted), nil

@@ -258,3 +258,23 @@ func TestRecordsAreComparedAndSetAndMoveNoRevision(t *testing.T) {
 		t.Errorf("in a replica made of a snapshot: %v", got)
 	}
 }
+
+// A record that a leader sets is set while it leads, and never by one that has been deposed.
+func TestARecordOfALeaderIsVoidUnderAnother(t *testing.T) {
+	r := newSequenceStore(t)
+	r.apply(kv.Command{Ops: []kv.Op{kv.LeaderTerm{Nonce: 7}}})
+	set := func(term uint64) kv.Code {
+		return codeIn(r.apply(kv.Command{Ops: []kv.Op{kv.SetRecord{Name: []byte("r"), Value: []byte("v"), Have: -1, Term: term}}}))
+	}
+	if got := set(7); got != kv.OK {
+		t.Errorf("by the leader: %v", got)
+	}
+	r.apply(kv.Command{Ops: []kv.Op{kv.LeaderTerm{Nonce: 8}}})
+	if got := set(7); got != kv.NoLeader {
+		t.Errorf("by the former leader: %v", got)
+	}
+	page, err := r.s.Read(kv.Query{Ops: []kv.Op{kv.Records{Prefix: []byte("r")}}})
+	if err != nil || len(page.Ops[0].KVs) != 1 || page.Ops[0].KVs[0].Version != 1 {
+		t.Errorf("the record is %+v, %v, want version 1", page.Ops[0].KVs, err)
+	}
+}

@@ -13,11 +13,11 @@ import (
 )
 
 // What the log says beside keys is kept in a table of its own, bucket side: the cluster's records, the queue epoch of
-// each origin, and where each of its lanes stands. It has no history and never moves the revision. A key begins with
+// each origin, where each of its lanes stands, and how writes with a retry key ended. It has no history and never moves the revision. A key begins with
 // the kind of what it holds.
 const (
 	sideRecord = 'r' // | name -> version (uvarint), value
-	sideEpoch  = 'e' // | origin(16) -> queue epoch (uvarint)
+	sideEpoch  = 'e' // | origin(16) -> queue epoch (uvarint), nonce(16) of the history that granted it; in old files without
 	sideLane   = 'q' // | origin(16), lane(1) -> laneState
 )
 
@@ -180,6 +180,9 @@ const MaxRecordName = 1024
 
 // setRecord stages a change of one of the cluster's records.
 func (x *exec) setRecord(op kv.SetRecord) (res kv.OpResult, err error) {
+	if op.Term != 0 && op.Term != x.control.term {
+		return res, kv.Errorf(kv.NoLeader, "the leader that wanted record %q changed leads no more", op.Name)
+	}
 	key := string(sideRecord) + string(op.Name)
 	b, err := x.staged(key)
 	if err != nil {
@@ -231,7 +234,7 @@ func (x *exec) openQueue(op kv.OpenQueue) (res kv.OpResult, err error) {
 	if err != nil {
 		return res, err
 	}
-	present, err := parseEpoch(b)
+	present, _, err := parseEpoch(b)
 	if err != nil {
 		return res, err
 	}
@@ -240,7 +243,7 @@ func (x *exec) openQueue(op kv.OpenQueue) (res kv.OpResult, err error) {
 		e.Revision = int64(present)
 		return res, e
 	}
-	x.stageSide(key, binary.AppendUvarint(nil, present+1))
+	x.stageSide(key, append(binary.AppendUvarint(nil, present+1), x.r.s.state.Epoch.Nonce[:]...))
 	res.Count = int64(present + 1)
 	return res, nil
 }
@@ -262,13 +265,17 @@ func (x *exec) stageSide(key string, v []byte) {
 
 func epochKey(origin [16]byte) string { return string(sideEpoch) + string(origin[:]) }
 
-func parseEpoch(b []byte) (uint64, error) {
+// parseEpoch reads a queue epoch and the nonce of the history that granted it, nil if that is not known.
+func parseEpoch(b []byte) (n uint64, nonce []byte, err error) {
 	if b == nil {
-		return 0, nil
+		return 0, nil, nil
 	}
 	n, w := binary.Uvarint(b)
-	if w != len(b) {
-		return 0, corruptf("a queue epoch is malformed")
+	if w <= 0 || len(b) != w && len(b) != w+len(kv.Epoch{}.Nonce) {
+		return 0, nil, corruptf("a queue epoch is malformed")
 	}
-	return n, nil
+	if len(b) > w {
+		nonce = b[w:]
+	}
+	return n, nonce, nil
 }

@@ -33,8 +33,9 @@ type Store struct {
 	records  atomic.Uint64 // moves when a record may have changed
 
 	applyMu sync.Mutex
-	state   state // guarded by applyMu: where Apply is
-	unsaved bool  // guarded by applyMu: state has changed, other than Applied, since the last flush
+	state   state   // guarded by applyMu: where Apply is
+	unsaved bool    // guarded by applyMu: state has changed, other than Applied, since the last flush
+	scratch scratch // guarded by applyMu
 
 	flushMu sync.Mutex
 	saved   state  // guarded by flushMu: what the file holds

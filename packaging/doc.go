@@ -5,7 +5,7 @@
 //
 //	/usr/bin/agent                            the binary
 //	/etc/holdfast/agent.yaml                  agent.yaml, kept as it is on upgrade
-//	/usr/lib/systemd/system/holdfast.service  from systemd/
+//	/usr/lib/systemd/system/holdfast.service  from systemd/, and the backup's service and timer, not enabled
 //	/usr/lib/sysusers.d/holdfast.conf         from systemd/
 //	/usr/share/doc/holdfast/                  licence and change log
 //

@@ -22,6 +22,9 @@ type cluster struct {
 	lanes   map[laneKey]*laneState
 	applied []string // values in the order in which they were applied
 	sends   int
+	epoch   kv.Epoch
+	grants  map[[16]byte]kv.Epoch // the history in which the last queue epoch was granted
+	hung    chan struct{}         // not nil: nothing is answered until it is closed
 }
 
 type stored struct {
@@ -47,7 +50,7 @@ type past struct {
 }
 
 func newCluster() *cluster {
-	return &cluster{up: true, rev: 1, keys: map[string]*stored{}, epochs: map[[16]byte]uint64{}, lanes: map[laneKey]*laneState{}}
+	return &cluster{up: true, rev: 1, keys: map[string]*stored{}, epochs: map[[16]byte]uint64{}, lanes: map[laneKey]*laneState{}, grants: map[[16]byte]kv.Epoch{}}
 }
 
 func (c *cluster) set(up, mute bool) {
@@ -62,7 +65,30 @@ func (c *cluster) log() []string {
 	return append([]string(nil), c.applied...)
 }
 
-func (c *cluster) Do(_ context.Context, cmd kv.Command) (kv.Result, error) {
+func (c *cluster) hang() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.hung = make(chan struct{})
+}
+
+func (c *cluster) release() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	close(c.hung)
+	c.hung = nil
+}
+
+func (c *cluster) Do(ctx context.Context, cmd kv.Command) (kv.Result, error) {
+	c.mu.Lock()
+	hung := c.hung
+	c.mu.Unlock()
+	if hung != nil {
+		select {
+		case <-hung:
+		case <-ctx.Done():
+			return kv.Result{}, kv.Errorf(kv.OutcomeUnknown, "no answer in time")
+		}
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.sends++
@@ -96,6 +122,7 @@ func (c *cluster) apply(cmd kv.Command) kv.Outcome {
 			return kv.Outcome{Err: &kv.Error{Code: kv.PreconditionFailed, Revision: int64(c.epochs[o.Origin])}}
 		}
 		c.epochs[o.Origin]++
+		c.grants[o.Origin] = c.epoch
 		return c.ok(kv.OpResult{Count: int64(c.epochs[o.Origin])})
 	}
 	if s := cmd.ID.Seq; !s.IsZero() {
@@ -106,10 +133,10 @@ func (c *cluster) apply(cmd kv.Command) kv.Outcome {
 
 func (c *cluster) sequenced(cmd kv.Command, s kv.Seq) kv.Outcome {
 	l := c.lanes[laneKey{s.Origin, s.Lane}]
+	if s.Epoch != c.epochs[s.Origin] || c.grants[s.Origin] != c.epoch {
+		return kv.Outcome{Err: &kv.Error{Code: kv.OriginConflict}}
+	}
 	if l == nil || l.epoch != s.Epoch {
-		if s.Epoch != c.epochs[s.Origin] {
-			return kv.Outcome{Err: &kv.Error{Code: kv.OriginConflict}}
-		}
 		l = &laneState{epoch: s.Epoch, ring: map[uint64]past{}}
 		c.lanes[laneKey{s.Origin, s.Lane}] = l
 	}
@@ -167,12 +194,15 @@ func (c *cluster) change(cmd kv.Command) kv.Outcome {
 }
 
 func (c *cluster) ok(r kv.OpResult) kv.Outcome {
-	return kv.Outcome{Result: kv.Result{Header: kv.Header{Revision: c.rev}, Ops: []kv.OpResult{r}}}
+	return kv.Outcome{Result: kv.Result{Header: kv.Header{Revision: c.rev, Epoch: c.epoch}, Ops: []kv.OpResult{r}}}
 }
 
 func (c *cluster) Read(_ context.Context, q kv.Query) (kv.Page, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if len(q.Ops) == 0 {
+		return kv.Page{Header: kv.Header{Revision: c.rev, Epoch: c.epoch}}, nil
+	}
 	r, ok := q.Ops[0].(kv.Range)
 	if !ok {
 		return kv.Page{}, errors.New("only ranges")
@@ -181,7 +211,12 @@ func (c *cluster) Read(_ context.Context, q kv.Query) (kv.Page, error) {
 	if k := c.keys[string(r.Key)]; k != nil {
 		res.KVs = []kv.KeyValue{{Key: r.Key, Value: []byte(k.value), ModRevision: k.mod}}
 	}
-	return kv.Page{Header: kv.Header{Revision: c.rev}, Ops: []kv.OpResult{res}}, nil
+	return kv.Page{Header: kv.Header{Revision: c.rev, Epoch: c.epoch}, Ops: []kv.OpResult{res}}, nil
 }
 
 func (c *cluster) Watch(context.Context, kv.WatchSpec) iter.Seq2[kv.Batch, error] { return nil }
+
+// encoded is a put as it is written down.
+func encoded(key, value string) []byte {
+	return wire.AppendCommand(nil, kv.Command{Ops: []kv.Op{kv.Put{Key: []byte(key), Value: []byte(value)}}})
+}

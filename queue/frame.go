@@ -53,10 +53,12 @@ type record struct {
 	base  uint64 // epoch: the last number that does not belong to it
 
 	at, expires int64  // op: Unix milliseconds, expires 0 for never
-	guard       uint8  // op
-	seen        int64  // op: revision the guard goes by
-	pred        uint64 // op: number of the op on the same key before it, 0 for none
+	guard       uint8  // op, base
+	seen        int64  // op, base: revision the guard goes by
+	pred        uint64 // op, base: number of the op on the same key before it, 0 for none
+	history     uint64 // op: the cluster's history that seen is from; epoch: the one that granted it; 0 if not known
 	command     []byte // op: a kv.Command without its sequence
+	keyAt, key  int    // op: where in the command the key stands, and how long it is
 
 	state   State  // end
 	outcome []byte // end
@@ -66,12 +68,15 @@ type recordKind uint8
 
 // The numbers are in files: append only.
 const (
-	recordOp recordKind = 1 + iota
+	recordOldOp recordKind = 1 + iota // without history and key; read, and written no more
 	recordSent
 	recordEnd
+	recordOldEpoch // without history
+	recordForget   // an ended op is no longer kept
+	recordOp
 	recordEpoch
-	recordForget // an ended op is no longer kept
-	recordKinds
+	recordBase  // the op goes by another base: the one before it on its key was given up
+	recordPause // n is 1 while nothing is sent, else 0
 )
 
 func appendRecord(dst []byte, r *record) []byte {
@@ -81,18 +86,28 @@ func appendRecord(dst []byte, r *record) []byte {
 	case recordOp:
 		dst = binary.AppendVarint(dst, r.at)
 		dst = binary.AppendVarint(dst, r.expires)
-		dst = append(dst, r.guard)
-		dst = binary.AppendVarint(dst, r.seen)
-		dst = binary.AppendUvarint(dst, r.pred)
+		dst = appendBase(dst, r)
+		dst = binary.LittleEndian.AppendUint64(dst, r.history)
+		dst = binary.AppendUvarint(dst, uint64(r.keyAt))
+		dst = binary.AppendUvarint(dst, uint64(r.key))
 		dst = appendBlob(dst, r.command)
+	case recordBase:
+		dst = appendBase(dst, r)
 	case recordEnd:
 		dst = append(dst, byte(r.state))
 		dst = appendBlob(dst, r.outcome)
 	case recordEpoch:
 		dst = binary.AppendUvarint(dst, r.epoch)
 		dst = binary.AppendUvarint(dst, r.base)
+		dst = binary.LittleEndian.AppendUint64(dst, r.history)
 	}
 	return dst
+}
+
+func appendBase(dst []byte, r *record) []byte {
+	dst = append(dst, r.guard)
+	dst = binary.AppendVarint(dst, r.seen)
+	return binary.AppendUvarint(dst, r.pred)
 }
 
 func appendBlob(dst, b []byte) []byte {
@@ -104,14 +119,24 @@ func nextRecord(b []byte) (r record, rest []byte, err error) {
 	c := cursor{b: b}
 	r.kind, r.lane, r.n = recordKind(c.byte()), c.byte(), c.uvarint()
 	switch r.kind {
-	case recordOp:
-		r.at, r.expires, r.guard, r.seen, r.pred = c.varint(), c.varint(), c.byte(), c.varint(), c.uvarint()
+	case recordOp, recordOldOp:
+		r.at, r.expires = c.varint(), c.varint()
+		c.base(&r)
+		if r.kind == recordOp {
+			r.history, r.keyAt, r.key = c.uint64(), c.int(), c.int()
+		}
 		r.command = c.blob()
+		c.bad = c.bad || r.keyAt+r.key > len(r.command)
+	case recordBase:
+		c.base(&r)
 	case recordEnd:
 		r.state, r.outcome = State(c.byte()), c.blob()
-	case recordEpoch:
+	case recordEpoch, recordOldEpoch:
 		r.epoch, r.base = c.uvarint(), c.uvarint()
-	case recordSent, recordForget:
+		if r.kind == recordEpoch {
+			r.history = c.uint64()
+		}
+	case recordSent, recordForget, recordPause:
 	default:
 		if !c.bad {
 			return r, nil, fmt.Errorf("record kind %d: written by a newer version", r.kind)
@@ -150,6 +175,28 @@ func (c *cursor) uvarint() uint64 {
 	c.b = c.b[n:]
 	return v
 }
+
+func (c *cursor) uint64() uint64 {
+	if len(c.b) < 8 {
+		c.fail()
+		return 0
+	}
+	v := binary.LittleEndian.Uint64(c.b)
+	c.b = c.b[8:]
+	return v
+}
+
+// int is a length or a place in a record.
+func (c *cursor) int() int {
+	n := c.uvarint()
+	if n > recordMax {
+		c.fail()
+		return 0
+	}
+	return int(n)
+}
+
+func (c *cursor) base(r *record) { r.guard, r.seen, r.pred = c.byte(), c.varint(), c.uvarint() }
 
 func (c *cursor) varint() int64 {
 	v, n := binary.Varint(c.b)

@@ -3,6 +3,7 @@ package queue
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -47,6 +48,8 @@ type log struct {
 	// checkpoint returns the records without which what was said in earlier segments could not be understood. It is
 	// called without locks held.
 	checkpoint func() []byte
+
+	buffer []byte // of the segment being read, while the log is opened
 
 	mu       sync.Mutex
 	filling  *commit
@@ -255,6 +258,16 @@ func (l *log) drop() error {
 	}
 }
 
+// oldest is the first segment if another follows and something in it is still needed, else nil.
+func (l *log) oldest() *segment {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.segments) < 2 || l.segments[0].live == 0 {
+		return nil
+	}
+	return l.segments[0]
+}
+
 func (l *log) hold(p place, by int) {
 	if p.seg == nil {
 		return
@@ -289,7 +302,7 @@ func (l *log) close() error {
 	return errors.Join(errs...)
 }
 
-// open reads every segment in order and hands each record to visit. A damaged end of the last segment is cut off with a
+// open reads every segment in order and hands each record to visit, which must not keep slices of it. A damaged end of the last segment is cut off with a
 // log line: it was never acknowledged. Damage anywhere else is refused, because behind it lie acknowledged writes.
 func (l *log) open(visit func(record, place) error) error {
 	names, err := filepath.Glob(filepath.Join(l.dir, "*.seg"))
@@ -297,6 +310,7 @@ func (l *log) open(visit func(record, place) error) error {
 		return err
 	}
 	slices.Sort(names)
+	defer func() { l.buffer = nil }()
 	for i, path := range names {
 		s, err := l.openSegment(path, i == len(names)-1, visit)
 		if err != nil {
@@ -313,10 +327,11 @@ func (l *log) openSegment(path string, last bool, visit func(record, place) erro
 	if _, err := fmt.Sscanf(name, "%016x", &id); err != nil {
 		return nil, fmt.Errorf("queue: %s: not a segment; move it away", path)
 	}
-	b, err := os.ReadFile(path)
+	b, err := readInto(l.buffer, path)
 	if err != nil {
 		return nil, fmt.Errorf("queue: %w", err)
 	}
+	l.buffer = b
 	s := &segment{path: path, id: id, size: int64(len(magic))}
 	if len(b) < len(magic) && last { // cut while it was made
 		if err := os.WriteFile(path, []byte(magic), 0o600); err != nil {
@@ -362,6 +377,20 @@ func (l *log) openSegment(path string, last bool, visit func(record, place) erro
 		}
 	}
 	return s, nil
+}
+
+// readInto is os.ReadFile into the memory of b.
+func readInto(b []byte, path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil {
+		b = slices.Grow(b[:0], int(info.Size()))[:info.Size()]
+		_, err = io.ReadFull(f, b)
+	}
+	return b, errors.Join(err, f.Close())
 }
 
 // framesFollow reports whether a whole frame stands anywhere behind a damaged one.

@@ -8,6 +8,7 @@ type metrics struct {
 	all     []prometheus.Collector
 	queued  prometheus.Counter
 	refused prometheus.Counter
+	dropped prometheus.Counter
 	ends    *prometheus.CounterVec
 }
 
@@ -19,9 +20,10 @@ func newMetrics(q *Queue, reg prometheus.Registerer) *metrics {
 	m := &metrics{reg: reg,
 		queued:  prometheus.NewCounter(prometheus.CounterOpts{Name: "holdfast_queue_acknowledged_total", Help: "Writes acknowledged by this disk (202)."}),
 		refused: prometheus.NewCounter(prometheus.CounterOpts{Name: "holdfast_queue_refused_total", Help: "Writes refused because the queue or the disk was full."}),
+		dropped: prometheus.NewCounter(prometheus.CounterOpts{Name: "holdfast_queue_dropped_total", Help: "Acknowledged writes given up because the queue was full (on-full)."}),
 		ends:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "holdfast_queue_ended_total", Help: "Writes that left the queue, by state."}, []string{"state"}),
 	}
-	m.all = []prometheus.Collector{m.queued, m.refused, m.ends,
+	m.all = []prometheus.Collector{m.queued, m.refused, m.dropped, m.ends,
 		gauge("depth_ops", "Writes acknowledged by this disk and not settled.", func(s Status) float64 { return float64(s.Depth) }),
 		gauge("pending_bytes", "Size of those writes.", func(s Status) float64 { return float64(s.Bytes) }),
 		gauge("disk_bytes", "Size of the queue's segments.", func(s Status) float64 { return float64(s.Disk) }),

@@ -15,41 +15,79 @@ import (
 // Run carries queued ops up until ctx ends. It returns an error only if the disk fails.
 func (q *Queue) Run(ctx context.Context) error {
 	pause := retryFirst
-	for {
-		batch := q.batch()
-		if len(batch) == 0 {
-			if err := q.flushEnds(); err != nil {
-				return err
-			}
-			select {
-			case <-q.wake:
-				continue
-			case <-ctx.Done():
-				return nil
-			}
+	for ctx.Err() == nil {
+		sent, wait, err := q.step(ctx)
+		if ferr := q.log.fault(); ferr != nil {
+			return ferr
 		}
-		err := q.send(ctx, batch)
-		q.linkIs(err)
-		if err != nil {
-			q.restate(batch)
-		}
-		if ctx.Err() != nil {
-			return nil //nolint:nilerr // cut off by the stop; what was not answered is sent again
-		}
-		if err == nil {
+		if err == nil && sent {
 			pause = retryFirst
 			continue
 		}
-		if q.log.fault() != nil {
-			return q.log.fault()
+		if ferr := errors.Join(q.flushEnds(), q.tidy()); ferr != nil {
+			return ferr
+		}
+		switch {
+		case err == nil:
+			q.idle(ctx, wait)
+			continue
+		case ctx.Err() != nil:
+			return nil //nolint:nilerr // cut off by the stop; what was not answered is sent again
 		}
 		// Full jitter over the upper half: a fleet that lost the same member does not come back in step.
 		select {
 		case <-time.After(pause/2 + rand.N(pause/2)):
+		case <-q.resumed: // asked for
 		case <-ctx.Done():
-			return nil
 		}
 		pause = min(2*pause, q.opts.Retry)
+	}
+	return nil
+}
+
+// step sends one batch, if there is one. An error means that it has to be sent again.
+func (q *Queue) step(ctx context.Context) (sent bool, wait time.Duration, err error) {
+	if !q.ready() {
+		return false, 0, nil
+	}
+	opening, cancel := context.WithTimeout(ctx, sendTimeout)
+	defer cancel()
+	if err := q.openEpoch(opening); err != nil {
+		q.linkIs(err)
+		return false, 0, err
+	}
+	batch, wait := q.batch()
+	if len(batch) == 0 {
+		return false, wait, nil
+	}
+	err = q.send(ctx, batch)
+	q.linkIs(err)
+	if err != nil {
+		q.restate(batch, err)
+	}
+	return true, 0, err
+}
+
+// ready reports whether there is something to send, and it may be.
+func (q *Queue) ready() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return !q.paused && slices.ContainsFunc(q.lanes[:], func(l *lane) bool { return len(l.pending) > 0 })
+}
+
+// idle waits until there may be something to send, for at most wait if that is not 0.
+func (q *Queue) idle(ctx context.Context, wait time.Duration) {
+	var over <-chan time.Time
+	if wait > 0 {
+		t := time.NewTimer(wait)
+		defer t.Stop()
+		over = t.C
+	}
+	select {
+	case <-q.wake:
+	case <-q.resumed:
+	case <-over:
+	case <-ctx.Done():
 	}
 }
 
@@ -60,16 +98,16 @@ func (q *Queue) linkIs(err error) {
 	switch {
 	case err != nil && q.down == nil:
 		close(q.downC)
-		q.opts.Log.Info("queue holds: the way up does not answer", "error", err, "ops", q.depth())
+		q.opts.Log.Info("queue holds: the way up does not answer", "error", err, "ops", q.depth)
 	case err == nil && q.down != nil:
 		q.downC = make(chan struct{})
-		q.opts.Log.Info("queue drains: the way up answers", "ops", q.depth())
+		q.opts.Log.Info("queue drains: the way up answers", "ops", q.depth)
 	}
-	q.down = err
+	q.down, q.slow = err, false
 }
 
-// restate shows ops that have to be sent again as queued.
-func (q *Queue) restate(batch []*op) {
+// restate shows ops that have to be sent again as queued. If no byte of them has left they may still be given up.
+func (q *Queue) restate(batch []*op, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, o := range batch {
@@ -77,62 +115,105 @@ func (q *Queue) restate(batch []*op) {
 			o.state = Queued
 		}
 	}
+	if l := batch[0].lane; kv.CodeOf(err) == kv.UpstreamUnavailable && l.handed == batch[len(batch)-1].n {
+		l.handed = l.before
+	}
 }
 
 // batch picks what to send next: the front of the highest lane that has something, and now and then of the lowest, so
-// that it is not starved.
-func (q *Queue) batch() []*op {
+// that it is not starved. If the rate forbids it, wait says for how long.
+func (q *Queue) batch() (b []*op, wait time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if q.paused {
+		return nil, 0
+	}
+	most := q.allowed(time.Now())
 	q.batches++
+	if q.zoned() && !slices.ContainsFunc(q.lanes[:], (*lane).unsure) {
+		q.renumber()
+		return nil, time.Nanosecond // the next epoch comes first
+	}
 	for i := range q.lanes {
 		if q.batches%drainShare == 0 {
 			i = lanes - 1 - i
 		}
-		if b := q.front(q.lanes[i]); len(b) > 0 {
-			return b
+		l := q.lanes[i]
+		limit := most
+		if len(l.pending) > 0 && l.pending[0].n <= l.flush {
+			limit = batchOps
+		}
+		if limit == 0 && len(l.pending) > 0 {
+			wait = time.Second / time.Duration(q.opts.DrainRate)
+			continue
+		}
+		if b := q.front(l, limit); len(b) > 0 {
+			q.tokens -= float64(len(b))
+			return b, 0
 		}
 	}
-	return nil
+	return nil, wait
 }
 
-// front gives up what has expired and returns as much of the front as one batch may carry.
-func (q *Queue) front(l *lane) []*op {
-	now := time.Now()
-	for _, o := range l.pending[:min(len(l.pending), batchOps)] {
-		if o.n > l.handed && !o.expires.IsZero() && now.After(o.expires) {
-			q.giveUp(o, Expired)
-		}
+// allowed is how many ops the rate lets go now. What was not used is kept for a second.
+func (q *Queue) allowed(now time.Time) int {
+	if q.opts.DrainRate <= 0 {
+		return batchOps
 	}
+	most := float64(max(q.opts.DrainRate, 1))
+	q.tokens = min(max(q.tokens, 0)+most*now.Sub(q.tokensAt).Seconds(), most)
+	q.tokensAt = now
+	return min(batchOps, int(q.tokens))
+}
+
+// front gives up what has expired and returns as much of the front as one batch may carry, most ops at the most.
+func (q *Queue) front(l *lane, most int) []*op {
+	q.weed(l)
+	zoned := q.zoned()
 	var size int64
 	n := 0
 	for _, o := range l.pending {
-		if n == batchOps || n > 0 && size+o.size > batchBytes {
+		if n == most || n > 0 && size+int64(o.size) > batchBytes || zoned && !l.mayBeKnown(o) {
 			break
 		}
-		size += o.size
+		size += int64(o.size)
 		n++
 		if l.recovering > 0 && !o.skip {
 			break
 		}
 	}
-	b := l.pending[:n:n]
+	b := slices.Clone(l.pending[:n])
 	if n > 0 {
+		l.before = l.handed
 		l.handed = max(l.handed, b[n-1].n)
 		for _, o := range b {
+			o.wake()
 			o.state = Sending
 		}
 	}
-	return append([]*op(nil), b...)
+	return b
+}
+
+// weed ends what is at the front, was surely not sent, and will not be: it has expired, or what it goes by is of a history
+// that the cluster has no more.
+func (q *Queue) weed(l *lane) {
+	now := time.Now().UnixMilli()
+	for _, o := range slices.Clone(l.pending[:min(len(l.pending), batchOps)]) {
+		switch {
+		case o.skip || o.n <= l.handed:
+		case o.expires > 0 && now > o.expires:
+			q.giveUp(o, Expired, &kv.Error{Code: kv.UpstreamUnavailable, Detail: "the write could not be sent before it expired; nothing was applied"})
+		case o.guard == GuardSeen && o.durable && o.history != 0 && q.history != 0 && o.history != q.history:
+			q.giveUp(o, Conflict, &kv.Error{Code: kv.PreconditionFailed,
+				Detail: "the cluster was restored since: what the writer knew of the key is of another history; read the key, then retry or discard"})
+		}
+	}
 }
 
 // send carries one batch up and settles each of its ops. An error means that it has to be sent again.
 func (q *Queue) send(ctx context.Context, batch []*op) error {
 	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
 	defer cancel()
-	if err := q.openEpoch(ctx); err != nil {
-		return err
-	}
 	if err := q.prepare(batch); err != nil {
 		return err
 	}
@@ -149,7 +230,10 @@ func (q *Queue) send(ctx context.Context, batch []*op) error {
 	if len(res.Ops) != 1 || len(res.Ops[0].Each) != len(batch) {
 		return fmt.Errorf("send %d queued writes: the answer has another shape", len(batch))
 	}
-	return q.settle(batch, res)
+	if err = q.settle(batch, res); kv.CodeOf(err) == kv.OriginConflict {
+		return errors.Join(err, q.lose(ctx, 0))
+	}
+	return err
 }
 
 // prepare makes sure that the sent mark on disk covers the batch, that outcomes the cluster may soon forget are written
@@ -187,7 +271,7 @@ func (q *Queue) prepare(batch []*op) error {
 		}
 		q.mu.Lock()
 		o.command, o.loaded = c, true
-		q.loaded += o.size
+		q.loaded += int64(o.size)
 		q.mu.Unlock()
 	}
 	return nil
@@ -213,13 +297,19 @@ func (q *Queue) awaitKeepers(l *lane, last uint64) {
 }
 
 func (q *Queue) loadCommand(o *op) (kv.Command, error) {
-	b, err := q.log.read(o.place)
+	q.mu.Lock()
+	at := o.place
+	q.mu.Unlock()
+	if at.seg == nil {
+		return kv.Command{}, nil // nothing of it is kept
+	}
+	b, err := q.log.read(at)
 	if err != nil {
 		return kv.Command{}, err
 	}
 	c, err := wire.DecodeCommand(b)
 	if err != nil {
-		return kv.Command{}, &kv.Error{Code: kv.Corrupt, Detail: fmt.Sprintf("queue: op %s in %s: %v", o.id(), o.place.seg.path, err)}
+		return kv.Command{}, &kv.Error{Code: kv.Corrupt, Detail: fmt.Sprintf("queue: op %s in %s: %v", o.id(), at.seg.path, err)}
 	}
 	return c, nil
 }
@@ -236,7 +326,6 @@ func (q *Queue) settle(batch []*op, res kv.Result) error {
 		s, again := verdict(out.Err)
 		switch {
 		case kv.CodeOf(errOf(out.Err)) == kv.OriginConflict:
-			q.lostEpoch(o.lane)
 			return out.Err
 		case again:
 			q.mend(o, out.Err)
@@ -244,6 +333,7 @@ func (q *Queue) settle(batch []*op, res kv.Result) error {
 		}
 		o.lane.remove(o)
 		if !o.skip {
+			q.sent.add(time.Now(), 1)
 			o.lane.recovering = max(0, o.lane.recovering-1)
 			q.finish(o, s, out)
 		}
@@ -286,15 +376,17 @@ func (q *Queue) mend(o *op, e *kv.Error) {
 
 // finish ends an op that is no longer in line.
 func (q *Queue) finish(o *op, s State, out kv.Outcome) {
+	o.wake()
 	o.state, o.outcome = s, out
 	q.dropKey(o)
 	q.met.ended(s)
 	if !o.durable {
 		q.inMemory--
 	} else {
-		q.bytes -= o.size
+		q.depth--
+		q.count(o, -1)
 		if o.loaded {
-			q.loaded -= o.size
+			q.loaded -= int64(o.size)
 		}
 		q.ends = append(q.ends, o.endRecord())
 		if s.kept() {
@@ -304,7 +396,7 @@ func (q *Queue) finish(o *op, s State, out kv.Outcome) {
 			q.rememberEnd(o)
 		}
 	}
-	o.command, o.loaded = kv.Command{}, false
+	o.command, o.loaded, o.succ = kv.Command{}, false, nil
 	close(o.done)
 }
 
@@ -322,17 +414,21 @@ func (q *Queue) rememberEnd(o *op) {
 // keepListed lists an ended op until it is discarded or newer ones push it out.
 func (q *Queue) keepListed(o *op) {
 	q.kept = append(q.kept, o)
-	if len(q.kept) > keptMax {
+	q.keptBytes += int64(o.size)
+	for len(q.kept) > keptMax || len(q.kept) > 1 && q.keptBytes > q.opts.MaxBytes/keptShare {
 		old := q.kept[0]
 		q.kept = q.kept[1:]
 		q.forget(old)
-		q.opts.Log.Warn("queue forgot its oldest conflict: too many are listed", "op", old.id(), "key", old.key, "listed", keptMax)
+		q.opts.Log.Warn("queue forgot its oldest conflict: too many are listed", "op", old.id(), "key", old.key, "listed", len(q.kept))
 	}
 }
 
+// forget takes an op off the list, which the caller has cut it from.
 func (q *Queue) forget(o *op) {
 	q.ends = append(q.ends, record{kind: recordForget, lane: o.lane.id, n: o.n})
+	q.keptBytes -= int64(o.size)
 	q.log.hold(o.place, -1)
+	o.place = place{}
 }
 
 func (o *op) endRecord() record {
@@ -348,6 +444,8 @@ func trimmed(out kv.Outcome) kv.Outcome {
 // flushEnds writes down the outcomes gathered, and lets go of segments that are no longer needed. Losing them costs
 // sending again, no more.
 func (q *Queue) flushEnds() error {
+	q.writing.Lock()
+	defer q.writing.Unlock()
 	q.mu.Lock()
 	ends := q.ends
 	q.ends = nil
@@ -365,72 +463,4 @@ func (q *Queue) flushEnds() error {
 		}
 	}
 	return q.log.drop()
-}
-
-// openEpoch gets a queue epoch from the cluster if there is none.
-func (q *Queue) openEpoch(ctx context.Context) error {
-	q.mu.Lock()
-	have := q.lanes[0].epoch
-	want := q.lostHave
-	need := have == 0
-	q.mu.Unlock()
-	if !need {
-		return nil
-	}
-	for range 8 {
-		res, err := q.next.Do(ctx, kv.Command{Ops: []kv.Op{kv.OpenQueue{Origin: q.opts.Origin, Have: want}}})
-		if e, ok := errors.AsType[*kv.Error](err); ok && e.Code == kv.PreconditionFailed {
-			want = uint64(e.Revision)
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("open a queue epoch: %w", err)
-		}
-		return q.enterEpoch(uint64(res.Ops[0].Count))
-	}
-	return errors.New("open a queue epoch: others open epochs for this node at the same time; is its identity copied to another box?")
-}
-
-// enterEpoch starts counting sequences anew at the first op of each lane that is still in line.
-func (q *Queue) enterEpoch(epoch uint64) error {
-	q.mu.Lock()
-	recs := make([]record, 0, lanes)
-	bases := [lanes]uint64{}
-	for i, l := range q.lanes {
-		bases[i] = l.next - 1
-		if len(l.pending) > 0 {
-			bases[i] = l.pending[0].n - 1
-		}
-		recs = append(recs, record{kind: recordEpoch, lane: l.id, epoch: epoch, base: bases[i]})
-	}
-	q.mu.Unlock()
-	if err := q.log.append(recs, nil); err != nil {
-		return err
-	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for i, l := range q.lanes {
-		l.epoch, l.base = epoch, bases[i]
-	}
-	q.opts.Log.Info("queue epoch opened", "epoch", epoch)
-	return nil
-}
-
-// lostEpoch gives the epoch up: the cluster knows our numbers with other contents, so this disk went back in time, was
-// copied, or the cluster was restored. What may have been sent ends as unknown and is listed; the rest is filed again
-// under the next epoch.
-func (q *Queue) lostEpoch(from *lane) {
-	q.opts.Log.Error("queue numbers are used by another history: this disk was rolled back or copied, or the cluster was restored; writes that may have been sent are listed as unknown, see `agent queue ls --state unknown`",
-		"epoch", from.epoch, "lane", laneNames[from.id])
-	q.lostHave = from.epoch
-	for _, l := range q.lanes {
-		l.epoch = 0
-		for len(l.pending) > 0 && l.pending[0].n <= l.handed {
-			o := l.pending[0]
-			l.pending = l.pending[1:]
-			if !o.skip {
-				q.finish(o, Unknown, kv.Outcome{Err: &kv.Error{Code: kv.OutcomeUnknown, Detail: "the write may have been sent before the queue's numbers were lost; read the key, then retry or discard"}})
-			}
-		}
-	}
 }

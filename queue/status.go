@@ -19,6 +19,9 @@ type Status struct {
 	Disk     int64         // size of the segments
 	Down     string        // why the last attempt to send failed, empty while the way up works
 	Epoch    uint64        // queue epoch, 0 until the cluster has granted one
+	Paused   bool
+	Rate     float64       // ops a second that were settled of late
+	ETA      time.Duration // until it is drained at that rate, 0 if that is not known
 }
 
 // Item is one op as it is listed. Value is the losing value of a conflict, or what is still to be written.
@@ -39,62 +42,67 @@ type Item struct {
 func (q *Queue) Status() Status {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	s := Status{Bytes: q.bytes, MaxBytes: q.opts.MaxBytes, Kept: len(q.kept), Disk: q.log.bytes(), Epoch: q.lanes[0].epoch}
+	s := Status{Depth: q.depth, Bytes: q.bytes, MaxBytes: q.opts.MaxBytes, Kept: len(q.kept), Disk: q.log.bytes(), Epoch: q.lanes[0].epoch, Paused: q.paused}
 	if q.down != nil {
 		s.Down = q.down.Error()
 	}
+	now := time.Now()
 	for _, l := range q.lanes {
 		for _, o := range l.pending {
-			if !o.durable {
-				continue
+			if o.durable { // the first is the oldest
+				s.Oldest = max(s.Oldest, now.Sub(until(o.at)))
+				break
 			}
-			s.Depth++
-			s.Oldest = max(s.Oldest, time.Since(o.at))
 		}
+	}
+	if s.Rate = q.sent.rate(now); s.Rate > 0 && s.Depth > 0 {
+		s.ETA = time.Duration(float64(s.Depth) / s.Rate * float64(time.Second))
 	}
 	return s
-}
-
-// depth counts the ops in line that are durable. The caller holds q.mu.
-func (q *Queue) depth() (n int) {
-	for _, l := range q.lanes {
-		for _, o := range l.pending {
-			if o.durable {
-				n++
-			}
-		}
-	}
-	return n
 }
 
 // ListMax is the most items one List returns.
 const ListMax = 1000
 
-// List returns up to ListMax ops, oldest first: those in line and those kept. A state below zero matches all of them.
+// List returns up to ListMax ops: those kept, those in line, oldest first in each lane, and of the last that were settled
+// otherwise those that were given up (superseded, discarded), until a restart. A state below zero matches all of them.
 func (q *Queue) List(state int, prefix string) []Item {
 	q.mu.Lock()
-	found := slices.Clone(q.kept)
+	defer q.mu.Unlock()
+	items := []Item{}
+	add := func(o *op) (more bool) {
+		if (state < 0 || State(state) == o.state) && strings.HasPrefix(o.key, prefix) {
+			items = append(items, o.item())
+		}
+		return len(items) < ListMax
+	}
+	for _, o := range q.kept {
+		if !add(o) {
+			return items
+		}
+	}
 	for _, l := range q.lanes {
 		for _, o := range l.pending {
-			if o.durable {
-				found = append(found, o)
+			if o.durable && !add(o) {
+				return items
 			}
 		}
 	}
-	found = slices.DeleteFunc(found, func(o *op) bool {
-		return state >= 0 && State(state) != o.state || !strings.HasPrefix(o.key, prefix)
-	})
-	items := make([]Item, 0, min(len(found), ListMax))
-	for _, o := range found[:min(len(found), ListMax)] {
-		items = append(items, o.item())
+	for i := range q.recent {
+		o := q.recent[(q.recentAt+i)%len(q.recent)]
+		if (o.state == Superseded || o.state == Discarded) && !add(o) {
+			return items
+		}
 	}
-	q.mu.Unlock()
 	return items
 }
 
 func (o *op) item() Item {
-	i := Item{ID: o.id(), Key: []byte(o.key), State: o.state, Lane: kv.Lane(o.lane.id), Queued: o.at, Expires: o.expires, Err: o.outcome.Err}
-	i.Revision = o.outcome.Result.Revision
+	i := Item{ID: o.id(), Key: []byte(o.key), State: o.state, Lane: kv.Lane(o.lane.id), Queued: until(o.at), Expires: until(o.expires)}
+	if o.live == nil {
+		return i
+	}
+	i.Err, i.Revision = o.outcome.Err, o.outcome.Result.Revision
 	if o.outcome.Err != nil {
 		i.Revision = o.outcome.Err.Revision
 	}
@@ -109,11 +117,17 @@ func (q *Queue) Get(id string) (Item, bool, error) {
 		return Item{}, false, nil
 	}
 	q.mu.Lock()
-	item, loaded, c, at := o.item(), o.loaded, o.command, o.place
+	item, c, at := o.item(), kv.Command{}, o.place
+	if o.loaded {
+		c = o.command
+	}
 	q.mu.Unlock()
-	if !loaded && at.seg != nil {
+	if len(c.Ops) == 0 && at.seg != nil {
 		var err error
 		if c, err = q.loadCommand(o); err != nil {
+			c, err = q.loadCommand(o) // it was moved meanwhile
+		}
+		if err != nil {
 			return item, true, err
 		}
 	}
@@ -128,14 +142,35 @@ func (q *Queue) Get(id string) (Item, bool, error) {
 	return item, true, nil
 }
 
+// Last returns the value that a key will have once everything in line is committed, found false if nothing is. It is a
+// promise of this node's disk and no more: the write may still be refused.
+func (q *Queue) Last(key []byte) (item Item, found bool, err error) {
+	q.mu.Lock()
+	o := q.keys[string(key)].last
+	for o != nil && !o.durable { // not acknowledged yet
+		i, there := o.lane.find(o.pred)
+		if o = nil; there {
+			o = q.keys[string(key)].last.lane.pending[i]
+		}
+	}
+	q.mu.Unlock()
+	if o == nil {
+		return Item{}, false, nil
+	}
+	return q.Get(o.id())
+}
+
 // Wait is Get once the op has ended, or when ctx does.
 func (q *Queue) Wait(ctx context.Context, id string) (Item, bool, error) {
 	o := q.find(id)
 	if o == nil {
 		return Item{}, false, nil
 	}
+	q.mu.Lock()
+	done := o.wake().done
+	q.mu.Unlock()
 	select {
-	case <-o.done:
+	case <-done:
 	case <-ctx.Done():
 	}
 	q.mu.Lock()
@@ -158,7 +193,7 @@ func (q *Queue) Discard(id string) (bool, error) {
 		q.kept = slices.DeleteFunc(q.kept, func(p *op) bool { return p == o })
 		q.forget(o)
 	case o.n > o.lane.handed:
-		q.giveUp(o, Discarded)
+		q.giveUp(o, Discarded, &kv.Error{Code: kv.UpstreamUnavailable, Detail: "the write was discarded before it was sent; nothing was applied"})
 	default:
 		done = false
 	}
@@ -176,10 +211,8 @@ func (q *Queue) find(id string) *op {
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for _, o := range q.lanes[lane].pending {
-		if o.n == n && !o.skip {
-			return o
-		}
+	if i, found := q.lanes[lane].find(n); found && !q.lanes[lane].pending[i].skip {
+		return q.lanes[lane].pending[i]
 	}
 	for _, o := range q.kept {
 		if o.n == n && o.lane.id == lane {

@@ -5,7 +5,7 @@ package systemd
 
 import "embed"
 
-// Files are holdfast.service and holdfast.sysusers.
+// Files are the units and holdfast.sysusers.
 //
-//go:embed holdfast.service holdfast.sysusers
+//go:embed holdfast.service holdfast-backup.service holdfast-backup.timer holdfast.sysusers
 var Files embed.FS

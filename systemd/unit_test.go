@@ -127,11 +127,49 @@ func TestSysusersMakesTheUserOfTheUnit(t *testing.T) {
 	t.Errorf("no line makes the user %s:\n%s", u["Service.User"], text)
 }
 
+// A backup taken by the timer is the agent's user's, keeps what README says, and nothing starts it by itself.
+func TestTheBackupTimerIsOffUnlessEnabled(t *testing.T) {
+	text, err := Files.ReadFile("holdfast-backup.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := parse(t, text)
+	for key, want := range map[string]string{
+		"Service.Type":           "oneshot",
+		"Service.ExecStart":      "/usr/bin/agent snapshot save --dir /var/lib/holdfast-backup --keep 7 --socket /run/holdfast/agent.sock",
+		"Service.User":           "holdfast",
+		"Service.StateDirectory": "holdfast-backup",
+		"Service.UMask":          "0077",
+		"Service.ProtectSystem":  "strict",
+	} {
+		if got := u[key]; !slices.Equal(got, []string{want}) {
+			t.Errorf("%s is %q, want %q once", key, got, want)
+		}
+	}
+	if text, err = Files.ReadFile("holdfast-backup.timer"); err != nil {
+		t.Fatal(err)
+	}
+	timer := parse(t, text)
+	if u["Install.WantedBy"] != nil || !slices.Equal(timer["Install.WantedBy"], []string{"timers.target"}) || timer["Timer.Persistent"] == nil {
+		t.Errorf("service %v, timer %v", u, timer)
+	}
+}
+
 // exposureMax is the most that `systemd-analyze security` may say, times ten.
 const exposureMax = "12"
 
 func TestSystemdAgrees(t *testing.T) {
-	text, u := service(t)
+	for _, name := range []string{"holdfast.service", "holdfast-backup.service"} {
+		t.Run(name, func(t *testing.T) { systemdAgrees(t, name) })
+	}
+}
+
+func systemdAgrees(t *testing.T, name string) {
+	text, err := Files.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := parse(t, text)
 	tool, err := exec.LookPath("systemd-analyze")
 	if err != nil {
 		t.Log("systemd-analyze is not on this machine; the other tests have read the unit")
@@ -143,7 +181,7 @@ func TestSystemdAgrees(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(t.TempDir(), "holdfast.service")
+	path := filepath.Join(t.TempDir(), name)
 	if err := os.WriteFile(path, bytes.Replace(text, []byte(program), []byte(self), 1), 0o600); err != nil {
 		t.Fatal(err)
 	}

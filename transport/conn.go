@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/quic-go/quic-go"
+
+	"holdfast/transport/courier"
 )
 
 // Conn is a connection to a peer. All methods may be called concurrently. Errors of its methods say why it ended once it
@@ -150,6 +152,14 @@ func (c *Conn) ReceiveDatagram(ctx context.Context) ([]byte, error) {
 			return p, nil
 		}
 	}
+}
+
+// Quality is how the connection is doing as a path of a courier. It costs little.
+func (c *Conn) Quality() courier.Quality {
+	s := c.qc.ConnectionStats()
+	lost, _ := c.monitor.state()
+	_, _, queued := c.datagrams.counts()
+	return courier.Quality{RTT: s.SmoothedRTT, Loss: c.loss.add(s), Queued: queued, Lost: lost}
 }
 
 // probeText is the datagram that asks for a sign of life. It is acknowledged like any other and handed to nobody. Its

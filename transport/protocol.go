@@ -7,6 +7,8 @@ type Protocol string
 // The protocols of a node.
 const (
 	Raft   Protocol = "holdfast-raft/1"   // member to member
+	Path   Protocol = "holdfast-path/1"   // beside a connection of Raft: another way for datagrams
+	Bulk   Protocol = "holdfast-bulk/1"   // beside one of Raft: for snapshots
 	Uplink Protocol = "holdfast-uplink/1" // proxy, or member, to member
 	Join   Protocol = "holdfast-join/1"   // a node without a certificate to member
 )
@@ -14,7 +16,7 @@ const (
 // mayDial reports whether a node of role r may open a connection of the protocol.
 func (p Protocol) mayDial(r Role) bool {
 	switch p {
-	case Raft:
+	case Raft, Path, Bulk:
 		return r == Member
 	case Uplink:
 		return r == Member || r == Proxy
@@ -28,7 +30,7 @@ func (p Protocol) mayDial(r Role) bool {
 // (Target.AllowProxy): else a stolen proxy's certificate would pass for a member.
 func (p Protocol) mayServe(r Role, allowProxy bool) bool {
 	switch p {
-	case Raft:
+	case Raft, Path, Bulk:
 		return r == Member
 	case Uplink, Join:
 		return r == Member || (r == Proxy && allowProxy)

@@ -4,12 +4,15 @@ import (
 	"context"
 	"net"
 	"net/url"
+	"slices"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"holdfast/api"
 	"holdfast/kv"
 )
 
@@ -26,17 +29,25 @@ func (s clusterService) MemberList(ctx context.Context, r *pb.MemberListRequest)
 	if err != nil {
 		return nil, err
 	}
-	replicas, err := admin.Replicas(ctx, !r.Linearizable)
+	header, members, err := s.list(ctx, admin, r.Linearizable)
 	if err != nil {
-		return nil, s.refusal(ctx, err)
+		return nil, err
+	}
+	return &pb.MemberListResponse{Header: header, Members: members}, nil
+}
+
+func (s clusterService) list(ctx context.Context, admin api.Admin, linearizable bool) (*pb.ResponseHeader, []*pb.Member, error) {
+	replicas, err := admin.Replicas(ctx, !linearizable)
+	if err != nil {
+		return nil, nil, s.refusal(ctx, err)
 	}
 	self := admin.Condition().Header
 	self.Revision = 0 // as in etcd, whose list of members has none
-	answer := &pb.MemberListResponse{Header: s.header(self)}
+	members := make([]*pb.Member, 0, len(replicas))
 	for _, replica := range replicas {
-		answer.Members = append(answer.Members, s.describe(ctx, replica, replica.ID == self.Member))
+		members = append(members, s.describe(ctx, replica, replica.ID == self.Member))
 	}
-	return answer, nil
+	return s.header(self), members, nil
 }
 
 // describe fills in what only this node knows of itself.
@@ -121,31 +132,63 @@ func foundAt(ctx context.Context) *net.TCPAddr {
 // hostOf is an address without its port, with the zone of one that is good on its link alone.
 func hostOf(at *net.TCPAddr) string { return (&net.IPAddr{IP: at.IP, Zone: at.Zone}).String() }
 
-// What this version cannot do says what can be done instead. Clients of etcd show these texts to whoever asked.
+// What is done in another way says how. Clients of etcd show these texts to whoever asked.
 const (
-	cannotAdd = "holdfast: a cluster has one member in this version and takes no other; let the box join as a proxy: " +
-		"agent token create --role proxy on the member, then agent --mode proxy --join on the box"
-	cannotRemove  = "holdfast: a cluster has one member in this version, and a last one cannot be removed; to give the cluster up, stop the agent"
-	cannotUpdate  = "holdfast: a member's addresses are its own: set --peer-advertise on it and restart it"
-	cannotPromote = "holdfast: there are no learners in this version, so that there is nothing to promote"
+	cannotAdd = "holdfast: a member is added from the box that is to be it, which the cluster then tells its id: " +
+		"agent token create on a member, then agent --join HOST:2380 --token-file FILE on the box"
+	cannotUpdate = "holdfast: a member's addresses are its own: set --peer-advertise on it and restart it"
 )
 
-// MemberAdd is not in this version.
+// MemberAdd cannot be mapped: etcd reserves a place by an address, and here a box asks for one with its own key.
 func (s clusterService) MemberAdd(context.Context, *pb.MemberAddRequest) (*pb.MemberAddResponse, error) {
 	return nil, status.Error(codes.Unimplemented, cannotAdd)
 }
 
-// MemberRemove is not in this version.
-func (s clusterService) MemberRemove(context.Context, *pb.MemberRemoveRequest) (*pb.MemberRemoveResponse, error) {
-	return nil, status.Error(codes.Unimplemented, cannotRemove)
+// MemberRemove removes a member for good and answers with those that are left.
+func (s clusterService) MemberRemove(ctx context.Context, r *pb.MemberRemoveRequest) (*pb.MemberRemoveResponse, error) {
+	admin, err := s.replica(ctx)
+	if err != nil {
+		return nil, err
+	}
+	err = admin.RemoveReplica(ctx, r.ID)
+	switch kv.CodeOf(err) {
+	case kv.OK:
+	case kv.KeyNotFound:
+		return nil, rpctypes.ErrGRPCMemberNotFound
+	case kv.Busy:
+		return nil, status.Error(codes.Unavailable, rpctypes.ErrUnhealthy.Error()+": "+err.Error())
+	default:
+		return nil, s.refusal(ctx, err)
+	}
+	header, members, err := s.list(ctx, admin, true)
+	if err != nil {
+		return nil, err
+	}
+	return &pb.MemberRemoveResponse{Header: header, Members: members}, nil
 }
 
-// MemberUpdate is not in this version.
+// MemberUpdate cannot be mapped: see cannotUpdate.
 func (s clusterService) MemberUpdate(context.Context, *pb.MemberUpdateRequest) (*pb.MemberUpdateResponse, error) {
 	return nil, status.Error(codes.Unimplemented, cannotUpdate)
 }
 
-// MemberPromote is not in this version.
-func (s clusterService) MemberPromote(context.Context, *pb.MemberPromoteRequest) (*pb.MemberPromoteResponse, error) {
-	return nil, status.Error(codes.Unimplemented, cannotPromote)
+// MemberPromote never promotes: the leader makes a voter of each learner itself, as soon as it has caught up. So the answer
+// is etcd's to whom it is too early, too late or nobody.
+func (s clusterService) MemberPromote(ctx context.Context, r *pb.MemberPromoteRequest) (*pb.MemberPromoteResponse, error) {
+	admin, err := s.replica(ctx)
+	if err != nil {
+		return nil, err
+	}
+	replicas, err := admin.Replicas(ctx, false)
+	if err != nil {
+		return nil, s.refusal(ctx, err)
+	}
+	i := slices.IndexFunc(replicas, func(m kv.Replica) bool { return m.ID == r.ID })
+	switch {
+	case i < 0:
+		return nil, rpctypes.ErrGRPCMemberNotFound
+	case replicas[i].Learner:
+		return nil, rpctypes.ErrGRPCLearnerNotReady
+	}
+	return nil, rpctypes.ErrGRPCMemberNotLearner
 }

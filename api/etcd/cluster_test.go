@@ -10,6 +10,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
 
 	"holdfast/kv"
 )
@@ -82,14 +83,12 @@ func TestAUnixClientIsNotToldOfAddressesItCannotKnow(t *testing.T) {
 	}
 }
 
-func TestChangesOfMembershipSayWhatToDoInstead(t *testing.T) {
+func TestWhatIsDoneInAnotherWaySaysHow(t *testing.T) {
 	n := openRig(t, nil)
 	c := pb.NewClusterClient(n.conn)
 	for want, call := range map[string]func() error{
-		"join as a proxy":        func() error { _, err := c.MemberAdd(n.ctx, &pb.MemberAddRequest{}); return err },
-		"stop the agent":         func() error { _, err := c.MemberRemove(n.ctx, &pb.MemberRemoveRequest{ID: 1}); return err },
-		"--peer-advertise":       func() error { _, err := c.MemberUpdate(n.ctx, &pb.MemberUpdateRequest{ID: 1}); return err },
-		"there are no learners ": func() error { _, err := c.MemberPromote(n.ctx, &pb.MemberPromoteRequest{ID: 1}); return err },
+		"agent --join":     func() error { _, err := c.MemberAdd(n.ctx, &pb.MemberAddRequest{}); return err },
+		"--peer-advertise": func() error { _, err := c.MemberUpdate(n.ctx, &pb.MemberUpdateRequest{ID: 1}); return err },
 	} {
 		err := call()
 		n.refused(err, codes.Unimplemented, "holdfast: ...")
@@ -97,6 +96,36 @@ func TestChangesOfMembershipSayWhatToDoInstead(t *testing.T) {
 			t.Errorf("%v does not say %q", err, want)
 		}
 	}
+}
+
+func TestAMemberIsRemovedAndTheRestListed(t *testing.T) {
+	n := openRig(t, nil)
+	c := pb.NewClusterClient(n.conn)
+	n.admin.replicas = []kv.Replica{{ID: 1}, {ID: 2, Name: "b", Learner: true}, {ID: 3}}
+	_, err := c.MemberRemove(n.ctx, &pb.MemberRemoveRequest{ID: 9})
+	n.refused(err, codes.NotFound, "etcdserver: member not found")
+	r := ok[*pb.MemberRemoveResponse](t)(c.MemberRemove(n.ctx, &pb.MemberRemoveRequest{ID: 1}))
+	if len(r.Members) != 2 || r.Members[0].ID != 2 || !r.Members[0].IsLearner {
+		t.Errorf("left are %v", r.Members)
+	}
+	for id, text := range map[uint64]string{
+		2: "etcdserver: can only promote a learner member which is in sync with leader",
+		3: "etcdserver: can only promote a learner member",
+		9: "etcdserver: member not found",
+	} {
+		_, err := c.MemberPromote(n.ctx, &pb.MemberPromoteRequest{ID: id})
+		if status.Convert(err).Message() != text {
+			t.Errorf("promoting %d: %v, want %q", id, err, text)
+		}
+	}
+	n.admin.err = kv.Errorf(kv.Busy, "no quorum would be left")
+	_, err = c.MemberRemove(n.ctx, &pb.MemberRemoveRequest{ID: 3})
+	if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "etcdserver: unhealthy cluster") {
+		t.Errorf("a removal that costs the quorum: %v", err)
+	}
+	n.admin.err = kv.Errorf(kv.Invalid, "member 3 is the last voter")
+	_, err = c.MemberRemove(n.ctx, &pb.MemberRemoveRequest{ID: 3})
+	n.refused(err, codes.InvalidArgument, "holdfast: ...")
 }
 
 // notAReplica is how a proxy refuses what an operator asks of a member.

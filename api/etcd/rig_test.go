@@ -163,6 +163,23 @@ func (a *admin) Replicas(_ context.Context, local bool) ([]kv.Replica, error) {
 	return a.replicas, a.err
 }
 
+func (a *admin) RemoveReplica(_ context.Context, id uint64) error {
+	if a.err != nil {
+		return a.err
+	}
+	for i, r := range a.replicas {
+		if r.ID == id {
+			a.replicas = append(a.replicas[:i:i], a.replicas[i+1:]...)
+			return nil
+		}
+	}
+	return kv.Errorf(kv.KeyNotFound, "there is no member %d", id)
+}
+
+func (a *admin) Wanted() kv.Wanted { return kv.Wanted{Voters: 3} }
+
+func (a *admin) SetWanted(context.Context, kv.Wanted) error { return a.err }
+
 func (a *admin) Condition() kv.Condition { return a.condition }
 
 func (a *admin) Hash(_ context.Context, revision int64) (kv.Hash, error) {

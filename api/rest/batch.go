@@ -47,6 +47,10 @@ func (h *Handler) serveBatch(w http.ResponseWriter, r *http.Request) (int, error
 	if err := checkUnguarded(r.Header); err != nil {
 		return 0, err
 	}
+	retry, err := parseRetryKey(r.Header)
+	if err != nil {
+		return 0, err
+	}
 	if err := checkBody(r.Header); err != nil {
 		return 0, err
 	}
@@ -74,7 +78,7 @@ func (h *Handler) serveBatch(w http.ResponseWriter, r *http.Request) (int, error
 	}
 
 	b := &batch{
-		h: h, mode: mode, prefs: parsePrefer(r.Header),
+		h: h, mode: mode, device: deviceOf(r), retry: retry, prefs: parsePrefer(r.Header),
 		lines: lineReader{body: r.Body, rc: rc, limit: h.opts.RequestMax, total: h.opts.BatchBytes, patience: h.opts.BodyTimeout},
 		// A line that has arrived is carried out, whether its sender is still there or not.
 		ctx:    context.WithoutCancel(r.Context()),
@@ -92,6 +96,8 @@ type batch struct {
 	h       *Handler
 	ctx     context.Context
 	mode    kv.Write
+	device  string
+	retry   retryKey // of the batch; each line has a part of it
 	prefs   preferences
 	lines   lineReader
 	answers *answers
@@ -172,6 +178,8 @@ func (b *batch) line(n int, line []byte, working *sync.WaitGroup) {
 		return
 	}
 	b.prefs.setWrite(&c, b.mode)
+	c.Device = b.device
+	c.ID.Key = b.retry.part(n)
 	weight := max(batchFlying/batchOpsFlying, min(int64(len(line)), batchFlying))
 	_ = b.flying.Acquire(b.ctx, weight) // the context has no end
 	place := b.answers.place()

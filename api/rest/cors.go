@@ -21,7 +21,7 @@ func newOrigins(listed []string) origins {
 const (
 	corsMethods = "GET, HEAD, PUT, DELETE, POST"
 	corsHeaders = "Accept, Cache-Control, Content-Type, If-Match, If-None-Match, Last-Event-ID, Prefer, Holdfast-Min-Revision"
-	corsExpose  = "Age, Allow, Cache-Status, ETag, Location, Preference-Applied, Retry-After, Holdfast-Age, Holdfast-Consistency, Holdfast-Epoch, Holdfast-Expires, Holdfast-Lease, Holdfast-Op, Holdfast-Pending, Holdfast-Revision, Holdfast-Source"
+	corsExpose  = "Age, Allow, Cache-Status, ETag, Location, Preference-Applied, Retry-After, Holdfast-Age, Holdfast-Consistency, Holdfast-Epoch, Holdfast-Expires, Holdfast-Lease, Holdfast-Op, Holdfast-Pending, Holdfast-Revision, Holdfast-Source, Holdfast-State"
 	corsMaxAge  = "600" // seconds a browser may remember the answer to a preflight
 )
 

@@ -13,8 +13,20 @@ func (h *Handler) get(w http.ResponseWriter, r *http.Request, key string, p para
 	if err != nil {
 		return 0, err
 	}
+	view, hasView := p.text("view")
+	if hasView && view != "pending" && view != "committed" {
+		return 0, kv.Errorf(kv.Invalid, "view=%q is neither pending nor committed", view)
+	}
 	if err := p.done(); err != nil {
 		return 0, err
+	}
+	if view == "pending" {
+		if f.poll.asked {
+			return 0, kv.Errorf(kv.Invalid, "index waits for what is committed, and view=pending shows what is not: give one of them")
+		}
+		if done, status, err := h.pending(w, r, []byte(key)); done {
+			return status, err
+		}
 	}
 	cond, err := parsePrecond(r.Header)
 	if err != nil {

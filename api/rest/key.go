@@ -25,12 +25,18 @@ const (
 	toRenew
 	toRotate
 	toFinish
+	toMembers
+	toMember
 	toSwitch
 	toTxn
 	toBatch
 	toLeases
 	toLease
 	toKeepAlive
+	toPause
+	toResume
+	toFlush
+	toRetry
 	toSnapshot
 	toDocument
 
@@ -42,10 +48,16 @@ const (
 	statusPath = "/v1/status"
 	queuePath  = "/v1/queue"
 	queueRoot  = "/v1/queue/"
+	pausePath  = "/v1/queue/pause"
+	resumePath = "/v1/queue/resume"
+	flushPath  = "/v1/queue/flush"
+	retryLeaf  = "/retry"
 	tokensPath = "/v1/tokens"
 	tokenRoot  = "/v1/tokens/" //nolint:gosec // a path
 
-	nodeRoot = "/v1/nodes/"
+	membersPath = "/v1/members"
+	memberRoot  = "/v1/members/"
+	nodeRoot    = "/v1/nodes/"
 
 	txnPath       = "/v1/txn"
 	batchPath     = "/v1/batch"
@@ -60,12 +72,16 @@ const (
 var exact = map[string]target{
 	statusPath:   toStatus,
 	queuePath:    toQueue,
+	pausePath:    toPause,
+	resumePath:   toResume,
+	flushPath:    toFlush,
 	tokensPath:   toTokens,
 	nodesPath:    toNodes,
 	certPath:     toCert,
 	renewPath:    toRenew,
 	rotatePath:   toRotate,
 	finishPath:   toFinish,
+	membersPath:  toMembers,
 	txnPath:      toTxn,
 	batchPath:    toBatch,
 	leasesPath:   toLeases,
@@ -89,11 +105,19 @@ func route(u *url.URL) (target, string) {
 	if to, ok := exact[sent]; ok {
 		return to, ""
 	}
-	if id, ok := strings.CutPrefix(sent, queueRoot); ok && isID(id) {
-		return toQueued, id
+	if id, ok := strings.CutPrefix(sent, queueRoot); ok {
+		if isID(id) {
+			return toQueued, id
+		}
+		if id, ok = strings.CutSuffix(id, retryLeaf); ok && isID(id) {
+			return toRetry, id
+		}
 	}
 	if id, ok := strings.CutPrefix(sent, tokenRoot); ok && isID(id) {
 		return toToken, id
+	}
+	if name, ok := strings.CutPrefix(u.Path, memberRoot); ok && strings.HasPrefix(sent, memberRoot) && name != "" && !strings.Contains(name, "/") {
+		return toMember, name
 	}
 	if name, ok := strings.CutPrefix(sent, nodeRoot); ok && name != "" {
 		if node, kind, two := strings.Cut(name, "/"); two && isID(node) && slices.Contains(switchKinds, kind) {

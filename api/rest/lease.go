@@ -110,8 +110,12 @@ func (h *Handler) grantLease(w http.ResponseWriter, r *http.Request, id int64) (
 	if err != nil {
 		return 0, err
 	}
+	retry, err := parseRetryKey(r.Header)
+	if err != nil {
+		return 0, err
+	}
 	op := kv.LeaseGrant{ID: id, TTL: ttl}
-	result, err := h.grant(r.Context(), kv.Command{}, &op)
+	result, err := h.grant(r.Context(), kv.Command{ID: kv.ID{Key: retry}}, &op)
 	if err != nil {
 		return 0, err
 	}
@@ -124,13 +128,14 @@ func (h *Handler) grantLease(w http.ResponseWriter, r *http.Request, id int64) (
 // grant sends a command that begins with making a lease. If op has no id yet, one is drawn; rest is what follows in the
 // command.
 func (h *Handler) grant(ctx context.Context, c kv.Command, op *kv.LeaseGrant, rest ...kv.Put) (kv.Result, error) {
-	tries := 1
-	if op.ID == 0 {
+	tries, draw := 1, op.ID == 0
+	if draw {
 		tries = leaseTries
 	}
-	for {
-		if tries > 1 {
-			op.ID = newLeaseID()
+	for retry := retryKey(c.ID.Key); ; {
+		if draw {
+			retry = retry.part(tries)
+			c.ID.Key, op.ID = retry, retry.leaseID()
 		}
 		c.Ops = []kv.Op{*op}
 		for _, put := range rest {
@@ -258,10 +263,18 @@ func (h *Handler) onLease(r *http.Request, name string, op func(id int64) kv.Op)
 	if err == nil {
 		err = checkUnguarded(r.Header)
 	}
+	var retry retryKey
+	if err == nil {
+		retry, err = parseRetryKey(r.Header)
+	}
 	if err != nil {
 		return result, id, err
 	}
-	result, err = h.opts.Backend.Do(r.Context(), kv.Command{Ops: []kv.Op{op(id)}})
+	c := kv.Command{ID: kv.ID{Key: retry}, Ops: []kv.Op{op(id)}}
+	if _, ok := c.Ops[0].(kv.LeaseKeepAlive); ok {
+		c.ID = kv.ID{} // to renew twice does no harm, and leaves no trace that could be kept
+	}
+	result, err = h.opts.Backend.Do(r.Context(), c)
 	return result, id, err
 }
 

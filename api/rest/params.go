@@ -16,9 +16,6 @@ type params struct {
 	known  []string // asked for so far; what else is there is refused by done
 }
 
-// later are the parameters of the contract that this version does not serve.
-var later = []string{"view"}
-
 func parseParams(raw string) (params, error) {
 	if raw == "" {
 		return params{}, nil
@@ -97,9 +94,6 @@ func (p *params) done() error {
 	for name := range p.values {
 		if slices.Contains(p.known, name) {
 			continue
-		}
-		if slices.Contains(later, name) {
-			return kv.Errorf(kv.Unsupported, "query parameter %q is not in this version of Holdfast", name)
 		}
 		if len(p.known) == 0 {
 			return kv.Errorf(kv.Invalid, "query parameter %q is not known here; this call takes none", name)

@@ -70,11 +70,3 @@ func parseWriteMode(p *params) (kv.Write, error) {
 	}
 	return 0, kv.Errorf(kv.Invalid, "write=%q is not one of sync, queue and auto", mode)
 }
-
-// checkLater refuses headers of the contract that this version does not serve: to ignore them would break a promise.
-func checkLater(h http.Header) error {
-	if h["Idempotency-Key"] != nil {
-		return kv.Errorf(kv.Unsupported, "Idempotency-Key is not in this version of Holdfast; guard the write with If-Match or If-None-Match to send it again safely")
-	}
-	return nil
-}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"slices"
@@ -15,11 +16,13 @@ import (
 
 // write is a PUT or DELETE of one key, decoded.
 type write struct {
-	key   []byte
-	cond  precond
-	mode  kv.Write
-	lease int64 // ?lease, or the one that was made for ?ttl; 0 for none
-	ttl   int64 // ?ttl in seconds, 0 for none
+	key    []byte
+	cond   precond
+	mode   kv.Write
+	device string
+	lease  int64 // ?lease, or the one that was made for ?ttl; 0 for none
+	ttl    int64 // ?ttl in seconds, 0 for none
+	retry  retryKey
 	preferences
 }
 
@@ -32,7 +35,8 @@ func parseWrite(r *http.Request, key string, p *params) (write, error) {
 	if err := p.done(); err != nil {
 		return write{}, err
 	}
-	if err := checkLater(r.Header); err != nil {
+	retry, err := parseRetryKey(r.Header)
+	if err != nil {
 		return write{}, err
 	}
 	cond, err := parsePrecond(r.Header)
@@ -45,7 +49,7 @@ func parseWrite(r *http.Request, key string, p *params) (write, error) {
 		}
 		mode = kv.WriteSync
 	}
-	return write{key: []byte(key), cond: cond, mode: mode, preferences: parsePrefer(r.Header)}, nil
+	return write{key: []byte(key), cond: cond, mode: mode, device: deviceOf(r), retry: retry, preferences: parsePrefer(r.Header)}, nil
 }
 
 // put stores the body under the key: 201 if the key is new, 200 if it was replaced, 202 if it is queued.
@@ -100,7 +104,9 @@ func (h *Handler) put(w http.ResponseWriter, r *http.Request, key string) (int, 
 func (h *Handler) do(ctx context.Context, req *write, op kv.Op) (kv.Result, error) {
 	c := kv.Command{Guards: req.cond.guards(req.key), Ops: []kv.Op{op}}
 	req.setWrite(&c, req.mode)
-	for range max(1, len(req.cond.match.revisions)) - 1 {
+	c.Device = req.device
+	c.ID.Key = req.retry
+	for i := range max(1, len(req.cond.match.revisions)) - 1 {
 		result, err := h.send(ctx, req, c)
 		e, failed := errors.AsType[*kv.Error](err)
 		if !failed || e.Code != kv.PreconditionFailed || e.Revision == c.Guards[0].Num || !slices.Contains(req.cond.match.revisions, e.Revision) {
@@ -108,6 +114,7 @@ func (h *Handler) do(ctx context.Context, req *write, op kv.Op) (kv.Result, erro
 		}
 		c.Guards = slices.Clone(c.Guards) // the former ones belong to the node
 		c.Guards[0].Num = e.Revision
+		c.ID.Key = req.retry.part(i)
 	}
 	return h.send(ctx, req, c)
 }
@@ -137,6 +144,15 @@ func (h *Handler) replyWritten(w http.ResponseWriter, status int, req *write, re
 	w.WriteHeader(status)
 	_, _ = w.Write(body) // a client that has gone cannot be told; the write stands
 	return status
+}
+
+// deviceOf names a client for its share of the queue: its address, or on a unix socket nobody.
+func deviceOf(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return ""
+	}
+	return host
 }
 
 // checkBody refuses bodies that are not simply the value.

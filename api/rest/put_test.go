@@ -301,22 +301,6 @@ func TestAWriteWithSeveralRevisionsIsNotQueued(t *testing.T) {
 	n.wantStored("a", "x")
 }
 
-func TestWhatIsNotInThisVersionIsRefusedHonestly(t *testing.T) {
-	n := serve(t)
-	for _, call := range []reply{
-		n.call("PUT", "/v1/kv/a", "v", "Idempotency-Key", "1"),
-		n.call("POST", "/v1/txn", `{"then":[{"put":{"key":"a","value":"v"}}]}`, "Idempotency-Key", "1"),
-		n.call("POST", "/v1/batch", `{"put":{"key":"a","value":"v"}}`, "Idempotency-Key", "1"),
-		n.call("GET", "/v1/kv/a?view=pending", ""),
-	} {
-		p := call.refused(t, 501, "unsupported")
-		if p["retryable"] != false || p["outcome"] != "none" {
-			t.Errorf("%v", p)
-		}
-	}
-	n.wantEmpty()
-}
-
 func TestDelete(t *testing.T) {
 	n := serve(t)
 	for _, key := range []string{"a", "p/1", "p/2", "p0"} {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -124,6 +125,87 @@ func discard(w http.ResponseWriter, q api.Queue, id string) (int, error) {
 	return replyJSON(w, http.StatusOK, struct {
 		Op string `json:"op"`
 	}{id})
+}
+
+// steerQueue pauses sending, goes on with it, or hurries, and answers with how the queue is doing then.
+func (h *Handler) steerQueue(w http.ResponseWriter, r *http.Request, to target) (int, error) {
+	q, err := h.queueAlone(r)
+	if err != nil {
+		return 0, err
+	}
+	switch to {
+	case toFlush:
+		q.Flush()
+	default:
+		if err := q.Pause(to == toPause); err != nil {
+			return 0, err
+		}
+	}
+	return replyJSON(w, http.StatusOK, q.Status())
+}
+
+// queueAlone is the queue for a request that takes no parameters.
+func (h *Handler) queueAlone(r *http.Request) (api.Queue, error) {
+	p, err := parseParams(r.URL.RawQuery)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.done(); err != nil {
+		return nil, err
+	}
+	return h.queue()
+}
+
+// retryQueued files a write anew that has ended otherwise than committed.
+func (h *Handler) retryQueued(w http.ResponseWriter, r *http.Request, id string) (int, error) {
+	q, err := h.queueAlone(r)
+	if err != nil {
+		return 0, err
+	}
+	again, found, err := q.Retry(r.Context(), id)
+	switch {
+	case err != nil:
+		return 0, err
+	case !found:
+		return 0, errNotQueued(id)
+	}
+	header := w.Header()
+	header.Set("Location", queueRoot+again)
+	header.Set("Holdfast-Op", again)
+	return replyJSON(w, http.StatusAccepted, struct {
+		Op    string `json:"op"`
+		State string `json:"state"`
+	}{again, "queued"})
+}
+
+// pending answers ?view=pending with the newest write of a key that waits in the queue. done false: none does.
+func (h *Handler) pending(w http.ResponseWriter, r *http.Request, key []byte) (done bool, status int, err error) {
+	if h.opts.Queue == nil {
+		return false, 0, nil
+	}
+	q := h.opts.Queue()
+	if q == nil {
+		return false, 0, nil
+	}
+	item, found, err := q.Last(key)
+	if err != nil || !found {
+		return err != nil, 0, err
+	}
+	if item.Op == "delete" {
+		return true, 0, kv.Errorf(kv.KeyNotFound, "a deletion of the key %q waits in this node's queue (%s) and is not committed", key, item.ID)
+	}
+	header := w.Header()
+	header["Holdfast-State"] = []string{"pending"}
+	header["Holdfast-Op"] = []string{item.ID}
+	header["Content-Type"] = typeOctets
+	header["X-Content-Type-Options"] = nosniff
+	header["Cache-Control"] = noStore
+	header["Content-Length"] = []string{strconv.Itoa(len(item.Value))}
+	w.WriteHeader(http.StatusOK)
+	if r.Method != http.MethodHead {
+		_, _ = w.Write(item.Value) // a client that has gone cannot be told
+	}
+	return true, http.StatusOK, nil
 }
 
 // queue returns the node's queue, or why there is none.

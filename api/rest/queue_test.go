@@ -22,6 +22,9 @@ type line struct {
 	sent   map[string]bool
 	ended  chan struct{} // closed: every item is committed
 	wedged error         // of every call that can fail
+
+	paused  bool
+	flushed int
 }
 
 func newLine(items ...api.QueueItem) *line {
@@ -85,6 +88,88 @@ func (l *line) Discard(id string) (done, found bool, err error) {
 	}
 	l.items = slices.Delete(l.items, i, i+1)
 	return true, true, nil
+}
+
+func (l *line) Pause(on bool) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.paused = on
+	return l.wedged
+}
+
+func (l *line) Flush() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.flushed++
+}
+
+func (l *line) Retry(_ context.Context, id string) (string, bool, error) {
+	if id != "normal-2" {
+		return "", false, l.wedged
+	}
+	return "normal-9", true, l.wedged
+}
+
+func (l *line) Last(key []byte) (api.QueueItem, bool, error) {
+	for _, i := range slices.Backward(l.items) {
+		if i.Key == string(key) {
+			if i.Op = "put"; i.State == "queued" {
+				i.Value = []byte("waits")
+			} else {
+				i.Op = "delete"
+			}
+			return i, true, l.wedged
+		}
+	}
+	return api.QueueItem{}, false, l.wedged
+}
+
+func TestTheQueueIsPausedResumedAndFlushed(t *testing.T) {
+	l := newLine(api.QueueItem{ID: "normal-1"})
+	n := serveLine(t, l)
+	for _, step := range []struct {
+		call    string
+		paused  bool
+		flushed int
+	}{{"pause", true, 0}, {"flush", true, 1}, {"resume", false, 1}} {
+		n.call("POST", "/v1/queue/"+step.call, "").want(t, 200)
+		if l.paused != step.paused || l.flushed != step.flushed {
+			t.Errorf("after %s: paused %v, flushed %d times", step.call, l.paused, l.flushed)
+		}
+	}
+	n.call("GET", "/v1/queue/pause", "").refused(t, 405, "method-not-allowed")
+	n.call("POST", "/v1/queue/flush?now", "").refused(t, 400, "invalid")
+	serve(t).call("POST", "/v1/queue/pause", "").refused(t, 404, "no-queue")
+}
+
+func TestAQueuedWriteIsRetried(t *testing.T) {
+	n := serveLine(t, newLine())
+	r := n.call("POST", "/v1/queue/normal-2/retry", "").want(t, 202)
+	r.wantHeaders(t, map[string]string{"Location": "/v1/queue/normal-9", "Holdfast-Op": "normal-9"})
+	if r.body != `{"op":"normal-9","state":"queued"}`+"\n" {
+		t.Errorf("got %s", r.body)
+	}
+	n.call("POST", "/v1/queue/normal-3/retry", "").refused(t, 404, "not-queued")
+	n.call("GET", "/v1/queue/normal-2/retry", "").refused(t, 405, "method-not-allowed")
+}
+
+func TestViewPendingShowsWhatWaitsAndSaysSo(t *testing.T) {
+	n := serveLine(t, newLine(api.QueueItem{ID: "normal-1", Key: "a", State: "queued"}, api.QueueItem{ID: "normal-2", Key: "b", State: "sending"}))
+	n.call("PUT", "/v1/kv/a", "committed").want(t, 201)
+	n.call("PUT", "/v1/kv/c", "committed").want(t, 201)
+	r := n.call("GET", "/v1/kv/a?view=pending", "").want(t, 200)
+	r.wantHeaders(t, map[string]string{"Holdfast-State": "pending", "Holdfast-Op": "normal-1", "Cache-Control": "no-store"})
+	if r.body != "waits" || r.header.Get("ETag") != "" || r.header.Get("Holdfast-Revision") != "" {
+		t.Errorf("got %q %v: what is not committed has no revision", r.body, r.header)
+	}
+	n.call("GET", "/v1/kv/b?view=pending", "").refused(t, 404, "key-not-found")
+	for _, path := range []string{"/v1/kv/a", "/v1/kv/a?view=committed", "/v1/kv/c?view=pending"} {
+		if r := n.call("GET", path, "").want(t, 200); r.body != "committed" || r.header.Get("Holdfast-State") != "" {
+			t.Errorf("%s: got %q %v", path, r.body, r.header)
+		}
+	}
+	n.call("GET", "/v1/kv/a?view=other", "").refused(t, 400, "invalid")
+	n.call("GET", "/v1/kv/a?view=pending&index=1&wait=1s", "").refused(t, 400, "invalid")
 }
 
 func serveLine(t *testing.T, l *line) *node {

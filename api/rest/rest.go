@@ -33,7 +33,7 @@ type Options struct {
 	Tokens api.Tokens       // answers /v1/tokens behind Admin and nowhere else; nil: nowhere
 	Switch api.Switcher     // answers /v1/nodes/{node}/promote, demote and leave, likewise
 
-	Admin func() api.Admin // answers /v1/snapshot; nil, or returning nil: the node has no state to copy
+	Admin func() api.Admin // answers /v1/snapshot and /v1/members; nil, or returning nil: the node is no full replica
 
 	Nodes        api.Nodes        // answers /v1/nodes behind Admin and nowhere else
 	Certificates api.Certificates // answers /v1/cert likewise
@@ -154,6 +154,9 @@ const (
 	allowTokens = "GET, HEAD, POST, OPTIONS" //nolint:gosec // methods
 	allowToken  = "DELETE, OPTIONS"
 
+	allowMembers = "GET, HEAD, PUT, OPTIONS"
+	allowMember  = "DELETE, OPTIONS"
+
 	allowPost      = "POST, OPTIONS"
 	allowLeases    = "GET, HEAD, POST, OPTIONS"
 	allowLease     = "GET, HEAD, PUT, DELETE, OPTIONS"
@@ -176,10 +179,18 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, admin bool) (int
 		return h.serveQueue(w, r)
 	case toQueued:
 		return h.serveQueued(w, r, name)
+	case toPause, toResume, toFlush:
+		return h.servePost(w, r, func(w http.ResponseWriter, r *http.Request) (int, error) { return h.steerQueue(w, r, to) })
+	case toRetry:
+		return h.servePost(w, r, func(w http.ResponseWriter, r *http.Request) (int, error) { return h.retryQueued(w, r, name) })
 	case toTokens:
 		return h.serveTokens(w, r, admin)
 	case toToken:
 		return h.serveToken(w, r, admin, name)
+	case toMembers:
+		return h.serveMembers(w, r, admin)
+	case toMember:
+		return h.serveMember(w, r, admin, name)
 	case toSwitch:
 		return h.serveSwitch(w, r, admin, name)
 	case toNodes:

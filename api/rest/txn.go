@@ -31,6 +31,10 @@ func (h *Handler) txn(w http.ResponseWriter, r *http.Request) (int, error) {
 	if err := checkUnguarded(r.Header); err != nil {
 		return 0, err
 	}
+	retry, err := parseRetryKey(r.Header)
+	if err != nil {
+		return 0, err
+	}
 	body, err := h.readDocument(w, r)
 	if err != nil {
 		return 0, err
@@ -51,7 +55,7 @@ func (h *Handler) txn(w http.ResponseWriter, r *http.Request) (int, error) {
 	if len(p.values) > 0 {
 		return 0, kv.Errorf(kv.Invalid, "a transaction that writes takes no query parameters: it is decided by a quorum, and what it reads is as fresh as that")
 	}
-	result, err := h.opts.Backend.Do(r.Context(), kv.Command{Ops: ops})
+	result, err := h.opts.Backend.Do(r.Context(), kv.Command{ID: kv.ID{Key: retry}, Ops: ops})
 	if err != nil {
 		return 0, err
 	}
@@ -67,7 +71,7 @@ func checkUnguarded(header http.Header) error {
 			return kv.Errorf(kv.Invalid, "%s is about one key and guards nothing here; say in the body what must hold", name)
 		}
 	}
-	return checkLater(header)
+	return nil
 }
 
 // readDocument reads a body that is one JSON document.

@@ -252,20 +252,23 @@ Available Commands:
   help        Help about any command
   kv          Read, write and watch keys
   leave       Take this node out of its cluster
+  members     List the members of the cluster, add and remove them
   promote     Make a proxy a member
   queue       Look at the writes that wait for the cluster
+  recover     Make a cluster of one of a member whose cluster has lost its quorum for good
   run         Run a node; the default
+  snapshot    Take, verify and restore backups
   status      Show how the agent is doing
   token       Make and end the tokens with which other nodes join
   version     Print the version
 
 Flags:
-      --config string  `
+      --cluster-replace-after duration`
 
 func TestHelp(t *testing.T) {
 	w := newWorld(t)
 	for _, args := range [][]string{{"--help"}, {"-h"}, {"help"}} {
-		if got := w.runs(0, args...); !strings.HasPrefix(got, help) || strings.Contains(got, "--fallback") {
+		if got := w.runs(0, args...); !strings.HasPrefix(got, help) || strings.Contains(got, "--link-budget") {
 			t.Errorf("%v: got\n%s\nwant\n%s", args, got, help)
 		}
 	}

@@ -34,7 +34,10 @@ queued is set with queue.prefixes.`,
 	}
 	cmd.AddCommand(
 		&cobra.Command{Use: "status [flags]", Short: "Show how much waits, and since when", Args: noArgs(exitUsage), RunE: status},
-		p.queueListCommand(f), p.queueShowCommand(f), p.queueWaitCommand(f), p.queueDiscardCommand(f),
+		p.queueListCommand(f), p.queueShowCommand(f), p.queueWaitCommand(f), p.queueRetryCommand(f), p.queueDiscardCommand(f),
+		p.queueSteerCommand(f, "pause", "Send nothing until it is resumed, over restarts too"),
+		p.queueSteerCommand(f, "resume", "Go on with sending"),
+		p.queueSteerCommand(f, "flush", "Send what waits now at once, whatever the drain rate and the pause after a failure"),
 	)
 	for _, c := range cmd.Commands() {
 		c.DisableFlagsInUseLine = true
@@ -279,6 +282,58 @@ func (p *program) reportQueued(form output, w *queuedWrite, body []byte, waited 
 		text += " (" + w.why() + ")"
 	}
 	return exitf(exitRefused, "%s; agent queue show %s has its value", text, w.ID)
+}
+
+// queueSteerCommand is for what is done to the queue as a whole. It shows how the queue is doing then.
+func (p *program) queueSteerCommand(f *clientFlags, name, short string) *cobra.Command {
+	return &cobra.Command{
+		Use:   name + " [flags]",
+		Short: short,
+		Args:  noArgs(exitUsage),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			a, err := p.ask(cmd, f, call{method: http.MethodPost, path: queuePath + "/" + name})
+			if err != nil {
+				return err
+			}
+			if f.output != outputTable {
+				return f.output.printJSON(p.stdout, a.body)
+			}
+			return printStatus(p.stdout, a.body)
+		},
+	}
+}
+
+func (p *program) queueRetryCommand(f *clientFlags) *cobra.Command {
+	return &cobra.Command{
+		Use:   "retry ID [flags]",
+		Short: "File a write that ended in a conflict or the like as a new one",
+		Long: `File a write that ended in a conflict or the like as a new one.
+
+The new write has the value of the old one and goes by what this node knows of the key now; If-Match
+and the like are left out. The old one is forgotten. It prints the id of the new one.`,
+		Args: exactArgs("ID"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			path, err := pathOf(queuePath, args[0])
+			if err != nil {
+				return err
+			}
+			a, err := p.ask(cmd, f, call{method: http.MethodPost, path: path + "/retry"})
+			if err != nil {
+				return err
+			}
+			if f.output != outputTable {
+				return f.output.printJSON(p.stdout, a.body)
+			}
+			var filed struct {
+				Op string `json:"op"`
+			}
+			if err := json.Unmarshal(a.body, &filed); err != nil {
+				return exitf(exitRefused, "the answer is no JSON: %w", err)
+			}
+			_, err = fmt.Fprintf(p.stdout, "queued as %s\n", filed.Op)
+			return err
+		},
+	}
 }
 
 func (p *program) queueDiscardCommand(f *clientFlags) *cobra.Command {

@@ -86,6 +86,31 @@ down            the uplink is lost
 	w.runs(2, "queue", "status", "x")
 }
 
+func TestTheQueueIsSteered(t *testing.T) {
+	w := newWorld(t)
+	f := newFakeAgent(t, w.path("a.sock"), answering(200, "application/json", `{"depth":12,"paused":true}`))
+	for _, name := range []string{"pause", "resume", "flush"} {
+		if got := w.runs(0, "queue", name, "--socket", f.socket); !hasLine(got, "paused  true") && !hasLine(got, "paused true") {
+			t.Errorf("%s: got %s", name, got)
+		}
+		if r := f.request(t); r.method != "POST" || r.uri != "/v1/queue/"+name {
+			t.Errorf("%s: asked %+v", name, r)
+		}
+	}
+	w.runs(2, "queue", "pause", "x")
+}
+
+func TestQueueRetryPrintsTheNewID(t *testing.T) {
+	w := newWorld(t)
+	f := newFakeAgent(t, w.path("a.sock"), answering(202, "application/json", `{"op":"normal-9","state":"queued"}`))
+	if got := w.runs(0, "queue", "retry", "normal-2", "--socket", f.socket); got != "queued as normal-9\n" {
+		t.Errorf("got %q", got)
+	}
+	if r := f.request(t); r.method != "POST" || r.uri != "/v1/queue/normal-2/retry" {
+		t.Errorf("asked %+v", r)
+	}
+}
+
 func TestQueueLsShowsWhatWaitsAndWhatNeedsALook(t *testing.T) {
 	w := newWorld(t)
 	ago := time.Now().Add(-90 * time.Second).UTC().Format(time.RFC3339Nano)

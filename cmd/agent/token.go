@@ -67,22 +67,27 @@ Nothing shows it again. A proxy that joins with it may touch the keys of its sco
 		if err != nil {
 			return err
 		}
-		var made struct {
-			Token   string    `json:"token"`
-			ID      string    `json:"id"`
-			Expires time.Time `json:"expires"`
-		}
-		if err := json.Unmarshal(a.body, &made); err != nil || made.Token == "" {
-			return exitf(exitRefused, "the answer has no token: is it an agent?")
-		}
-		p.note("token %s lets %s join until %s%s; keep it secret", made.ID, joiners(req.Role, req.Uses), made.Expires.Format(time.RFC3339), reach(req.Role, req.Scope))
-		if f.output != outputTable {
-			return f.output.printJSON(p.stdout, a.body)
-		}
-		_, err = fmt.Fprintln(p.stdout, made.Token)
-		return err
+		return p.printToken(f, a.body, req.Role, req.Uses, req.Scope)
 	}
 	return cmd
+}
+
+// printToken prints a token that was made, alone on standard output.
+func (p *program) printToken(f *clientFlags, doc []byte, role string, uses int, scope []string) error {
+	var made struct {
+		Token   string    `json:"token"`
+		ID      string    `json:"id"`
+		Expires time.Time `json:"expires"`
+	}
+	if err := json.Unmarshal(doc, &made); err != nil || made.Token == "" {
+		return exitf(exitRefused, "the answer has no token: is it an agent?")
+	}
+	p.note("token %s lets %s join until %s%s; keep it secret", made.ID, joiners(role, uses), made.Expires.Format(time.RFC3339), reach(role, scope))
+	if f.output != outputTable {
+		return f.output.printJSON(p.stdout, doc)
+	}
+	_, err := fmt.Fprintln(p.stdout, made.Token)
+	return err
 }
 
 // joiners names the nodes that a token is for.

@@ -112,7 +112,7 @@ func genOp(depth int) *rapid.Generator[kv.Op] {
 		case 12:
 			return kv.OpenQueue{Origin: gen16(t), Have: genUint(t)}
 		case 13:
-			o := kv.SetRecord{Name: draw(t, genBytes()), Have: genInt(t)}
+			o := kv.SetRecord{Name: draw(t, genBytes()), Have: genInt(t), Term: genUint(t)}
 			if genBool(t) {
 				o.Value = append([]byte{}, draw(t, genBytes())...)
 			}

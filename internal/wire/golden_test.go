@@ -61,6 +61,7 @@ func fixtures() map[string]any {
 		"op-skip":             kv.Command{ID: kv.ID{Seq: seq}, Ops: []kv.Op{kv.Skip{From: 290}}},
 		"op-set-record":       cmd(kv.SetRecord{Name: key, Value: value, Have: 3}),
 		"op-set-record-empty": cmd(kv.SetRecord{Name: key, Value: []byte{}}),
+		"op-set-record-term":  cmd(kv.SetRecord{Name: key, Value: value, Have: 3, Term: 0x0102030405060708}),
 		"op-remove-record":    cmd(kv.SetRecord{Name: key, Have: 3}),
 		"op-records":          cmd(kv.Records{Prefix: key}),
 		"op-open-queue":       cmd(kv.OpenQueue{Origin: fixtureID(0x30), Have: 4}),

@@ -55,7 +55,9 @@ const (
 	compactPhysical byte = 1
 	leaseKeys       byte = 1
 	alarmRaise      byte = 1
-	recordValue     byte = 1 // a value follows, perhaps an empty one; else the record is removed
+
+	recordValue byte = 1 // a value follows, perhaps an empty one; else the record is removed
+	recordTerm  byte = 2 // a term follows
 )
 
 func appendOp(dst []byte, o *kv.Op) []byte {
@@ -100,12 +102,16 @@ func appendOp(dst []byte, o *kv.Op) []byte {
 	case kv.OpenQueue:
 		return appendUint(append(append(dst, byte(tagOpenQueue)), o.Origin[:]...), o.Have)
 	case kv.SetRecord:
-		dst = append(dst, byte(tagSetRecord), bit(o.Value != nil, recordValue))
+		dst = append(dst, byte(tagSetRecord), bit(o.Value != nil, recordValue)|bit(o.Term != 0, recordTerm))
 		dst = appendBytes(dst, o.Name)
 		if o.Value != nil {
 			dst = appendBytes(dst, o.Value)
 		}
-		return appendInt(dst, o.Have)
+		dst = appendInt(dst, o.Have)
+		if o.Term != 0 {
+			dst = appendUint(dst, o.Term)
+		}
+		return dst
 	case kv.Records:
 		return appendBytes(append(dst, byte(tagRecords)), o.Prefix)
 	case kv.SetAlarm:
@@ -168,14 +174,18 @@ func op(r *reader) kv.Op {
 		o.Have = r.uint("queue epoch")
 		return o
 	case tagSetRecord:
-		f := r.flags(recordValue, "record")
+		f := r.flags(recordValue|recordTerm, "record")
 		o := kv.SetRecord{Name: r.bytes("name")}
-		if f != 0 {
+		if f&recordValue != 0 {
 			if o.Value = r.bytes("value"); o.Value == nil {
 				o.Value = []byte{}
 			}
 		}
 		o.Have = r.int("version")
+		if f&recordTerm != 0 {
+			o.Term = r.uint("term")
+			r.present(o.Term == 0, "term")
+		}
 		return o
 	case tagRecords:
 		return kv.Records{Prefix: r.bytes("prefix")}

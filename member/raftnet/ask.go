@@ -114,6 +114,8 @@ func (l *link) serveStream(ctx context.Context, s Stream) {
 		giveUp(s, codeRefused)
 	case h.kind == kindBulk:
 		l.serveBulk(s)
+	case h.kind == kindStripe:
+		l.serveStripe(s)
 	default:
 		l.serveAsk(ctx, s)
 	}
@@ -130,7 +132,7 @@ func (l *link) welcomeStream(s Stream) (hello, error) {
 		return h, err
 	case h.cluster != l.net.opts.Cluster:
 		return h, fmt.Errorf("stream of cluster %016x: %w", h.cluster, errCluster)
-	case h.kind != kindBulk && h.kind != kindAsk:
+	case h.kind != kindBulk && h.kind != kindAsk && h.kind != kindStripe:
 		return h, fmt.Errorf("the %s lane on a stream of two directions: %w", h.kind, errFormat)
 	}
 	return h, nil

@@ -142,23 +142,30 @@ var errChunk = errors.New("the chunk does not continue the snapshot")
 
 // receiveBulk hands over the chunks of one snapshot and confirms the last.
 func (l *link) receiveBulk(s Stream) error {
-	in := stalling{s}
+	if err := l.net.takeChunks(stalling{s}); err != nil {
+		return err
+	}
+	_, err := s.Write([]byte{bulkDone})
+	return err
+}
+
+// takeChunks hands over the chunks of one snapshot, up to the last.
+func (n *Net) takeChunks(in io.Reader) error {
 	var buf []byte
 	for {
 		var err error
 		if buf, err = readFrame(in, buf, maxChunkFrame); err != nil {
 			return err
 		}
-		c, err := decodeChunk(buf, l.net.opts.Cluster)
+		c, err := decodeChunk(buf, n.opts.Cluster)
 		if err != nil {
 			return err
 		}
-		if !l.net.chunk(c) {
+		if !n.chunk(c) {
 			return fmt.Errorf("chunk %d: %w", c.ChunkId, errChunk)
 		}
 		if c.IsLastChunk() {
-			_, err := s.Write([]byte{bulkDone})
-			return err
+			return nil
 		}
 	}
 }

@@ -9,6 +9,8 @@ import (
 
 	"github.com/lni/dragonboat/v4/raftio"
 	pb "github.com/lni/dragonboat/v4/raftpb"
+
+	"holdfast/transport/courier"
 )
 
 // A stream is a hello, then frames: a length of four bytes, big-endian, and so many bytes. A frame of a lane is the
@@ -24,10 +26,11 @@ const magic = "hfr"
 type kind uint8
 
 const (
-	kindSwift kind = iota + 1 // what must not wait: heartbeats, votes, answers
-	kindLog                   // what carries entries
-	kindBulk                  // a snapshot
-	kindAsk                   // a question, which the peer answers on the same stream
+	kindSwift  kind = iota + 1 // what must not wait: heartbeats, votes, answers
+	kindLog                    // what carries entries
+	kindBulk                   // a snapshot
+	kindAsk                    // a question, which the peer answers on the same stream
+	kindStripe                 // pieces of a snapshot
 
 	lanes = 2 // kindSwift and kindLog
 )
@@ -42,12 +45,16 @@ func (k kind) String() string {
 		return "snapshot"
 	case kindAsk:
 		return "question"
+	case kindStripe:
+		return "stripe"
 	}
 	return fmt.Sprintf("kind %d", uint8(k))
 }
 
-// nonce tells one life of a node from another.
+// nonce tells one life of a node from another. Its beginning is the life that couriers know.
 type nonce [16]byte
+
+func (n nonce) life() courier.Life { return courier.Life(n[:len(courier.Life{})]) }
 
 // hello is how a stream begins.
 type hello struct {
@@ -91,7 +98,7 @@ func readHello(r io.Reader) (h hello, err error) {
 	h.kind = kind(rest[0])
 	h.cluster = binary.BigEndian.Uint64(rest[1:])
 	copy(h.boot[:], rest[9:])
-	if h.kind < kindSwift || h.kind > kindAsk {
+	if h.kind < kindSwift || h.kind > kindStripe {
 		return h, fmt.Errorf("a stream of %s: %w", h.kind, errFormat)
 	}
 	return h, nil
@@ -162,12 +169,17 @@ func decodeBatch(b []byte, cluster uint64, node string) (batch pb.MessageBatch, 
 	case batch.BinVer != raftio.TransportBinVersion:
 		return batch, fmt.Errorf("batch of version %d, want %d: %w", batch.BinVer, raftio.TransportBinVersion, errFormat)
 	}
+	return batch, checkMessages(batch)
+}
+
+// checkMessages refuses what only this node may tell its replica.
+func checkMessages(batch pb.MessageBatch) error {
 	for _, m := range batch.Requests {
 		if m.To == 0 || !mayTravel(m.Type) {
-			return batch, fmt.Errorf("%s to replica %d: %w", m.Type, m.To, errFormat)
+			return fmt.Errorf("%s to replica %d: %w", m.Type, m.To, errFormat)
 		}
 	}
-	return batch, nil
+	return nil
 }
 
 // mayTravel reports whether a message is of those that replicas send each other. The others are between a replica and

@@ -58,6 +58,9 @@ func (l *link) run(ctx context.Context) error {
 	g.Go(func() error { return l.acceptLanes(ctx, g) })
 	g.Go(func() error { return l.acceptStreams(ctx, g) })
 	g.Go(func() error { return l.watchLoss(ctx) })
+	g.Go(func() error { l.peer.post.Run(ctx); return nil })
+	g.Go(func() error { l.net.keepQuiet(ctx, l.peer); return nil })
+	g.Go(func() error { l.net.waitForHoles(ctx, l.peer); return nil })
 	g.Go(func() error {
 		defer func() { l.conn.Close(closeReason(ctx)) }() // ends whatever still waits on the connection
 		select {
@@ -88,6 +91,7 @@ func (l *link) watchLoss(ctx context.Context) error {
 	for {
 		lost, changed := l.conn.LossState()
 		if lost {
+			l.peer.hush.end()
 			l.net.unreachable(l.peer)
 		}
 		select {
@@ -185,7 +189,7 @@ func (l *link) receive(in Incoming) error {
 		return err
 	}
 	lane := &l.peer.in[h.kind-1]
-	if err := lane.enter(h.boot); err != nil {
+	if err := lane.enter(h.boot.life()); err != nil {
 		return err
 	}
 	var buf []byte
@@ -201,12 +205,7 @@ func (l *link) receive(in Incoming) error {
 		if err != nil {
 			return err
 		}
-		v := lane.deliver(h.boot, number, func() { l.net.recv(batch) })
-		if v == fresh {
-			l.net.metrics.received.Inc()
-		} else {
-			l.net.metrics.dropped(v.String(), 1)
-		}
+		l.net.take(l.peer, lane, h.boot.life(), number, batch)
 	}
 }
 

@@ -49,12 +49,19 @@ func New(opts Options) (*Net, error) {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	n := &Net{opts: opts, metrics: newMetrics(), serving: make(chan struct{}), closing: make(chan struct{}), peers: make(map[string]*peer)}
-	_, _ = rand.Read(n.boot[:]) // never fails: crypto/rand ends the program instead
+	n := &Net{opts: opts, serving: make(chan struct{}), closing: make(chan struct{}), peers: make(map[string]*peer)}
+	n.metrics = newMetrics(n.Mail)
+	copy(n.boot[:], newNonce())
 	if err := n.metrics.register(opts.Metrics); err != nil {
 		return nil, err
 	}
 	return n, nil
+}
+
+func newNonce() []byte {
+	var b nonce
+	_, _ = rand.Read(b[:]) // never fails: crypto/rand ends the program instead
+	return b[:]
 }
 
 // Serve makes known who takes in what others send, and who answers what they ask. It is called once; connections wait
@@ -79,7 +86,8 @@ func (n *Net) Connect(_ context.Context, node string) (raftio.IConnection, error
 	return &connection{net: n, peer: p}, nil
 }
 
-// ConnectBulk opens a stream for the chunks of one snapshot.
+// ConnectBulk begins to send one snapshot: over connections of its own where there are some within stripeWait, else on a
+// stream beside all the rest.
 func (n *Net) ConnectBulk(ctx context.Context, node string) (raftio.ISnapshotConnection, error) {
 	p, err := n.peer(node)
 	if err != nil {
@@ -89,7 +97,14 @@ func (n *Net) ConnectBulk(ctx context.Context, node string) (raftio.ISnapshotCon
 	if err != nil {
 		return nil, err
 	}
-	return n.openBulk(ctx, l)
+	s, err := n.openStriped(ctx, p)
+	if errors.Is(err, errNoStripe) && ctx.Err() == nil {
+		return n.openBulk(ctx, l)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // Close ends all connections and waits until nothing is handed over any more. Afterwards it has no effect.
@@ -126,6 +141,7 @@ func (n *Net) ServeConn(ctx context.Context, node string, c Conn) {
 		p.attach(l)
 		err = l.run(ctx)
 		p.detach(l)
+		p.hush.end()
 		n.metrics.dropped("link", l.closeQueues())
 		n.unreachable(p)
 	default: // it has ended before
@@ -161,7 +177,7 @@ func (n *Net) peer(node string) (*peer, error) {
 func (n *Net) peerLocked(node string) *peer {
 	p, ok := n.peers[node]
 	if !ok {
-		p = &peer{node: node, replicas: make(map[replicas]struct{})}
+		p = newPeer(node, n.boot.life())
 		n.peers[node] = p
 	}
 	return p
@@ -212,11 +228,17 @@ func (c *connection) send(batch pb.MessageBatch) error {
 	if err != nil {
 		return err
 	}
+	batch.Requests = c.net.hold(c.peer, batch.Requests)
 	for i, requests := range byLane(batch.Requests) {
 		if len(requests) == 0 {
 			continue
 		}
 		batch.Requests = requests
+		lane := kind(i + 1)
+		if batch.Requests = c.peer.mail(lane, requests); len(batch.Requests) == 0 {
+			c.net.metrics.sent.Inc()
+			continue
+		}
 		b, err := batch.Marshal()
 		if err != nil {
 			return fmt.Errorf("encode a batch: %w", err)
@@ -224,7 +246,6 @@ func (c *connection) send(batch pb.MessageBatch) error {
 		if len(b) > maxBatchFrame-16 {
 			return fmt.Errorf("batch of %d bytes: %w", len(b), errFrame)
 		}
-		lane := kind(i + 1)
 		if c.peer.out[i].put(l.queues[i], b) {
 			c.net.metrics.sent.Inc()
 			continue

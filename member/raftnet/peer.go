@@ -3,8 +3,11 @@ package raftnet
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	pb "github.com/lni/dragonboat/v4/raftpb"
+
+	"holdfast/transport/courier"
 )
 
 // peer is another member: what outlives its connections.
@@ -12,10 +15,27 @@ type peer struct {
 	node string
 	out  [lanes]outLane
 	in   [lanes]inLane
+	post *courier.Courier // what fits a datagram, while there is a path
+
+	hush hush // what need not be said
+
+	bulk      bulkConns
+	transfers transfers
+
+	forwarded atomic.Int64 // when the peer last forwarded a proposal, in ns
 
 	mu       sync.Mutex
 	link     *link // nil without a connection
 	replicas map[replicas]struct{}
+}
+
+func newPeer(node string, life courier.Life) *peer {
+	p := &peer{node: node, replicas: make(map[replicas]struct{}), post: courier.New(courier.Options{Life: life}), hush: newHush()}
+	for i := range p.in {
+		p.in[i].ordered = kind(i+1) == kindLog
+		p.in[i].wake = make(chan struct{}, 1)
+	}
+	return p
 }
 
 // replicas is a replica on the peer and the one here that sends to it.
@@ -73,55 +93,4 @@ func (p *peer) known() []replicas {
 		all = append(all, r)
 	}
 	return all
-}
-
-// outLane numbers the batches of a lane.
-type outLane struct {
-	mu   sync.Mutex // held while a batch is queued, so that numbers are in the order of the queue
-	last uint64
-}
-
-func (o *outLane) put(q *queue, batch []byte) bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if !q.put(numbered{o.last + 1, batch}) {
-		return false
-	}
-	o.last++
-	return true
-}
-
-// inLane is what has come on a lane.
-type inLane struct {
-	mu     sync.Mutex
-	boots  boots
-	window window
-}
-
-// enter begins a stream of a life of the peer.
-func (i *inLane) enter(boot nonce) error {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	changed, ok := i.boots.enter(boot)
-	if !ok {
-		return fmt.Errorf("%w: %w", errLife, errFormat)
-	}
-	if changed {
-		i.window = window{}
-	}
-	return nil
-}
-
-// deliver calls fn if the batch has not come before and none after it has.
-func (i *inLane) deliver(boot nonce, number uint64, fn func()) verdict {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if boot != i.boots.now {
-		return ancient
-	}
-	v := i.window.take(number)
-	if v == fresh {
-		fn()
-	}
-	return v
 }

@@ -1,5 +1,7 @@
 package raftnet
 
+import "holdfast/transport/courier"
+
 // windowSize is how many numbers back a window tells a batch that was overtaken from one that came before.
 const windowSize = 1024
 
@@ -58,13 +60,13 @@ const bootsKept = 8
 
 // boots knows which life of a peer is the present one.
 type boots struct {
-	now     nonce
-	earlier [bootsKept]nonce // ring
+	now     courier.Life
+	earlier [bootsKept]courier.Life // ring
 	next    int
 }
 
 // enter makes boot the present life, unless it is over. Changed says that it was another one before.
-func (b *boots) enter(boot nonce) (changed, ok bool) {
+func (b *boots) enter(boot courier.Life) (changed, ok bool) {
 	if boot == b.now {
 		return false, true
 	}

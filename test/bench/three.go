@@ -118,16 +118,23 @@ func holdfastThree(ctx context.Context, base *system, trio, dir string) ([]*serv
 		if err != nil {
 			return false, err
 		}
-		var s struct {
-			Member struct {
-				Replica string `json:"replica_id"`
-				Leader  string `json:"leader"`
-			} `json:"member"`
-		}
+		var s memberStatus
 		err = json.Unmarshal(body, &s)
-		return s.Member.Leader != "" && s.Member.Leader == s.Member.Replica, err
+		return s.leads(), err
 	})
 	return members, leader, err
+}
+
+// memberStatus is what of /v1/status tells who leads.
+type memberStatus struct {
+	Member struct {
+		Replica string `json:"replica_id"`
+		Leader  string `json:"leader"`
+	} `json:"member"`
+}
+
+func (s memberStatus) leads() bool {
+	return s.Member.Leader != "" && s.Member.Leader == s.Member.Replica
 }
 
 // etcdThree starts three members of etcd and returns them with the place of their leader.

@@ -59,12 +59,17 @@ type Node struct {
 	Replica uint64
 
 	c       *Cluster
+	raft    *raftnet.Net
 	metrics *prometheus.Registry
 	id      *transport.Identity
 	addr    string // what it says of itself
 	joined  bool   // it is not a founder
 	dir     string
 	stop    func(kill bool)
+
+	over    chan struct{} // closed when the member has ended
+	failure error         // why, readable then
+	failing bool          // it is expected to
 }
 
 const clusterID = 0x5eed
@@ -217,6 +222,19 @@ func (c *Cluster) Others(n *Node) (others []*Node) {
 	return others
 }
 
+// wire sums what went over all links.
+func (c *Cluster) wire() (sum simnet.Stats) {
+	for _, a := range c.nodes {
+		for _, b := range c.nodes[a.Replica:] {
+			s := c.Net.Link(a.Name, b.Name).Stats()
+			sum.Packets += s.Packets
+			sum.Bytes += s.Bytes + 28*s.Packets
+			sum.Lost += s.Lost
+		}
+	}
+	return sum
+}
+
 // Isolate cuts all links of a node.
 func (c *Cluster) Isolate(n *Node) {
 	for _, o := range c.Others(n) {
@@ -251,6 +269,7 @@ func (n *Node) Start() {
 	if err != nil {
 		t.Fatal(err)
 	}
+	n.raft = raft
 	pool, err := bridge.Members(ep, raft, transport.PoolOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -286,12 +305,19 @@ func (n *Node) Start() {
 		_ = conn.Close()
 		t.Fatalf("open %s: %v", n.Name, err)
 	}
-	endMember, endPool, endNet := run(t, n.Name, n.Run), run(t, n.Name, pool.Run), run(t, n.Name, ep.Run)
+	n.over, n.failure = make(chan struct{}), nil
+	over := n.over
+	runMember := func(ctx context.Context) error {
+		defer close(over)
+		n.failure = n.Run(ctx)
+		return n.failure
+	}
+	endMember, endPool, endNet := run(t, n.Name, runMember), run(t, n.Name, pool.Run), run(t, n.Name, ep.Run)
 	n.stop = func(kill bool) {
 		if kill {
 			_ = conn.Close()
 		}
-		endMember(false)
+		endMember(n.failing)
 		endPool(kill)
 		endNet(kill)
 		_ = conn.Close()
@@ -310,6 +336,25 @@ func run(t testing.TB, name string, part func(context.Context) error) (end func(
 		if err != nil && !failed {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// Wipe takes everything from a node that does not run, as a new disk does.
+func (n *Node) Wipe() {
+	if err := os.RemoveAll(n.dir); err != nil {
+		n.c.t.Fatal(err)
+	}
+}
+
+// Ended waits until the member of a node that runs has ended by itself, and returns why.
+func (n *Node) Ended(limit time.Duration) error {
+	n.c.t.Helper()
+	select {
+	case <-n.over:
+		return n.failure
+	case <-time.After(limit):
+		n.c.t.Fatalf("%s still runs after %s", n.Name, limit)
+		return nil
 	}
 }
 

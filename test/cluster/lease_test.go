@@ -115,6 +115,7 @@ func TestManyRenewalsThroughAFollower(t *testing.T) {
 		leader := c.Leader()
 		n := c.Others(leader)[0]
 		id := grantOn(t, n, 60)
+		time.Sleep(5 * time.Second) // a new leader has words of its own for the log
 		applied := leader.Status().Applied
 		errs := make(chan error, 3000)
 		for range cap(errs) {

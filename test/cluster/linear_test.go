@@ -11,13 +11,14 @@ import (
 	"time"
 
 	"holdfast/kv"
+	"holdfast/member"
 	"holdfast/test/linear"
 )
 
 // device reads and writes a few keys through one member, one call at a time, and records what it is told.
 type device struct {
 	id   int
-	node *Node
+	at   func() *member.Member
 	h    *linear.History
 	rand *rand.Rand
 
@@ -36,7 +37,7 @@ func (d *device) step(t *testing.T) {
 	}
 	value := fmt.Sprintf("%d/%d", d.id, d.done+d.unknown+d.refused)
 	call := d.h.Begin(d.id, linear.Put(key, value))
-	res, err := d.node.Do(ctx, put(key, value))
+	res, err := d.at().Do(ctx, put(key, value))
 	switch code := kv.CodeOf(err); {
 	case err == nil:
 		call.Done(linear.Wrote(res.Revision))
@@ -44,7 +45,7 @@ func (d *device) step(t *testing.T) {
 	case code == kv.OutcomeUnknown:
 		call.Unknown()
 		d.unknown++
-	case code == kv.NoLeader || code == kv.Busy:
+	case code == kv.NoLeader || code == kv.Busy || code == kv.Stopping:
 		call.Refused()
 		d.refused++
 	default:
@@ -55,7 +56,7 @@ func (d *device) step(t *testing.T) {
 
 func (d *device) read(ctx context.Context, t *testing.T, key string) {
 	call := d.h.Begin(d.id, linear.Get(key))
-	p, err := d.node.Read(ctx, get(key))
+	p, err := d.at().Read(ctx, get(key))
 	switch {
 	case err == nil && len(p.Ops[0].KVs) == 0:
 		call.Done(linear.Absent())
@@ -63,7 +64,7 @@ func (d *device) read(ctx context.Context, t *testing.T, key string) {
 	case err == nil:
 		call.Done(linear.Found(string(p.Ops[0].KVs[0].Value), p.Ops[0].KVs[0].ModRevision))
 		d.done++
-	case kv.CodeOf(err) == kv.NoLeader:
+	case kv.CodeOf(err) == kv.NoLeader || kv.CodeOf(err) == kv.Stopping:
 		call.Refused()
 		d.refused++
 	default:
@@ -93,7 +94,8 @@ func TestHistoryIsLinearizable(t *testing.T) {
 				var wg sync.WaitGroup
 				var devices []*device
 				for i := range 6 {
-					d := &device{id: i, node: c.Nodes()[i%3], h: h, rand: rand.New(rand.NewPCG(seed, uint64(i)))} //nolint:gosec // a test
+					n := c.Nodes()[i%3]
+					d := &device{id: i, at: func() *member.Member { return n.Member }, h: h, rand: rand.New(rand.NewPCG(seed, uint64(i)))} //nolint:gosec // a test
 					devices = append(devices, d)
 					wg.Go(func() {
 						for ctx.Err() == nil {

@@ -162,7 +162,7 @@ func openQueue(t *testing.T, next queue.Next, origin [16]byte) *queue.Queue {
 // keeps runs the contract suite on a kind of node.
 func keeps(t *testing.T, open func(t *testing.T) api.Backend) {
 	t.Helper()
-	apitest.Harness{Open: open, Second: second}.Run(t)
+	apitest.Harness{Open: open, Second: second, IDs: true}.Run(t)
 }
 
 func TestAMemberKeepsTheContract(t *testing.T) { keeps(t, openMember) }
@@ -195,11 +195,11 @@ func synced(t *testing.T, p *proxy.Proxy) {
 }
 
 func TestAQueueInFrontOfAMemberKeepsTheContract(t *testing.T) {
-	apitest.Harness{Queue: true, Second: second, Open: func(t *testing.T) api.Backend { return openQueue(t, openMember(t), [16]byte{7}) }}.Run(t)
+	apitest.Harness{Queue: true, IDs: true, Second: second, Open: func(t *testing.T) api.Backend { return openQueue(t, openMember(t), [16]byte{7}) }}.Run(t)
 }
 
 func TestAQueueInFrontOfAProxyKeepsTheContract(t *testing.T) {
-	apitest.Harness{Queue: true, Second: second, Open: func(t *testing.T) api.Backend {
+	apitest.Harness{Queue: true, IDs: true, Second: second, Open: func(t *testing.T) api.Backend {
 		up, origin := upstreamOf(t, openMember(t))
 		p := openProxy(t, up, "")
 		synced(t, p)

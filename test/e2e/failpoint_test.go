@@ -86,6 +86,10 @@ var scenarios = []scenario{
 	{"join as a proxy", []string{"join/admitted", "join/certified", "proxy"}, (*crash).joinsAsProxy},
 	{"join as a member", []string{"join", "member"}, (*crash).joinsAsMember},
 	{"fall back to a proxy", []string{"join/admitted", "join/certified", "proxy"}, (*crash).fallsBack},
+	{"promote", []string{"promote", "join/admitted", "join/certified", "join/staged", "member/renamed", "member/made"}, (*crash).promotes},
+	{"promote in vain", []string{"refused"}, (*crash).isRefused},
+	{"demote", []string{"demote"}, (*crash).demotes},
+	{"leave", []string{"leave"}, (*crash).leaves},
 }
 
 // atOnce is how many scenarios run at a time: they wait more than they work.
@@ -178,6 +182,99 @@ func (c *crash) fallsBack() {
 	a := c.joins([]string{"--join", cluster.peerAddr, "--token-file", cluster.token("any")}, "q/")
 	if s := a.status(); s.Proxy == nil {
 		c.t.Errorf("it is a %s", s.Mode)
+	}
+	c.stops(a)
+}
+
+// changes dies while a node changes its mode, with a device writing to it, and wants it to be what it was to become, or was,
+// soon after the next start.
+func (c *crash) changes(change, want string, args ...string) {
+	c.t.Helper()
+	dir, addr := filepath.Join(c.dir, "node"), freeAddr(c.t)
+	args = append([]string{"--peer-listen", freeUDP(c.t), "--queue-prefixes", "q/", "--proxy-prefixes", "site/"}, args...)
+	a := start(c.t, dir, addr, args...)
+	eventually(c.t, startMax, func() string {
+		if r := a.do("PUT", "/v1/kv/site/a?write=sync", []byte("1")); r.status != 201 {
+			return fmt.Sprintf("PUT: %d %s", r.status, r.body)
+		}
+		return ""
+	})
+	c.stops(a)
+
+	a = launchIn(c.t, c.through(), dir, addr, args...)
+	a.waitReady()
+	ctx, stop := context.WithCancel(c.t.Context())
+	queued, sync := make(chan int, 1), make(chan int, 1)
+	go func() { queued <- count(ctx, a.url+"/v1/kv/q/") }()
+	go func() { sync <- count(ctx, a.url+"/v1/kv/site/") }()
+	a.command(change, "--wait", "20s") // it may be cut off
+	c.dies(a)
+	stop()
+	a = start(c.t, dir, addr, args...)
+	eventually(c.t, startMax, func() string {
+		if s := a.status(); s.Mode != want || s.Switch != nil || s.Proxy != nil && s.Proxy.UplinkLost {
+			return fmt.Sprintf("it is a %s, %+v, %+v; want a %s\n%s", s.Mode, s.Switch, s.Proxy, want, a.logTail())
+		}
+		return ""
+	})
+	a.waitDrained(startMax)
+	a.expect(200, "GET", "/v1/kv/site/a?consistency=linearizable", "", "1")
+	for prefix, n := range map[string]int{"q/": <-queued, "site/": <-sync} {
+		for i := range n {
+			a.expect(200, "GET", fmt.Sprintf("/v1/kv/%s%d?consistency=linearizable", prefix, i), "", fmt.Sprint(i))
+		}
+	}
+	for _, name := range map[string][]string{"proxy": {"member", "member.new"}, "member": {"proxy", "member.new"}}[want] {
+		if _, err := os.Stat(filepath.Join(dir, name)); !os.IsNotExist(err) {
+			c.t.Errorf("%s/ is left behind (%v)", name, err)
+		}
+	}
+	c.stops(a)
+	c.stops(start(c.t, dir, addr, args...))
+}
+
+func (c *crash) promotes() {
+	cluster := newCluster(c.t)
+	cluster.member()
+	c.changes("promote", "member", "--mode", "proxy", "--join", cluster.peerAddr, "--token-file", cluster.token("any"))
+}
+
+func (c *crash) demotes() {
+	cluster := newCluster(c.t)
+	cluster.member()
+	c.changes("demote", "proxy", "--mode", "member", "--join", cluster.peerAddr, "--token-file", cluster.token("any"))
+}
+
+func (c *crash) isRefused() {
+	cluster := newCluster(c.t)
+	start(c.t, cluster.memberDir(), cluster.memberAddr, "--peer-listen", cluster.peerAddr, "--cluster-voters", "1")
+	c.changes("promote", "proxy", "--mode", "proxy", "--join", cluster.peerAddr, "--token-file", cluster.token("any"))
+}
+
+// leaves dies while a lone member leaves by force.
+func (c *crash) leaves() {
+	dir, addr := filepath.Join(c.dir, "node"), freeAddr(c.t)
+	args := []string{"--peer-listen", freeUDP(c.t)}
+	a := launchIn(c.t, c.through(), dir, addr, args...)
+	a.waitReady()
+	a.expect(201, "PUT", "/v1/kv/a", "1", "")
+	was := c.nodeFile(dir)
+	a.command("leave", "--force")
+	c.dies(a)
+	if _, err := os.Stat(filepath.Join(dir, "mode.json")); err == nil { // the next start completes it and says so
+		a = launch(c.t, dir, addr, args...)
+		if code := a.waitExit(startMax); code != 78 || !strings.Contains(a.logTail(), "has left its cluster") {
+			c.t.Fatalf("exit %d, want 78 and to be told\n%s", code, a.logTail())
+		}
+	}
+	left, err := filepath.Glob(filepath.Join(dir, "left", "*", "member", "state.db"))
+	if err != nil || len(left) != 1 {
+		c.t.Errorf("its data is in %v, %v", left, err)
+	}
+	a = start(c.t, dir, addr, args...)
+	a.expect(404, "GET", "/v1/kv/a", "", "")
+	if c.nodeFile(dir) == was {
+		c.t.Error("it begins anew with the identity it had")
 	}
 	c.stops(a)
 }

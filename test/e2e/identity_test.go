@@ -159,6 +159,7 @@ func TestTheLifeOfAnIdentity(t *testing.T) {
 	}
 
 	t.Log("the image joins as another node")
+	c.file("token", joinToken(t, c.memberDir(), "1h").Token) // the one of before pins the CA that was dropped
 	image := start(t, copied, freeAddr(t), args...)
 	image.waitSynced()
 	if got, was := image.status().NodeID, certOf(t, proxyDir).Node; got == was {

@@ -3,7 +3,8 @@
 // that want more than one member use it.
 //
 //	trio found DIR PEER PEER PEER     makes DIR/1 to DIR/3; a PEER is the UDP address of one of them
-//	trio run DIR/1 LISTEN             runs the first until SIGTERM; LISTEN is the TCP address of its clients
+//	trio run DIR/1 LISTEN [CERT KEY]  runs the first until SIGTERM; LISTEN is the TCP address of its clients, over TLS
+//	                                  if a certificate and its key are named
 package main
 
 import (
@@ -24,12 +25,14 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	err := errors.New("usage: trio found DIR PEER..., or trio run DIR LISTEN")
+	err := errors.New("usage: trio found DIR PEER..., or trio run DIR LISTEN [CERT KEY]")
 	switch args := os.Args[1:]; {
 	case len(args) > 2 && args[0] == "found":
 		err = found(args[1], args[2:])
 	case len(args) == 3 && args[0] == "run":
-		err = run(ctx, args[1], args[2])
+		err = run(ctx, args[1], door{addr: args[2]})
+	case len(args) == 5 && args[0] == "run":
+		err = run(ctx, args[1], door{addr: args[2], cert: args[3], key: args[4]})
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "trio:", err)

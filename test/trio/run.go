@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net"
@@ -26,8 +27,23 @@ import (
 	"holdfast/transport"
 )
 
+// door is where clients are served; over TLS if it has a certificate.
+type door struct{ addr, cert, key string }
+
+func (d door) open() (net.Listener, error) {
+	l, err := net.Listen("tcp", d.addr)
+	if err != nil || d.cert == "" {
+		return l, err
+	}
+	cert, err := tls.LoadX509KeyPair(d.cert, d.key)
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2", "http/1.1"}, MinVersion: tls.VersionTLS12}), nil
+}
+
 // run runs the founder in dir until ctx ends.
-func run(ctx context.Context, dir, listen string) error {
+func run(ctx context.Context, dir string, d door) error {
 	p, err := loadPlan(dir)
 	if err != nil {
 		return err
@@ -69,7 +85,7 @@ func run(ctx context.Context, dir, listen string) error {
 	if err != nil {
 		return err
 	}
-	door, err := net.Listen("tcp", listen)
+	door, err := d.open()
 	if err != nil {
 		return errors.Join(err, m.Close())
 	}
@@ -95,6 +111,7 @@ func serve(ctx context.Context, door net.Listener, m *member.Member, registry *p
 	operators := ops.New(ops.Options{Reporter: report, Gatherer: registry})
 	calls := etcd.New(etcd.Options{
 		Backend: m, Reporter: report, Metrics: registry, ClientURLs: []string{"http://" + door.Addr().String()},
+		Admin: func() api.Admin { return m },
 	})
 	split := sniff.New(door, drain)
 	srv := &http.Server{

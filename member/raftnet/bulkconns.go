@@ -1,0 +1,158 @@
+package raftnet
+
+import (
+	"context"
+	"sync"
+
+	"holdfast/transport/courier"
+)
+
+// bulkConns are the connections to a peer that carry snapshots and nothing else.
+type bulkConns struct {
+	mu      sync.Mutex
+	conns   []Conn
+	ours    []int // how many each transfer from here wants
+	theirs  int   // how many the peer wants
+	changed chan struct{}
+}
+
+func (b *bulkConns) signal() <-chan struct{} {
+	if b.changed == nil {
+		b.changed = make(chan struct{})
+	}
+	return b.changed
+}
+
+func (b *bulkConns) tell() {
+	if b.changed != nil {
+		close(b.changed)
+		b.changed = nil
+	}
+}
+
+// all returns the connections, and a channel that is closed when they, or how many are wanted, change.
+func (b *bulkConns) all() ([]Conn, <-chan struct{}) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return append([]Conn(nil), b.conns...), b.signal()
+}
+
+// want asks for n connections until release is called.
+func (b *bulkConns) want(n int) (release func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.ours = append(b.ours, n)
+	b.tell()
+	return sync.OnceFunc(func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		for i, o := range b.ours {
+			if o == n {
+				b.ours = append(b.ours[:i], b.ours[i+1:]...)
+				break
+			}
+		}
+		b.tell()
+	})
+}
+
+// wantedHere is how many the transfers from here want.
+func (b *bulkConns) wantedHere() (n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, o := range b.ours {
+		n = max(n, o)
+	}
+	return n
+}
+
+func (b *bulkConns) setTheirs(n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.theirs = min(n, stripeMax)
+	b.tell()
+}
+
+func (b *bulkConns) add(c Conn) (remove func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.conns = append(b.conns, c)
+	b.tell()
+	return func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		for i, o := range b.conns {
+			if o == c {
+				b.conns = append(b.conns[:i:i], b.conns[i+1:]...)
+				break
+			}
+		}
+		b.tell()
+	}
+}
+
+// tellBulk tells the peer how many connections for bulk are wanted here: only one of the two ends can open them.
+func (p *peer) tellBulk() {
+	p.send(note{what: noteBulk, number: uint64(p.bulk.wantedHere())}, courier.Sure) //nolint:gosec // few
+}
+
+// BulkWanted is how many connections for snapshots the two ends want, and a channel that is closed when that, or what
+// there is, changes.
+func (n *Net) BulkWanted(node string) (conns int, changed <-chan struct{}, err error) {
+	p, err := n.peer(node)
+	if err != nil {
+		return 0, nil, err
+	}
+	here := p.bulk.wantedHere()
+	p.bulk.mu.Lock()
+	defer p.bulk.mu.Unlock()
+	return max(here, p.bulk.theirs), p.bulk.signal(), nil
+}
+
+// ServeBulk lets snapshots to and from node go over c until it ends or ctx does.
+func (n *Net) ServeBulk(ctx context.Context, node string, c Conn) {
+	p, err := n.enter(node)
+	if err != nil {
+		c.Close(err.Error())
+		return
+	}
+	defer n.wg.Done()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer c.Close("") // before what is served on it is waited for
+	wg.Go(func() {
+		select {
+		case <-n.closing:
+		case <-c.Done():
+		case <-ctx.Done():
+		}
+		cancel()
+	})
+	select {
+	case <-n.serving:
+	case <-ctx.Done():
+		return
+	}
+	remove := p.bulk.add(c)
+	defer remove()
+	l := newLink(n, p, c)
+	for {
+		s, err := c.Accept(ctx)
+		if err != nil {
+			return
+		}
+		select {
+		case l.streams <- struct{}{}:
+		default:
+			n.metrics.dropped("streams_full", 1)
+			giveUp(s, codeRefused)
+			continue
+		}
+		wg.Go(func() {
+			defer func() { <-l.streams }()
+			l.serveStream(ctx, s)
+		})
+	}
+}

@@ -1,0 +1,443 @@
+package queue
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"holdfast/kv"
+)
+
+func narrow(dir string, f OnFull, ops int64) Options {
+	o := options(dir)
+	o.Rules = []Rule{{Prefix: []byte("q/"), OnFull: f}, {Prefix: []byte("r/")}}
+	o.MaxBytes = ops * (opOverhead + 20)
+	return o
+}
+
+// value is padded so that every op of these tests is about the same size, on disk too.
+func value(name string) string { return (name + "................")[:16] }
+
+func TestAFullQueueThatCoalescesKeepsTheNewestOfEachKeyAndItsBase(t *testing.T) {
+	c := newCluster()
+	dir := t.TempDir()
+	o := narrow(dir, OnFullCoalesce, 10)
+	b := start(t, c, o)
+	if _, err := b.put("q/a", "before", kv.WriteAuto); err != nil {
+		t.Fatal(err)
+	}
+	c.set(false, false)
+	for i := range 60 {
+		b.mustQueue(fmt.Sprint("q/", string(rune('a'+i%3))), value(fmt.Sprint(i, " ")))
+	}
+	listed := b.List(int(Superseded), "q/")
+	if len(listed) == 0 || listed[0].Err == nil || !strings.Contains(listed[0].Err.Error(), "coalesce") {
+		t.Fatalf("what was given up is listed as %+v", listed)
+	}
+	if err := b.flushEnds(); err != nil {
+		t.Fatal(err)
+	}
+	b.crash()
+	b = start(t, c, o)
+	c.set(true, false)
+	eventually(t, "drained", func() bool { return b.Status().Depth == 0 })
+	for i, k := range []string{"q/a", "q/b", "q/c"} {
+		if got, want := c.keys[k].value, value(fmt.Sprint(57+i, " ")); got != want {
+			t.Errorf("%s is %q, want the newest, %q", k, got, want)
+		}
+	}
+	if kept := b.List(int(Conflict), ""); len(kept) > 0 {
+		t.Errorf("a coalesced write lost its base: %+v", kept)
+	}
+	order := c.log()
+	if len(order) > 20 {
+		t.Errorf("%d were applied, of 60 that did not fit", len(order))
+	}
+}
+
+func TestAFullQueueThatDropsGivesUpTheOldestOfItsOwnPrefix(t *testing.T) {
+	c := newCluster()
+	o := narrow(t.TempDir(), OnFullDropOldest, 10)
+	b := start(t, c, o)
+	c.set(false, false)
+	b.mustQueue("r/other", value("r"))
+	for i := range 50 {
+		b.mustQueue(fmt.Sprint("q/", i%2), value(fmt.Sprint("v", i, " ")))
+	}
+	if n := len(b.lanes[kv.LaneHigh].pending); n > 14 {
+		t.Errorf("%d places in line for 10 ops: what is given up leaves one each", n)
+	}
+	if n := len(b.List(int(Discarded), "")); n != 41 {
+		t.Errorf("%d given up are listed, want 41", n)
+	}
+	c.set(true, false)
+	eventually(t, "drained", func() bool { return b.Status().Depth == 0 })
+	want := []string{value("r")}
+	for i := 41; i < 50; i++ {
+		want = append(want, value(fmt.Sprint("v", i, " ")))
+	}
+	got := c.log()
+	if !slices.Equal(got, want) {
+		t.Errorf("applied\n%q\nwant\n%q", got, want)
+	}
+	if kept := b.List(int(Conflict), ""); len(kept) > 0 {
+		t.Errorf("a write conflicts with one that was given up: %+v", kept)
+	}
+}
+
+// What comes behind a write that was given up goes by what that one went by, also when an earlier one was applied, and
+// over a restart.
+func TestAWriteBehindADiscardedOneIsNoConflict(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		c := newCluster()
+		dir := t.TempDir()
+		b := start(t, c, options(dir))
+		c.set(false, false)
+		b.mustQueue("q/a", "first")
+		gone := b.mustQueue("q/a", "second")
+		b.mustQueue("q/a", "third")
+		eventually(t, "the loss is noticed", func() bool { return b.Status().Down != "" })
+		eventually(t, "discarded", func() bool {
+			ok, err := b.Discard(gone)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return ok
+		})
+		if restart {
+			b.crash()
+			b = start(t, c, options(dir))
+		}
+		b.mustQueue("q/a", "fourth")
+		c.set(true, false)
+		eventually(t, "drained", func() bool { return b.Status().Depth == 0 })
+		if got := c.log(); !slices.Equal(got, []string{"first", "third", "fourth"}) {
+			t.Errorf("restart %v: applied %q; listed %+v", restart, got, b.List(int(Conflict), ""))
+		}
+	}
+}
+
+func TestAPrefixHasABoundOfItsOwnAndADeviceAShare(t *testing.T) {
+	c := newCluster()
+	o := options(t.TempDir())
+	o.Rules = []Rule{{Prefix: []byte("q/"), MaxBytes: 5 * (opOverhead + 20)}, {Prefix: []byte("r/")}}
+	o.DeviceBytes = 3 * (opOverhead + 20)
+	b := start(t, c, o)
+	c.set(false, false)
+	write := func(device, key string) error {
+		_, err := b.Do(t.Context(), kv.Command{Write: kv.WriteQueue, Device: device, Ops: []kv.Op{kv.Put{Key: []byte(key), Value: []byte(value("v"))}}})
+		return err
+	}
+	for i := range 3 {
+		if err := write("greedy", fmt.Sprint("q/", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := write("greedy", "q/x"); kv.CodeOf(err) != kv.RateLimited {
+		t.Errorf("beyond its share: %v, want rate-limited", err)
+	}
+	for i := range 2 {
+		if err := write("modest", fmt.Sprint("q/", i)); err != nil {
+			t.Errorf("another device: %v", err)
+		}
+	}
+	if err := write("third", "q/x"); kv.CodeOf(err) != kv.NoSpace || !strings.Contains(err.Error(), `"q/"`) {
+		t.Errorf("beyond the prefix: %v, want no-space that names it", err)
+	}
+	if err := write("third", "r/x"); err != nil {
+		t.Errorf("under another prefix: %v", err)
+	}
+	c.set(true, false)
+	eventually(t, "drained", func() bool { return b.Status().Depth == 0 })
+	if err := write("greedy", "q/x"); err != nil {
+		t.Errorf("once its writes are sent: %v", err)
+	}
+}
+
+func TestAPausedQueueKeepsAndSendsNothingOverARestart(t *testing.T) {
+	c := newCluster()
+	dir := t.TempDir()
+	b := start(t, c, options(dir))
+	if err := b.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	res, err := b.put("q/a", "v", kv.WriteAuto)
+	if err != nil || res.Queued == nil || time.Since(began) > 5*time.Second {
+		t.Fatalf("while paused: %+v, %v", res, err)
+	}
+	if _, err := b.put("q/a", "v", kv.WriteSync); kv.CodeOf(err) != kv.UpstreamUnavailable || !strings.Contains(err.Error(), "paused") {
+		t.Errorf("sync on a pending key: %v", err)
+	}
+	b.crash()
+	b = start(t, c, options(dir))
+	if s := b.Status(); !s.Paused || s.Depth != 1 {
+		t.Fatalf("after a restart: %+v", s)
+	}
+	b.Flush() // asks for haste and does not end a pause
+	time.Sleep(20 * time.Millisecond)
+	if got := c.log(); len(got) > 0 {
+		t.Errorf("sent while paused: %q", got)
+	}
+	if err := b.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "drained", func() bool { return b.Status().Depth == 0 })
+}
+
+func TestTheDrainKeepsToItsRateAndFlushDoesNot(t *testing.T) {
+	c := newCluster()
+	o := options(t.TempDir())
+	o.DrainRate = 50
+	b := start(t, c, o)
+	c.set(false, false)
+	for i := range 400 {
+		b.mustQueue(fmt.Sprint("q/none/", i), "v")
+	}
+	c.set(true, false)
+	eventually(t, "draining", func() bool { return len(c.log()) > 0 })
+	began := time.Now()
+	from := len(c.log())
+	eventually(t, "sixty more", func() bool { return len(c.log()) >= from+60 })
+	if took := time.Since(began); took < 200*time.Millisecond {
+		t.Errorf("60 in %v at 50 a second", took)
+	}
+	if s := b.Status(); s.Rate <= 0 || s.ETA <= 0 {
+		t.Errorf("status says a rate of %v and an ETA of %v", s.Rate, s.ETA)
+	}
+	began = time.Now()
+	b.Flush()
+	eventually(t, "drained", func() bool { return b.Status().Depth == 0 })
+	if took := time.Since(began); took > 3*time.Second {
+		t.Errorf("the flush took %v", took)
+	}
+}
+
+func TestARetriedConflictGoesByWhatIsKnownNow(t *testing.T) {
+	c := newCluster()
+	b := start(t, c, options(t.TempDir()))
+	c.set(false, false)
+	id := b.mustQueue("q/a", "mine")
+	c.mu.Lock()
+	c.rev++
+	c.keys["q/a"] = &stored{value: "theirs", mod: c.rev}
+	c.mu.Unlock()
+	c.set(true, false)
+	eventually(t, "conflict", func() bool { return b.Status().Kept == 1 })
+	again, found, err := b.Retry(t.Context(), id)
+	if err != nil || !found || again == id {
+		t.Fatalf("retry: %q, %v, %v", again, found, err)
+	}
+	item, _, err := b.Wait(t.Context(), again)
+	if err != nil || item.State != Committed || c.keys["q/a"].value != "mine" {
+		t.Errorf("the retried write: %+v, %v; the key is %q", item, err, c.keys["q/a"].value)
+	}
+	if _, found, _ := b.Get(id); found {
+		t.Error("the old one is still listed")
+	}
+	if _, found, _ := b.Retry(t.Context(), "normal-99999"); found {
+		t.Error("a write that never was is retried")
+	}
+}
+
+// A conflict that nobody looks at must not hold every segment after it.
+func TestWhatHoldsTheOldestSegmentIsMoved(t *testing.T) {
+	c := newCluster()
+	o := options(t.TempDir())
+	b := start(t, c, o)
+	c.set(false, false)
+	id := b.mustQueue("q/a", "mine")
+	c.mu.Lock()
+	c.rev++
+	c.keys["q/a"] = &stored{value: "theirs", mod: c.rev}
+	c.mu.Unlock()
+	big := strings.Repeat("x", 1<<20)
+	for i := range 60 {
+		c.set(false, false)
+		b.mustQueue(fmt.Sprint("q/none/", i), big)
+		if i%10 == 9 {
+			c.set(true, false)
+			eventually(t, "drained", func() bool { return b.Status().Depth == 0 })
+		}
+	}
+	eventually(t, "the log is small again", func() bool { return b.Status().Disk < tidySlack+3*segmentBytes })
+	if files, _ := filepath.Glob(filepath.Join(o.Dir, "*.seg")); slices.Contains(files, filepath.Join(o.Dir, "0000000000000001.seg")) {
+		t.Errorf("the first segment is still there: %q", files)
+	}
+	b.crash()
+	b = start(t, c, o)
+	item, found, err := b.Get(id)
+	if err != nil || !found || item.State != Conflict || string(item.Value) != "mine" {
+		t.Errorf("the conflict after it was moved and a restart: %+v, %v, %v", item, found, err)
+	}
+}
+
+// The cluster was restored: what may have been sent is unknown, what was surely not sent is filed again, but not over a base
+// of the old history.
+func TestARestoredClusterGetsWhatItSurelyDoesNotHave(t *testing.T) {
+	c := newCluster()
+	dir := t.TempDir()
+	c.epoch = kv.Epoch{Cluster: 1, Nonce: [16]byte{1}}
+	b := start(t, c, options(dir))
+	if _, err := b.put("q/a", "before", kv.WriteAuto); err != nil {
+		t.Fatal(err)
+	}
+	b.crash() // a mark of its own: what comes now is surely not sent
+	c.set(false, false)
+	b = start(t, c, options(dir))
+	seen := b.mustQueue("q/a", "goes by the old history")
+	b.mustQueue("q/none/a", "goes by nothing")
+	eventually(t, "the loss is noticed", func() bool { return b.Status().Down != "" })
+	b.crash()
+	c.mu.Lock() // as a backup would have it: the same numbers, another history
+	c.epoch.Nonce[0] = 2
+	c.mu.Unlock()
+	c.set(true, false)
+	b = start(t, c, options(dir))
+	eventually(t, "settled", func() bool { s := b.Status(); return s.Depth == 0 && s.Down == "" })
+	if got := c.keys["q/none/a"]; got == nil || got.value != "goes by nothing" {
+		t.Errorf("what was surely not sent is not there: %+v; listed: %+v", got, b.List(-1, ""))
+	}
+	item, _, err := b.Get(seen)
+	if err != nil || item.State != Conflict || c.keys["q/a"].value != "before" {
+		t.Errorf("a base of another history: %+v, %v, the key is %q", item, err, c.keys["q/a"].value)
+	}
+	if got := b.Status().Epoch; got != 2 {
+		t.Errorf("queue epoch %d, want the next one, 2", got)
+	}
+}
+
+// A disk that is rolled back to a moment at which writes were in line that have been applied since.
+func TestARolledBackLineIsNotAppliedAgain(t *testing.T) {
+	for _, later := range []int{0, 10, markStep + 100} {
+		t.Run(fmt.Sprint(later), func(t *testing.T) {
+			c := newCluster()
+			dir, old := t.TempDir(), filepath.Join(t.TempDir(), "copy")
+			b := start(t, c, options(dir))
+			if _, err := b.put("q/none/a", "0", kv.WriteAuto); err != nil {
+				t.Fatal(err)
+			}
+			c.set(false, false)
+			for i := range 5 {
+				b.mustQueue("q/none/a", fmt.Sprint("in line ", i))
+			}
+			if err := os.CopyFS(old, os.DirFS(dir)); err != nil {
+				t.Fatal(err)
+			}
+			c.set(true, false)
+			eventually(t, "drained", func() bool { return b.Status().Depth == 0 })
+			for i := range later {
+				if _, err := b.put("q/none/a", fmt.Sprint("later ", i), kv.WriteAuto); err != nil {
+					t.Fatal(err)
+				}
+			}
+			b.crash()
+			b = start(t, c, options(old))
+			_, err := b.put("q/none/a", "after", kv.WriteQueue)
+			if err != nil && kv.CodeOf(err) != kv.OutcomeUnknown {
+				t.Fatal(err)
+			}
+			eventually(t, "settled", func() bool { s := b.Status(); return s.Depth == 0 && s.Down == "" })
+			times := map[string]int{}
+			for _, v := range c.log() {
+				times[v]++
+			}
+			for i := range 5 {
+				if n := times[fmt.Sprint("in line ", i)]; n != 1 {
+					t.Errorf("in line %d was applied %d times", i, n)
+				}
+			}
+			if err == nil && times["after"] != 1 {
+				t.Errorf("what came after was applied %d times; listed %+v", times["after"], b.List(-1, ""))
+			}
+		})
+	}
+}
+
+func TestWritersDoNotEachFindOutThatNothingComesBack(t *testing.T) {
+	c := newCluster()
+	o := options(t.TempDir())
+	o.Wait = 100 * time.Millisecond
+	b := start(t, c, o)
+	if _, err := b.put("q/none/a", "v", kv.WriteAuto); err != nil {
+		t.Fatal(err)
+	}
+	c.hang()
+	if res, err := b.put("q/none/a", "v", kv.WriteAuto); err != nil || res.Queued == nil {
+		t.Fatal(res, err)
+	}
+	began := time.Now()
+	for range 20 {
+		if res, err := b.put("q/none/b", "v", kv.WriteAuto); err != nil || res.Queued == nil {
+			t.Fatal(res, err)
+		}
+	}
+	if took := time.Since(began); took > 10*o.Wait {
+		t.Errorf("20 writes took %v", took)
+	}
+	c.release()
+	eventually(t, "drained", func() bool { return b.Status().Depth == 0 })
+	if res, err := b.put("q/none/c", "v", kv.WriteAuto); err != nil || res.Queued != nil {
+		t.Errorf("once answers come: %+v, %v", res, err)
+	}
+}
+
+func TestAnExpiredWriterIsNotToldThatItsWriteWasTaken(t *testing.T) {
+	c := newCluster()
+	o := options(t.TempDir())
+	o.Rules = []Rule{{Prefix: []byte("q/"), Expires: time.Millisecond}}
+	b := start(t, c, o)
+	c.set(false, false)
+	id := b.mustQueue("q/a", "v")
+	time.Sleep(5 * time.Millisecond)
+	c.set(true, false)
+	eventually(t, "expired", func() bool { i, found, _ := b.Get(id); return found && i.State.Ended() })
+	item, _, _ := b.Get(id)
+	switch {
+	case item.State == Committed: // it was sent before
+	case item.State != Expired || !errors.Is(item.Err, &kv.Error{Code: kv.UpstreamUnavailable}):
+		t.Errorf("%+v", item)
+	}
+}
+
+func BenchmarkAMillionQueuedOps(b *testing.B) {
+	c := newCluster()
+	c.set(false, false)
+	o := options(b.TempDir())
+	o.MaxBytes = 1 << 30
+	q, err := Open(c, o)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for i := 0; i < 1_000_000; {
+		var recs []record
+		for range 1000 {
+			i++
+			op := &op{lane: q.lanes[kv.LaneNormal], n: uint64(i), key: fmt.Sprintf("q/sensor/%07d", i), at: time.Now().UnixMilli(), guard: GuardSeen}
+			recs = append(recs, op.record(encoded(op.key, strings.Repeat("v", 100))))
+		}
+		if err := q.log.append(recs, nil); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := q.log.close(); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		q, err := Open(c, o)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if d := q.Status().Depth; d != 1_000_000 {
+			b.Fatal(d)
+		}
+		if err := q.Close(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,395 @@
+package courier
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+const testRTT = 50 * time.Millisecond
+
+// lane is one way between two couriers: what is sent arrives after half a round trip, unless drop says no.
+type lane struct {
+	to   *post
+	drop func() bool
+
+	mu    sync.Mutex
+	sent  int
+	bytes int
+	at    []time.Time
+}
+
+func (l *lane) SendDatagram(b []byte) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sent++
+	l.bytes += len(b)
+	l.at = append(l.at, time.Now())
+	if l.drop == nil || !l.drop() {
+		time.AfterFunc(testRTT/2, func() { l.to.receive(b) })
+	}
+	return nil
+}
+
+func (l *lane) Quality() Quality { return Quality{RTT: testRTT} }
+
+// post is a courier and what was handed over.
+type post struct {
+	*Courier
+	t *testing.T
+
+	mu   sync.Mutex
+	got  map[uint64]time.Time // by number, when first
+	more int                  // copies beyond the first
+}
+
+func (p *post) receive(b []byte) {
+	_, messages, err := p.Receive(b)
+	if err != nil {
+		p.t.Error(err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, m := range messages {
+		n := binary.BigEndian.Uint64(m)
+		if _, again := p.got[n]; again {
+			p.more++
+			continue
+		}
+		p.got[n] = time.Now()
+	}
+}
+
+func newPost(t *testing.T, life byte, o Options) *post {
+	o.Life = Life{life, 1, 2, 3}
+	p := &post{Courier: New(o), t: t, got: make(map[uint64]time.Time)}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { p.Run(ctx) })
+	t.Cleanup(func() { cancel(); wg.Wait() })
+	return p
+}
+
+// join makes n paths between two couriers, with a share of loss each way.
+func join(a, b *post, n int, ab, ba func() bool) (there []*lane, detach func()) {
+	var ends []func()
+	for range n {
+		out, back := &lane{to: b, drop: ab}, &lane{to: a, drop: ba}
+		there = append(there, out)
+		ends = append(ends, a.Attach(out), b.Attach(back))
+	}
+	time.Sleep(2 * testRTT)
+	return there, func() {
+		for _, end := range ends {
+			end()
+		}
+	}
+}
+
+func losing(seed uint64, share float64) func() bool {
+	r := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // a test
+	return func() bool { return r.Float64() < share }
+}
+
+func numbered(n uint64, size int) []byte {
+	return append(binary.BigEndian.AppendUint64(nil, n), make([]byte, size-8)...)
+}
+
+func TestLostMessageComesAgainAfterAQuarterMoreThanARoundTrip(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newPost(t, 1, Options{}), newPost(t, 2, Options{})
+		first := true
+		armed := false
+		join(a, b, 1, func() bool {
+			lost := armed && first
+			first = first && !armed
+			return lost
+		}, nil)
+		armed = true
+		began := time.Now()
+		if !a.Send(numbered(1, 100), Sure) {
+			t.Fatal("not taken")
+		}
+		time.Sleep(time.Second)
+		if took, want := b.got[1].Sub(began), testRTT*5/4+testRTT/2; took != want {
+			t.Errorf("it came after %v, want %v", took, want)
+		}
+		if s := a.Stats(); s.RetriedCount != 1 || s.Waiting != 0 {
+			t.Errorf("%d attempts after the first, %d still wait; want 1 and 0", s.RetriedCount, s.Waiting)
+		}
+		first = true
+		if !a.Send(numbered(2, 100), Once) {
+			t.Fatal("not taken")
+		}
+		time.Sleep(time.Second)
+		if _, came := b.got[2]; came {
+			t.Error("what is sent once came although it was lost")
+		}
+	})
+}
+
+func TestLossDecidesTheCopies(t *testing.T) {
+	for _, tc := range []struct {
+		loss  float64
+		level int
+		least float64 // copies for each message
+		most  float64
+	}{{0, levelPlain, 0, 0}, {.02, levelTwo, .9, 1.1}, {.055, levelRepeat, .9, 1.3}, {.15, levelThree, 1.9, 2.2}} {
+		synctest.Test(t, func(t *testing.T) {
+			a, b := newPost(t, 1, Options{}), newPost(t, 2, Options{})
+			join(a, b, 2, losing(7, tc.loss), losing(8, tc.loss))
+			n := uint64(0)
+			send := func(count int) {
+				for range count {
+					n++
+					if !a.Send(numbered(n, 100), Sure) {
+						t.Fatal("not taken")
+					}
+					time.Sleep(10 * time.Millisecond)
+				}
+			}
+			send(1000)
+			s := a.Stats()
+			if s.Level != tc.level || s.Bursty {
+				t.Fatalf("loss %.3f: level %d, bursty %t with %.3f measured, want level %d", tc.loss, s.Level, s.Bursty, s.Loss, tc.level)
+			}
+			before := s.Copies
+			send(500)
+			perMessage := float64(a.Stats().Copies-before) / 500 / 125
+			if perMessage < tc.least || perMessage > tc.most {
+				t.Errorf("loss %.3f: %.2f copies for each message, want %.1f to %.1f", tc.loss, perMessage, tc.least, tc.most)
+			}
+			time.Sleep(5 * time.Second)
+			if len(b.got) != int(n) {
+				t.Errorf("loss %.3f: %d of %d messages came", tc.loss, len(b.got), n)
+			}
+		})
+	}
+}
+
+func TestLevelIsLeftAtHalfTheLoss(t *testing.T) {
+	var m lossMeter
+	for range 1000 {
+		for range 24 {
+			m.arrived()
+		}
+		m.lost(false) // 4 %
+	}
+	if m.level != levelRepeat || m.bursty {
+		t.Fatalf("level %d at %.3f", m.level, m.share)
+	}
+	for range 1000 {
+		for range 44 {
+			m.arrived()
+		}
+		m.lost(false) // 2.2 %: below 3, above 1.5
+	}
+	if m.level != levelRepeat {
+		t.Errorf("level %d at %.3f, want it kept", m.level, m.share)
+	}
+	for range 3 * lossReach {
+		m.arrived()
+	}
+	if m.level > levelTwo {
+		t.Errorf("level %d at %.4f", m.level, m.share)
+	}
+	for range 10 * lossReach {
+		m.arrived()
+	}
+	if m.level != levelPlain {
+		t.Errorf("level %d at %.4f, want none", m.level, m.share)
+	}
+}
+
+func TestRunsOfLossesSpreadTheCopies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newPost(t, 1, Options{}), newPost(t, 2, Options{})
+		r := rand.New(rand.NewPCG(3, 3)) //nolint:gosec // a test
+		run := 0
+		there, _ := join(a, b, 2, func() bool {
+			if run > 0 {
+				run--
+				return true
+			}
+			if r.Float64() < 0.02 {
+				run = 3
+				return true
+			}
+			return false
+		}, nil)
+		for n := range uint64(3000) {
+			a.Send(numbered(n+1, 100), Sure)
+			time.Sleep(100 * time.Millisecond)
+		}
+		if s := a.Stats(); !s.Bursty {
+			t.Fatalf("runs of four were not noticed: %+v", s)
+		}
+		var all []time.Time
+		for _, l := range there {
+			all = append(all, l.at[len(l.at)-200:]...)
+		}
+		slices.SortFunc(all, time.Time.Compare)
+		for i := range all[1:] {
+			if gap := all[i+1].Sub(all[i]); gap < copyGapMin {
+				t.Fatalf("two datagrams %v apart", gap)
+			}
+		}
+	})
+}
+
+func TestCopiesStayWithinTheBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const budget = 10_000
+		a, b := newPost(t, 1, Options{Budget: budget}), newPost(t, 2, Options{})
+		join(a, b, 2, losing(1, .05), losing(2, .05))
+		began := time.Now()
+		n := uint64(0)
+		for time.Since(began) < 20*time.Second {
+			n++
+			a.Send(numbered(n, 500), Sure)
+			time.Sleep(5 * time.Millisecond)
+		}
+		s := a.Stats()
+		if limit := uint64(21 * budget); s.Copies+s.Repeats > limit || s.Copies < limit/2 {
+			t.Errorf("%d bytes of copies and repeats in 20 s, want at most %d and not much less", s.Copies+s.Repeats, limit)
+		}
+		time.Sleep(lifeMax)
+		if len(b.got) != int(n) {
+			t.Errorf("%d of %d messages came", len(b.got), n)
+		}
+	})
+}
+
+func TestMessagesForAnEarlierLifeAreNotDelivered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newPost(t, 1, Options{}), newPost(t, 2, Options{})
+		lossBack := false
+		_, detach := join(a, b, 1, nil, func() bool { return lossBack })
+		lossBack = true // b has it, a does not know
+		a.Send(numbered(1, 100), Sure)
+		time.Sleep(testRTT)
+		if len(b.got) != 1 {
+			t.Fatal("it has not come")
+		}
+		detach()
+		again := newPost(t, 3, Options{}) // b has started anew
+		join(a, again, 1, nil, nil)
+		time.Sleep(2 * lifeMax)
+		if len(again.got) != 0 {
+			t.Error("what the earlier life had was delivered to the later one")
+		}
+		a.Send(numbered(2, 100), Sure)
+		time.Sleep(testRTT)
+		if len(again.got) != 1 {
+			t.Error("nothing comes any more")
+		}
+	})
+}
+
+func TestWithoutAPathNothingIsTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newPost(t, 1, Options{}), newPost(t, 2, Options{})
+		if a.Send(numbered(1, 100), Sure) {
+			t.Error("taken without a path")
+		}
+		_, detach := join(a, b, 1, nil, nil)
+		if a.Send(make([]byte, a.MaxMessage()+1), Sure) || a.Send(nil, Sure) {
+			t.Error("taken although it does not fit")
+		}
+		for range maxWaiting {
+			if !a.Send(numbered(1, 8), Sure) {
+				t.Fatal("not taken")
+			}
+		}
+		if a.Send(numbered(1, 8), Sure) {
+			t.Error("taken beyond the bound")
+		}
+		if !a.Send(numbered(1, 8), Once) {
+			t.Error("what waits for nothing was refused")
+		}
+		detach()
+	})
+}
+
+func TestPathsAreWantedWhileThereIsLossAndTraffic(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newPost(t, 1, Options{}), newPost(t, 2, Options{})
+		join(a, b, 1, losing(1, .05), losing(2, .05))
+		for n := range uint64(2000) {
+			a.Send(numbered(n, 1000), Sure)
+			time.Sleep(5 * time.Millisecond)
+		}
+		want, _ := a.Wanted()
+		theirs, changed := b.Wanted()
+		if want < 4 || want > maxPaths || theirs != want {
+			t.Errorf("the ends want %d and %d paths for 400 kB/s", want, theirs)
+		}
+		began := time.Now()
+		for want > 0 && time.Since(began) < 5*time.Minute {
+			select {
+			case <-changed:
+			case <-time.After(time.Second):
+				a.Send(numbered(0, 100), Once) // as heartbeats go on
+			}
+			want, changed = b.Wanted()
+		}
+		if took := time.Since(began); want != 0 || took < idleAfter {
+			t.Errorf("%d are wanted %v after the end of the traffic", want, took)
+		}
+	})
+}
+
+func FuzzReceive(f *testing.F) {
+	c := New(Options{Life: Life{1}})
+	h := header{life: Life{2}, number: 7, account: account{known: true, tag: [4]byte{1}, largest: 3, before: 1}}
+	f.Add(appendMessage(h.append(nil), []byte("message")))
+	f.Add(h.append(nil))
+	f.Add([]byte{version, 0xff})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		h, messages, err := parse(b)
+		if err == nil {
+			again := h.append(nil)
+			for _, m := range messages {
+				again = appendMessage(again, m)
+			}
+			h2, messages2, err := parse(again)
+			if err != nil || h2 != h || !slices.EqualFunc(messages, messages2, bytes.Equal) {
+				t.Errorf("%+v is %+v once written and read: %v", h, h2, err)
+			}
+		}
+		if _, _, err2 := c.Receive(b); (err == nil) != (err2 == nil) {
+			t.Errorf("parse says %v, receive %v", err, err2)
+		}
+	})
+}
+
+func FuzzAccount(f *testing.F) {
+	f.Add([]byte{1, 2, 4, 3, 3, 200, 130, 201})
+	f.Fuzz(func(t *testing.T, steps []byte) {
+		var r received
+		seen := map[uint64]bool{}
+		base := uint64(0)
+		for _, s := range steps {
+			if s > 250 {
+				base += 100
+			}
+			n := base + uint64(s) + 1
+			_, _, again := r.take(header{life: Life{1}, number: n})
+			if again != seen[n] && n+64 >= r.account.largest {
+				t.Fatalf("%d again: %t, want %t", n, again, seen[n])
+			}
+			seen[n] = true
+			for k := r.account.largest; k > 0 && k+64 >= r.account.largest; k-- {
+				if r.account.has(k) && !seen[k] {
+					t.Fatalf("the account has %d, which has not come", k)
+				}
+			}
+		}
+	})
+}
