@@ -434,7 +434,7 @@ func (a *Authority) Allowed(p transport.PeerInfo) error {
 
 // Time is the time that certificates are issued by: the clock, but not before the newest time in the records.
 func (a *Authority) Time() time.Time {
-	now := a.opts.Now().UTC().Truncate(time.Second)
+	now := a.opts.Now().UTC()
 	if v := a.view.Load(); v != nil && v.newest.After(now) {
 		return v.newest
 	}
