@@ -12,6 +12,8 @@ import (
 	"holdfast/api/ops"
 	"holdfast/api/rest"
 	"holdfast/config"
+	"holdfast/kv"
+	"holdfast/member"
 )
 
 // buildDoors puts the handlers of its purpose behind each open listener:
@@ -88,6 +90,7 @@ func (a *Agent) buildEtcd() *etcd.Server {
 		Backend:     a.gate,
 		Reporter:    a,
 		Admin:       a.admin,
+		Members:     a.listMembers,
 		Name:        a.cfg.Name,
 		ClientURLs:  a.Addrs(),
 		Log:         a.opts.Log,
@@ -105,6 +108,20 @@ func (a *Agent) admin() api.Admin {
 		return n.admin
 	}
 	return nil
+}
+
+// listMembers asks the cluster who its members are, for a node that is none.
+func (a *Agent) listMembers(ctx context.Context, local bool) (kv.Header, []kv.Replica, error) {
+	q := member.RosterQuery()
+	if local {
+		q.MaxAge = kv.Unlimited
+	}
+	page, err := a.gate.Read(ctx, q)
+	if err != nil {
+		return kv.Header{}, nil, err
+	}
+	replicas, err := member.ReplicasIn(page)
+	return page.Header, replicas, err
 }
 
 // split sends the paths that ops and etcd's gateway own to them, gRPC to etcd, and all others on as they are: a mux would

@@ -103,15 +103,20 @@ func (a *Agent) certify(m *member.Member) (*enroll.Authority, error) {
 		return nil, fmt.Errorf("read the records of nodes and CAs: %w", err)
 	}
 	id := a.net.identity.Load()
-	if ca, err := a.foundingCA(cluster); err != nil {
+	ca, err := a.foundingCA(cluster)
+	if err != nil {
 		return nil, err
-	} else if mine := id.Info().Cluster; ca == nil && id.Joined() && mine != cluster && auth.Disowns(id) {
-		// A cluster that was restored beside an identity goes on with that one's CA, which has the former cluster's name.
-		return nil, refusef("this node has a certificate of cluster %s and its data is of cluster %s: start it with --join and a token of "+
-			"the cluster it is to belong to, on an empty data dir", mine, cluster)
 	}
-	if !id.Joined() {
-		ca, err := a.foundingCA(cluster)
+	foreign := ca == nil && id.Joined() && id.Info().Cluster != cluster
+	// A member that was recovered, or restored under an identity of old, without the CA's key begins with a CA of its own. With
+	// the key it goes on with that CA, which has the former cluster's name.
+	reason := a.planned().record.Reason
+	begins := foreign && (reason == restoring || reason == recovering) && auth.Ready() != nil
+	if foreign && !begins && auth.Disowns(id) {
+		return nil, refusef("this node has a certificate of cluster %s and its data is of cluster %s: start it with --join and a token of "+
+			"the cluster it is to belong to, on an empty data dir", id.Info().Cluster, cluster)
+	}
+	if !id.Joined() || begins {
 		if err == nil && ca == nil {
 			ca, err = a.makeCA(cluster)
 		}

@@ -70,7 +70,7 @@ func (f *fsm) Update(entries []statemachine.Entry) ([]statemachine.Entry, error)
 
 // decodeEntry returns the command of an entry. It may alias the entry.
 func decodeEntry(entry []byte) (kv.Command, error) {
-	cmd, err := unpackCommand(entry, maxInMemLog) // no longer one gets into the log
+	cmd, err := unpackCommand(entry, packMax)
 	if err != nil {
 		return kv.Command{}, err
 	}

@@ -22,6 +22,10 @@ const (
 	// packFrom is the length from which a command is tried: the shorter ones save nothing worth having on flash, which
 	// takes blocks of 4 KiB, or on a link.
 	packFrom = 1 << 10
+	// packMax is the length up to which a command is packed. The library refuses one that is longer than its log in memory
+	// may be, and packed it would not see that.
+	packMax = maxInMemLog
+
 	// packGain is the part of a command, one in packGain, that has to be saved: less is not worth unpacking it on every
 	// member, and again when the log is replayed.
 	packGain = 8
@@ -30,14 +34,11 @@ const (
 // packCommand returns cmd, or what stands for it in the log. It may write to the rest of buf, which is memory to be used again,
 // and returns that grown where it had to.
 func packCommand(buf, cmd []byte) (grown, entry []byte) {
-	if len(cmd) < packFrom {
+	if len(cmd) < packFrom || len(cmd) > packMax {
 		return buf, cmd
 	}
-	most := snappy.MaxEncodedLen(len(cmd))
-	if most < 0 { // beyond 4 GiB: refused as too large anyway
-		return buf, cmd
-	}
-	if most += packedHeader; cap(buf) < most {
+	most := packedHeader + snappy.MaxEncodedLen(len(cmd))
+	if cap(buf) < most {
 		buf = make([]byte, most)
 	}
 	buf = buf[:most]

@@ -13,7 +13,7 @@ import (
 
 func TestPackedCommandsComeBackAsTheyWere(t *testing.T) {
 	random := make([]byte, 64<<10)
-	rand.NewChaCha8([32]byte{1}).Read(random)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(random) // never fails
 	command := func(value []byte) []byte {
 		return wire.AppendCommand(nil, kv.Command{Ops: []kv.Op{kv.Put{Key: []byte("k"), Value: value}}})
 	}
@@ -26,6 +26,7 @@ func TestPackedCommandsComeBackAsTheyWere(t *testing.T) {
 		{"long", bytes.Repeat([]byte("a"), packFrom), true},
 		{"text", bytes.Repeat([]byte(`{"temperature":21.5,"unit":"C"}`), 500), true},
 		{"random", random, false},
+		{"beyond what the log takes", make([]byte, packMax), false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			cmd := command(tc.value)
@@ -36,7 +37,7 @@ func TestPackedCommandsComeBackAsTheyWere(t *testing.T) {
 			if tc.packed && len(entry) > len(cmd)-len(cmd)/packGain {
 				t.Errorf("%d bytes of %d are no gain", len(entry), len(cmd))
 			}
-			got, err := unpackCommand(entry, maxInMemLog)
+			got, err := unpackCommand(entry, packMax)
 			if err != nil || !bytes.Equal(got, cmd) {
 				t.Errorf("unpack: %v, and %d bytes of %d, or others", err, len(got), len(cmd))
 			}
@@ -60,10 +61,10 @@ func TestDamagedPackedCommandsAreRefused(t *testing.T) {
 		entry []byte
 		limit int
 	}{
-		"no kind":      {whole[:1], maxInMemLog},
-		"other kind":   {append([]byte{packedMark, 'Z'}, whole[2:]...), maxInMemLog},
-		"no block":     {whole[:2], maxInMemLog},
-		"cut short":    {whole[:len(whole)-1], maxInMemLog},
+		"no kind":      {whole[:1], packMax},
+		"other kind":   {append([]byte{packedMark, 'Z'}, whole[2:]...), packMax},
+		"no block":     {whole[:2], packMax},
+		"cut short":    {whole[:len(whole)-1], packMax},
 		"beyond limit": {whole, 16<<10 - 1},
 	} {
 		if got, err := unpackCommand(tc.entry, tc.limit); !errors.Is(err, errPacked) {

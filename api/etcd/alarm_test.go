@@ -23,8 +23,8 @@ func TestAlarmRequestsAreChecked(t *testing.T) {
 	}
 }
 
-func TestAProxyHasNoAlarms(t *testing.T) {
+func TestAProxySetsNoAlarms(t *testing.T) {
 	n := openRig(t, asProxy)
-	_, err := pb.NewMaintenanceClient(n.conn).Alarm(n.ctx, &pb.AlarmRequest{})
+	_, err := pb.NewMaintenanceClient(n.conn).Alarm(n.ctx, &pb.AlarmRequest{Action: pb.AlarmRequest_ACTIVATE})
 	n.refused(err, codes.Unimplemented, notAReplica)
 }

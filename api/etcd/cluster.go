@@ -27,7 +27,7 @@ type clusterService struct {
 func (s clusterService) MemberList(ctx context.Context, r *pb.MemberListRequest) (*pb.MemberListResponse, error) {
 	admin, err := s.replica(ctx)
 	if err != nil {
-		return nil, err
+		return s.proxiedList(ctx, r, err)
 	}
 	header, members, err := s.list(ctx, admin, r.Linearizable)
 	if err != nil {

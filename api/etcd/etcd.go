@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc/health"
 
 	"holdfast/api"
+	"holdfast/kv"
 )
 
 // Options is what a Server needs. The zero value of a field is the default its comment names.
@@ -32,6 +33,10 @@ type Options struct {
 	// Admin is what only a full replica can do; nil, or returning nil: this node is none, and such calls are
 	// Unimplemented.
 	Admin func() api.Admin
+
+	// Members lists the members of the cluster for a node that is none; nil: it cannot tell. Local is from what it has at
+	// hand.
+	Members func(ctx context.Context, local bool) (kv.Header, []kv.Replica, error)
 
 	// How this node is to be found: its name, and the URLs of its listeners for clients. They stand for it in the list of
 	// members, as far as the cluster does not know them.

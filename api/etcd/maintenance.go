@@ -25,7 +25,7 @@ type maintenanceService struct {
 func (s maintenanceService) Status(ctx context.Context, _ *pb.StatusRequest) (*pb.StatusResponse, error) {
 	admin, err := s.replica(ctx)
 	if err != nil {
-		return nil, err
+		return s.proxiedStatus(ctx, err)
 	}
 	c := admin.Condition()
 	answer := &pb.StatusResponse{

@@ -13,18 +13,10 @@ var document []byte
 
 // serveDocument answers with the description of /v1.
 func (h *Handler) serveDocument(w http.ResponseWriter, r *http.Request) (int, error) {
-	switch r.Method {
-	case http.MethodGet, http.MethodHead:
-	case http.MethodOptions:
-		return replyOptions(w, allowStatus)
-	default:
-		return 0, errMethod(r, allowStatus)
+	if status, err := onlyRead(w, r); status != 0 || err != nil {
+		return status, err
 	}
-	p, err := parseParams(r.URL.RawQuery)
-	if err == nil {
-		err = p.done()
-	}
-	if err != nil {
+	if err := withoutParams(r); err != nil {
 		return 0, err
 	}
 	header := w.Header()

@@ -18,12 +18,8 @@ const queueWaitMax = 5 * time.Minute
 
 // serveQueue is for the queue as a whole: how it is doing, or with ?state or ?prefix what is in it.
 func (h *Handler) serveQueue(w http.ResponseWriter, r *http.Request) (int, error) {
-	switch r.Method {
-	case http.MethodGet, http.MethodHead:
-	case http.MethodOptions:
-		return replyOptions(w, allowStatus)
-	default:
-		return 0, errMethod(r, allowStatus)
+	if status, err := onlyRead(w, r); status != 0 || err != nil {
+		return status, err
 	}
 	p, err := parseParams(r.URL.RawQuery)
 	if err != nil {

@@ -24,7 +24,7 @@ const (
 type lineOp struct {
 	Key         *string `json:"key,omitempty"` // where it is text
 	KeyBase64   []byte  `json:"key_base64,omitempty"`
-	ValueBase64 []byte  `json:"value_base64,omitempty"`
+	ValueBase64 *[]byte `json:"value_base64,omitempty"` // of a put; an empty one is a value
 }
 
 // batchLine is a line that POST /v1/batch takes.
@@ -43,7 +43,10 @@ func opOn(key []byte) *lineOp {
 
 func putLine(key, value []byte) batchLine {
 	op := opOn(key)
-	op.ValueBase64 = value
+	if value == nil {
+		value = []byte{}
+	}
+	op.ValueBase64 = &value
 	return batchLine{Put: op}
 }
 

@@ -88,15 +88,15 @@ func (p *program) importEtcd(ctx context.Context, s *etcdSource, b *batcher) err
 	if m.left > 0 {
 		p.note("%d keys live under leases and were left out: their owners have to make them anew", m.left)
 	}
-	if err := b.outcome(); err != nil || !s.follow {
-		return err
+	if !s.follow {
+		return nil
 	}
 	p.note("following %s from revision %d on; interrupt to end it", s.from, m.at.Followed+1)
 	err = m.follow(ctx)
 	m.bar.end()
 	if ctx.Err() != nil { // interrupted, as was meant
 		p.note("every change up to revision %d of %s is here", m.at.Followed, s.from)
-		return errors.Join(m.save(true), b.outcome())
+		return m.save(true)
 	}
 	return m.stopped(err)
 }

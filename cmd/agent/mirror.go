@@ -132,6 +132,9 @@ func (m *mirror) copyPage(ctx context.Context, limit int) error {
 	if err := m.out.flush(ctx); err != nil {
 		return err
 	}
+	if err := m.out.outcome(); err != nil {
+		return err // the position stays before a key that is not here
+	}
 	if n := len(a.KVs); n > 0 {
 		m.at.After = a.KVs[n-1].Key
 	}

@@ -260,13 +260,23 @@ func TestAProxyFindsARestoredCluster(t *testing.T) {
 		}
 		return ""
 	})
-	proxy.waitDrained(startMax)
+	// What was in line may have been sent to the cluster that is no more: it is committed in the new one, or listed.
 	fate := proxy.do("GET", pending.header.Get("Location")+"?wait=30s", nil)
-	if !strings.Contains(string(fate.body), `"state":"committed"`) {
+	committed := strings.Contains(string(fate.body), `"state":"committed"`)
+	if !committed && !strings.Contains(string(fate.body), `"state":"unknown"`) {
 		t.Errorf("what was in line: %d %s", fate.status, fate.body)
 	}
-	member.expect(200, "GET", "/v1/kv/q/2", "", "pending")
+	if committed {
+		member.expect(200, "GET", "/v1/kv/q/2", "", "pending")
+	}
 	member.expect(404, "GET", "/v1/kv/q/after/1", "", "")
-	proxy.expect(201, "PUT", "/v1/kv/q/3", "new", "")
-	member.expect(200, "GET", "/v1/kv/q/3", "", "new")
+	if r := proxy.do("PUT", "/v1/kv/q/3", []byte("new")); r.status != 201 && r.status != 202 {
+		t.Errorf("a new write: %d %s", r.status, r.body)
+	}
+	eventually(t, startMax, func() string {
+		if r := member.do("GET", "/v1/kv/q/3", nil); string(r.body) != "new" {
+			return fmt.Sprintf("a new write does not arrive: %d %s", r.status, r.body)
+		}
+		return ""
+	})
 }
