@@ -7,6 +7,7 @@ import (
 
 	"holdfast/api"
 	"holdfast/config"
+	"holdfast/enroll"
 	"holdfast/internal/pivot"
 	"holdfast/kv"
 	"holdfast/member"
@@ -17,7 +18,8 @@ type act struct {
 	mode    config.Mode
 	node    *node          // how the rest of the agent sees it
 	member  *member.Member // nil for a proxy
-	proxy   *proxyAct      // nil for a member
+	auth    *enroll.Authority
+	proxy   *proxyAct // nil for a member
 	reach   func(ctx context.Context, h kv.Header) error
 	admit   func()                          // lets other nodes in, once this act is on stage; nil: none are
 	run     func(ctx context.Context) error // works until ctx ends, and closes
@@ -79,7 +81,7 @@ func (a *Agent) runNode(ctx context.Context, ready func()) error {
 		}
 	}
 	a.opts.beforeOpen(ctx)
-	first, err := a.openAct(a.planned().record.Mode)
+	first, err := a.openAct(ctx, a.planned().record.Mode)
 	if err != nil {
 		return err
 	}
@@ -94,11 +96,11 @@ func (a *Agent) runNode(ctx context.Context, ready func()) error {
 	return a.behind(ctx, q, func(ctx context.Context) error { return a.play(ctx, first, front) })
 }
 
-func (a *Agent) openAct(mode config.Mode) (*act, error) {
+func (a *Agent) openAct(ctx context.Context, mode config.Mode) (*act, error) {
 	if mode == config.ModeProxy {
 		return a.openProxy(nil)
 	}
-	return a.openMember()
+	return a.openMember(ctx)
 }
 
 // play has an act on stage behind the pivot, opens the gate to front when it serves, and carries out what the node is asked

@@ -12,6 +12,7 @@ import (
 	"holdfast/config"
 	"holdfast/internal/pivot"
 	"holdfast/internal/service"
+	"holdfast/member/raftnet"
 )
 
 // Agent is a running node.
@@ -34,7 +35,8 @@ type Agent struct {
 	queue    atomic.Pointer[queueView]     // nil until there is one
 	tokens   atomic.Pointer[tokenOffice]   // nil unless this node is a member, and open
 	uplinks  atomic.Pointer[uplink.Server] // nil unless this node is a member
-	roll     atomic.Pointer[roll]          // likewise
+	mail     atomic.Pointer[raftnet.Net]   // of a member, to the others
+	roll     atomic.Pointer[roll]          // nil unless this node is a member, and open
 	clients  *limiter
 	reload   reloader
 

@@ -185,7 +185,7 @@ func prepareJoin(asked *int) func(*dataDir, config.Config) (nodeID, error) {
 		if cluster, err := member.ClusterOf(d.join(memberName)); err != nil || cluster != 7 {
 			return node, fmt.Errorf("the member is one of cluster %d: %w", cluster, err)
 		}
-		if err := d.step(failpoint.Point("opened")); err != nil {
+		if err := d.step(failpoint.MemberOpened); err != nil {
 			return node, err
 		}
 		return p.node, p.complete()

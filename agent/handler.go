@@ -43,8 +43,8 @@ func (a *Agent) buildDoors(force context.Context) *doors {
 		return 0, rest.StaleIfError
 	}
 	options.Tokens, options.Switch = tokens{a}, switcher{a}
-	options.Nodes, options.Certificates = nodes{a}, certificates{a}
 	options.Admin = a.admin
+	options.Nodes, options.Certificates = nodes{a}, certificates{a}
 	options.Queue = func() api.Queue {
 		if v := a.queue.Load(); v != nil {
 			return v

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 
+	"holdfast/internal/failpoint"
 	"holdfast/queue"
 )
 
@@ -37,6 +38,9 @@ func PrepareImage(path string) (removed []string, err error) {
 			return removed, storageError(err)
 		}
 		removed = append(removed, name)
+		if err := d.step(failpoint.ImageRemoved); err != nil {
+			return removed, err
+		}
 	}
 	return removed, nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"holdfast/api"
 	"holdfast/config"
+	"holdfast/enroll"
 	"holdfast/kv"
 	"holdfast/member"
 	"holdfast/transport"
@@ -30,7 +31,7 @@ const (
 )
 
 // openMember opens the replica in the data dir, with what a member needs to work with others.
-func (a *Agent) openMember() (*act, error) {
+func (a *Agent) openMember(ctx context.Context) (*act, error) {
 	cfg := a.memberConfig()
 	peers, err := a.reachMembers(&cfg)
 	if err != nil {
@@ -51,15 +52,16 @@ func (a *Agent) openMember() (*act, error) {
 		mode:    config.ModeMember,
 		node:    memberNode(m),
 		member:  m,
+		auth:    ca,
 		reach:   func(ctx context.Context, h kv.Header) error { return reachMember(ctx, m, h) },
 		admit:   func() { a.letIn(m, ca) },
-		run:     func(ctx context.Context) error { return a.runMember(ctx, m, peers, ca.Run) },
+		run:     func(ctx context.Context) error { return a.runMember(ctx, m, peers, ca) },
 		discard: m.Close,
 	}, nil
 }
 
-// runMember runs a member, and what is done beside it, until ctx ends. Other nodes are turned away first.
-func (a *Agent) runMember(ctx context.Context, m *member.Member, peers *transport.Pool, beside func(context.Context) error) error {
+// runMember runs a member until ctx ends. Other nodes are turned away first.
+func (a *Agent) runMember(ctx context.Context, m *member.Member, peers *transport.Pool, ca *enroll.Authority) error {
 	ctx, over := context.WithCancel(ctx)
 	alone, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -76,7 +78,7 @@ func (a *Agent) runMember(ctx context.Context, m *member.Member, peers *transpor
 		case <-ctx.Done():
 		}
 	})
-	err := runWithPeers(alone, m, peers, beside)
+	err := runWithPeers(alone, m, peers, ca.Run)
 	over() // it may have ended by itself
 	leaving.Wait()
 	if errors.Is(err, member.ErrRemoved) || errors.Is(err, member.ErrLogLost) {

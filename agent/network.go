@@ -18,6 +18,7 @@ import (
 	"holdfast/internal/bridge"
 	"holdfast/member"
 	"holdfast/transport"
+	"holdfast/transport/courier"
 )
 
 // network is the node's one UDP socket, and who the node is on it.
@@ -146,9 +147,19 @@ func (a *Agent) links() (all []api.LinkStatus) {
 	if a.net == nil || a.net.ep == nil {
 		return nil
 	}
+	var mail map[string]courier.Stats
+	if raft := a.mail.Load(); raft != nil {
+		mail = raft.Mail()
+	}
 	for _, h := range a.net.ep.Health() {
-		all = append(all, api.LinkStatus{Node: h.Node, Role: string(h.Role), Protocol: string(h.Protocol), Address: h.Addr, Lost: h.Lost,
-			RTTMillis: float64(h.RTTSmoothed) / float64(time.Millisecond), LossShare: h.Loss, BytesSent: h.BytesSent, BytesReceived: h.BytesReceived})
+		link := api.LinkStatus{Node: h.Node, Role: string(h.Role), Protocol: string(h.Protocol), Address: h.Addr, Lost: h.Lost,
+			RTTMillis: float64(h.RTTSmoothed) / float64(time.Millisecond), LossShare: h.Loss, BytesSent: h.BytesSent, BytesReceived: h.BytesReceived}
+		if s, ok := mail[bridge.MemberNode(h.Node)]; ok && h.Protocol == transport.Raft {
+			link.Mail = &api.MailStatus{LossShare: s.Loss, Copies: s.CopiesNow, Paths: s.Paths, Retries: s.RetriedCount, Bytes: map[string]uint64{
+				"first": s.First, "copy": s.Copies, "repeat": s.Repeats, "retry": s.Retries, "ack": s.Acks,
+			}}
+		}
+		all = append(all, link)
 	}
 	return all
 }

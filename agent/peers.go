@@ -44,6 +44,7 @@ func (a *Agent) reachMembers(cfg *member.Config) (*transport.Pool, error) {
 		return nil, errors.Join(err, raft.Close())
 	}
 	cfg.Network = raft
+	a.mail.Store(raft)
 	cfg.OnRoster = func(r member.Roster) {
 		peers := make(map[string][]string, len(r.Seats))
 		for _, s := range r.Seats {

@@ -250,7 +250,7 @@ func (a *Agent) takeSeat(ctx context.Context, rec *record, e *errand) error {
 	t, err := a.promotionToken(rec.Switch.Token)
 	var got enroll.Joined
 	if err == nil {
-		wish := enroll.Wish{Role: transport.Member, Addresses: a.peerAddresses(), ClientURLs: a.Addrs()}
+		wish := enroll.Wish{Role: transport.Member, Addresses: a.peerAddresses(), ClientURLs: a.clientURLs()}
 		got, err = a.join(ctx, t, wish, "it serves on as a proxy", func(err error) { e.worry(err) })
 	}
 	switch {
@@ -287,7 +287,7 @@ func (a *Agent) promotionToken(text string) (enroll.Token, error) {
 
 // understudy runs the member beside the proxy and returns when it is a voter that has all there is.
 func (a *Agent) understudy(ctx context.Context, e *errand) (*running, error) {
-	x, err := a.openMember()
+	x, err := a.openMember(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -376,14 +376,18 @@ func (a *Agent) demote(ctx context.Context, now *running, e *errand) (*running, 
 	if err != nil {
 		return now, errors.Join(err, stopped(old))
 	}
-	if err := stopped(old); err != nil {
+	if err := stopped(old); err != nil && !errors.Is(err, member.ErrRemoved) {
 		a.opts.Log.Warn("the member did not end cleanly; it has been removed from the cluster", "err", err)
 	}
 	if err := a.dir.retireMember(rec.Switch.Replica); err != nil {
 		return now, err
 	}
 	rec.Switch = nil
-	return now, a.note(rec, failpoint.DemoteRecorded)
+	if err := a.note(rec, failpoint.DemoteRecorded); err != nil {
+		return now, err
+	}
+	a.net.look(true) // it has the certificate of a member
+	return now, a.loadRevoked()
 }
 
 func stopped(r *running) error {
@@ -507,7 +511,7 @@ func (a *Agent) beRemoved(ctx context.Context, now, old *running, replica uint64
 			return old, a.dir.step(failpoint.DemoteRemoved)
 		}
 		if old == nil {
-			x, err := a.openMember()
+			x, err := a.openMember(ctx)
 			if err != nil {
 				return nil, err
 			}
@@ -515,9 +519,13 @@ func (a *Agent) beRemoved(ctx context.Context, now, old *running, replica uint64
 		}
 		if !asked {
 			attempt, cancel := context.WithTimeout(ctx, askMax)
-			err := old.member.Leave(attempt)
+			err := old.auth.Resign(attempt)
+			if err == nil {
+				err = old.member.Leave(attempt)
+			}
 			cancel()
 			if kv.CodeOf(err) == kv.PreconditionFailed {
+				old.auth.Stay()
 				return old, &undone{err}
 			}
 			if asked = err == nil; asked {
@@ -530,6 +538,9 @@ func (a *Agent) beRemoved(ctx context.Context, now, old *running, replica uint64
 		}
 		select {
 		case <-old.done:
+			if errors.Is(old.failure(), member.ErrRemoved) { // others have told it
+				return old, a.dir.step(failpoint.DemoteRemoved)
+			}
 			return old, fmt.Errorf("the member that is to be removed: %w", old.failure())
 		default:
 		}

@@ -88,6 +88,17 @@ type LinkStatus struct {
 	LossShare     float64 `json:"loss"`
 	BytesSent     uint64  `json:"bytes_sent"`
 	BytesReceived uint64  `json:"bytes_received"`
+
+	Mail *MailStatus `json:"mail,omitempty"` // between members
+}
+
+// MailStatus is what goes to a member in datagrams, over all connections there.
+type MailStatus struct {
+	LossShare float64           `json:"loss"`   // of datagrams, a moving average
+	Copies    int               `json:"copies"` // of what matters, from the start
+	Paths     int               `json:"paths"`  // connections that carry datagrams
+	Retries   uint64            `json:"retries"`
+	Bytes     map[string]uint64 `json:"bytes"` // by purpose: first, copy, repeat, retry and ack
 }
 
 // MemberStatus is the part of Status that a replica has.

@@ -47,6 +47,8 @@ type Authority struct {
 	view atomic.Pointer[view]
 	poke chan struct{} // of one slot
 
+	resigned atomic.Bool // see Resign
+
 	mu   sync.Mutex
 	news chan struct{} // closed when view has changed
 }
@@ -283,7 +285,7 @@ func (a *Authority) found(ctx context.Context) error {
 func (a *Authority) enlist(ctx context.Context, v *view) error {
 	id := a.opts.Identity()
 	info := id.Info()
-	if _, out := v.revoked[info.Node]; out || info.Role != transport.Member {
+	if _, out := v.revoked[info.Node]; out || info.Role != transport.Member || a.resigned.Load() {
 		return nil // not yet, or no longer
 	}
 	key, err := id.SealingKey()

@@ -18,8 +18,7 @@ func (m *Member) Leave(ctx context.Context) error {
 		if err := r.CanLose(m.id.Replica); err != nil {
 			return false, err
 		}
-		own.State = SeatLeaving
-		return true, nil
+		return r.leave(m.id.Replica)
 	})
 	return err
 }

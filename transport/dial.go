@@ -201,6 +201,28 @@ func (e *Endpoint) resolve(ctx context.Context, hostports []string) ([]netip.Add
 	return out, errors.Join(errs...)
 }
 
+// byTurns orders the addresses of a host so that IPv4 and IPv6 alternate, beginning with the kind of the first (RFC 8305,
+// section 4): where one of the two leads nowhere, the second attempt is of the other.
+func byTurns(ips []netip.Addr) []netip.Addr {
+	var kinds [2][]netip.Addr // as the first, and the other
+	for _, ip := range ips {
+		other := 0
+		if ip.Unmap().Is4() != ips[0].Unmap().Is4() {
+			other = 1
+		}
+		kinds[other] = append(kinds[other], ip)
+	}
+	turns := make([]netip.Addr, 0, len(ips))
+	for i := range max(len(kinds[0]), len(kinds[1])) {
+		for _, kind := range kinds {
+			if i < len(kind) {
+				turns = append(turns, kind[i])
+			}
+		}
+	}
+	return turns
+}
+
 func (e *Endpoint) resolveOne(ctx context.Context, hp string, add func(netip.AddrPort)) error {
 	if a, err := netip.ParseAddrPort(hp); err == nil {
 		add(a)
@@ -218,7 +240,7 @@ func (e *Endpoint) resolveOne(ctx context.Context, hp string, add func(netip.Add
 	if err != nil {
 		return fmt.Errorf("look up %s: %w", host, err)
 	}
-	for _, ip := range ips {
+	for _, ip := range byTurns(ips) {
 		add(netip.AddrPortFrom(ip, uint16(port)))
 	}
 	return nil

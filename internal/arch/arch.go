@@ -53,7 +53,7 @@ var ours = []rule{
 	{"enroll", []string{"kv", "internal/wire", "transport"}},
 
 	// leaves, and what fits transport to those who only know the shape of it
-	{"internal/bridge", []string{"api/uplink", "client", "member/raftnet", "transport"}},
+	{"internal/bridge", []string{"internal/wire", "api/uplink", "client", "member/raftnet", "transport"}},
 	{"transport/courier", nil},
 	{"transport", []string{"transport/courier"}},
 	{"config", nil},
@@ -69,7 +69,7 @@ var ours = []rule{
 
 	// who puts them together; only agent and cmd read config
 	{"agent", []string{"kv", "internal/wire", "internal/failpoint", "internal/pivot", "internal/service", "internal/bridge", "internal/sniff", "config", "api/...", "mvcc", "member/...", "proxy/...",
-		"queue", "client", "enroll", "transport"}},
+		"queue", "client", "enroll", "transport", "transport/courier"}},
 	{"cmd/...", []string{"kv", "internal/wire", "internal/failpoint", "internal/gcpace", "config", "api", "agent", "client", "cmd/..."}},
 
 	// harnesses may know everything but main

@@ -162,7 +162,7 @@ func (b beside) keepOne(ctx context.Context, node string) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(pause/2 + rand.N(pause/2)):
+		case <-time.After(pause/2 + rand.N(pause/2)): //nolint:gosec // jitter
 		}
 	}
 }

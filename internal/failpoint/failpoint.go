@@ -73,6 +73,9 @@ const (
 	LeaveMoved      Point = "leave/moved"
 )
 
+// ImageRemoved is behind each thing that making a golden image takes out of a dir.
+const ImageRemoved Point = "image/removed"
+
 // All lists every point, in the order in which a node may come to them.
 func All() []Point {
 	return []Point{
@@ -83,5 +86,6 @@ func All() []Point {
 		PromoteJournalled, PromoteSeated, PromoteCommitted, PromoteTurned, PromoteCleared, PromoteRecorded, PromoteRefused,
 		DemoteJournalled, DemoteFolder, DemoteCommitted, DemoteTurned, DemoteAsked, DemoteRemoved, DemoteRetired, DemoteRecorded,
 		LeaveJournalled, LeaveMoving, LeaveMoved,
+		ImageRemoved,
 	}
 }

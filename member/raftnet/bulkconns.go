@@ -93,7 +93,7 @@ func (b *bulkConns) add(c Conn) (remove func()) {
 
 // tellBulk tells the peer how many connections for bulk are wanted here: only one of the two ends can open them.
 func (p *peer) tellBulk() {
-	p.send(note{what: noteBulk, number: uint64(p.bulk.wantedHere())}, courier.Sure) //nolint:gosec // few
+	p.send(note{what: noteBulk, number: uint64(p.bulk.wantedHere())}, courier.Sure)
 }
 
 // BulkWanted is how many connections for snapshots the two ends want, and a channel that is closed when that, or what

@@ -1,27 +1,31 @@
-// Package raftnet carries raft messages and snapshots between members, over one connection to each.
+// Package raftnet carries raft messages and snapshots between members.
 //
-// A Net is a member.Network. Connections come from outside (ServeConn), whoever of two nodes dialed, and are reached
-// through small interfaces, so that the package knows no QUIC. Of several connections to a node the newest is used.
+// A Net is a member.Network. Connections come from outside (ServeConn, ServePath, ServeBulk), whoever of two nodes dialed,
+// and are reached through small interfaces, so that the package knows no QUIC. Of several connections that ServeConn serves
+// the newest is used.
 //
-//	SendMessageBatch -> lane's queue -> sender -> stream ... stream -> receiver -> window -> Serve's recv
+//	SendMessageBatch -> quiet? -+-> courier -> datagrams ... courier --+-> window -> order -> Serve's recv
+//	                            +-> lane's queue -> stream ... stream -+
 //
 // # What travels
 //
-// In each direction of a connection there are two streams with batches, the lanes: one for what keeps a leader in office
-// (heartbeats, votes, answers, read index), and one for what carries log entries, of which a single message may have
-// 64 MiB. So entries on a slow link hold up no heartbeat. A snapshot has a stream of its own, of the lowest urgency;
-// a question to another member, about what only the leader knows, has one that goes before log entries, and the answer
-// comes back on it.
+// Small batches go as datagrams by a courier, unless the link is short and loses nothing. The rest goes over two streams in
+// each direction of a connection, the lanes: one for what keeps a leader in office (heartbeats, votes, answers, read
+// index), and one for what carries log entries, of which a single message may have 64 MiB. So entries on a slow link hold
+// up no heartbeat. Both ways share the numbers of a lane. A snapshot goes in pieces over connections of its own, or on a
+// stream of the lowest urgency where there are none; a question to another member, about what only the leader knows, has a
+// stream that goes before log entries, and the answer comes back on it. Heartbeats that both ends know are left out: see
+// hush.
 //
-// Each stream begins with a hello: format version, lane, cluster and the sender's boot nonce; the sender's node id is
+// Each stream begins with a hello: format version, kind, cluster and the sender's boot nonce; the sender's node id is
 // what the connection proves.
 //
 // # What is promised
 //
-// Every batch is delivered at most once, and those of a lane in the order sent: they are numbered per boot and lane, and
-// what comes twice, or after a later one, is dropped. (Followers forward proposals as messages, which the leader appends
-// unchecked: a second copy could undo a newer write.) Any batch may be lost. Whoever carries batches by other means than
-// a stream, as in datagrams, puts them through the same window.
+// Every batch is delivered at most once: they are numbered per boot and lane, and what comes twice is dropped. Those with
+// entries are delivered in the order sent: one that comes early waits for those before it, 1.25 round trips at most, and
+// one that comes after its turn is dropped, but for what it forwards to the leader. (Followers forward proposals as
+// messages, which the leader appends unchecked: a second copy could undo a newer write.) Any batch may be lost.
 //
 // # When it does not work
 //
@@ -32,6 +36,6 @@
 //
 // # Locks
 //
-// lane.mu, held while a batch is handed over so that order is kept, may be taken before nothing. peer.mu and Net.mu are
-// never held with another.
+// inLane.mu is held while a batch is handed over, so that order is kept, and outLane.mu while one is given to a courier or
+// a queue. Net.mu may be held when that of a courier or a hush is taken. No two others are held together.
 package raftnet

@@ -84,7 +84,7 @@ func (n *Net) open(p *peer, b []byte) error {
 				return err
 			}
 			if ask.what == noteBulk {
-				p.bulk.setTheirs(int(min(ask.number, stripeMax))) //nolint:gosec // few
+				p.bulk.setTheirs(int(min(ask.number, stripeMax)))
 				continue
 			}
 			if answer, ok := p.hush.read(time.Now(), ask); ok {

@@ -78,7 +78,6 @@ type striped struct {
 	passed   uint64 // handed over by the receiver
 	progress time.Time
 	status   byte
-	whole    bool
 }
 
 type piece struct {
@@ -301,11 +300,7 @@ func (s *striped) SendChunk(c pb.Chunk) error {
 	if !c.IsLastChunk() {
 		return nil
 	}
-	if err := s.await(func() bool { return s.status == statusWhole }); err != nil {
-		return err
-	}
-	s.whole = true
-	return nil
+	return s.await(func() bool { return s.status == statusWhole })
 }
 
 // Close ends the transfer; a snapshot that is not whole is given up.

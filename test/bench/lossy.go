@@ -116,14 +116,14 @@ func (b *bench) lossyCell(ctx context.Context, n *badNet, s *system, trio string
 	if err := n.set(ctx, x.loss); err != nil {
 		return nil, err
 	}
-	if _, err := b.write(ctx, l.clients[asked], x, lossyWarmup); err != nil {
+	if _, _, err := b.write(ctx, l.clients[asked], x, lossyWarmup); err != nil {
 		return nil, err
 	}
 	if _, err := n.stats(ctx); err != nil {
 		return nil, err
 	}
 	begin := time.Now()
-	took, err := b.write(ctx, l.clients[asked], x, b.duration)
+	took, failed, err := b.write(ctx, l.clients[asked], x, b.duration)
 	if err != nil {
 		return nil, err
 	}
@@ -140,7 +140,7 @@ func (b *bench) lossyCell(ctx context.Context, n *badNet, s *system, trio string
 		return nil, err
 	}
 	packets, bytes, lost := c.sum()
-	v := map[string]float64{vLate: c.LateP99US, vSecond: bytes / elapsed.Seconds(), "leader_lost": 0, "lost_share": lost / max(packets, 1)}
+	v := map[string]float64{vLate: c.LateP99US, vSecond: bytes / elapsed.Seconds(), "leader_lost": 0, "failed": float64(failed), "lost_share": lost / max(packets, 1)}
 	if now != leader {
 		v["leader_lost"] = 1
 	}
@@ -154,19 +154,24 @@ func (b *bench) lossyCell(ctx context.Context, n *badNet, s *system, trio string
 	return v, nil
 }
 
-// write does what the cell says for a while and returns how long each write took, from when it was due.
-func (b *bench) write(ctx context.Context, c *clientv3.Client, x lossyCell, d time.Duration) ([]time.Duration, error) {
+// write does what the cell says for a while and returns how long each write took, from when it was due. A write that
+// fails is counted, and among the times as long as it took to fail: on such a link a server may time out.
+func (b *bench) write(ctx context.Context, c *clientv3.Client, x lossyCell, d time.Duration) (took []time.Duration, failed int, _ error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, d+grace, fmt.Errorf("not answered within %v after the window", grace))
 	defer cancel()
 	var mu sync.Mutex
-	var took []time.Duration
 	one := func(ctx context.Context, g *generator, due time.Time) error {
-		if _, err := c.Put(ctx, string(g.key()), string(g.next())); err != nil {
-			return err
+		_, err := c.Put(ctx, string(g.key()), string(g.next()))
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
 		}
 		mu.Lock()
 		defer mu.Unlock()
 		took = append(took, time.Since(due))
+		if err != nil {
+			failed++
+			b.progress("%s: a write failed: %v", x.name, err)
+		}
 		return nil
 	}
 	group, ctx := errgroup.WithContext(ctx)
@@ -195,10 +200,10 @@ func (b *bench) write(ctx context.Context, c *clientv3.Client, x lossyCell, d ti
 			})
 		}
 	default:
-		return nil, sleepUntil(ctx, end)
+		return nil, 0, sleepUntil(ctx, end)
 	}
 	err := group.Wait()
-	return took, because(ctx, err)
+	return took, failed, because(ctx, err)
 }
 
 func (b *bench) lossyTables() {
@@ -211,7 +216,7 @@ func (b *bench) lossyTables() {
 			if len(b.report.series(c, vSecond)) == 0 {
 				continue
 			}
-			tail := []string{b.report.figure(c, "leader_lost", whole), b.report.figure(c, vLate, whole)}
+			tail := []string{b.report.figure(c, "failed", whole), b.report.figure(c, "leader_lost", whole), b.report.figure(c, vLate, whole)}
 			if x.rate > 0 {
 				row := []string{x.name, name}
 				for _, v := range []string{vP50, vP90, vP99, vP999} {
@@ -239,7 +244,7 @@ func (b *bench) lossyTables() {
 		}
 	}
 	b.report.table("PUT over links of 50 ms, ms from when it was due; 25 ms each way", []string{
-		"cell", "system", "p50", "p90", "p99", "p99.9", "another leader", "emulator late p99, us",
+		"cell", "system", "p50", "p90", "p99", "p99.9", "failed", "another leader", "emulator late p99, us",
 	}, rows)
 	b.report.table("Bytes on the wire, IP headers included, all three links together", []string{
 		"cell", "system", "bytes/PUT", "packets/PUT", "PUT/s", "a second", "a day and link",

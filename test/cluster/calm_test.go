@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"os"
 	"testing"
 	"time"
 )
@@ -9,8 +8,8 @@ import (
 // TestNoElectionOnABadLink leaves three members on a link like that of a satellite for an hour: nobody may take the leader
 // for dead, neither while there is something to say nor at rest.
 func TestNoElectionOnABadLink(t *testing.T) {
-	busy := 5 * time.Minute
-	if os.Getenv("HOLDFAST_TEST_LONG") != "" {
+	busy := 2 * time.Minute
+	if long() {
 		busy = time.Hour
 	}
 	bubble(t, Options{Seed: 20, Delay: 150 * time.Millisecond}, func(t *testing.T, c *Cluster) {

@@ -185,6 +185,25 @@ func TestAProxyKeepsTheContract(t *testing.T) {
 	}
 }
 
+// A site's one box may talk to the cluster for all.
+func TestAProxyBehindAProxyKeepsTheContract(t *testing.T) {
+	for name, prefixes := range map[string][]string{"mirroring everything": {""}, "on demand": nil} {
+		t.Run(name, func(t *testing.T) {
+			keeps(t, func(t *testing.T) api.Backend {
+				b := openMember(t)
+				for range 2 {
+					p := openProxy(t, upstream(t, b), prefixes...)
+					if len(prefixes) > 0 {
+						synced(t, p)
+					}
+					b = p
+				}
+				return b
+			})
+		})
+	}
+}
+
 func synced(t *testing.T, p *proxy.Proxy) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !p.State().Synced; time.Sleep(time.Millisecond) {

@@ -53,6 +53,7 @@ type agent struct {
 	log     string // file that has its standard error
 	spawned time.Time
 	killed  bool
+	token   string        // file with a token to be promoted with, if its settings have none
 	exited  chan struct{} // closed when it has ended
 }
 

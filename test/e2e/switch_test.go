@@ -44,8 +44,8 @@ func (b *boxes) start(name string, args ...string) *agent {
 
 func newBoxes(t *testing.T) (*boxes, *agent) {
 	b := &boxes{cluster: newCluster(t)}
-	first := start(t, b.memberDir(), b.memberAddr, "--name", "first", "--peer-listen", b.peerAddr, "--store-history", "1h",
-		"--proxy-prefixes", "count/", "--queue-prefixes", "count/queued/")
+	settings := []string{"--name", "first", "--peer-listen", b.peerAddr, "--store-history", "1h", "--proxy-prefixes", "count/", "--queue-prefixes", "count/queued/"}
+	first := start(t, b.memberDir(), b.memberAddr, settings...)
 	b.token = b.cluster.token("any")
 	return b, first
 }
@@ -70,7 +70,11 @@ func commandAt(t *testing.T, dir string, args ...string) (int, string) {
 // becomes changes the mode of an agent and wants that to succeed.
 func (a *agent) becomes(change string) {
 	a.t.Helper()
-	if code, out := a.command(change); code != 0 {
+	args := []string{change}
+	if change == "promote" && a.token != "" {
+		args = append(args, "--token-file", a.token)
+	}
+	if code, out := a.command(args...); code != 0 {
 		a.t.Fatalf("agent %s: exit %d\n%s\n%s", change, code, out, a.logTail())
 	}
 	want := map[string]string{"promote": "member", "demote": "proxy"}[change]
@@ -210,6 +214,7 @@ func TestSwitchesUnderLoadLoseNothing(t *testing.T) {
 	second := b.start("second", "--mode", "member")
 	third := b.start("third", "--mode", "proxy")
 	third.waitSynced()
+	first.token = b.token // it was started without one
 	nodes := map[string]*agent{"first": first, "second": second, "third": third}
 
 	ctx, stop := context.WithCancel(t.Context())
@@ -243,6 +248,8 @@ func TestSwitchesUnderLoadLoseNothing(t *testing.T) {
 		third.becomes("demote")
 		second.becomes("demote")
 		second.becomes("promote")
+		first.becomes("demote") // the founder, and the leader at first
+		first.becomes("promote")
 	}
 	stop()
 	work.Wait()
@@ -265,7 +272,7 @@ func TestSwitchesUnderLoadLoseNothing(t *testing.T) {
 			t.Error(strings.Join(w.surprises, "\n"))
 		}
 	}
-	t.Logf("%d changes of mode, %d events, %d operations on shared keys", 4*rounds, len(all), h.Len())
+	t.Logf("%d changes of mode, %d events, %d operations on shared keys", 6*rounds, len(all), h.Len())
 	if err := h.Check(time.Minute); err != nil {
 		t.Error(err)
 	}

@@ -251,7 +251,7 @@ func (r *replica) follow(ctx context.Context) {
 			case <-ctx.Done():
 			}
 			lag := 30
-			if r.c.n(50) == 0 {
+			if r.c.n(15) == 0 {
 				lag = 4000
 			}
 			time.Sleep(time.Duration(r.c.n(lag)) * time.Millisecond)

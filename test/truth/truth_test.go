@@ -143,6 +143,9 @@ func live(t *testing.T, seed uint64, span time.Duration, p plant) (w *world) {
 	return w
 }
 
+// foreign is how many keys there are that no proxy mirrors.
+const foreign = 16
+
 func (w *world) run(span time.Duration) {
 	for i := range w.members {
 		w.startMember(i)
@@ -163,9 +166,12 @@ func (w *world) run(span time.Duration) {
 		})
 	}
 	for _, b := range w.boxes {
-		keys := []string{"m/0", "m/1", "q/0", "q/1", "q/2", "s/" + b.name + "/0", "s/" + b.name + "/1", "x/0", "x/1"}
+		keys := []string{"m/0", "m/1", "q/0", "q/1", "q/2", "s/" + b.name + "/0", "s/" + b.name + "/1"}
+		for i := range foreign {
+			keys = append(keys, fmt.Sprint("x/", i))
+		}
 		for range 2 {
-			busy(2*time.Second, func() { b.read(keys[w.n(len(keys))]) })
+			busy(time.Second, func() { b.read(keys[w.n(len(keys))]) })
 		}
 		for _, own := range keys[5:7] { // one writer each, so that there is an order
 			busy(4*time.Second, func() { b.write(own) })
@@ -175,17 +181,24 @@ func (w *world) run(span time.Duration) {
 		devices.Go(func() { b.watch(ctx, "m/") })
 		devices.Go(func() { b.watch(ctx, "q/") })
 	}
-	busy(5*time.Second, func() { // somebody else, at the cluster
-		key := []string{"m/0", "m/1", "q/0", "q/1", "x/0", "x/1"}[w.n(6)]
+	busy(time.Second, func() { // somebody else, at the cluster
+		key := fmt.Sprint("x/", w.n(foreign))
+		if w.n(2) == 0 {
+			key = []string{"m/0", "m/1", "q/0", "q/1"}[w.n(4)]
+		}
 		op := kv.Op(kv.Put{Key: []byte(key)})
 		if w.n(4) == 0 {
 			op = kv.Delete{Key: []byte(key)}
 		}
 		w.cluster.commit(kv.Command{Ops: []kv.Op{op}})
 	})
-	for began := time.Now(); time.Since(began) < span; {
+	for i, began := 0, time.Now(); time.Since(began) < span; i++ {
 		time.Sleep(time.Duration(1+w.n(20_000)) * time.Millisecond)
-		w.trouble()
+		kind := i // each kind once at least
+		if i >= troubles {
+			kind = w.n(troubles)
+		}
+		w.trouble(kind)
 	}
 	cancel()
 	for _, b := range w.boxes {
@@ -207,10 +220,12 @@ func (w *world) startMember(i int) {
 	w.members[i] = w.place.member(fmt.Sprint("m", i+1), w.cluster.replicas[i])
 }
 
+const troubles = 10
+
 // trouble does one thing to the world.
-func (w *world) trouble() {
+func (w *world) trouble(kind int) {
 	b := w.boxes[w.n(len(w.boxes))]
-	switch w.n(10) {
+	switch kind {
 	case 0, 1, 2:
 		w.happened("cut")
 		for _, m := range [][]string{{"m1"}, {"m2"}, {"m1", "m2"}}[w.n(3)] {
@@ -221,11 +236,12 @@ func (w *world) trouble() {
 		w.place.net.Heal(b.name, "m2")
 	case 3:
 		w.happened("loss")
-		w.place.net.Link(b.name, "m1").Loss(0.2).Delay(50 * time.Millisecond)
-		time.Sleep(time.Duration(w.n(60_000)) * time.Millisecond)
-		w.place.net.Link(b.name, "m1").Loss(0).Delay(5 * time.Millisecond)
+		link := w.place.net.Link(b.name, fmt.Sprint("m", 1+w.n(2)))
+		link.Loss(0.1).Delay(time.Duration(10+w.n(800)) * time.Millisecond)
+		time.Sleep(time.Duration(w.n(120_000)) * time.Millisecond)
+		link.Loss(0).Delay(5 * time.Millisecond)
 	case 4, 5:
-		w.reboot(b, w.n(2) == 0, "")
+		w.reboot(b, kind == 4, "")
 	case 6:
 		w.happened("member killed")
 		i := w.n(2)
@@ -236,16 +252,14 @@ func (w *world) trouble() {
 		w.happened("compacted")
 		w.cluster.commit(kv.Command{Ops: []kv.Op{kv.Compact{Revision: w.cluster.revision()}}})
 	case 8:
-		if w.n(2) == 0 {
-			w.happened("restored")
-			for _, m := range w.members {
-				m.end()
-			}
-			w.cluster.restore()
-			time.Sleep(time.Duration(w.n(5_000)) * time.Millisecond)
-			for i := range w.members {
-				w.startMember(i)
-			}
+		w.happened("restored")
+		for _, m := range w.members {
+			m.end()
+		}
+		w.cluster.restore()
+		time.Sleep(time.Duration(w.n(5_000)) * time.Millisecond)
+		for i := range w.members {
+			w.startMember(i)
 		}
 	case 9:
 		w.rollBack(b)

@@ -234,7 +234,7 @@ func (c *Courier) Send(body []byte, care Care) bool {
 	c.stats.Messages++
 	m := &message{body: body, care: care, first: now}
 	if care == Once {
-		c.stats.First += uint64(c.transmit(now, m, nil, false)) //nolint:gosec // positive
+		c.stats.First += uint64(c.transmit(now, m, nil, false))
 		return true
 	}
 	c.busy = now
@@ -243,7 +243,7 @@ func (c *Courier) Send(body []byte, care Care) bool {
 	c.waiting = append(c.waiting, m)
 	c.bytes += len(body)
 	p := c.pick(nil)
-	c.stats.First += uint64(c.transmit(now, m, p, true)) //nolint:gosec // positive
+	c.stats.First += uint64(c.transmit(now, m, p, true))
 	c.copy(now, m, p)
 	c.plan(now)
 	c.arm(c.due(m))
@@ -277,7 +277,7 @@ func (c *Courier) spend(now time.Time, m *message, p *path) {
 	if !c.afford(now, len(m.body)+maxHeader/2) {
 		return
 	}
-	c.stats.Copies += uint64(c.transmit(now, m, p, false)) //nolint:gosec // positive
+	c.stats.Copies += uint64(c.transmit(now, m, p, false))
 }
 
 func (c *Courier) afford(now time.Time, n int) bool {
@@ -343,7 +343,7 @@ func (c *Courier) repeat(now time.Time, b []byte, held []*message) ([]byte, []*m
 		if now.Sub(m.first) > c.rtt || len(b)+frameSize(m.body) > c.opts.MaxDatagram || !c.afford(now, frameSize(m.body)) {
 			break
 		}
-		c.stats.Repeats += uint64(frameSize(m.body)) //nolint:gosec // positive
+		c.stats.Repeats += uint64(frameSize(m.body))
 		b = appendMessage(b, m.body)
 		held = append(held, m)
 	}
@@ -675,7 +675,7 @@ func (c *Courier) attend(now time.Time, m *message) {
 	}
 	c.stats.RetriedCount++
 	p := c.pick(nil)
-	c.stats.Retries += uint64(c.transmit(now, m, p, false)) //nolint:gosec // positive
+	c.stats.Retries += uint64(c.transmit(now, m, p, false))
 	c.copy(now, m, p)
 }
 

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -66,6 +67,20 @@ func (p *post) receive(b []byte) {
 	}
 }
 
+// came is when a message came first; zero: it has not.
+func (p *post) came(n uint64) time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.got[n]
+}
+
+// count is how many have come.
+func (p *post) count() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.got)
+}
+
 func newPost(t *testing.T, life byte, o Options) *post {
 	o.Life = Life{life, 1, 2, 3}
 	p := &post{Courier: New(o), t: t, got: make(map[uint64]time.Time)}
@@ -93,8 +108,13 @@ func join(a, b *post, n int, ab, ba func() bool) (there []*lane, detach func()) 
 }
 
 func losing(seed uint64, share float64) func() bool {
+	var mu sync.Mutex                   // lanes share it
 	r := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // a test
-	return func() bool { return r.Float64() < share }
+	return func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return r.Float64() < share
+	}
 }
 
 func numbered(n uint64, size int) []byte {
@@ -104,31 +124,26 @@ func numbered(n uint64, size int) []byte {
 func TestLostMessageComesAgainAfterAQuarterMoreThanARoundTrip(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := newPost(t, 1, Options{}), newPost(t, 2, Options{})
-		first := true
-		armed := false
-		join(a, b, 1, func() bool {
-			lost := armed && first
-			first = first && !armed
-			return lost
-		}, nil)
-		armed = true
+		var lose atomic.Int32 // so many datagrams
+		join(a, b, 1, func() bool { return lose.Add(-1) >= 0 }, nil)
+		lose.Store(1)
 		began := time.Now()
 		if !a.Send(numbered(1, 100), Sure) {
 			t.Fatal("not taken")
 		}
 		time.Sleep(time.Second)
-		if took, want := b.got[1].Sub(began), testRTT*5/4+testRTT/2; took != want {
+		if took, want := b.came(1).Sub(began), testRTT*5/4+testRTT/2; took != want {
 			t.Errorf("it came after %v, want %v", took, want)
 		}
 		if s := a.Stats(); s.RetriedCount != 1 || s.Waiting != 0 {
 			t.Errorf("%d attempts after the first, %d still wait; want 1 and 0", s.RetriedCount, s.Waiting)
 		}
-		first = true
+		lose.Store(1)
 		if !a.Send(numbered(2, 100), Once) {
 			t.Fatal("not taken")
 		}
 		time.Sleep(time.Second)
-		if _, came := b.got[2]; came {
+		if !b.came(2).IsZero() {
 			t.Error("what is sent once came although it was lost")
 		}
 	})
@@ -166,8 +181,8 @@ func TestLossDecidesTheCopies(t *testing.T) {
 				t.Errorf("loss %.3f: %.2f copies for each message, want %.1f to %.1f", tc.loss, perMessage, tc.least, tc.most)
 			}
 			time.Sleep(5 * time.Second)
-			if len(b.got) != int(n) {
-				t.Errorf("loss %.3f: %d of %d messages came", tc.loss, len(b.got), n)
+			if b.count() != int(n) {
+				t.Errorf("loss %.3f: %d of %d messages came", tc.loss, b.count(), n)
 			}
 		})
 	}
@@ -212,7 +227,10 @@ func TestRunsOfLossesSpreadTheCopies(t *testing.T) {
 		a, b := newPost(t, 1, Options{}), newPost(t, 2, Options{})
 		r := rand.New(rand.NewPCG(3, 3)) //nolint:gosec // a test
 		run := 0
+		var mu sync.Mutex // lanes share it
 		there, _ := join(a, b, 2, func() bool {
+			mu.Lock()
+			defer mu.Unlock()
 			if run > 0 {
 				run--
 				return true
@@ -232,6 +250,8 @@ func TestRunsOfLossesSpreadTheCopies(t *testing.T) {
 		}
 		var all []time.Time
 		for _, l := range there {
+			l.mu.Lock()
+			defer l.mu.Unlock()
 			all = append(all, l.at[len(l.at)-200:]...)
 		}
 		slices.SortFunc(all, time.Time.Compare)
@@ -260,8 +280,8 @@ func TestCopiesStayWithinTheBudget(t *testing.T) {
 			t.Errorf("%d bytes of copies and repeats in 20 s, want at most %d and not much less", s.Copies+s.Repeats, limit)
 		}
 		time.Sleep(lifeMax)
-		if len(b.got) != int(n) {
-			t.Errorf("%d of %d messages came", len(b.got), n)
+		if b.count() != int(n) {
+			t.Errorf("%d of %d messages came", b.count(), n)
 		}
 	})
 }
@@ -269,24 +289,24 @@ func TestCopiesStayWithinTheBudget(t *testing.T) {
 func TestMessagesForAnEarlierLifeAreNotDelivered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := newPost(t, 1, Options{}), newPost(t, 2, Options{})
-		lossBack := false
-		_, detach := join(a, b, 1, nil, func() bool { return lossBack })
-		lossBack = true // b has it, a does not know
+		var lossBack atomic.Bool
+		_, detach := join(a, b, 1, nil, lossBack.Load)
+		lossBack.Store(true) // b has it, a does not know
 		a.Send(numbered(1, 100), Sure)
 		time.Sleep(testRTT)
-		if len(b.got) != 1 {
+		if b.count() != 1 {
 			t.Fatal("it has not come")
 		}
 		detach()
 		again := newPost(t, 3, Options{}) // b has started anew
 		join(a, again, 1, nil, nil)
 		time.Sleep(2 * lifeMax)
-		if len(again.got) != 0 {
+		if again.count() != 0 {
 			t.Error("what the earlier life had was delivered to the later one")
 		}
 		a.Send(numbered(2, 100), Sure)
 		time.Sleep(testRTT)
-		if len(again.got) != 1 {
+		if again.count() != 1 {
 			t.Error("nothing comes any more")
 		}
 	})
