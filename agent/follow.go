@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -90,7 +89,7 @@ func (a *Agent) heard(n enroll.News) {
 
 // takeRevoked shuts out members that were revoked, and remembers them.
 func (a *Agent) takeRevoked(ids []string) error {
-	a.net.allow(refusing(ids))
+	a.net.revoked.Store(&ids)
 	path := a.dir.join(identityName, revokedFile)
 	was, err := readRevoked(path)
 	if err == nil && slices.Equal(was, ids) {
@@ -109,7 +108,7 @@ func (a *Agent) loadRevoked() error {
 	if err != nil {
 		return storageError(err)
 	}
-	a.net.allow(refusing(ids))
+	a.net.revoked.Store(&ids)
 	return nil
 }
 
@@ -125,13 +124,4 @@ func readRevoked(path string) (ids []string, err error) {
 		return nil, refusef("%s is damaged: %w: remove it, and the next member that answers tells who was revoked", path, err)
 	}
 	return ids, nil
-}
-
-func refusing(ids []string) func(transport.PeerInfo) error {
-	return func(p transport.PeerInfo) error {
-		if slices.Contains(ids, p.Node) {
-			return fmt.Errorf("%w", transport.Revoked)
-		}
-		return nil
-	}
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"time"
 
 	"holdfast/enroll"
@@ -15,16 +16,20 @@ import (
 	"holdfast/transport"
 )
 
-// judge is transport.Config.Allowed: by what this node knows of the cluster, once it knows something.
+// judge is transport.Config.Allowed: by what this node knows of the cluster, once it knows something. A node that is being
+// made a member or a proxy is both for a while, and goes by either.
 func (n *network) judge(p transport.PeerInfo) error {
-	if f := n.allowed.Load(); f != nil {
-		return (*f)(p)
+	auth, revoked := n.authority.Load(), n.revoked.Load()
+	switch {
+	case auth == nil && revoked == nil:
+		return transport.Starting
+	case revoked != nil && slices.Contains(*revoked, p.Node):
+		return transport.Revoked
+	case auth != nil:
+		return auth.Allowed(p)
 	}
-	return transport.Starting
+	return nil
 }
-
-// allow judges peers by f from now on.
-func (n *network) allow(f func(transport.PeerInfo) error) { n.allowed.Store(&f) }
 
 // refused hears that a peer does not let this node in. If a new certificate may help, one is asked for.
 func (n *network) refused(_ transport.Protocol, why transport.Refusal) {
@@ -77,10 +82,10 @@ func (a *Agent) become(id *transport.Identity) error {
 
 // certify makes sure that a member has a certificate and takes part in the cluster's CA. The founder of a cluster makes
 // the CA, or takes the one that cluster.ca-file names.
-func (a *Agent) certify(ctx context.Context, m *member.Member) (*enroll.Authority, error) {
+func (a *Agent) certify(m *member.Member) (*enroll.Authority, error) {
 	cluster := fmt.Sprintf("%016x", m.Status().ClusterID)
 	var auth *enroll.Authority
-	auth, err := enroll.NewAuthority(ctx, enroll.AuthorityOptions{
+	auth, err := enroll.NewAuthority(context.Background(), enroll.AuthorityOptions{
 		Store:    m,
 		Cluster:  cluster,
 		Name:     a.cfg.Name,
@@ -97,15 +102,28 @@ func (a *Agent) certify(ctx context.Context, m *member.Member) (*enroll.Authorit
 	if err != nil {
 		return nil, fmt.Errorf("read the records of nodes and CAs: %w", err)
 	}
-	if !a.net.identity.Load().Joined() {
-		ca, err := a.foundingCA(cluster)
+	id := a.net.identity.Load()
+	ca, err := a.foundingCA(cluster)
+	if err != nil {
+		return nil, err
+	}
+	foreign := ca == nil && id.Joined() && id.Info().Cluster != cluster
+	// A member that was recovered, or restored under an identity of old, without the CA's key begins with a CA of its own. With
+	// the key it goes on with that CA, which has the former cluster's name.
+	reason := a.planned().record.Reason
+	begins := foreign && (reason == restoring || reason == recovering) && auth.Ready() != nil
+	if foreign && !begins && auth.Disowns(id) {
+		return nil, refusef("this node has a certificate of cluster %s and its data is of cluster %s: start it with --join and a token of "+
+			"the cluster it is to belong to, on an empty data dir", id.Info().Cluster, cluster)
+	}
+	if !id.Joined() || begins {
 		if err == nil && ca == nil {
 			ca, err = a.makeCA(cluster)
 		}
 		if err != nil {
 			return nil, err
 		}
-		id, err := enroll.SelfCertify(a.net.identity.Load(), ca, auth.Time())
+		id, err := enroll.SelfCertify(id, ca, auth.Time())
 		if err != nil {
 			return nil, err
 		}
@@ -116,9 +134,8 @@ func (a *Agent) certify(ctx context.Context, m *member.Member) (*enroll.Authorit
 			return nil, err
 		}
 	}
+	a.net.authority.Store(auth)
 	a.recheck(auth)
-	a.openRoll(m, auth)
-	a.net.allow(auth.Allowed)
 	return auth, nil
 }
 
@@ -170,6 +187,9 @@ func (a *Agent) broughtCA(cluster string) (*transport.CA, error) {
 	ca, err := transport.ParseCA(text, cluster)
 	if err != nil {
 		return nil, refusef("cluster.ca-file: %s: %w", path, err)
+	}
+	if ca.Cluster() != cluster {
+		return nil, refusef("cluster.ca-file: %s is the CA of cluster %s, and this one is %s: name one of your own, or none", path, ca.Cluster(), cluster)
 	}
 	return ca, nil
 }

@@ -3,10 +3,10 @@ package agent
 import (
 	"errors"
 	"fmt"
-	"holdfast/internal/failpoint"
 	"io/fs"
 	"os"
 
+	"holdfast/internal/failpoint"
 	"holdfast/queue"
 )
 

@@ -44,7 +44,7 @@ func (a *Agent) openMember(ctx context.Context) (*act, error) {
 	if err := a.planned().complete(); err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
-	ca, err := a.certify(ctx, m)
+	ca, err := a.certify(m)
 	if err != nil {
 		return nil, errors.Join(err, m.Close())
 	}

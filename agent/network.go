@@ -23,12 +23,13 @@ import (
 
 // network is the node's one UDP socket, and who the node is on it.
 type network struct {
-	conn     net.PacketConn
-	ep       *transport.Endpoint
-	identity atomic.Pointer[transport.Identity]
-	allowed  atomic.Pointer[func(transport.PeerInfo) error] // nil: this node cannot judge yet
-	floor    atomic.Int64                                   // newest time that the cluster has told, in seconds since 1970
-	renew    chan bool                                      // of one slot: look at the certificate; true: it may be of no use any more
+	conn      net.PacketConn
+	ep        *transport.Endpoint
+	identity  atomic.Pointer[transport.Identity]
+	authority atomic.Pointer[enroll.Authority] // of a member, once it is open
+	revoked   atomic.Pointer[[]string]         // of a proxy, once it is open: members that were revoked
+	floor     atomic.Int64                     // newest time that the cluster has told, in seconds since 1970
+	renew     chan bool                        // of one slot: look at the certificate; true: it may be of no use any more
 
 	boot      string         // random, another one each time that the agent starts
 	following sync.WaitGroup // control streams of uplinks that this node has dialed
@@ -98,6 +99,7 @@ func (a *Agent) serveUplinks() {
 
 // letIn lets other nodes use a member, boxes join, and nodes renew their certificates.
 func (a *Agent) letIn(m *member.Member, ca *enroll.Authority) {
+	a.openRoll(m, ca)
 	a.serveUplinks()
 	a.tokens.Store(&tokenOffice{store: m, caHash: func() string { return a.net.identity.Load().CAHash() }, now: ca.Time})
 	desk := &enroll.Desk{
@@ -128,6 +130,7 @@ func (a *Agent) letIn(m *member.Member, ca *enroll.Authority) {
 func (a *Agent) letOut() {
 	a.tokens.Store(nil)
 	a.roll.Store(nil)
+	a.net.authority.Store(nil)
 	for _, p := range []transport.Protocol{transport.Uplink, transport.Join, transport.Raft} {
 		a.net.ep.Listen(p, nil)
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -227,10 +228,10 @@ func (a *Authority) held(hash string) *transport.CA {
 // Holds reports whether this member holds the key of the CA of that hash.
 func (a *Authority) Holds(hash string) bool { return a.held(hash) != nil }
 
-// Node is the record of a node, if there is one.
-func (a *Authority) Node(id string) (NodeRecord, bool) {
-	n, ok := a.view.Load().nodes[id]
-	return n, ok
+// Disowns reports whether the records name CAs and the one of an identity's certificate is not among them.
+func (a *Authority) Disowns(id *transport.Identity) bool {
+	cas := a.Trust().CAs
+	return len(cas) > 0 && !slices.ContainsFunc(cas, func(ca CARecord) bool { return ca.Hash == id.CAHash() })
 }
 
 // work does what is to be done now. It may fail for want of a leader, and is then called again.
@@ -288,10 +289,10 @@ func (a *Authority) found(ctx context.Context) error {
 // enlist keeps this member's own record: by it others seal keys to it and list it.
 func (a *Authority) enlist(ctx context.Context, v *view) error {
 	id := a.opts.Identity()
-	if !id.Joined() || a.resigned.Load() {
-		return nil
-	}
 	info := id.Info()
+	if _, out := v.revoked[info.Node]; out || info.Role != transport.Member || a.resigned.Load() {
+		return nil // not yet, or no longer
+	}
 	key, err := id.SealingKey()
 	if err != nil {
 		return err
@@ -322,6 +323,9 @@ func (a *Authority) sealAll(ctx context.Context, v *view) error {
 	for _, ca := range v.trust.CAs {
 		for _, n := range v.nodes {
 			name, held := keyName(ca.Hash, n.ID), v.cas[ca.Hash]
+			if _, out := v.revoked[n.ID]; out {
+				continue
+			}
 			switch {
 			case n.Role == transport.Member && len(n.Seal) > 0 && !v.sealed[name] && held != nil:
 				box, err := seal(held, n.Seal)
@@ -355,6 +359,9 @@ func (a *Authority) keepCertificate(v *view) error {
 	id := a.opts.Identity()
 	trust, now := v.trust.Trust(), a.Time()
 	ca := v.cas[v.trust.CAs[0].Hash]
+	if id.Joined() && id.Info().Role != transport.Member {
+		return nil // this node is being made a proxy
+	}
 	if ca != nil && (!id.Joined() || id.CAHash() != ca.Hash() || !now.Before(RenewAt(id))) {
 		return a.certifySelf(ca, trust)
 	}
@@ -434,7 +441,7 @@ func (a *Authority) Allowed(p transport.PeerInfo) error {
 
 // Time is the time that certificates are issued by: the clock, but not before the newest time in the records.
 func (a *Authority) Time() time.Time {
-	now := a.opts.Now().UTC().Truncate(time.Second)
+	now := a.opts.Now().UTC()
 	if v := a.view.Load(); v != nil && v.newest.After(now) {
 		return v.newest
 	}

@@ -157,7 +157,7 @@ func (a *Authority) Rotate(ctx context.Context, r Rotation) (TrustRecord, error)
 	}
 	next, brought := r.Next, r.Next != nil
 	if next == nil {
-		if next, err = transport.NewCA(a.opts.Cluster); err != nil {
+		if next, err = transport.NewCA(present.Cluster()); err != nil {
 			return was, err
 		}
 	}

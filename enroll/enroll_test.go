@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -15,10 +17,11 @@ import (
 	"holdfast/transport"
 )
 
-// records is a Store: the replicated records in a map.
+// store is a Store: the replicated records in a map.
 type store struct {
 	mu   sync.Mutex
 	m    map[string]kv.KeyValue
+	n    uint64 // of changes
 	fail error
 }
 
@@ -28,29 +31,49 @@ func (s *store) Do(_ context.Context, c kv.Command) (kv.Result, error) {
 	if s.fail != nil {
 		return kv.Result{}, s.fail
 	}
-	op := c.Ops[0].(kv.SetRecord)
-	was := s.m[string(op.Name)]
-	if op.Have >= 0 && was.Version != op.Have {
-		return kv.Result{}, &kv.Error{Code: kv.PreconditionFailed, Revision: was.Version}
+	for _, o := range c.Ops {
+		if op, was := o.(kv.SetRecord), s.m[string(o.(kv.SetRecord).Name)]; op.Have >= 0 && was.Version != op.Have {
+			return kv.Result{}, &kv.Error{Code: kv.PreconditionFailed, Revision: was.Version}
+		}
 	}
-	if op.Value == nil {
-		delete(s.m, string(op.Name))
-	} else {
-		s.m[string(op.Name)] = kv.KeyValue{Key: op.Name, Value: op.Value, Version: was.Version + 1}
+	var r kv.Result
+	for _, o := range c.Ops {
+		op := o.(kv.SetRecord)
+		was := s.m[string(op.Name)]
+		if op.Value == nil {
+			delete(s.m, string(op.Name))
+		} else {
+			s.m[string(op.Name)] = kv.KeyValue{Key: op.Name, Value: op.Value, Version: was.Version + 1}
+		}
+		r.Ops = append(r.Ops, kv.OpResult{Count: was.Version + 1})
 	}
-	return kv.Result{Ops: []kv.OpResult{{Count: was.Version + 1}}}, nil
+	s.n++
+	return r, nil
 }
 
 func (s *store) Read(_ context.Context, q kv.Query) (kv.Page, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var r kv.OpResult
-	for name, v := range s.m {
+	for _, name := range slices.Sorted(maps.Keys(s.m)) {
 		if strings.HasPrefix(name, string(q.Ops[0].(kv.Records).Prefix)) {
-			r.KVs = append(r.KVs, v)
+			r.KVs = append(r.KVs, s.m[name])
 		}
 	}
 	return kv.Page{Ops: []kv.OpResult{r}}, nil
+}
+
+func (s *store) changes() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.n
+}
+
+func (s *store) drop(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.m, name)
+	s.n++
 }
 
 // replace puts another value under a record that is there, as nobody who asks can.

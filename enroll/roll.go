@@ -101,6 +101,8 @@ const (
 	// aliveWait is how long a node is given to show that it still runs when another one comes with its identity: some
 	// round trips of a bad link. A box that has restarted is served meanwhile.
 	aliveWait = 3 * time.Second
+	// refusedLinger is how long a node that is sent away has to read why.
+	refusedLinger = time.Second
 	// reportWait is how long a node has to answer when the roll is called.
 	reportWait = 2 * time.Second
 )
@@ -163,7 +165,12 @@ func (r *Roll) enter(ctx context.Context, s *session) error {
 	where, copied := r.duplicate(ctx, s)
 	if copied {
 		text := fmt.Sprintf("a node with the same identity is connected from %s: this data dir is a copy. Stop this node and give it a data dir of its own (agent prepare-image takes the identity out of a copy)", where)
-		_ = s.send(News{Refused: text}) // and if it does not arrive, the end of the connection does
+		if s.send(News{Refused: text}) == nil {
+			select { // it closes the connection when it has read that
+			case <-ctx.Done():
+			case <-time.After(refusedLinger):
+			}
+		}
 		s.link.Close(text)
 		r.opts.Log.Error("a second node with a copied identity was sent away: give it a data dir of its own, or revoke the node if you do not know the box",
 			"node", s.node, "name", s.last.Name, "from", s.link.Address(), "first", where)
@@ -341,7 +348,7 @@ func readControl(r *bufio.Reader, v any) error {
 	return json.Unmarshal(b, v)
 }
 
-// Follow speaks the node's side of a control stream, until it ends: it says hello, hands over news, and reports when it
+// Follow speaks the node's side of a control stream, on a new stream of an uplink, until it ends: it says hello, hands over news, and reports when it
 // is asked. The error says why the member sent this node away, if it did, as ErrCopied.
 func Follow(in *bufio.Reader, out io.Writer, boot string, report func() Report, heard func(News)) error {
 	send := func(v any) error {
@@ -350,6 +357,9 @@ func Follow(in *bufio.Reader, out io.Writer, boot string, report func() Report, 
 			return err
 		}
 		return wire.WriteFrame(out, b)
+	}
+	if err := wire.WriteFrame(out, wire.UplinkRequest{Verb: wire.UplinkNode}.Append(nil)); err != nil {
+		return err
 	}
 	if err := send(Hello{Boot: boot, Report: report()}); err != nil {
 		return err

@@ -210,8 +210,8 @@ func ParseCA(data []byte, cluster string) (*CA, error) {
 	if !cert.IsCA || cert.KeyUsage != 0 && cert.KeyUsage&x509.KeyUsageCertSign == 0 {
 		return nil, errors.New("the certificate is not that of a CA (basicConstraints CA:TRUE, keyUsage keyCertSign)")
 	}
-	if named, err := caCluster(cert); err == nil && named != cluster {
-		return nil, fmt.Errorf("the CA is that of cluster %s, this is %s", named, cluster)
+	if named, err := caCluster(cert); err == nil {
+		cluster = named
 	}
 	return &CA{cluster: cluster, cert: cert, key: b.key}, nil
 }

@@ -275,10 +275,6 @@ func TestAnOperatorsCAIsTakenIfEveryNodeCanUseIt(t *testing.T) {
 		t.Errorf("issued by a CA that has ended: %v", err)
 	}
 	w.successor() // it signs bridges too
-	other, err := mustCA(t, "c2").Marshal()
-	if err != nil {
-		t.Fatal(err)
-	}
 	ed, err := mustCA(t, "c1").Marshal()
 	if err != nil {
 		t.Fatal(err)
@@ -292,7 +288,6 @@ func TestAnOperatorsCAIsTakenIfEveryNodeCanUseIt(t *testing.T) {
 		"RSA":                {pemOf(rsaKey, rsaKey.Public(), same), "want ed25519 or P-256"},
 		"no CA":              {pemOf(p256, p256.Public(), func(c *x509.Certificate) { c.IsCA, c.KeyUsage = false, 0 }), "CA:TRUE"},
 		"may not sign":       {pemOf(p256, p256.Public(), func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageCRLSign }), "keyCertSign"},
-		"of another cluster": {other, "cluster c2"},
 		"no key":             {cert, "no key"},
 		"key of another":     {slices.Concat(ed[:bytes.Index(ed, []byte("-----BEGIN CERT"))], cert), "belong together"},
 		"cut short":          {key, "cut short"},

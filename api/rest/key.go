@@ -19,15 +19,15 @@ const (
 	toQueued
 	toTokens
 	toToken
-	toSwitch
-	toMembers
-	toMember
 	toNodes
 	toNode
 	toCert
 	toRenew
 	toRotate
 	toFinish
+	toMembers
+	toMember
+	toSwitch
 	toTxn
 	toBatch
 	toLeases
@@ -55,9 +55,9 @@ const (
 	tokensPath = "/v1/tokens"
 	tokenRoot  = "/v1/tokens/" //nolint:gosec // a path
 
-	nodeRoot    = "/v1/nodes/"
 	membersPath = "/v1/members"
 	memberRoot  = "/v1/members/"
+	nodeRoot    = "/v1/nodes/"
 
 	txnPath       = "/v1/txn"
 	batchPath     = "/v1/batch"
@@ -76,12 +76,12 @@ var exact = map[string]target{
 	resumePath:   toResume,
 	flushPath:    toFlush,
 	tokensPath:   toTokens,
-	membersPath:  toMembers,
 	nodesPath:    toNodes,
 	certPath:     toCert,
 	renewPath:    toRenew,
 	rotatePath:   toRotate,
 	finishPath:   toFinish,
+	membersPath:  toMembers,
 	txnPath:      toTxn,
 	batchPath:    toBatch,
 	leasesPath:   toLeases,
@@ -116,16 +116,15 @@ func route(u *url.URL) (target, string) {
 	if id, ok := strings.CutPrefix(sent, tokenRoot); ok && isID(id) {
 		return toToken, id
 	}
-	if name, ok := strings.CutPrefix(sent, nodesRoot); ok {
-		if node, kind, two := strings.Cut(name, "/"); two && isID(node) && slices.Contains(switchKinds, kind) {
-			return toSwitch, name
-		}
-	}
 	if name, ok := strings.CutPrefix(u.Path, memberRoot); ok && strings.HasPrefix(sent, memberRoot) && name != "" && !strings.Contains(name, "/") {
 		return toMember, name
 	}
-	if strings.HasPrefix(sent, nodesRoot) && len(u.Path) > len(nodesRoot) {
-		return toNode, u.Path[len(nodesRoot):] // a name may have any character
+	if name, ok := strings.CutPrefix(sent, nodeRoot); ok && name != "" {
+		if node, kind, two := strings.Cut(name, "/"); two && isID(node) && slices.Contains(switchKinds, kind) {
+			return toSwitch, name
+		} else if !two {
+			return toNode, u.Path[len(nodeRoot):] // a name may have any character
+		}
 	}
 	if id, ok := strings.CutPrefix(sent, leaseRoot); ok {
 		if isID(id) {

@@ -7,23 +7,16 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"time"
 
 	"holdfast/api"
 	"holdfast/kv"
 )
 
-// administration is what the administration socket has beside what every listener has; nil on all others.
-type administration struct {
-	tokens api.Tokens
-	nodes  api.Nodes
-	certs  api.Certificates
-}
-
 // The calls about nodes and certificates.
 const (
 	nodesPath  = "/v1/nodes"
-	nodesRoot  = "/v1/nodes/"
 	certPath   = "/v1/cert"
 	renewPath  = "/v1/cert/renew"
 	rotatePath = "/v1/cert/rotate"
@@ -34,42 +27,25 @@ const (
 	rotateBodyMax = 64 << 10
 )
 
-// administer is check for the calls of the administration socket: one of methods, on that socket, without parameters. Done
-// says that OPTIONS has been answered.
-func administer(w http.ResponseWriter, r *http.Request, adm *administration, allow string, methods ...string) (done bool, err error) {
+// administer is the check of these calls: one of methods, on the administration socket, without parameters. Done says
+// that OPTIONS has been answered.
+func (h *Handler) administer(w http.ResponseWriter, r *http.Request, admin bool, allow string, methods ...string) (done bool, err error) {
 	if r.Method == http.MethodOptions {
 		_, err := replyOptions(w, allow)
 		return true, err
 	}
-	known := false
-	for _, m := range methods {
-		known = known || r.Method == m
-	}
-	if !known {
+	if !slices.Contains(methods, r.Method) {
 		return false, errMethod(r, allow)
 	}
-	if adm == nil || adm.nodes == nil || adm.certs == nil {
-		return false, errAdministration("nodes and certificates are served", "agent nodes and agent cert")
-	}
-	p, err := parseParams(r.URL.RawQuery)
-	if err != nil {
-		return false, err
-	}
-	return false, p.done()
-}
-
-// errAdministration refuses what another listener than the administration socket is asked for.
-func errAdministration(what, commands string) error {
-	return &refusal{status: http.StatusNotFound, code: "administration-only", title: "Administration only",
-		detail: what + " on the administration socket of a node only: use " + commands + " on its machine, or curl --unix-socket with the path in the setting socket"}
+	return false, administers(r, admin && h.opts.Nodes != nil && h.opts.Certificates != nil, "nodes and certificates are", "agent nodes or agent cert")
 }
 
 // serveNodes lists the nodes.
-func (h *Handler) serveNodes(w http.ResponseWriter, r *http.Request, adm *administration) (int, error) {
-	if done, err := administer(w, r, adm, allowStatus, http.MethodGet, http.MethodHead); done || err != nil {
+func (h *Handler) serveNodes(w http.ResponseWriter, r *http.Request, admin bool) (int, error) {
+	if done, err := h.administer(w, r, admin, allowStatus, http.MethodGet, http.MethodHead); done || err != nil {
 		return http.StatusNoContent, err
 	}
-	list, err := adm.nodes.List(r.Context())
+	list, err := h.opts.Nodes.List(r.Context())
 	if err != nil {
 		return 0, err
 	}
@@ -80,11 +56,11 @@ func (h *Handler) serveNodes(w http.ResponseWriter, r *http.Request, adm *admini
 }
 
 // serveNode revokes a node.
-func (h *Handler) serveNode(w http.ResponseWriter, r *http.Request, adm *administration, name string) (int, error) {
-	if done, err := administer(w, r, adm, allowNode, http.MethodDelete); done || err != nil {
+func (h *Handler) serveNode(w http.ResponseWriter, r *http.Request, admin bool, name string) (int, error) {
+	if done, err := h.administer(w, r, admin, allowNode, http.MethodDelete); done || err != nil {
 		return http.StatusNoContent, err
 	}
-	revoked, err := adm.nodes.Revoke(r.Context(), name)
+	revoked, err := h.opts.Nodes.Revoke(r.Context(), name)
 	if err != nil {
 		return 0, err
 	}
@@ -92,16 +68,16 @@ func (h *Handler) serveNode(w http.ResponseWriter, r *http.Request, adm *adminis
 }
 
 // serveCert shows this node's certificate.
-func (h *Handler) serveCert(w http.ResponseWriter, r *http.Request, adm *administration) (int, error) {
-	if done, err := administer(w, r, adm, allowStatus, http.MethodGet, http.MethodHead); done || err != nil {
+func (h *Handler) serveCert(w http.ResponseWriter, r *http.Request, admin bool) (int, error) {
+	if done, err := h.administer(w, r, admin, allowStatus, http.MethodGet, http.MethodHead); done || err != nil {
 		return http.StatusNoContent, err
 	}
-	return replyJSON(w, http.StatusOK, adm.certs.Certificate())
+	return replyJSON(w, http.StatusOK, h.opts.Certificates.Certificate())
 }
 
 // changeCert renews a certificate or replaces the CA.
-func (h *Handler) changeCert(w http.ResponseWriter, r *http.Request, adm *administration, do func(ctx context.Context, body []byte) (api.CertificateInfo, error)) (int, error) {
-	if done, err := administer(w, r, adm, allowPost, http.MethodPost); done || err != nil {
+func (h *Handler) changeCert(w http.ResponseWriter, r *http.Request, admin bool, do func(ctx context.Context, body []byte) (api.CertificateInfo, error)) (int, error) {
+	if done, err := h.administer(w, r, admin, allowPost, http.MethodPost); done || err != nil {
 		return http.StatusNoContent, err
 	}
 	if err := checkBody(r.Header); err != nil {
@@ -121,14 +97,14 @@ func (h *Handler) changeCert(w http.ResponseWriter, r *http.Request, adm *admini
 	return replyJSON(w, http.StatusOK, info)
 }
 
-func (adm *administration) renew(ctx context.Context, body []byte) (api.CertificateInfo, error) {
+func (h *Handler) renewCert(ctx context.Context, body []byte) (api.CertificateInfo, error) {
 	if len(bytes.TrimSpace(body)) > 0 {
 		return api.CertificateInfo{}, kv.Errorf(kv.Invalid, "this call takes no body")
 	}
-	return adm.certs.Renew(ctx)
+	return h.opts.Certificates.Renew(ctx)
 }
 
-func (adm *administration) rotate(ctx context.Context, body []byte) (api.CertificateInfo, error) {
+func (h *Handler) rotateCA(ctx context.Context, body []byte) (api.CertificateInfo, error) {
 	var q struct {
 		PEM     string `json:"pem"`
 		Overlap string `json:"overlap"`
@@ -146,17 +122,17 @@ func (adm *administration) rotate(ctx context.Context, body []byte) (api.Certifi
 			return api.CertificateInfo{}, kv.Errorf(kv.Invalid, "overlap %q is not a duration above 0, as 720h", q.Overlap)
 		}
 	}
-	return adm.certs.Rotate(ctx, rot)
+	return h.opts.Certificates.Rotate(ctx, rot)
 }
 
-func (adm *administration) finish(ctx context.Context, body []byte) (api.CertificateInfo, error) {
+func (h *Handler) finishCA(ctx context.Context, body []byte) (api.CertificateInfo, error) {
 	var q struct {
 		Force bool `json:"force"`
 	}
 	if err := parseSmall(body, &q, `{"force":true}`); err != nil {
 		return api.CertificateInfo{}, err
 	}
-	return adm.certs.Finish(ctx, q.Force)
+	return h.opts.Certificates.Finish(ctx, q.Force)
 }
 
 // parseSmall reads one JSON object without fields that nobody knows; nothing at all is an empty one.

@@ -130,16 +130,16 @@ func (h *Handler) EndWatches() {
 	h.copies.close()
 }
 
-func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.handle(w, r, nil) }
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.handle(w, r, false) }
 
-// handle serves a request on a listener for administration, or nil.
-func (h *Handler) handle(w http.ResponseWriter, r *http.Request, adm *administration) {
+// handle serves a request on a listener that is for administration, or is not.
+func (h *Handler) handle(w http.ResponseWriter, r *http.Request, admin bool) {
 	h.metrics.inFlight.Add(1)
 	defer h.metrics.inFlight.Add(-1)
 	if r.ContentLength != 0 {
 		h.boundBody(w)
 	}
-	status, err := h.serve(w, r, adm)
+	status, err := h.serve(w, r, admin)
 	if err != nil {
 		status = h.refuse(w, r, err)
 	}
@@ -165,11 +165,7 @@ const (
 )
 
 // serve answers a request and returns the status it has sent, or an error if it has sent nothing yet.
-func (h *Handler) serve(w http.ResponseWriter, r *http.Request, adm *administration) (int, error) {
-	var tokens api.Tokens
-	if adm != nil {
-		tokens = adm.tokens
-	}
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, admin bool) (int, error) {
 	to, name := route(r.URL)
 	if preflight, err := h.origins.admit(w, r); preflight || err != nil {
 		return http.StatusNoContent, err
@@ -188,27 +184,27 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, adm *administrat
 	case toRetry:
 		return h.servePost(w, r, func(w http.ResponseWriter, r *http.Request) (int, error) { return h.retryQueued(w, r, name) })
 	case toTokens:
-		return h.serveTokens(w, r, tokens)
+		return h.serveTokens(w, r, admin)
 	case toToken:
-		return h.serveToken(w, r, tokens, name)
-	case toSwitch:
-		return h.serveSwitch(w, r, adm != nil, name)
+		return h.serveToken(w, r, admin, name)
 	case toMembers:
-		return h.serveMembers(w, r, adm != nil)
+		return h.serveMembers(w, r, admin)
 	case toMember:
-		return h.serveMember(w, r, adm != nil, name)
+		return h.serveMember(w, r, admin, name)
+	case toSwitch:
+		return h.serveSwitch(w, r, admin, name)
 	case toNodes:
-		return h.serveNodes(w, r, adm)
+		return h.serveNodes(w, r, admin)
 	case toNode:
-		return h.serveNode(w, r, adm, name)
+		return h.serveNode(w, r, admin, name)
 	case toCert:
-		return h.serveCert(w, r, adm)
+		return h.serveCert(w, r, admin)
 	case toRenew:
-		return h.changeCert(w, r, adm, adm.renew)
+		return h.changeCert(w, r, admin, h.renewCert)
 	case toRotate:
-		return h.changeCert(w, r, adm, adm.rotate)
+		return h.changeCert(w, r, admin, h.rotateCA)
 	case toFinish:
-		return h.changeCert(w, r, adm, adm.finish)
+		return h.changeCert(w, r, admin, h.finishCA)
 	case toTxn:
 		return h.servePost(w, r, h.txn)
 	case toBatch:

@@ -34,8 +34,8 @@ func (h *Handler) serveSwitch(w http.ResponseWriter, r *http.Request, admin bool
 		return 0, errMethod(r, allowPost)
 	}
 	node, kind, _ := strings.Cut(name, "/")
-	if !admin || h.opts.Switch == nil {
-		return 0, errAdministration("changes of a node's mode are served", "agent "+kind)
+	if err := administered(admin && h.opts.Switch != nil, "changes of a node's mode are", "agent "+kind); err != nil {
+		return 0, err
 	}
 	wait, err := switchWait(r)
 	if err != nil {

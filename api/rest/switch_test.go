@@ -78,8 +78,8 @@ func TestAChangeOfModeThatIsNoneIsRefused(t *testing.T) {
 		{"POST", "/v1/nodes/self/promote?force", "", 400},
 		{"POST", "/v1/nodes/self/promote", strings.Repeat(" ", switchBodyMax+1), 413},
 		{"GET", "/v1/nodes/self/promote", "", 405},
-		{"POST", "/v1/nodes/self/explode", "", 405},
-		{"POST", "/v1/nodes//promote", "", 405},
+		{"POST", "/v1/nodes/self/explode", "", 404},
+		{"POST", "/v1/nodes//promote", "", 404},
 	} {
 		n.call(tc.method, tc.path, tc.body).want(t, tc.status)
 	}

@@ -14,11 +14,10 @@ import (
 	"holdfast/kv"
 )
 
-// Admin is h for the administration socket: besides all that h serves it has the join tokens, the nodes and the
-// certificate, if Options has them.
+// Admin is h for the administration socket: besides all that h serves it has the join tokens, the nodes, the certificate
+// and the changes of a node's mode, if Options has them.
 func (h *Handler) Admin() http.Handler {
-	adm := &administration{tokens: h.opts.Tokens, nodes: h.opts.Nodes, certs: h.opts.Certificates}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.handle(w, r, adm) })
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.handle(w, r, true) })
 }
 
 // The bounds of a request for a token. Those of the scope are what a certificate has room for.
@@ -32,7 +31,8 @@ const (
 )
 
 // serveTokens lists the join tokens, or makes one.
-func (h *Handler) serveTokens(w http.ResponseWriter, r *http.Request, tokens api.Tokens) (int, error) {
+func (h *Handler) serveTokens(w http.ResponseWriter, r *http.Request, admin bool) (int, error) {
+	tokens := h.opts.Tokens
 	switch r.Method {
 	case http.MethodGet, http.MethodHead, http.MethodPost:
 	case http.MethodOptions:
@@ -40,7 +40,7 @@ func (h *Handler) serveTokens(w http.ResponseWriter, r *http.Request, tokens api
 	default:
 		return 0, errMethod(r, allowTokens)
 	}
-	if err := administers(r, tokens); err != nil {
+	if err := administers(r, admin && h.opts.Tokens != nil, "join tokens are", "agent token"); err != nil {
 		return 0, err
 	}
 	if r.Method == http.MethodPost {
@@ -59,7 +59,7 @@ func (h *Handler) serveTokens(w http.ResponseWriter, r *http.Request, tokens api
 }
 
 // serveToken ends a token.
-func (h *Handler) serveToken(w http.ResponseWriter, r *http.Request, tokens api.Tokens, id string) (int, error) {
+func (h *Handler) serveToken(w http.ResponseWriter, r *http.Request, admin bool, id string) (int, error) {
 	switch r.Method {
 	case http.MethodDelete:
 	case http.MethodOptions:
@@ -67,10 +67,10 @@ func (h *Handler) serveToken(w http.ResponseWriter, r *http.Request, tokens api.
 	default:
 		return 0, errMethod(r, allowToken)
 	}
-	if err := administers(r, tokens); err != nil {
+	if err := administers(r, admin && h.opts.Tokens != nil, "join tokens are", "agent token"); err != nil {
 		return 0, err
 	}
-	if err := tokens.Revoke(r.Context(), id); err != nil {
+	if err := h.opts.Tokens.Revoke(r.Context(), id); err != nil {
 		return 0, err
 	}
 	return replyJSON(w, http.StatusOK, struct {
@@ -78,16 +78,24 @@ func (h *Handler) serveToken(w http.ResponseWriter, r *http.Request, tokens api.
 	}{id})
 }
 
-// administers refuses where there are no tokens, and parameters, of which there are none.
-func administers(r *http.Request, tokens api.Tokens) error {
-	if tokens == nil {
-		return errAdministration("join tokens are served", "agent token")
+// administers refuses where there is no administration of something, and parameters, of which there are none.
+func administers(r *http.Request, there bool, what, command string) error {
+	if err := administered(there, what, command); err != nil {
+		return err
 	}
 	p, err := parseParams(r.URL.RawQuery)
 	if err != nil {
 		return err
 	}
 	return p.done()
+}
+
+func administered(there bool, what, command string) error {
+	if there {
+		return nil
+	}
+	return &refusal{status: http.StatusNotFound, code: "administration-only", title: "Administration only",
+		detail: what + " served on the administration socket of a node only: use " + command + " on its machine, or curl --unix-socket with the path in the setting socket"}
 }
 
 func (h *Handler) createToken(w http.ResponseWriter, r *http.Request, tokens api.Tokens) (int, error) {

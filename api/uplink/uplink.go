@@ -61,11 +61,11 @@ type Server struct {
 	end     context.CancelFunc
 }
 
-// endGrace is how long the requests under way have to be answered once a server is to end.
-const endGrace = 2 * time.Second
-
 // Attend serves the control stream of a peer until it ends. See enroll.Roll for what is spoken on it.
 type Attend func(ctx context.Context, conn Conn, peer Peer, in *bufio.Reader, out io.Writer) error
+
+// endGrace is how long the requests under way have to be answered once a server is to end.
+const endGrace = 2 * time.Second
 
 // New returns a server over b. Without attend peers have no control stream.
 func New(b api.Backend, log *slog.Logger, attend ...Attend) *Server {
@@ -73,10 +73,10 @@ func New(b api.Backend, log *slog.Logger, attend ...Attend) *Server {
 		log = slog.New(slog.DiscardHandler)
 	}
 	s := &Server{backend: b, log: log}
-	s.ending, s.end = context.WithCancel(context.Background())
 	if len(attend) > 0 {
 		s.attend = attend[0]
 	}
+	s.ending, s.end = context.WithCancel(context.Background())
 	return s
 }
 
@@ -108,7 +108,7 @@ func (s *Server) Serve(ctx context.Context, conn Conn, peer Peer) {
 	running.Wait()
 }
 
-// stream answers one stream; a watch until taking ends.
+// stream answers one stream; a watch, or a control stream, until taking ends.
 func (s *Server) stream(ctx, taking context.Context, conn Conn, st Stream, peer Peer) {
 	stop := context.AfterFunc(ctx, func() { st.Abort(codeDone) })
 	defer stop()

@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-const nodesPath = "/v1/nodes"
+const nodeListPath = "/v1/nodes"
 
 func (p *program) nodesCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -45,7 +45,7 @@ Each node that is connected is asked when the command runs. When one was last se
 memory of members, since they started; nothing is written for it.`,
 		Args: noArgs(exitUsage),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			a, err := p.ask(cmd, f, call{method: http.MethodGet, path: nodesPath})
+			a, err := p.ask(cmd, f, call{method: http.MethodGet, path: nodeListPath})
 			if err != nil {
 				return err
 			}
@@ -121,7 +121,7 @@ Its connections end within seconds, and no member or proxy lets it in again, wha
 has. A box that is yours again joins with an empty data directory and a new token.`,
 		Args: exactArgs("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			path, err := pathOf(nodesPath, args[0])
+			path, err := pathOf(nodeListPath, args[0])
 			if err != nil {
 				return err
 			}

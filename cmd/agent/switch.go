@@ -16,6 +16,8 @@ import (
 	"holdfast/api"
 )
 
+const nodesPath = "/v1/nodes/"
+
 // switchTurn is how long one request waits for the end of a change; then the command asks again.
 const switchTurn = 2 * time.Second
 
@@ -119,7 +121,7 @@ func (p *program) followSwitch(cmd *cobra.Command, f *clientFlags, s *switching,
 	said := ""
 	for {
 		turn := max(min(switchTurn, time.Until(deadline)), time.Millisecond)
-		a, err := c.do(ctx, call{method: http.MethodPost, path: nodesPath + "/" + r.Node + "/" + r.Kind, query: url.Values{"wait": {turn.String()}},
+		a, err := c.do(ctx, call{method: http.MethodPost, path: nodesPath + r.Node + "/" + r.Kind, query: url.Values{"wait": {turn.String()}},
 			header: http.Header{"Content-Type": {"application/json"}}, body: body})
 		if err != nil {
 			return err

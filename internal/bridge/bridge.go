@@ -10,7 +10,6 @@ import (
 
 	"holdfast/api/uplink"
 	"holdfast/client"
-	"holdfast/internal/wire"
 	"holdfast/transport"
 )
 
@@ -32,7 +31,7 @@ func (d Dialed) Done() <-chan struct{} { return d.Context().Done() }
 // Close ends the connection.
 func (d Dialed) Close(reason string) { d.CloseWithError(transport.CodeDone, reason) }
 
-// Follow opens a control stream on a connection and hands it to speak, until that returns. The error is speak's.
+// Follow opens a stream on a connection and hands it to speak, until that returns. The error is speak's.
 func Follow(ctx context.Context, c *transport.Conn, speak func(in *bufio.Reader, out io.Writer) error) error {
 	st, err := c.OpenStream(ctx)
 	if err != nil {
@@ -40,9 +39,6 @@ func Follow(ctx context.Context, c *transport.Conn, speak func(in *bufio.Reader,
 	}
 	defer st.Abort(0)
 	defer context.AfterFunc(ctx, func() { st.Abort(0) })()
-	if err := wire.WriteFrame(st, wire.UplinkRequest{Verb: wire.UplinkNode}.Append(nil)); err != nil {
-		return err
-	}
 	return speak(bufio.NewReaderSize(st, 512), st)
 }
 

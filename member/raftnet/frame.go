@@ -73,6 +73,7 @@ func (h hello) append(b []byte) []byte {
 }
 
 var (
+	errLife    = errors.New("a stream from before the peer's restart: if that goes on, a second member runs with a copy of its data dir, which must be stopped and may not be used again")
 	errFormat  = errors.New("not in the format of raft streams")
 	errNewer   = errors.New("the peer is of a newer version: upgrade this node")
 	errCluster = errors.New("the peer is of another cluster")

@@ -64,7 +64,7 @@ func (i *inLane) enter(boot courier.Life) error {
 func (i *inLane) enterLocked(boot courier.Life) error {
 	changed, ok := i.boots.enter(boot)
 	if !ok {
-		return fmt.Errorf("a stream from before the peer's restart: %w", errFormat)
+		return fmt.Errorf("%w: %w", errLife, errFormat)
 	}
 	if changed {
 		i.window, i.next, i.held, i.bytes = window{}, 0, nil, 0
