@@ -128,7 +128,7 @@ func decideJoin(s situation) (decision, error) {
 		case proxy:
 			return decision{do: becomeProxy, mode: config.ModeProxy, reason: "join"}, nil
 		case s.mayBeProxy():
-			return decision{do: becomeProxy, mode: config.ModeProxy, reason: "fallback: the cluster is full"}, nil
+			return decision{do: becomeProxy, mode: config.ModeProxy, reason: fallbackReason}, nil
 		}
 		return decision{}, refusef("the cluster has all the members it wants: set --fallback=proxy to become a proxy, or raise the number of voters")
 	}

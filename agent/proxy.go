@@ -114,6 +114,7 @@ func (a *Agent) forward(ctx context.Context, up *client.Client, p *proxy.Proxy) 
 		})
 	}
 	wg.Go(func() { a.settle(ctx, true) })
+	wg.Go(func() { a.standBy(ctx, up) })
 	wg.Go(func() { a.keepCertificate(ctx, up.Endpoints) })
 	wg.Wait()
 	a.net.following.Wait()

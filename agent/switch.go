@@ -308,10 +308,22 @@ func (a *Agent) understudy(ctx context.Context, e *errand) (*running, error) {
 		}
 		return false, nil
 	})
+	if errors.Is(err, member.ErrRemoved) {
+		err = &undone{kv.Errorf(kv.PreconditionFailed, "the cluster has removed this member before it was a voter, so promote it again: %w", err)}
+		return nil, errors.Join(err, ignoreRemoved(next.stop()))
+	}
 	if err != nil {
 		return nil, errors.Join(err, next.stop())
 	}
 	return next, nil
+}
+
+// ignoreRemoved is the error of a member's end without that it was removed.
+func ignoreRemoved(err error) error {
+	if errors.Is(err, member.ErrRemoved) {
+		return nil
+	}
+	return err
 }
 
 // unseat gives up a promotion that the cluster has taken back.

@@ -33,14 +33,14 @@ func (m *Member) Replicas(ctx context.Context, local bool) ([]kv.Replica, error)
 	voters := m.voterIDs()
 	if r.none() { // founded a moment ago
 		for replica, node := range m.registry.list(shardID) {
-			r.add(Seat{Replica: replica, Node: node})
+			r.add(Seat{Replica: replica, Node: node, State: SeatVoter})
 		}
 	}
 	list := make([]kv.Replica, 0, len(r.Seats))
 	for _, s := range r.Seats {
 		list = append(list, kv.Replica{
 			ID: s.Replica, Node: plainNode(s.Node), Name: s.Name, PeerURLs: peerURLs(s.Addresses), ClientURLs: s.ClientURLs,
-			Learner: !slices.Contains(voters, s.Replica), Leaving: s.State == SeatLeaving, Away: s.Away,
+			Learner: s.State == SeatJoining && !slices.Contains(voters, s.Replica), Leaving: s.State == SeatLeaving, Away: s.Away,
 		})
 	}
 	return list, nil

@@ -9,9 +9,13 @@
 //
 // What only the leader knows, the time of leases (lessor), is asked of it wherever the question comes from; see lease.go.
 //
+// Who the members are is in a replicated record, which the leader brings raft's membership in step with: roster.go, admit.go
+// (joining), grow.go (the leader's part), remove.go, lostlog.go (a disk that has lost something).
+//
 // # Files below Config.Dir
 //
-//	member.json   format, cluster id, replica id, node id; written once, before anything else
+//	member.json   format, cluster id, replica id, node id; written before anything else, and once more when raft has run
+//	roster.json   of a member that has joined: the members it was told of, until the log has told it
 //	raft/         the library's NodeHost directory: log, snapshots
 //	state.db      mvcc
 //

@@ -22,6 +22,9 @@ const (
 	// arrangeRetry is how long it waits after something went wrong, and reportEvery how often it says the same.
 	arrangeRetry = time.Second
 	reportEvery  = time.Minute
+	// joinPatience is how long a box that was admitted may be out of reach before it has caught up once: then its seat is
+	// given up, since nobody knows whether it will ever come.
+	joinPatience = 5 * time.Minute
 	// changeTimeout is how long raft may take for one change of its membership.
 	changeTimeout = 5 * time.Second
 	// standingWait is how long a member may take to tell how it stands.
@@ -44,13 +47,9 @@ func (m *Member) keepMembers(ctx context.Context) error {
 			wait = arrangeEvery // it is taking office
 		default:
 			p.term = term
-			settled, err := p.arrange(ctx)
+			step, err := p.arrange(ctx)
 			p.report(ctx, err)
-			if err != nil {
-				wait = arrangeRetry
-			} else if !settled {
-				wait = arrangeEvery
-			}
+			wait = p.pace(step, err)
 		}
 		timer := time.NewTimer(wait)
 		select {
@@ -66,6 +65,31 @@ func (m *Member) keepMembers(ctx context.Context) error {
 	}
 }
 
+// progress is what became of a look at the members.
+type progress int
+
+const (
+	settled progress = iota // nothing is to be done
+	changed                 // a change was made, and another may be due
+	waits                   // something is to be done that is not possible yet
+)
+
+// pace is how long to wait before the next look. What is waited for is looked at less and less often.
+func (p *autopilot) pace(step progress, err error) time.Duration {
+	switch {
+	case err != nil:
+		return arrangeRetry
+	case step == settled:
+		p.waited = 0
+		return arrangeIdle
+	case step == changed:
+		p.waited = 0
+		return arrangeEvery
+	}
+	p.waited = min(max(2*p.waited, arrangeEvery), arrangeRetry)
+	return p.waited
+}
+
 // autopilot is the leader's work on the members.
 type autopilot struct {
 	m     *Member
@@ -73,6 +97,8 @@ type autopilot struct {
 	gone  map[uint64]time.Duration // voters out of reach, and since when
 	said  string                   // the error last reported
 	again time.Duration            // when it may be reported again
+
+	waited time.Duration // before the present look, for something that is not possible yet
 }
 
 // rest forgets what only a leader knows.
@@ -93,39 +119,39 @@ func (p *autopilot) report(ctx context.Context, err error) {
 	}
 }
 
-// arrange makes one change, if one is due. Settled means that none was, and that none is waited for.
-func (p *autopilot) arrange(ctx context.Context) (settled bool, err error) {
+// arrange makes one change, if one is due.
+func (p *autopilot) arrange(ctx context.Context) (progress, error) {
 	m := p.m
 	r, err := m.loadRoster()
 	if err != nil {
-		return false, err
+		return waits, err
 	}
 	if !r.none() {
 		if did, err := p.watchVoters(ctx, r); did || err != nil {
-			return false, err
+			return changed, err
 		}
 		if m.inStep(r) {
-			return true, nil
+			return settled, nil
 		}
 	}
 	now, err := m.membership(ctx)
 	if err != nil {
-		return false, err
+		return waits, err
 	}
 	if r.none() {
-		return false, p.seedRoster(ctx, now)
+		return changed, p.seedRoster(ctx, now)
 	}
 	var errs []error
 	for _, step := range []func(context.Context, Roster, *dragonboat.Membership) (bool, error){
 		p.removeLeaving, p.addJoining, p.promoteReady, p.removeUnlisted,
 	} {
 		did, err := step(ctx, r, now)
-		if did {
-			return false, errors.Join(append(errs, err)...)
-		}
 		errs = append(errs, err) // what cannot be done keeps nothing else from being done
+		if did {
+			return changed, errors.Join(errs...)
+		}
 	}
-	return false, errors.Join(errs...)
+	return waits, errors.Join(errs...)
 }
 
 func (p *autopilot) changeRoster(ctx context.Context, change func(*Roster) (bool, error)) error {
@@ -142,7 +168,7 @@ func (p *autopilot) watchVoters(ctx context.Context, r Roster) (did bool, err er
 	}
 	now := m.cfg.Clock()
 	for _, s := range r.Seats {
-		if s.State != SeatVoter || s.Replica == m.id.Replica {
+		if s.State == SeatLeaving || s.Replica == m.id.Replica || s.State == SeatJoining && s.CaughtUp {
 			continue
 		}
 		since, gone := p.gone[s.Replica]
@@ -154,6 +180,12 @@ func (p *autopilot) watchVoters(ctx context.Context, r Roster) (did bool, err er
 			delete(p.gone, s.Replica)
 		case !gone:
 			p.gone[s.Replica] = now
+		case s.State == SeatJoining:
+			if now-since >= joinPatience {
+				m.cfg.Log.Warn("box that was admitted has not come; its seat is free again", "replica", s.Replica, "node", plainNode(s.Node),
+					"name", s.Name, "for", (now - since).Round(time.Second))
+				return true, p.changeRoster(ctx, func(r *Roster) (bool, error) { return r.leave(s.Replica) })
+			}
 		case !s.Away && r.ReplaceAfter > 0 && now-since >= time.Duration(r.ReplaceAfter)*time.Second:
 			m.cfg.Log.Warn("voter is out of reach for so long that its seat is free for another box; it stays a voter until that has caught up",
 				"replica", s.Replica, "node", plainNode(s.Node), "name", s.Name, "for", (now - since).Round(time.Second))

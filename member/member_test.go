@@ -42,19 +42,23 @@ func start(t testing.TB, dir string, change ...func(*Config)) *testMember {
 	case <-time.After(20 * time.Second):
 		t.Fatal("not ready after 20 s")
 	}
+	tm.awaitEntry()
 	return tm
 }
 
-// settled waits until the member has entered itself in the list of members, as it does once it is ready.
-func (m *testMember) settled() *testMember {
+// awaitEntry waits for the last that a member writes by itself after a start: its own entry in the list of members.
+func (m *testMember) awaitEntry() {
 	m.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
-		r := m.Roster()
-		if s := r.Seat(m.id.Replica); s != nil && s.CaughtUp {
-			return m
+	deadline := time.After(20 * time.Second)
+	for {
+		r, changed := m.roster.get()
+		if s := r.Seat(m.id.Replica); r.version != 0 && s != nil && m.entryTrue(*s) {
+			return
 		}
-		if time.Now().After(deadline) {
-			m.t.Fatalf("the list of members is %+v after 20 s", r)
+		select {
+		case <-changed:
+		case <-deadline:
+			m.t.Fatal("the member is not in its list of members after 20 s")
 		}
 	}
 }

@@ -70,7 +70,7 @@ func TestRefusalOfTheHistoryIsAnsweredWithItsRevision(t *testing.T) {
 }
 
 func TestOneSyncPerPutOfALoneClient(t *testing.T) {
-	m := start(t, t.TempDir(), quiet).settled()
+	m := start(t, t.TempDir(), quiet)
 	m.put("k", "v")
 	const n = 300
 	before := m.fs.syncs.Load()
@@ -86,7 +86,7 @@ func TestIdleMemberWritesNothing(t *testing.T) {
 	m := start(t, t.TempDir(), quiet, func(c *Config) {
 		c.FlushEvery = 20 * time.Millisecond
 		c.History = 100 * time.Millisecond
-	}).settled()
+	})
 	m.put("k", "v")
 	m.put("k", "w")
 	within(t, 10*time.Second, "what was changed is compacted and flushed", func() bool {

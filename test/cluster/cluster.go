@@ -112,6 +112,14 @@ func (c *Cluster) add() *Node {
 	return n
 }
 
+// addresses is where others reach a node: nowhere, if it is behind a NAT, but over connections that it opens.
+func (n *Node) addresses() []string {
+	if n.addr == "" {
+		return nil
+	}
+	return []string{n.addr}
+}
+
 // Join makes a node that the cluster takes in as a member, and starts it. It returns before it is ready.
 func (c *Cluster) Join(at *Node) (*Node, error) {
 	c.t.Helper()
@@ -125,7 +133,7 @@ func (c *Cluster) Join(at *Node) (*Node, error) {
 
 // Enter lets a member take the node in and makes its dir that of the member that it is to be.
 func (n *Node) Enter(at *Node) error {
-	a, err := at.Admit(n.c.t.Context(), member.Applicant{Node: bridge.MemberNode(n.id.Node()), Name: n.Name, Addresses: []string{n.addr}})
+	a, err := at.Admit(n.c.t.Context(), member.Applicant{Node: bridge.MemberNode(n.id.Node()), Name: n.Name, Addresses: n.addresses()})
 	if err != nil {
 		return err
 	}
@@ -276,7 +284,7 @@ func (n *Node) Start() {
 	}
 	cfg := member.Config{
 		Dir: n.dir, ClusterID: clusterID, ReplicaID: n.Replica, NodeID: bridge.MemberNode(n.id.Node()),
-		Name: n.Name, Addresses: []string{n.addr},
+		Name: n.Name, Addresses: n.addresses(),
 		Log: log, Metrics: n.metrics, Network: raft, DiskReserve: -1, Clock: func() time.Duration { return time.Since(n.c.began) },
 	}
 	addrs := map[string][]string{}

@@ -261,3 +261,57 @@ func TestAVoterThatComesBackKeepsItsSeat(t *testing.T) {
 		}
 	})
 }
+
+func TestTheSeatOfABoxThatNeverComesIsGivenUp(t *testing.T) {
+	bubble(t, Options{Members: 1, Seed: 29}, func(t *testing.T, c *Cluster) {
+		first := c.Nodes()[0]
+		ghost := c.add()
+		for _, n := range []*Node{ghost, c.add()} {
+			if err := n.Enter(first); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := c.add().Enter(first); !errors.Is(err, member.ErrFull) {
+			t.Fatalf("a box that finds all seats taken: %v", err)
+		}
+		time.Sleep(10 * time.Minute)
+		mustPut(t, first, "k", "1") // neither was ever in raft's way
+		anew, err := c.Join(first)
+		if err != nil {
+			t.Fatal(err)
+		}
+		anew.AwaitReady(time.Minute)
+		ghost.failing = true
+		ghost.Start()
+		if err := ghost.Ended(time.Minute); !errors.Is(err, member.ErrRemoved) {
+			t.Errorf("the box that comes too late ended with %v", err)
+		}
+	})
+}
+
+// A member behind a NAT has no address that others could dial.
+func TestAMemberWithoutAnAddressIsReachedByWhatItOpens(t *testing.T) {
+	bubble(t, Options{Members: 1, Seed: 30, Loss: 0.02}, func(t *testing.T, c *Cluster) {
+		first := c.Nodes()[0]
+		if _, err := c.Join(first); err != nil {
+			t.Fatal(err)
+		}
+		hidden := c.add()
+		hidden.addr = ""
+		if err := hidden.Enter(first); err != nil {
+			t.Fatal(err)
+		}
+		hidden.Start()
+		awaitVoters(t, first, 3, time.Minute)
+		hidden.AwaitReady(time.Minute)
+		hidden.Kill()
+		time.Sleep(3 * time.Minute) // the others notice
+		hidden.Start()
+		hidden.AwaitReady(time.Minute)
+		mustPut(t, hidden, "k", "1")
+		if err := c.Leader().MoveLeader(t.Context(), hidden.Replica); err != nil && c.Leader() != hidden {
+			t.Errorf("it cannot lead: %v", err)
+		}
+		c.AwaitSame(time.Minute)
+	})
+}

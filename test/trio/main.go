@@ -1,5 +1,5 @@
 // Command trio runs members that founded a cluster together, as processes of their own: the shipped member, transport
-// and doors, put together by hand because boxes cannot join one another as members yet. Benches and suites of clients
+// and doors, put together by hand so that all three are there from the first moment. Benches and suites of clients
 // that want more than one member use it.
 //
 //	trio found DIR PEER PEER PEER     makes DIR/1 to DIR/3; a PEER is the UDP address of one of them
