@@ -284,13 +284,13 @@ func TestAnOperatorsCAIsTakenIfEveryNodeCanUseIt(t *testing.T) {
 		pem  []byte
 		says string
 	}{
-		"P-384":              {pemOf(p384, p384.Public(), same), "P-384"},
-		"RSA":                {pemOf(rsaKey, rsaKey.Public(), same), "want ed25519 or P-256"},
-		"no CA":              {pemOf(p256, p256.Public(), func(c *x509.Certificate) { c.IsCA, c.KeyUsage = false, 0 }), "CA:TRUE"},
-		"may not sign":       {pemOf(p256, p256.Public(), func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageCRLSign }), "keyCertSign"},
-		"no key":             {cert, "no key"},
-		"key of another":     {slices.Concat(ed[:bytes.Index(ed, []byte("-----BEGIN CERT"))], cert), "belong together"},
-		"cut short":          {key, "cut short"},
+		"P-384":          {pemOf(p384, p384.Public(), same), "P-384"},
+		"RSA":            {pemOf(rsaKey, rsaKey.Public(), same), "want ed25519 or P-256"},
+		"no CA":          {pemOf(p256, p256.Public(), func(c *x509.Certificate) { c.IsCA, c.KeyUsage = false, 0 }), "CA:TRUE"},
+		"may not sign":   {pemOf(p256, p256.Public(), func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageCRLSign }), "keyCertSign"},
+		"no key":         {cert, "no key"},
+		"key of another": {slices.Concat(ed[:bytes.Index(ed, []byte("-----BEGIN CERT"))], cert), "belong together"},
+		"cut short":      {key, "cut short"},
 	} {
 		if _, err := ParseCA(tc.pem, "c1"); err == nil || !strings.Contains(err.Error(), tc.says) {
 			t.Errorf("%s: %v, want %q", name, err, tc.says)
