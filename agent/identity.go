@@ -117,7 +117,7 @@ func (a *Agent) certify(m *member.Member) (*enroll.Authority, error) {
 			"the cluster it is to belong to, on an empty data dir", id.Info().Cluster, cluster)
 	}
 	if !id.Joined() || begins {
-		if err == nil && ca == nil {
+		if ca == nil {
 			ca, err = a.makeCA(cluster)
 		}
 		if err != nil {

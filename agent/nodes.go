@@ -54,7 +54,7 @@ func (a *Agent) attend(ctx context.Context, conn uplink.Conn, peer uplink.Peer, 
 	if r == nil || !ok {
 		return errors.New("this node keeps no list of nodes")
 	}
-	return r.Attend(ctx, peer.Node, bridge.NodeLink{Conn: c.Conn}, in, out)
+	return r.Attend(ctx, peer.Node, bridge.NodeLink(c), in, out)
 }
 
 // question is what members ask each other about nodes, and rollReply what they answer.
@@ -130,7 +130,8 @@ func (r *roll) ask(ctx context.Context, replica uint64, q question) (out rollRep
 	if b, err = r.member.Ask(ctx, replica, b); err != nil {
 		return out, err
 	}
-	return out, json.Unmarshal(b, &out)
+	err = json.Unmarshal(b, &out)
+	return out, err
 }
 
 // others calls f for every other member, all at once, and waits.

@@ -79,7 +79,8 @@ func Recover(ctx context.Context, r Recovery) (done Restored, err error) {
 	fresh := o.record("recover", node)
 	fresh.Wanted = rec.Wanted
 	done.SameIdentity = true
-	return done, d.found(ctx, o, fresh, recovering, c, &done)
+	err = d.found(ctx, o, fresh, recovering, c, &done)
+	return done, err
 }
 
 // recoverable refuses a dir that is not that of a member.

@@ -144,7 +144,8 @@ func Restore(ctx context.Context, r Restoration) (done Restored, err error) {
 		return done, errors.Join(refusef("%s is of an etcd with users and roles, which this version does not have: whoever reaches the agent could read and write everything; --drop-users restores it all the same", r.File), d.removeAll(replacedName))
 	}
 	done.Freed = im.Freed
-	return done, d.found(ctx, o, o.record("restore", node), restoring, im.Contents, &done)
+	err = d.found(ctx, o, o.record("restore", node), restoring, im.Contents, &done)
+	return done, err
 }
 
 // backupError gives what is wrong with a file its exit code: a person has to choose another.

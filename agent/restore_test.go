@@ -191,7 +191,7 @@ func copyTo(t *testing.T, to, dir string) {
 		if err != nil || d.IsDir() {
 			return err
 		}
-		return os.Chmod(path, 0o600) // CopyFS gives more
+		return os.Chmod(path, 0o600) //nolint:gosec // the test's own folder; CopyFS gives more
 	}); err != nil {
 		t.Fatal(err)
 	}

@@ -129,7 +129,7 @@ func TestTheRollIsCalledWhenAsked(t *testing.T) {
 		}
 		for _, l := range []*life{lp, lq} {
 			l.conn.CloseWithError(transport.CodeDone, "")
-			<-l.done
+			_ = <-l.done // why is told elsewhere
 		}
 	})
 }
@@ -165,8 +165,7 @@ func TestASecondNodeWithACopiedIdentityIsSentAway(t *testing.T) {
 			t.Errorf("after a restart: %+v, %v", n, again.conn.Err())
 		}
 		again.conn.CloseWithError(transport.CodeDone, "")
-		<-again.done
-		<-first.done
+		_, _ = <-again.done, <-first.done
 	})
 }
 

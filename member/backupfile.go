@@ -90,7 +90,8 @@ func ReadBackup(ctx context.Context, path string) (Backup, error) {
 		return b, err
 	}
 	if b.Kind == EtcdSnapshot {
-		return b, b.tryImport(ctx)
+		err = b.tryImport(ctx)
+		return b, err
 	}
 	b.Contents, err = mvcc.Examine(path, b.state, ctx.Done())
 	if err == nil && b.Info != nil && b.Info.Epoch != b.Contents.Epoch.String() {

@@ -60,7 +60,7 @@ func (m *Member) keepMembers(ctx context.Context) error {
 		}
 		timer.Stop()
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // it was stopped
 		}
 	}
 }

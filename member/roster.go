@@ -195,7 +195,7 @@ func (m *Member) followRoster(ctx context.Context) error {
 		r, err := m.loadRoster()
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // it was stopped
 		case err != nil:
 			return fmt.Errorf("read the list of members: %w", err)
 		case r.none(): // a learner to which nothing has come yet, or a founder

@@ -380,7 +380,7 @@ func protoFields(b []byte, f func(field uint64, n uint64, bytes []byte)) error {
 			return bad
 		}
 		b = b[w:]
-		n := uint64(0)
+		var n uint64
 		switch tag & 7 {
 		case 0:
 			if n, w = binary.Uvarint(b); w <= 0 {

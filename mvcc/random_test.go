@@ -180,7 +180,7 @@ func TestStoreIsTheModel(t *testing.T) {
 		if rounds > least/100 {
 			t.Fatalf("only %v in %d rounds", done, rounds)
 		}
-		rapid.Check(t, func(rt *rapid.T) { modelHistory(rt, t.Context(), dir, longest, &done) })
+		rapid.Check(t, func(rt *rapid.T) { modelHistory(t.Context(), rt, dir, longest, &done) })
 		if t.Failed() {
 			return
 		}
@@ -202,7 +202,7 @@ type pairOfReplicas struct {
 	done *tally
 }
 
-func modelHistory(rt *rapid.T, ctx context.Context, dir string, longest int, done *tally) {
+func modelHistory(ctx context.Context, rt *rapid.T, dir string, longest int, done *tally) {
 	dir, err := os.MkdirTemp(dir, "") // one for each history, in the test's own
 	must(rt, err)
 	defer func() { _ = os.RemoveAll(dir) }()

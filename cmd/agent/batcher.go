@@ -72,10 +72,10 @@ type batcher struct {
 	body bytes.Buffer
 	keys [][]byte
 
-	written, deleted int64
-	refused          int64
-	faults           []error // of the first that were refused
-	temporary        bool    // all that were refused may go through later
+	written   int64
+	refused   int64
+	faults    []error // of the first that were refused
+	temporary bool    // all that were refused may go through later
 }
 
 // add takes a line. The agent has it once flush has returned.

@@ -101,8 +101,8 @@ type wantedFunc func(node string) (conns int, changed <-chan struct{}, err error
 
 // Pauses between attempts to open a connection beside another one.
 const (
-	besideBackoffMin = time.Second
-	besideBackoffMax = time.Minute
+	besideBackoffFirst = time.Second
+	besideBackoffMax   = time.Minute
 )
 
 // beside keeps connections beside one of a pool, to the same peer, as many as are wanted.
@@ -148,10 +148,10 @@ func (b beside) keep(ctx context.Context) {
 }
 
 func (b beside) keepOne(ctx context.Context, node string) {
-	for pause := besideBackoffMin; ; pause = min(2*pause, besideBackoffMax) {
+	for pause := besideBackoffFirst; ; pause = min(2*pause, besideBackoffMax) {
 		target := transport.Target{Addrs: []string{b.conn.RemoteAddr().String()}, Node: b.conn.Peer().Node}
 		if c, err := b.ep.Dial(ctx, b.protocol, target); err == nil {
-			pause = besideBackoffMin
+			pause = besideBackoffFirst
 			serveCtx, cancel := context.WithCancel(ctx)
 			stop := context.AfterFunc(c.Context(), cancel)
 			b.serve(serveCtx, node, Peer{c})

@@ -148,7 +148,12 @@ func (p *Pivot) await(ctx context.Context, s *stand, all bool) int {
 
 // enter returns who answers now, and counts the request in one of its counts until leave.
 func (p *Pivot) enter(ctx context.Context, count func(*stand) *int) (*stand, error) {
-	var timeout <-chan time.Time
+	var timer *time.Timer
+	defer func() {
+		if timer != nil {
+			timer.Stop()
+		}
+	}()
 	for {
 		p.mu.Lock()
 		hold := p.hold
@@ -159,16 +164,14 @@ func (p *Pivot) enter(ctx context.Context, count func(*stand) *int) (*stand, err
 			return s, nil
 		}
 		p.mu.Unlock()
-		if timeout == nil {
-			timer := time.NewTimer(holdMax)
-			defer timer.Stop()
-			timeout = timer.C
+		if timer == nil {
+			timer = time.NewTimer(holdMax)
 		}
 		select {
 		case <-hold:
 			continue
 		case <-ctx.Done():
-		case <-timeout:
+		case <-timer.C:
 		}
 		err := kv.Errorf(kv.NoLeader, "this node is changing its mode and has not begun with the request: try again")
 		err.RetryAfter = time.Second

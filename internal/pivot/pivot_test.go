@@ -53,10 +53,9 @@ func TestContractHoldsWhileNodesAreExchanged(t *testing.T) { apitest.Run(t, spun
 type lagging struct {
 	slow time.Duration // of an answer
 
-	mu      sync.Mutex
-	at      int64
-	reached chan struct{}
-	refuse  error
+	mu     sync.Mutex
+	at     int64
+	refuse error
 }
 
 func (n *lagging) Do(ctx context.Context, _ kv.Command) (kv.Result, error) {

@@ -86,11 +86,11 @@ func TestOrderedLaneWaitsForAHole(t *testing.T) {
 		lane.send(life, 6, hold, pb.Replicate)
 		time.Sleep(hold / 2)
 		lane.send(life, 8, hold, pb.Replicate)
-		if until := lane.expire(time.Now(), lane.note); until.Sub(time.Now()) != hold/2 {
+		if until := lane.expire(time.Now(), lane.note); time.Until(until) != hold/2 {
 			t.Errorf("waits for %s, want %s", time.Until(until), hold/2)
 		}
 		time.Sleep(hold / 2)
-		if until := lane.expire(time.Now(), lane.note); until.Sub(time.Now()) != hold/2 {
+		if until := lane.expire(time.Now(), lane.note); time.Until(until) != hold/2 {
 			t.Errorf("waits for %s, want %s for what came later", time.Until(until), hold/2)
 		}
 		expect("5 has not come in time", 1, 2, 3, 4, 6)

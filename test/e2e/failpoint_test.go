@@ -60,10 +60,10 @@ func buildFailpoints(t *testing.T) (points []string) {
 		t.Fatalf("build with failpoints: %v\n%s", err, out)
 	}
 	usual := os.Getenv("AGENT")
-	if err := os.Setenv("AGENT", binary); err != nil { // t.Setenv would forbid to run them side by side
+	if err := os.Setenv("AGENT", binary); err != nil { //nolint:usetesting // t.Setenv would forbid to run them side by side
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = os.Setenv("AGENT", usual) })
+	t.Cleanup(func() { _ = os.Setenv("AGENT", usual) }) //nolint:usetesting // as above
 	out, err := exec.Command(binary, "failpoints").Output()
 	if err != nil {
 		t.Fatalf("agent failpoints: %v", err)

@@ -30,7 +30,7 @@ func begin() (context.Context, *running) {
 	return ctx, &running{stop: stop}
 }
 
-func (r *running) part(t *testing.T, ctx context.Context, f func(context.Context) error) {
+func (r *running) part(ctx context.Context, t *testing.T, f func(context.Context) error) {
 	r.wg.Go(func() {
 		if err := f(ctx); err != nil && ctx.Err() == nil {
 			t.Errorf("a part failed: %v", err)
@@ -83,14 +83,14 @@ func (p *place) identity(name string, role transport.Role) *transport.Identity {
 }
 
 // endpoint opens a node's endpoint; part of r.
-func (p *place) endpoint(name string, role transport.Role, ctx context.Context, r *running) *transport.Endpoint {
+func (p *place) endpoint(ctx context.Context, name string, role transport.Role, r *running) *transport.Endpoint {
 	id := p.identity(name, role)
 	conn := p.net.Node(name)
 	ep, err := transport.New(transport.Config{Conn: conn, Identity: func() *transport.Identity { return id }, Resolve: p.net.Resolve})
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	r.part(p.t, ctx, func(ctx context.Context) error {
+	r.part(ctx, p.t, func(ctx context.Context) error {
 		defer func() { _ = conn.Close() }()
 		return ep.Run(ctx)
 	})
@@ -100,9 +100,9 @@ func (p *place) endpoint(name string, role transport.Role, ctx context.Context, 
 // member runs a replica behind an endpoint.
 func (p *place) member(name string, r *replica) *running {
 	ctx, run := begin()
-	bridge.Serve(p.endpoint(name, transport.Member, ctx, run), uplink.New(r, nil))
+	bridge.Serve(p.endpoint(ctx, name, transport.Member, run), uplink.New(r, nil))
 	if r.late {
-		run.part(p.t, ctx, func(ctx context.Context) error { r.follow(ctx); return nil })
+		run.part(ctx, p.t, func(ctx context.Context) error { r.follow(ctx); return nil })
 	}
 	return run
 }
@@ -143,7 +143,7 @@ func (b *box) start() {
 	ctx, run := begin()
 	b.run = run
 	b.life++
-	ep := b.w.place.endpoint(b.name, transport.Proxy, ctx, run)
+	ep := b.w.place.endpoint(ctx, b.name, transport.Proxy, run)
 	up, err := client.New(client.Options{Dial: bridge.Dial(ep), Endpoints: []string{b.w.place.net.Addr("m1"), b.w.place.net.Addr("m2")}})
 	if err != nil {
 		b.w.t.Fatal(err)
@@ -165,7 +165,7 @@ func (b *box) start() {
 		b.w.t.Fatal(err)
 	}
 	for _, f := range []func(context.Context) error{up.Run, b.p.Run, b.q.Run} {
-		run.part(b.w.t, ctx, f)
+		run.part(ctx, b.w.t, f)
 	}
 	b.alive = ctx
 }

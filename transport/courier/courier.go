@@ -64,8 +64,8 @@ const (
 	maxWaitingBytes = 1 << 20
 
 	// Copies within one instant on one path would share a packet, and within a run of losses a fate.
-	copyGapMin = 2 * time.Millisecond
-	copyGapMax = 15 * time.Millisecond
+	copyGapLeast = 2 * time.Millisecond
+	copyGapMost  = 15 * time.Millisecond
 
 	// maxRepeats and repeatMax bound the earlier messages that a datagram repeats: short ones, as acknowledgements of
 	// entries are. To repeat the entries too took more bytes than a third copy and made no measured difference.
@@ -269,7 +269,7 @@ func (c *Courier) copy(now time.Time, m *message, first *path) {
 
 // copyGap is a tenth of a round trip, which costs the latest copy little.
 func (c *Courier) copyGap() time.Duration {
-	return min(max(c.rtt/10, copyGapMin), copyGapMax)
+	return min(max(c.rtt/10, copyGapLeast), copyGapMost)
 }
 
 // spend sends a copy if the budget has it.
