@@ -44,8 +44,8 @@ func TestDataDirOfFormat2IsRead(t *testing.T) {
 		t.Errorf("hash: %+v, %v", h, err)
 	}
 	page, err := m.Read(t.Context(), kv.Query{Ops: []kv.Op{kv.Records{}, kv.LeaseTTL{ID: 77, Keys: true}}})
-	if err != nil || len(page.Ops[0].KVs) != 1 || page.Ops[1].Leases[0].Granted != 1_000_000 || len(page.Ops[1].KVs) != 1 {
-		t.Errorf("records and leases: %+v, %v", page.Ops, err)
+	if err != nil || len(page.Ops[0].KVs) != 2 || string(page.Ops[0].KVs[1].Key) != "record" || page.Ops[1].Leases[0].Granted != 1_000_000 || len(page.Ops[1].KVs) != 1 {
+		t.Errorf("records, with the list of members that this version adds, and leases: %+v, %v", page.Ops, err)
 	}
 	_, err = m.Do(t.Context(), put("a", "1"))
 	wantRefusal(t, err, kv.NoSpace)
