@@ -129,7 +129,7 @@ func TestTheRollIsCalledWhenAsked(t *testing.T) {
 		}
 		for _, l := range []*life{lp, lq} {
 			l.conn.CloseWithError(transport.CodeDone, "")
-			_ = <-l.done // why is told elsewhere
+			<-l.done //nolint:errcheck // it was cut off here
 		}
 	})
 }
@@ -196,7 +196,7 @@ func TestACopyAtAnotherMemberIsFoundToo(t *testing.T) {
 		}
 		for _, l := range []*life{first, moved} {
 			l.conn.CloseWithError(transport.CodeDone, "")
-			<-l.done
+			<-l.done //nolint:errcheck // it was cut off here
 		}
 	})
 }
