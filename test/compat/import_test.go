@@ -39,7 +39,7 @@ func runs(t *testing.T, bin string, args ...string) string {
 }
 
 // scribble writes at random below k/: puts, deletes, transactions of several keys.
-func scribble(t *testing.T, ctx context.Context, c *clientv3.Client, rnd *rand.Rand, n int) {
+func scribble(ctx context.Context, t *testing.T, c *clientv3.Client, rnd *rand.Rand, n int) {
 	t.Helper()
 	key := func() string { return fmt.Sprintf("k/%02d", rnd.IntN(40)) }
 	for range n {
@@ -90,7 +90,7 @@ func TestASnapshotOfEtcdIsRestoredWithItsHistory(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	server := etcdKind(b).start(t)
 	etcd := connect(t, server)
-	scribble(t, ctx, etcd, rnd, 150)
+	scribble(ctx, t, etcd, rnd, 150)
 	lease, err := etcd.Grant(ctx, 500)
 	if err != nil {
 		t.Fatal(err)
@@ -98,7 +98,7 @@ func TestASnapshotOfEtcdIsRestoredWithItsHistory(t *testing.T) {
 	if _, err := etcd.Put(ctx, "leased", "l", clientv3.WithLease(lease.ID)); err != nil {
 		t.Fatal(err)
 	}
-	scribble(t, ctx, etcd, rnd, 50)
+	scribble(ctx, t, etcd, rnd, 50)
 	now, err := etcd.Get(ctx, "k/00")
 	if err != nil {
 		t.Fatal(err)
@@ -107,7 +107,7 @@ func TestASnapshotOfEtcdIsRestoredWithItsHistory(t *testing.T) {
 	if _, err := etcd.Compact(ctx, compact, clientv3.WithCompactPhysical()); err != nil {
 		t.Fatal(err)
 	}
-	scribble(t, ctx, etcd, rnd, 100)
+	scribble(ctx, t, etcd, rnd, 100)
 	dir := t.TempDir()
 	file := filepath.Join(dir, "e.snap")
 	runs(t, b.ctl, "--endpoints", server.addr, "snapshot", "save", file)
@@ -135,7 +135,7 @@ func TestASnapshotOfEtcdIsRestoredWithItsHistory(t *testing.T) {
 	if _, err := agent.Get(ctx, "k/00", clientv3.WithRev(compact-1)); err == nil {
 		t.Errorf("revision %d is compacted in etcd and read here", compact-1)
 	}
-	if e, a := events(t, ctx, etcd, compact, whole.Header.Revision), events(t, ctx, agent, compact, whole.Header.Revision); !slices.Equal(e, a) {
+	if e, a := events(ctx, t, etcd, compact, whole.Header.Revision), events(ctx, t, agent, compact, whole.Header.Revision); !slices.Equal(e, a) {
 		t.Errorf("events of etcd:\n%s\nof the agent:\n%s", strings.Join(e, "\n"), strings.Join(a, "\n"))
 	}
 	left, err := agent.TimeToLive(ctx, lease.ID, clientv3.WithAttachedKeys())
@@ -148,7 +148,7 @@ func TestASnapshotOfEtcdIsRestoredWithItsHistory(t *testing.T) {
 }
 
 // events lists what a watch from one revision on brings up to another.
-func events(t *testing.T, ctx context.Context, c *clientv3.Client, from, to int64) (all []string) {
+func events(ctx context.Context, t *testing.T, c *clientv3.Client, from, to int64) (all []string) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -185,7 +185,7 @@ func TestARunningEtcdIsFollowed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	scribble(t, ctx, etcd, rnd, 100)
+	scribble(ctx, t, etcd, rnd, 100)
 	if _, err := etcd.Put(ctx, "elsewhere", "stays"); err != nil {
 		t.Fatal(err)
 	}
@@ -197,18 +197,18 @@ func TestARunningEtcdIsFollowed(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		scribble(t, ctx, etcd, rnd, 100+rnd.IntN(100))
+		scribble(ctx, t, etcd, rnd, 100+rnd.IntN(100))
 		if round < 3 {
 			time.Sleep(time.Duration(rnd.IntN(300)) * time.Millisecond)
 			_ = cmd.Process.Kill() // as a power cut
 			_ = cmd.Wait()
-			scribble(t, ctx, etcd, rnd, 50)
+			scribble(ctx, t, etcd, rnd, 50)
 			continue
 		}
-		want := content(t, ctx, etcd)
-		for deadline := time.Now().Add(20 * time.Second); !slices.Equal(content(t, ctx, agent), want); time.Sleep(50 * time.Millisecond) {
+		want := content(ctx, t, etcd)
+		for deadline := time.Now().Add(20 * time.Second); !slices.Equal(content(ctx, t, agent), want); time.Sleep(50 * time.Millisecond) {
 			if time.Now().After(deadline) {
-				got := content(t, ctx, agent)
+				got := content(ctx, t, agent)
 				at := 0
 				for at < min(len(want), len(got)) && want[at] == got[at] {
 					at++
@@ -230,7 +230,7 @@ func TestARunningEtcdIsFollowed(t *testing.T) {
 }
 
 // content is the keys and values below k/.
-func content(t *testing.T, ctx context.Context, c *clientv3.Client) (all []string) {
+func content(ctx context.Context, t *testing.T, c *clientv3.Client) (all []string) {
 	t.Helper()
 	r, err := c.Get(ctx, "k/", clientv3.WithPrefix())
 	if err != nil {
