@@ -66,7 +66,7 @@ func TestJoiningNodeWithThePinnedHashGetsACertificate(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		joiner.id = joined
+		joiner.become(joined)
 		if got, err := ask(w.dial(joiner, "m", Uplink), "as a proxy", time.Second); err != nil || got != "as a proxy" {
 			t.Errorf("over the uplink: %q, %v", got, err)
 		}

@@ -283,7 +283,7 @@ func TestRenewedCertificateIsUsedFromTheNextConnectionOn(t *testing.T) {
 		if _, err := a.Dial(t.Context(), Raft, w.target("b")); !errors.Is(err, Expired) {
 			t.Errorf("got %v, want expired", err)
 		}
-		a.id = certify(t, a.id, w.ca, Grant{})
+		a.become(certify(t, a.id, w.ca, Grant{}))
 		w.dial(a, "b", Raft)
 	})
 }

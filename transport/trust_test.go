@@ -36,7 +36,7 @@ func (n *node) trust(t *testing.T, trust Trust) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.id = id
+	n.become(id)
 }
 
 func TestNodesMeetWhileOneCATakesThePlaceOfAnother(t *testing.T) {
@@ -60,12 +60,12 @@ func TestNodesMeetWhileOneCATakesThePlaceOfAnother(t *testing.T) {
 		next, both := w.successor()
 		a.trust(t, both)
 		meet("one knows of the new CA")
-		a.id = certify(t, a.id, next, Grant{})
+		a.become(certify(t, a.id, next, Grant{}))
 		a.trust(t, both)
 		meet("one has a certificate of the new CA, the other does not know of it")
 		b.trust(t, both)
 		meet("both know it")
-		b.id = certify(t, b.id, next, Grant{})
+		b.become(certify(t, b.id, next, Grant{}))
 		b.trust(t, both)
 		c := w.dial(a, "b", Raft)
 		a.trust(t, Trust{Roots: [][]byte{next.Certificate()}})
@@ -83,7 +83,7 @@ func TestADroppedCAProvesNothingAnyMore(t *testing.T) {
 		b.Listen(Raft, echo)
 		c := w.dial(a, "b", Raft)
 		next, both := w.successor()
-		b.id = certify(t, b.id, next, Grant{})
+		b.become(certify(t, b.id, next, Grant{}))
 		b.trust(t, Trust{Roots: [][]byte{next.Certificate()}, Bridges: both.Bridges})
 		if n := b.Recheck(); n != 1 {
 			t.Errorf("%d connections closed, want the one proven by the dropped CA", n)
@@ -98,7 +98,7 @@ func TestADroppedCAProvesNothingAnyMore(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		a.id = certify(t, a.id, rogue, Grant{})
+		a.become(certify(t, a.id, rogue, Grant{}))
 		a.trust(t, Trust{Roots: [][]byte{next.Certificate(), rogue.Certificate()}, Bridges: [][]byte{bridge}})
 		if _, err := a.Dial(t.Context(), Raft, w.target("b")); !errors.Is(err, UnknownCA) {
 			t.Errorf("a bridge from the dropped CA: %v", err)
@@ -112,7 +112,7 @@ func TestATokenOfTheOldCAJoinsWhileItIsTrusted(t *testing.T) {
 		member, joiner := w.start("m"), w.start("new")
 		member.Listen(Join, echo)
 		next, both := w.successor()
-		member.id = certify(t, member.id, next, Grant{})
+		member.become(certify(t, member.id, next, Grant{}))
 		for _, tc := range []struct {
 			trust Trust
 			pin   *CA

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -82,9 +83,16 @@ func certify(t testing.TB, id *Identity, ca *CA, g Grant) *Identity {
 type node struct {
 	*Endpoint
 	id   *Identity
+	now  atomic.Pointer[Identity] // id, as the endpoint asks for it
 	conn net.PacketConn
 	stop func() // stops the endpoint, closes its socket, and waits
 	kill func() // closes the socket first, so that nobody hears of the end
+}
+
+// become gives a node another identity while it runs.
+func (n *node) become(id *Identity) {
+	n.id = id
+	n.now.Store(id)
 }
 
 // start runs a node; opts change its configuration. It is stopped with the test at the latest.
@@ -95,8 +103,9 @@ func (w *world) start(name string, opts ...func(*Config)) *node {
 		id = newIdentity(w.t, w.ca, Grant{})
 		w.ids[name] = id
 	}
-	n := &node{id: id, conn: w.net.Node(name)}
-	cfg := Config{Conn: n.conn, Identity: func() *Identity { return n.id }, Resolve: w.net.Resolve, Log: testLog(w.t, name)}
+	n := &node{conn: w.net.Node(name)}
+	n.become(id)
+	cfg := Config{Conn: n.conn, Identity: n.now.Load, Resolve: w.net.Resolve, Log: testLog(w.t, name)}
 	for _, o := range opts {
 		o(&cfg)
 	}
