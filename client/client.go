@@ -55,9 +55,10 @@ type Options struct {
 	Log    *slog.Logger
 
 	DialTimeout time.Duration // of one endpoint, 5 s
+	HeadStart   time.Duration // of an endpoint over the next one, 1.5 s: a handshake over a satellite takes 1.2 s
 	MinBackoff  time.Duration // pause after all endpoints failed, 200 ms
 	MaxBackoff  time.Duration // 30 s: a failed attempt costs about 7 kB on a metered link
-	LostGrace   time.Duration // how long a lost link is given to come back before another endpoint is tried, 5 s
+	LostGrace   time.Duration // how long a lost link is given to come back, 5 s; half of that if there is another endpoint
 	Connecting  time.Duration // how long after New requests wait for the first connection, 2 s; negative: not at all
 }
 
@@ -84,6 +85,7 @@ func New(o Options) (*Client, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	o.DialTimeout = def(o.DialTimeout, 5*time.Second)
+	o.HeadStart = def(o.HeadStart, 1500*time.Millisecond)
 	o.MinBackoff = def(o.MinBackoff, 200*time.Millisecond)
 	o.MaxBackoff = def(o.MaxBackoff, 30*time.Second)
 	o.LostGrace = def(o.LostGrace, 5*time.Second)
@@ -102,8 +104,9 @@ func def(v, d time.Duration) time.Duration {
 // Run keeps the connection until ctx ends.
 func (c *Client) Run(ctx context.Context) error {
 	pause := c.opts.MinBackoff
+	lost := ""
 	for ctx.Err() == nil {
-		conn, at, err := c.dial(ctx)
+		conn, at, err := c.dial(ctx, lost)
 		if err != nil {
 			c.down(err)
 			// Jitter over the upper half: a fleet that lost the same member does not come back in step.
@@ -115,10 +118,13 @@ func (c *Client) Run(ctx context.Context) error {
 		}
 		c.up(conn, at)
 		began := time.Now()
-		err = c.hold(ctx, conn)
+		lost = ""
+		if err = c.hold(ctx, conn); errors.Is(err, errLost) {
+			lost = at
+		}
 		conn.Close("done")
 		c.down(err)
-		if time.Since(began) >= holdsFor {
+		if lost != "" || time.Since(began) >= holdsFor {
 			pause = c.opts.MinBackoff
 			continue
 		}
@@ -145,20 +151,53 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// dial tries each endpoint once, the last good one first.
-func (c *Client) dial(ctx context.Context) (Conn, string, error) {
-	c.mu.Lock()
-	order := slices.Clone(c.order)
-	c.mu.Unlock()
-	var errs []error
-	for _, at := range order {
+// attempt is what became of a dial.
+type attempt struct {
+	conn Conn
+	at   string
+	err  error
+}
+
+// dial tries each endpoint once, the last good one first, and last the one to which the link was just lost. The next one
+// begins when the one before has failed or has not answered for HeadStart; the first that answers is taken.
+func (c *Client) dial(ctx context.Context, lost string) (Conn, string, error) {
+	order := c.Endpoints()
+	if i := slices.Index(order, lost); i >= 0 {
+		order = append(slices.Delete(order, i, i+1), lost)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan attempt, len(order))
+	begin := func(at string) {
 		dctx, cancel := context.WithTimeout(ctx, c.opts.DialTimeout)
+		defer cancel()
 		conn, err := c.opts.Dial(dctx, at)
-		cancel()
-		if err == nil {
-			return conn, at, nil
+		ended <- attempt{conn, at, err}
+	}
+	next := time.NewTimer(0)
+	defer next.Stop()
+	var errs []error
+	for begun := 0; len(errs) < len(order); {
+		select {
+		case <-next.C:
+			if begun < len(order) {
+				go begin(order[begun])
+				begun++
+				next.Reset(c.opts.HeadStart)
+			}
+		case a := <-ended:
+			if a.err == nil {
+				cancel()
+				for range begun - len(errs) - 1 { // they end at once
+					if late := <-ended; late.err == nil {
+						late.conn.Close("another endpoint was faster")
+					}
+				}
+				return a.conn, a.at, nil
+			}
+			errs = append(errs, fmt.Errorf("%s: %w", a.at, a.err))
+			next.Reset(0)
 		}
-		errs = append(errs, fmt.Errorf("%s: %w", at, err))
 	}
 	return nil, "", errors.Join(errs...)
 }
@@ -200,7 +239,10 @@ func (c *Client) signal() {
 	c.changed = make(chan struct{})
 }
 
-// hold returns when the connection is of no more use, and why.
+// errLost ends a connection that may be alive: nothing comes back.
+var errLost = errors.New("the link is lost: nothing comes back")
+
+// hold returns when the connection is of no more use, and why: errLost if it may come back.
 func (c *Client) hold(ctx context.Context, conn Conn) error {
 	grace := time.NewTimer(c.opts.LostGrace)
 	grace.Stop()
@@ -210,7 +252,11 @@ func (c *Client) hold(ctx context.Context, conn Conn) error {
 		lost, changed := conn.LossState()
 		switch {
 		case lost && !was:
-			grace.Reset(c.opts.LostGrace)
+			wait := c.opts.LostGrace
+			if len(c.Endpoints()) > 1 {
+				wait /= 2
+			}
+			grace.Reset(wait)
 		case !lost:
 			grace.Stop()
 		}
@@ -220,7 +266,7 @@ func (c *Client) hold(ctx context.Context, conn Conn) error {
 			return conn.Err()
 		case <-changed:
 		case <-grace.C:
-			return errors.New("the link is lost: nothing comes back")
+			return errLost
 		case <-ctx.Done():
 			return ctx.Err()
 		}

@@ -1,0 +1,163 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// fakeConn is a connection that carries nothing: it is up, lost or closed.
+type fakeConn struct {
+	mu      sync.Mutex
+	lost    bool
+	changed chan struct{}
+	done    chan struct{}
+	once    sync.Once
+}
+
+func (c *fakeConn) OpenStream(context.Context) (Stream, error) {
+	return nil, errors.New("carries nothing")
+}
+func (c *fakeConn) Done() <-chan struct{} { return c.done }
+func (c *fakeConn) Err() error            { return errors.New("closed") }
+func (c *fakeConn) Close(string)          { c.once.Do(func() { close(c.done) }) }
+
+func (c *fakeConn) LossState() (bool, <-chan struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lost, c.changed
+}
+
+func (c *fakeConn) lose() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lost = true
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// town is where the endpoints are: how long each takes to answer, never if it is not there.
+type town struct {
+	mu     sync.Mutex
+	takes  map[string]time.Duration
+	dialed []string
+	conns  map[string][]*fakeConn
+}
+
+func (w *town) dial(ctx context.Context, at string) (Conn, error) {
+	w.mu.Lock()
+	w.dialed = append(w.dialed, at)
+	takes, there := w.takes[at]
+	w.mu.Unlock()
+	var answer <-chan time.Time
+	if there {
+		answer = time.After(takes)
+	}
+	select {
+	case <-answer:
+	case <-ctx.Done():
+		if !there || errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return nil, ctx.Err()
+		}
+		// It answered at the very moment it was given up.
+	}
+	c := &fakeConn{changed: make(chan struct{}), done: make(chan struct{})}
+	w.mu.Lock()
+	w.conns[at] = append(w.conns[at], c)
+	w.mu.Unlock()
+	return c, nil
+}
+
+// open counts the connections to an endpoint that nobody has closed.
+func (w *town) open(at string) (n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, c := range w.conns[at] {
+		select {
+		case <-c.done:
+		default:
+			n++
+		}
+	}
+	return n
+}
+
+func inTown(t *testing.T, takes map[string]time.Duration, f func(w *town, c *Client)) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &town{takes: takes, conns: map[string][]*fakeConn{}}
+		c, err := New(Options{Dial: w.dial, Endpoints: []string{"a", "b", "c"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- c.Run(ctx) }()
+		f(w, c)
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		for at := range w.conns {
+			if n := w.open(at); n != 0 {
+				t.Errorf("%d connections to %s are left open", n, at)
+			}
+		}
+	})
+}
+
+func at(t *testing.T, c *Client, after time.Duration, want string) {
+	t.Helper()
+	time.Sleep(after)
+	synctest.Wait()
+	if got := c.State().Endpoint; got != want {
+		t.Errorf("connected to %q, want %q", got, want)
+	}
+}
+
+func TestALostMemberIsLeftForAnother(t *testing.T) {
+	inTown(t, map[string]time.Duration{"a": 0, "b": 100 * time.Millisecond}, func(w *town, c *Client) {
+		at(t, c, time.Millisecond, "a")
+		w.conns["a"][0].lose()
+		at(t, c, 2400*time.Millisecond, "a") // it may come back
+		at(t, c, 300*time.Millisecond, "b")
+		if got := c.Endpoints(); !slices.Equal(got, []string{"b", "a", "c"}) {
+			t.Errorf("the order is %v", got)
+		}
+	})
+}
+
+func TestTheNextEndpointDoesNotWaitForADeadOne(t *testing.T) {
+	inTown(t, map[string]time.Duration{"b": 200 * time.Millisecond}, func(w *town, c *Client) {
+		at(t, c, 1600*time.Millisecond, "")
+		at(t, c, 200*time.Millisecond, "b")
+		if !slices.Equal(w.dialed, []string{"a", "b"}) {
+			t.Errorf("dialed %v", w.dialed)
+		}
+	})
+}
+
+func TestTheSlowerOfTwoAnswersIsClosed(t *testing.T) {
+	inTown(t, map[string]time.Duration{"a": 2 * time.Second, "b": 400 * time.Millisecond}, func(w *town, c *Client) {
+		at(t, c, 1950*time.Millisecond, "b")
+		if w.open("a") != 0 || w.open("b") != 1 || len(w.conns["a"]) != 1 {
+			t.Errorf("%d connections to a and %d to b are open", w.open("a"), w.open("b"))
+		}
+	})
+}
+
+func TestWhenNobodyAnswersEachIsSaid(t *testing.T) {
+	inTown(t, nil, func(w *town, c *Client) {
+		at(t, c, 9*time.Second, "")
+		err := c.State().Err
+		for _, e := range []string{"a: ", "b: ", "c: "} {
+			if err == nil || !strings.Contains(err.Error(), e) {
+				t.Errorf("%v does not name %s", err, e)
+			}
+		}
+	})
+}
