@@ -155,8 +155,10 @@ func (s clusterService) MemberRemove(ctx context.Context, r *pb.MemberRemoveRequ
 	case kv.OK:
 	case kv.KeyNotFound:
 		return nil, rpctypes.ErrGRPCMemberNotFound
-	case kv.Busy:
-		return nil, status.Error(codes.Unavailable, rpctypes.ErrUnhealthy.Error()+": "+err.Error())
+	case kv.Invalid: // the last voter
+		return nil, rpctypes.ErrGRPCMemberNotEnoughStarted
+	case kv.Busy: // the voters left that answer are no quorum; agent members remove says which
+		return nil, rpctypes.ErrGRPCUnhealthy
 	default:
 		return nil, s.refusal(ctx, err)
 	}
