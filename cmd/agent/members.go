@@ -51,16 +51,7 @@ func (p *program) membersListCommand(f *clientFlags) *cobra.Command {
 		Use:   "ls [flags]",
 		Short: "List the members",
 		Args:  noArgs(exitUsage),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			a, err := p.ask(cmd, f, call{method: http.MethodGet, path: membersPath})
-			if err != nil {
-				return err
-			}
-			if f.output != outputTable {
-				return f.output.printJSON(p.stdout, a.body)
-			}
-			return p.printMembers(a.body)
-		},
+		RunE:  p.show(f, membersPath, p.printMembers),
 	}
 }
 

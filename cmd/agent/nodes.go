@@ -44,16 +44,7 @@ func (p *program) nodesListCommand(f *clientFlags) *cobra.Command {
 Each node that is connected is asked when the command runs. When one was last seen is kept in the
 memory of members, since they started; nothing is written for it.`,
 		Args: noArgs(exitUsage),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			a, err := p.ask(cmd, f, call{method: http.MethodGet, path: nodeListPath})
-			if err != nil {
-				return err
-			}
-			if f.output != outputTable {
-				return f.output.printJSON(p.stdout, a.body)
-			}
-			return p.printNodes(a.body)
-		},
+		RunE: p.show(f, nodeListPath, p.printNodes),
 	}
 }
 

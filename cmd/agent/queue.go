@@ -68,6 +68,20 @@ func (p *program) ask(cmd *cobra.Command, f *clientFlags, c call) (*answer, erro
 	return cl.do(ctx, c)
 }
 
+// show is a command that fetches one document and prints it, with table unless another form is asked for.
+func (p *program) show(f *clientFlags, path string, table func(doc []byte) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, _ []string) error {
+		a, err := p.ask(cmd, f, call{method: http.MethodGet, path: path})
+		if err != nil {
+			return err
+		}
+		if f.output != outputTable {
+			return f.output.printJSON(p.stdout, a.body)
+		}
+		return table(a.body)
+	}
+}
+
 // queuedWrite is a write as the queue lists it.
 type queuedWrite struct {
 	ID        string    `json:"id"`

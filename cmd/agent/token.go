@@ -142,16 +142,7 @@ func (p *program) tokenListCommand(f *clientFlags) *cobra.Command {
 		Use:   "ls [flags]",
 		Short: "List the tokens, without their secrets",
 		Args:  noArgs(exitUsage),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			a, err := p.ask(cmd, f, call{method: http.MethodGet, path: tokensPath})
-			if err != nil {
-				return err
-			}
-			if f.output != outputTable {
-				return f.output.printJSON(p.stdout, a.body)
-			}
-			return p.printTokens(a.body)
-		},
+		RunE:  p.show(f, tokensPath, p.printTokens),
 	}
 }
 
