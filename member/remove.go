@@ -56,7 +56,7 @@ func (m *Member) removable(ctx context.Context, replica uint64) error {
 		return kv.Errorf(kv.KeyNotFound, "there is no member %d: see agent members ls", replica)
 	}
 	if _, voter := now.Nodes[replica]; voter && len(now.Nodes) == 1 {
-		return kv.Errorf(kv.Invalid, "member %d is the last voter, and a cluster needs one: to give the cluster up, stop the agent and remove its data dir", replica)
+		return kv.Errorf(kv.Invalid, "member %d is the last voter, and a cluster needs one: to give the cluster up, run agent leave --force on it", replica)
 	}
 	if err := m.mayRemove(ctx, replica, now); err != nil {
 		return kv.Errorf(kv.Busy, "%w", err)
