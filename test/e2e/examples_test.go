@@ -33,8 +33,8 @@ func TestExamples(t *testing.T) {
 		"micropython": {[]string{"python3 reading.py " + host + " " + port}, "stored 201"},
 		"c": {[]string{
 			"cc -Wall -Wextra -Werror -O2 -o put put.c",
-			"./put " + host + " " + port + " examples/c/temp 21.5 pump-7-1",
-			"./put " + host + " " + port + " examples/c/temp 21.5 pump-7-1", // sent again
+			"./put " + host + " " + port + " examples/c/temp 21.5 pump-8-1",
+			"./put " + host + " " + port + " examples/c/temp 21.5 pump-8-1", // sent again
 		}, "201\n201\n"},
 		"javascript": {[]string{"npm ci --ignore-scripts --no-audit --no-fund", "node index.js " + addr}, "alone in here"},
 		"go-client":  {[]string{"go run . " + addr}, "alone in here"},
