@@ -253,11 +253,10 @@ func (m *Member) outcome(ctx context.Context, rs *dragonboat.RequestState, chang
 const resendAfter = 250 * time.Millisecond
 
 func (m *Member) answer(ctx context.Context, rs *dragonboat.RequestState, changed <-chan struct{}, repeatable bool) (r dragonboat.RequestResult, how fate, err error) {
-	var late <-chan time.Time
+	late := time.NewTimer(proposalTimeout + leaderWait) // raft gives it up before
+	defer late.Stop()
 	if repeatable { // on the way to a leader it may be lost as well
-		timer := time.NewTimer(leaderWait)
-		defer timer.Stop()
-		late = timer.C
+		late.Reset(leaderWait)
 	}
 	for {
 		select {
@@ -268,14 +267,13 @@ func (m *Member) answer(ctx context.Context, rs *dragonboat.RequestState, change
 		case <-m.halt.done:
 			return r, known, unknown("the replica failed: %v", m.halt.err)
 		case <-changed:
-			wait := leaderWait
+			changed = nil
 			if repeatable {
-				wait = resendAfter
+				late.Reset(resendAfter)
+			} else {
+				late.Reset(leaderWait)
 			}
-			timer := time.NewTimer(wait)
-			defer timer.Stop()
-			changed, late = nil, timer.C
-		case <-late:
+		case <-late.C:
 			if repeatable {
 				return r, missing, nil
 			}
