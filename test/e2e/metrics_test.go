@@ -63,7 +63,7 @@ func TestMetricsAreThoseOfTheDocument(t *testing.T) {
 		if on == "proxy" {
 			f = proxy[name]
 		}
-		want = append(want, "| `" + name + "` | " + strings.Join([]string{f.kind, on, f.help}, " | ") + " |")
+		want = append(want, "| `"+name+"` | "+strings.Join([]string{f.kind, on, f.help}, " | ")+" |")
 	}
 	slices.Sort(want)
 	if os.Getenv("WRITE") != "" {
