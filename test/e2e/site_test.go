@@ -105,7 +105,7 @@ func (b *box) close() {
 func (b *box) idle() {
 	b.site.t.Helper()
 	b.busy.Lock()
-	b.busy.Unlock() //nolint:staticcheck // to have waited is all
+	defer b.busy.Unlock()
 	b.waitDrained(startMax)
 }
 
@@ -153,7 +153,9 @@ func (s *site) devices(rng *rand.Rand) {
 		other := rand.New(rand.NewPCG(rng.Uint64(), 1))
 		work.Go(func() {
 			for ctx.Err() == nil {
-				s.with(-1-other.IntN(1<<20), func(url string) { w.share(ctx, other, url, fmt.Sprintf("shared/%d", other.IntN(sharedKeys)), s.history) })
+				s.with(-1-other.IntN(1<<20), func(url string) {
+					w.share(ctx, other, url, fmt.Sprintf("shared/%d", other.IntN(sharedKeys)), s.history)
+				})
 				time.Sleep(sharingEvery)
 			}
 		})
