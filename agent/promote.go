@@ -67,12 +67,7 @@ func (a *Agent) promote(ctx context.Context, now *running, e *errand) (*running,
 // takeSeat asks the cluster for a seat and records what it says.
 func (a *Agent) takeSeat(ctx context.Context, rec *record, e *errand) error {
 	e.say("asking the cluster for a seat")
-	t, err := a.promotionToken(rec.Switch.Token)
-	var got enroll.Joined
-	if err == nil {
-		wish := enroll.Wish{Role: transport.Member, Addresses: a.peerAddresses(), ClientURLs: a.clientURLs()}
-		got, err = a.join(ctx, t, wish, "it serves on as a proxy", func(err error) { e.worry(err) })
-	}
+	got, err := a.askForSeat(ctx, rec.Switch.Token, e)
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
@@ -89,20 +84,33 @@ func (a *Agent) takeSeat(ctx context.Context, rec *record, e *errand) error {
 	return err
 }
 
-// promotionToken is the token that an operator gave, else the one in the configuration.
-func (a *Agent) promotionToken(text string) (enroll.Token, error) {
-	if text == "" {
-		t, err := a.token()
+// askForSeat asks with the token that an operator gave; else by this node's certificate, which does not end as a token does,
+// if the cluster lets that be enough; else with the token in the configuration.
+func (a *Agent) askForSeat(ctx context.Context, text string, e *errand) (got enroll.Joined, err error) {
+	wish := enroll.Wish{Name: a.cfg.Name, Role: transport.Member, Addresses: a.peerAddresses(), ClientURLs: a.clientURLs()}
+	const meanwhile = "it serves on as a proxy"
+	worry := func(err error) { e.worry(err) }
+	if text != "" {
+		t, err := enroll.ParseToken(text)
 		if err != nil {
-			return t, fmt.Errorf("%w; to be promoted a proxy needs a token for a member: agent promote --token-file FILE", err)
+			return got, refusef("the token: %w: make one with `agent token create` on a member", err)
 		}
-		return t, nil
+		return a.join(ctx, t, wish, meanwhile, worry)
 	}
-	t, err := enroll.ParseToken(text)
+	if a.net.identity.Load().Joined() {
+		got, err = a.askIn(ctx, meanwhile, worry, func(at []string) (enroll.Joined, error) {
+			return enroll.TakeSeat(ctx, a.net.ep, at, a.net.identity.Load(), wish)
+		})
+		if !errors.Is(err, enroll.ErrNoSeat) {
+			return got, err
+		}
+	}
+	t, err := a.token()
 	if err != nil {
-		return t, refusef("the token: %w: make one with `agent token create` on a member", err)
+		return got, fmt.Errorf("%w; this node has joined as a proxy only: to become a member it needs a token for one, agent promote "+
+			"--token-file FILE, or that agent promote %s is run on a member", err, a.cfg.Name)
 	}
-	return t, nil
+	return a.join(ctx, t, wish, meanwhile, worry)
 }
 
 // understudy runs the member beside the proxy and returns when it is a voter that has all there is.
