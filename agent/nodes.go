@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"sync"
@@ -345,13 +346,44 @@ func (n nodes) Revoke(ctx context.Context, name string) (api.RevokedNode, error)
 	if err != nil {
 		return api.RevokedNode{}, err
 	}
+	note := r.dismiss(ctx, name, n.a.net.identity.Load().Node())
 	v, err := r.auth.Revoke(ctx, name)
 	if err != nil {
 		return api.RevokedNode{}, err
 	}
 	out := api.RevokedNode{ID: v.ID, Name: v.Name, Role: string(v.Role), At: v.At}
 	if v.Role == transport.Member {
-		out.Note = "it was a member and held the key of the cluster's CA and all data: replace the CA (agent cert rotate), and take it off the list of members (agent members remove)"
+		out.Note = "it was a member and held the key of the cluster's CA and all data: replace the CA (agent cert rotate)" + note
 	}
 	return out, nil
+}
+
+// dismissWait is how long a node that is to be shut out is given to leave the members first: as long as it answers, its vote
+// helps to do without it. Whoever revokes it waits, and the node may do harm meanwhile.
+const dismissWait = 3 * time.Second
+
+// dismiss takes a node that is to be shut out off the members, if it is one and that leaves a quorum. What it returns says
+// how that ended, to somebody who reads on from another sentence; nothing if there was nothing to do.
+func (l *roll) dismiss(ctx context.Context, name, self string) string {
+	records, err := enroll.Nodes(ctx, l.member)
+	if err != nil {
+		return ""
+	}
+	rec, err := enroll.Find(records, name)
+	if err != nil || rec.ID == self {
+		return "" // Revoke says so
+	}
+	seat := seatOf(l.member, rec.ID)
+	if seat == nil {
+		return ""
+	}
+	ctx, cancel := context.WithTimeout(ctx, dismissWait)
+	defer cancel()
+	switch gone, err := l.member.Dismiss(ctx, seat.Replica); {
+	case err != nil:
+		return fmt.Sprintf("; it stays on the list of members, because %v: take it off with agent members remove %d when that is possible", err, seat.Replica)
+	case !gone:
+		return "; it is taken off the list of members as soon as those that answer are a quorum without it: see agent members ls"
+	}
+	return "; it is off the list of members"
 }

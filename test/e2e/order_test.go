@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"net/http"
 	"strings"
 	"testing"
 )
@@ -35,5 +36,28 @@ func TestAnotherNodeChangesItsModeByName(t *testing.T) {
 	third.stop()
 	if code, out := first.command("promote", "third"); code != 75 || !strings.Contains(out, "connected to no member") {
 		t.Errorf("away: exit %d\n%s", code, out)
+	}
+}
+
+// TestARevokedMemberLosesItsSeatAndOneThatLeavesIsForgotten takes two members out for good, one against its will.
+func TestARevokedMemberLosesItsSeatAndOneThatLeavesIsForgotten(t *testing.T) {
+	_, boxes, _, _ := threeBoxes(t)
+	first := boxes[0]
+	if code, out := first.command("nodes", "revoke", "box3"); code != 0 || !strings.Contains(out, "off the list of members") {
+		t.Fatalf("revoke: exit %d\n%s", code, out)
+	}
+	first.waitVoters(2, startMax)
+	if r := first.do(http.MethodPut, "/v1/kv/a", []byte("1")); r.status != 201 {
+		t.Errorf("a write: %d %s", r.status, r.body)
+	}
+	if code, out := boxes[1].command("leave"); code != 0 {
+		t.Fatalf("leave: exit %d\n%s\n%s", code, out, boxes[1].logTail())
+	}
+	if code := boxes[1].waitExit(startMax); code != 0 {
+		t.Errorf("the box that left ended with %d\n%s", code, boxes[1].logTail())
+	}
+	code, out := first.command("nodes", "ls")
+	if code != 0 || strings.Contains(out, "box2") || !strings.Contains(out, "revoked") {
+		t.Errorf("nodes ls: exit %d\n%s", code, out)
 	}
 }
