@@ -6,10 +6,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/lni/dragonboat/v4"
-
 	"holdfast/internal/wire"
 	"holdfast/kv"
+	"holdfast/member/nodehost"
 	"holdfast/mvcc"
 )
 
@@ -165,11 +164,11 @@ func turnedAway(err error, tried time.Duration) error {
 		if tried > leaderWait {
 			return noLeader("the command was turned away for %s", leaderWait)
 		}
-	case errors.Is(err, dragonboat.ErrShardNotReady):
+	case errors.Is(err, nodehost.ErrShardNotReady):
 		if tried > leaderWait {
 			return noLeader("this replica is still replaying its log")
 		}
-	case errors.Is(err, dragonboat.ErrSystemBusy):
+	case errors.Is(err, nodehost.ErrSystemBusy):
 		if tried > busyWait {
 			e := kv.Errorf(kv.Busy, "too many commands are under way; nothing was applied: send fewer at a time")
 			e.RetryAfter = busyWait
@@ -177,7 +176,7 @@ func turnedAway(err error, tried time.Duration) error {
 		}
 	case closedHost(err):
 		return errStopping()
-	case errors.Is(err, dragonboat.ErrPayloadTooBig):
+	case errors.Is(err, nodehost.ErrPayloadTooBig):
 		return kv.Errorf(kv.TooLarge, "the request is larger than the raft log takes")
 	default:
 		return kv.Errorf(kv.Internal, "propose: %w", err)
@@ -186,15 +185,15 @@ func turnedAway(err error, tried time.Duration) error {
 }
 
 func closedHost(err error) bool {
-	return errors.Is(err, dragonboat.ErrClosed) || errors.Is(err, dragonboat.ErrShardClosed) ||
-		errors.Is(err, dragonboat.ErrShardNotFound)
+	return errors.Is(err, nodehost.ErrClosed) || errors.Is(err, nodehost.ErrShardClosed) ||
+		errors.Is(err, nodehost.ErrShardNotFound)
 }
 
 // outcome waits for the answer to a command that was sent. Dropped says that it certainly was not applied.
 //
 // Changed is closed when the leader changes: then what was sent to the former one may be lost without a word, and to
 // send it again could apply it twice. So an answer that does not come soon afterwards is given up.
-func (m *Member) outcome(ctx context.Context, rs *dragonboat.RequestState, changed <-chan struct{}) (res kv.Result, dropped bool, err error) {
+func (m *Member) outcome(ctx context.Context, rs *nodehost.RequestState, changed <-chan struct{}) (res kv.Result, dropped bool, err error) {
 	r, err := m.answer(ctx, rs, changed)
 	if err != nil {
 		return kv.Result{}, false, err
@@ -217,7 +216,7 @@ func (m *Member) outcome(ctx context.Context, rs *dragonboat.RequestState, chang
 	}
 }
 
-func (m *Member) answer(ctx context.Context, rs *dragonboat.RequestState, changed <-chan struct{}) (r dragonboat.RequestResult, err error) {
+func (m *Member) answer(ctx context.Context, rs *nodehost.RequestState, changed <-chan struct{}) (r nodehost.RequestResult, err error) {
 	select {
 	case r := <-rs.ResultC():
 		return r, nil

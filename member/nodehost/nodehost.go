@@ -1,0 +1,33 @@
+//go:build !(proxyonly || arm || 386)
+
+package nodehost
+
+import "github.com/lni/dragonboat/v4"
+
+// Built says whether this program can be a member.
+const Built = true
+
+// The names of the library that package member uses.
+type (
+	NodeHost           = dragonboat.NodeHost
+	NodeHostInfoOption = dragonboat.NodeHostInfoOption
+	Membership         = dragonboat.Membership
+	RequestResult      = dragonboat.RequestResult
+	RequestState       = dragonboat.RequestState
+	ShardInfo          = dragonboat.ShardInfo
+	SnapshotOption     = dragonboat.SnapshotOption
+	Target             = dragonboat.Target
+)
+
+// Its errors.
+var (
+	ErrClosed        = dragonboat.ErrClosed
+	ErrPayloadTooBig = dragonboat.ErrPayloadTooBig
+	ErrShardClosed   = dragonboat.ErrShardClosed
+	ErrShardNotFound = dragonboat.ErrShardNotFound
+	ErrShardNotReady = dragonboat.ErrShardNotReady
+	ErrSystemBusy    = dragonboat.ErrSystemBusy
+)
+
+// New is dragonboat.NewNodeHost.
+var New = dragonboat.NewNodeHost
