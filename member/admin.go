@@ -54,7 +54,7 @@ func peerURLs(addresses []string) (urls []string) {
 
 // voterIDs is the replicas that vote, as applied here, in order; none before anything is applied.
 func (m *Member) voterIDs() []uint64 {
-	info := m.host.GetNodeHostInfo(nodehost.NodeHostInfoOption{SkipLogInfo: true})
+	info := m.host.GetNodeHostInfo(nodehost.InfoOption{SkipLogInfo: true})
 	if info == nil {
 		return nil // closed
 	}

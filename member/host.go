@@ -185,7 +185,7 @@ func (m *Member) nudge(t pb.MessageType) {
 // voters returns how many voters with data the cluster has, this replica included, as far as that is applied here.
 // Known is false before anything is, and for a replica that is no voter.
 func (m *Member) voters() (n int, known bool) {
-	info := m.host.GetNodeHostInfo(nodehost.NodeHostInfoOption{SkipLogInfo: true})
+	info := m.host.GetNodeHostInfo(nodehost.InfoOption{SkipLogInfo: true})
 	i := slices.IndexFunc(info.ShardInfoList, func(s nodehost.ShardInfo) bool { return s.ShardID == shardID })
 	if i < 0 {
 		return 0, false

@@ -43,7 +43,7 @@ type Member struct {
 	logs     *logFactory
 	net      *raftnet
 	registry *registry
-	host     *nodehost.NodeHost
+	host     *nodehost.Host
 	session  *client.Session
 
 	lost  chan error // of one slot: why the raft log cannot be used

@@ -7,16 +7,15 @@ import "github.com/lni/dragonboat/v4"
 // Built says whether this program can be a member.
 const Built = true
 
-// The names of the library that package member uses.
-type (
-	NodeHost           = dragonboat.NodeHost
-	NodeHostInfoOption = dragonboat.NodeHostInfoOption
-	Membership         = dragonboat.Membership
-	RequestResult      = dragonboat.RequestResult
-	RequestState       = dragonboat.RequestState
-	ShardInfo          = dragonboat.ShardInfo
-	SnapshotOption     = dragonboat.SnapshotOption
-	Target             = dragonboat.Target
+type ( //nolint:revive // these are the library's own names, and documented there
+	Host           = dragonboat.NodeHost
+	InfoOption     = dragonboat.NodeHostInfoOption
+	Membership     = dragonboat.Membership
+	RequestResult  = dragonboat.RequestResult
+	RequestState   = dragonboat.RequestState
+	ShardInfo      = dragonboat.ShardInfo
+	SnapshotOption = dragonboat.SnapshotOption
+	Target         = dragonboat.Target
 )
 
 // Its errors.

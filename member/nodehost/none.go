@@ -18,7 +18,7 @@ const Built = false
 var errNone = errors.New("this program was built without raft: it can only be a proxy")
 
 // New is an error.
-func New(config.NodeHostConfig) (*NodeHost, error) { return nil, errNone }
+func New(config.NodeHostConfig) (*Host, error) { return nil, errNone }
 
 // The errors of the library that package member tells apart. None is ever returned here.
 var (
@@ -30,27 +30,22 @@ var (
 	ErrSystemBusy    = errors.New("system busy")
 )
 
-// NodeHost cannot be made. Its methods are those of dragonboat.NodeHost that package member calls.
-type NodeHost struct{}
+// Host cannot be made. Its methods are those of dragonboat.NodeHost that package member calls.
+type Host struct{}
 
 type (
-	NodeHostInfoOption struct{ SkipLogInfo bool }
-	NodeHostInfo       struct{ ShardInfoList []ShardInfo }
-	ShardInfo          struct {
-		ShardID, ReplicaID, LeaderID, Term uint64
-		Replicas                           map[uint64]string
-		IsNonVoting, IsWitness, Pending    bool
-		ConfigChangeIndex                  uint64
+	InfoOption struct{ SkipLogInfo bool }
+	Info       struct{ ShardInfoList []ShardInfo }
+	ShardInfo  struct {
+		ShardID, LeaderID, Term uint64
 	}
 	Membership struct {
-		ConfigChangeID               uint64
-		Nodes, NonVotings, Witnesses map[uint64]string
-		Removed                      map[uint64]struct{}
+		ConfigChangeID    uint64
+		Nodes, NonVotings map[uint64]string
+		Removed           map[uint64]struct{}
 	}
 	SnapshotOption struct {
 		CompactionOverhead         uint64
-		ExportPath                 string
-		Exported                   bool
 		OverrideCompactionOverhead bool
 	}
 	Target = string
@@ -69,34 +64,31 @@ func (RequestResult) Dropped() bool                  { return false }
 func (RequestResult) Rejected() bool                 { return false }
 func (RequestResult) Terminated() bool               { return true }
 func (RequestResult) Timeout() bool                  { return false }
-func (RequestResult) Aborted() bool                  { return false }
 func (RequestResult) GetResult() statemachine.Result { return statemachine.Result{} }
-func (RequestResult) SnapshotIndex() uint64          { return 0 }
 
-func (*NodeHost) Close()                                           {}
-func (*NodeHost) GetNoOPSession(uint64) *client.Session            { return nil }
-func (*NodeHost) GetNodeHostInfo(NodeHostInfoOption) *NodeHostInfo { return &NodeHostInfo{} }
-func (*NodeHost) RequestLeaderTransfer(_, _ uint64) error          { return errNone }
-func (*NodeHost) GetLeaderID(uint64) (uint64, uint64, bool, error) { return 0, 0, false, errNone }
-func (*NodeHost) SyncGetShardMembership(context.Context, uint64) (*Membership, error) {
+func (*Host) Close()                                  {}
+func (*Host) GetNoOPSession(uint64) *client.Session   { return nil }
+func (*Host) GetNodeHostInfo(InfoOption) *Info        { return &Info{} }
+func (*Host) RequestLeaderTransfer(_, _ uint64) error { return errNone }
+func (*Host) SyncGetShardMembership(context.Context, uint64) (*Membership, error) {
 	return nil, errNone
 }
-func (*NodeHost) StartOnDiskReplica(map[uint64]Target, bool, statemachine.CreateOnDiskStateMachineFunc, config.Config) error {
+func (*Host) StartOnDiskReplica(map[uint64]Target, bool, statemachine.CreateOnDiskStateMachineFunc, config.Config) error {
 	return errNone
 }
-func (*NodeHost) Propose(*client.Session, []byte, time.Duration) (*RequestState, error) {
+func (*Host) Propose(*client.Session, []byte, time.Duration) (*RequestState, error) {
 	return nil, errNone
 }
-func (*NodeHost) ReadIndex(uint64, time.Duration) (*RequestState, error) { return nil, errNone }
-func (*NodeHost) RequestSnapshot(uint64, SnapshotOption, time.Duration) (*RequestState, error) {
+func (*Host) ReadIndex(uint64, time.Duration) (*RequestState, error) { return nil, errNone }
+func (*Host) RequestSnapshot(uint64, SnapshotOption, time.Duration) (*RequestState, error) {
 	return nil, errNone
 }
-func (*NodeHost) RequestDeleteReplica(_, _, _ uint64, _ time.Duration) (*RequestState, error) {
+func (*Host) RequestDeleteReplica(_, _, _ uint64, _ time.Duration) (*RequestState, error) {
 	return nil, errNone
 }
-func (*NodeHost) RequestAddNonVoting(_, _ uint64, _ Target, _ uint64, _ time.Duration) (*RequestState, error) {
+func (*Host) RequestAddNonVoting(_, _ uint64, _ Target, _ uint64, _ time.Duration) (*RequestState, error) {
 	return nil, errNone
 }
-func (*NodeHost) RequestAddReplica(_, _ uint64, _ Target, _ uint64, _ time.Duration) (*RequestState, error) {
+func (*Host) RequestAddReplica(_, _ uint64, _ Target, _ uint64, _ time.Duration) (*RequestState, error) {
 	return nil, errNone
 }
