@@ -38,6 +38,8 @@ type (
 	Info       struct{ ShardInfoList []ShardInfo }
 	ShardInfo  struct {
 		ShardID, LeaderID, Term uint64
+		Replicas                map[uint64]string
+		Pending                 bool
 	}
 	Membership struct {
 		ConfigChangeID    uint64
