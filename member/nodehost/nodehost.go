@@ -7,15 +7,23 @@ import "github.com/lni/dragonboat/v4"
 // Built says whether this program can be a member.
 const Built = true
 
-type ( //nolint:revive // these are the library's own names, and documented there
-	Host           = dragonboat.NodeHost
-	InfoOption     = dragonboat.NodeHostInfoOption
-	Membership     = dragonboat.Membership
-	RequestResult  = dragonboat.RequestResult
-	RequestState   = dragonboat.RequestState
-	ShardInfo      = dragonboat.ShardInfo
+type (
+	// Host is a node of the library.
+	Host = dragonboat.NodeHost
+	// InfoOption says what Host tells of itself.
+	InfoOption = dragonboat.NodeHostInfoOption
+	// Membership is who takes part, as the log has it.
+	Membership = dragonboat.Membership
+	// RequestResult is how a request ended.
+	RequestResult = dragonboat.RequestResult
+	// RequestState is a request on its way.
+	RequestState = dragonboat.RequestState
+	// ShardInfo is what Host knows of one log.
+	ShardInfo = dragonboat.ShardInfo
+	// SnapshotOption says how a snapshot is taken.
 	SnapshotOption = dragonboat.SnapshotOption
-	Target         = dragonboat.Target
+	// Target is a replica's node, by name.
+	Target = dragonboat.Target
 )
 
 // Its errors.
