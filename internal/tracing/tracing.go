@@ -85,7 +85,7 @@ func (c *complaint) Handle(err error) {
 }
 
 func newTracer(o Options, to sdktrace.SpanProcessor) *Tracer {
-	var begin sdktrace.Sampler = sdktrace.NeverSample()
+	begin := sdktrace.NeverSample()
 	if o.OneIn > 0 {
 		begin = sdktrace.TraceIDRatioBased(1 / float64(o.OneIn))
 	}
@@ -107,23 +107,23 @@ func (t *Tracer) Close(ctx context.Context) error {
 	return t.provider.Shutdown(ctx)
 }
 
-// backend is api.Backend, which this package need not know.
-type backend interface {
+// Backend is api.Backend, which this package need not know.
+type Backend interface {
 	Do(ctx context.Context, c kv.Command) (kv.Result, error)
 	Read(ctx context.Context, q kv.Query) (kv.Page, error)
 	Watch(ctx context.Context, w kv.WatchSpec) iter.Seq2[kv.Batch, error]
 }
 
 // Backend returns b with a span of that name around each command and read. Watches pass as they are: they live for days.
-func (t *Tracer) Backend(name string, b backend) backend {
+func (t *Tracer) Backend(name string, b Backend) Backend {
 	if t == nil {
 		return b
 	}
-	return &traced{backend: b, t: t, name: name}
+	return &traced{Backend: b, t: t, name: name}
 }
 
 type traced struct {
-	backend
+	Backend
 	t    *Tracer
 	name string
 }
@@ -131,7 +131,7 @@ type traced struct {
 func (b *traced) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
 	ctx, span := b.t.begin(ctx, b.name, trace.SpanKindInternal)
 	defer span.End()
-	res, err := b.backend.Do(ctx, c)
+	res, err := b.Backend.Do(ctx, c)
 	if span.IsRecording() {
 		span.SetAttributes(attribute.Int("holdfast.ops", len(c.Ops)), attribute.Int64("holdfast.revision", res.Revision),
 			attribute.Bool("holdfast.queued", res.Queued != nil))
@@ -143,7 +143,7 @@ func (b *traced) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
 func (b *traced) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
 	ctx, span := b.t.begin(ctx, b.name, trace.SpanKindInternal)
 	defer span.End()
-	page, err := b.backend.Read(ctx, q)
+	page, err := b.Backend.Read(ctx, q)
 	if span.IsRecording() {
 		span.SetAttributes(attribute.Int("holdfast.ops", len(q.Ops)), attribute.Int64("holdfast.revision", page.Revision),
 			attribute.String("holdfast.source", page.Source.String()))

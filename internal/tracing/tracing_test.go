@@ -20,7 +20,7 @@ func (n *node) Do(ctx context.Context, _ kv.Command) (kv.Result, error) {
 	n.at = kv.TraceOf(ctx)
 	return kv.Result{}, kv.Errorf(kv.PreconditionFailed, "no")
 }
-func (n *node) Read(context.Context, kv.Query) (kv.Page, error)               { return kv.Page{}, nil }
+func (n *node) Read(context.Context, kv.Query) (kv.Page, error)                { return kv.Page{}, nil }
 func (n *node) Watch(context.Context, kv.WatchSpec) iter.Seq2[kv.Batch, error] { return nil }
 
 const parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -99,7 +99,7 @@ func TestWhoIsTraced(t *testing.T) {
 func TestWithoutATracerNothingStandsBetween(t *testing.T) {
 	var tr *Tracer
 	n := &node{}
-	if tr.Backend("x", n) != backend(n) {
+	if tr.Backend("x", n) != Backend(n) {
 		t.Error("a Backend was wrapped")
 	}
 	if err := tr.Close(t.Context()); err != nil {
