@@ -59,13 +59,14 @@ func (a *Agent) openNetwork(ctx context.Context) (*network, error) {
 
 // listenTCP takes the TCP port beside the UDP one. Without it the node works, and those that UDP does not reach stay away.
 func (a *Agent) listenTCP(ctx context.Context, conn net.PacketConn) net.Listener {
-	at, real := conn.LocalAddr().(*net.UDPAddr)
-	if _, ok := conn.(*net.UDPConn); !ok || !real || a.cfg.Link.TCP == "off" {
+	socket, ok := conn.(*net.UDPConn)
+	if !ok || a.cfg.Link.TCP == "off" {
 		return nil
 	}
 	if a.planned().record.Mode == config.ModeProxy && a.cfg.PeerListen == peerListenDefault {
 		return nil // it only dials
 	}
+	at := socket.LocalAddr()
 	lc := net.ListenConfig{KeepAlive: -1} // QUIC's keep-alives pass through it
 	ln, err := lc.Listen(ctx, "tcp", at.String())
 	if err != nil {
@@ -107,7 +108,7 @@ func (n *network) start(a *Agent) error {
 		Log:       a.opts.Log,
 		ListenTCP: n.tcp,
 	}
-	if _, real := n.conn.(*net.UDPConn); real && a.cfg.Link.TCP != "off" {
+	if _, ok := n.conn.(*net.UDPConn); ok && a.cfg.Link.TCP != "off" {
 		cfg.DialTCP = dialTCP
 	}
 	n.ep, err = transport.New(cfg)

@@ -132,11 +132,11 @@ func (r *relays) origin(a net.Addr) (net.Addr, bool) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	real, ok := r.byAddr[key]
+	from, ok := r.byAddr[key]
 	if !ok {
 		return a, false
 	}
-	return real, true
+	return from, true
 }
 
 func addrPort(a net.Addr) (netip.AddrPort, bool) {
