@@ -52,6 +52,7 @@ func (a *Agent) buildDoors(force context.Context) *doors {
 		return nil
 	}
 	devices := rest.New(options)
+	traced := a.tracer.Door(devices)
 	clientMetrics := prometheus.Gatherer(reg)
 	if a.cfg.MetricsListen != "" {
 		clientMetrics = nil
@@ -68,13 +69,14 @@ func (a *Agent) buildDoors(force context.Context) *doors {
 			forMetrics: newLimiter(forMetrics, metricsConnections, reg),
 		}
 	)
+	reg.MustRegister(figures{a}) // unchecked, so that one agent after the other may use a registry
 	a.clients = limiters[forClients]
 	ds := &doors{log: a.opts.Log, gate: a.gate, force: force, etcd: a.buildEtcd()}
 	for _, d := range a.open {
 		h, l := operators[d.purpose], limiters[d.purpose]
 		switch d.purpose {
 		case forClients:
-			ds.addEtcd(d, l, split(h, devices, devices.Guard(ds.etcd), ds.etcd), a.cfg.Limits, devices.EndWatches)
+			ds.addEtcd(d, l, split(h, traced, devices.Guard(ds.etcd), ds.etcd), a.cfg.Limits, devices.EndWatches)
 		case forAdmin:
 			ds.addEtcd(d, l, split(h, devices.Admin(), devices.Guard(ds.etcd), ds.etcd), a.cfg.Limits, devices.EndWatches)
 		default:

@@ -8,9 +8,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/lni/dragonboat/v4"
-
 	"holdfast/kv"
+	"holdfast/member/nodehost"
 )
 
 // This file and backup.go have what a replica does for its operator: they make a Member an Admin.
@@ -55,7 +54,7 @@ func peerURLs(addresses []string) (urls []string) {
 
 // voterIDs is the replicas that vote, as applied here, in order; none before anything is applied.
 func (m *Member) voterIDs() []uint64 {
-	info := m.host.GetNodeHostInfo(dragonboat.NodeHostInfoOption{SkipLogInfo: true})
+	info := m.host.GetNodeHostInfo(nodehost.InfoOption{SkipLogInfo: true})
 	if info == nil {
 		return nil // closed
 	}
@@ -137,7 +136,8 @@ func (m *Member) orStopping(err error) error {
 // transferWait is how long a hand-over of the leadership may take: raft gives it up after an election timeout.
 const transferWait = 2 * electionTicks * tickMillis * time.Millisecond
 
-// MoveLeader has another voter lead. It returns once this replica knows that it does.
+// MoveLeader has another voter lead. It returns once this replica knows that it does. Commands that come meanwhile, to any
+// member, wait for that.
 func (m *Member) MoveLeader(ctx context.Context, to uint64) error {
 	now, _ := m.leader.get()
 	switch {
@@ -148,11 +148,13 @@ func (m *Member) MoveLeader(ctx context.Context, to uint64) error {
 	case to == m.id.Replica:
 		return nil
 	}
+	m.holdAll(ctx, now)
+	defer m.door.open()
 	err := m.host.RequestLeaderTransfer(shardID, to)
 	switch {
 	case closedHost(err):
 		return errStopping()
-	case errors.Is(err, dragonboat.ErrShardNotReady), errors.Is(err, dragonboat.ErrSystemBusy):
+	case errors.Is(err, nodehost.ErrShardNotReady), errors.Is(err, nodehost.ErrSystemBusy):
 		return kv.Errorf(kv.Busy, "the leadership is being given away already: %w", err)
 	case err != nil:
 		return kv.Errorf(kv.Internal, "give the leadership away: %w", err)

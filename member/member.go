@@ -10,12 +10,12 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/lni/dragonboat/v4"
 	"github.com/lni/dragonboat/v4/client"
 	"github.com/lni/dragonboat/v4/statemachine"
 	"golang.org/x/sync/errgroup"
 
 	"holdfast/kv"
+	"holdfast/member/nodehost"
 	"holdfast/mvcc"
 )
 
@@ -43,13 +43,14 @@ type Member struct {
 	logs     *logFactory
 	net      *raftnet
 	registry *registry
-	host     *dragonboat.NodeHost
+	host     *nodehost.Host
 	session  *client.Session
 
 	lost  chan error // of one slot: why the raft log cannot be used
 	votes bool       // the newest snapshot of the raft log says that this replica is a voter
 
 	leader  *leadership
+	door    *door
 	rounds  *rounds
 	lessor  *lessor
 	asks    *asks
@@ -107,6 +108,7 @@ func Open(cfg Config) (_ *Member, err error) {
 		stopping: make(chan struct{}),
 	}
 	m.roster.init()
+	m.door = newDoor(m.leader, cfg.Clock)
 	m.asks = newAsks(m.sendTo)
 	m.net.answer, m.net.check = m.answerAsked, m.checkBatch
 	m.metrics = newMetrics(m)
