@@ -20,6 +20,7 @@ import (
 //	UplinkWatch  a watch up, then watch controls; batches down, an error last if there is one
 //	UplinkHello  nothing up, one page without ops down: who answers, and at which revision
 //	UplinkNode   nothing up; then frames of JSON both ways for as long as the connection lives, see enroll.Roll
+//	UplinkTunnel nothing up; then both ways what a node behind the asker and a member have to say, see transport.Tunnel
 //
 // A control that asks for progress is a round: the member first takes a read index, so that the revision in its answer
 // was the cluster's newest after the asking began.
@@ -32,6 +33,7 @@ const (
 	UplinkWatch
 	UplinkHello
 	UplinkNode
+	UplinkTunnel
 )
 
 // FrameMax bounds a frame: an answer of many keys is the largest; askers read in pages well below it.
@@ -62,7 +64,7 @@ func DecodeUplinkRequest(b []byte) (q UplinkRequest, err error) {
 	if len(b) == 0 {
 		return q, fmt.Errorf("decode request: %w: it is empty", ErrMalformed)
 	}
-	if q.Verb = UplinkVerb(b[0]); q.Verb == 0 || q.Verb > UplinkNode {
+	if q.Verb = UplinkVerb(b[0]); q.Verb == 0 || q.Verb > UplinkTunnel {
 		return q, fmt.Errorf("decode request: %w: unknown verb %d", ErrNewer, b[0])
 	}
 	ms, n := binary.Uvarint(b[1:])
