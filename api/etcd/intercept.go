@@ -27,6 +27,7 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 		}
 		m.end(status.Code(err))
 	}()
+	ctx = s.withCaller(ctx)
 	if _, err := s.admit(ctx); err != nil {
 		return nil, err
 	}
@@ -48,7 +49,7 @@ func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancelCause(ss.Context())
+	ctx, cancel := context.WithCancelCause(s.withCaller(ss.Context()))
 	defer cancel(nil)
 	defer context.AfterFunc(s.stopping, func() { cancel(errStopped) })()
 	if needsLeader {
