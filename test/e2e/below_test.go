@@ -15,8 +15,8 @@ import (
 	"holdfast/api"
 )
 
-// site is a cluster, a proxy that talks to it for a site, and a box behind that.
-type site struct {
+// chain is a cluster, a proxy that talks to it for a site, and a box behind that.
+type chain struct {
 	*cluster
 	boxPeer, tillPeer string // where each takes others
 	boxDir, tillDir   string
@@ -24,22 +24,22 @@ type site struct {
 	boxArgs, tillArgs []string
 }
 
-func newSite(t *testing.T) *site {
+func newChain(t *testing.T) *chain {
 	t.Helper()
 	c := newCluster(t)
-	return &site{cluster: c, boxPeer: freeUDP(t), tillPeer: freeUDP(t), boxDir: filepath.Join(c.dir, "box"), tillDir: filepath.Join(c.dir, "till"),
+	return &chain{cluster: c, boxPeer: freeUDP(t), tillPeer: freeUDP(t), boxDir: filepath.Join(c.dir, "box"), tillDir: filepath.Join(c.dir, "till"),
 		boxAddr: freeAddr(t), tillAddr: freeAddr(t)}
 }
 
 // box starts the site's proxy, till the one behind it. Each joins at its first start.
-func (s *site) box() *agent {
+func (s *chain) box() *agent {
 	if s.boxArgs == nil {
 		s.boxArgs = append(s.proxyArgs(s.file("box-token", joinToken(s.t, s.memberDir(), "1h").Token)), "--peer-listen", s.boxPeer, "--name", "box")
 	}
 	return start(s.t, s.boxDir, s.boxAddr, s.boxArgs...)
 }
 
-func (s *site) till() *agent {
+func (s *chain) till() *agent {
 	if s.tillArgs == nil {
 		s.tillArgs = append(s.proxyArgs(s.file("till-token", joinToken(s.t, s.memberDir(), "1h").Token)), "--name", "till", "--peer-listen", s.tillPeer)
 		for i, a := range s.tillArgs {
@@ -53,7 +53,7 @@ func (s *site) till() *agent {
 
 // TestABoxBehindTheBoxOfItsSite has a proxy join, read, write, watch and queue through another one, and be revoked.
 func TestABoxBehindTheBoxOfItsSite(t *testing.T) {
-	s := newSite(t)
+	s := newChain(t)
 	member := s.member()
 	member.expect(201, "PUT", "/v1/kv/site/0", "first", "")
 	box := s.box()
