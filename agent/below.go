@@ -76,7 +76,7 @@ func (a *Agent) relay(ctx context.Context, c *transport.Conn) {
 	if err != nil {
 		return
 	}
-	a.passOn(ctx, st)
+	_ = a.passOn(ctx, st) // a box that joins is told itself
 	select { // the box closes when it has read the end
 	case <-c.Context().Done():
 	case <-time.After(joinLinger):

@@ -55,8 +55,15 @@ func newWire() (low, high wire) {
 	return low, high
 }
 
+// dug is a tunnel, the stream that it is on, and what became of either end.
+type dug struct {
+	low, high       *Tunnel
+	lowErr, highErr error
+	under           wire
+}
+
 // dig opens a tunnel from one node to another, and returns what became of both ends.
-func dig(t *testing.T, from, to *node, p Protocol, target Target) (low *Tunnel, lowErr error, high *Tunnel, highErr error, w wire) {
+func dig(t *testing.T, from, to *node, p Protocol, target Target) (d dug) {
 	t.Helper()
 	a, b := newWire()
 	done := make(chan struct{})
@@ -64,19 +71,20 @@ func dig(t *testing.T, from, to *node, p Protocol, target Target) (low *Tunnel, 
 	defer cancel()
 	go func() {
 		defer close(done)
-		if high, highErr = to.AcceptTunnel(ctx, b); highErr == nil {
-			_, _ = high.Write([]byte("!"))
+		if d.high, d.highErr = to.AcceptTunnel(ctx, b); d.highErr == nil {
+			_, _ = d.high.Write([]byte("!"))
 		}
 	}()
-	low, lowErr = from.OpenTunnel(ctx, a, p, target)
-	if lowErr == nil { // a refusal of the other end comes behind the handshake
-		_, lowErr = io.ReadFull(low, make([]byte, 1))
+	d.low, d.lowErr = from.OpenTunnel(ctx, a, p, target)
+	if d.lowErr == nil { // a refusal of the other end comes behind the handshake
+		_, d.lowErr = io.ReadFull(d.low, make([]byte, 1))
 	}
-	if lowErr != nil {
+	if d.lowErr != nil {
 		a.Abort(0)
 	}
 	<-done
-	return low, lowErr, high, highErr, a
+	d.under = a
+	return d
 }
 
 func TestATunnelHidesWhatIsSaidFromWhoCarriesIt(t *testing.T) {
@@ -84,10 +92,11 @@ func TestATunnelHidesWhatIsSaidFromWhoCarriesIt(t *testing.T) {
 		w.ids["p"] = newIdentity(t, w.ca, Grant{Role: Proxy, Scope: []string{"a/"}})
 		member, proxy := w.start("m"), w.start("p")
 		member.Listen(Uplink, echo)
-		low, err, high, herr, wire := dig(t, proxy, member, Uplink, Target{})
-		if err != nil || herr != nil {
-			t.Fatal(err, herr)
+		d := dig(t, proxy, member, Uplink, Target{})
+		if d.lowErr != nil || d.highErr != nil {
+			t.Fatal(d.lowErr, d.highErr)
 		}
+		low, high, wire := d.low, d.high, d.under
 		if p := high.Peer(); p.Node != proxy.id.Node() || p.Role != Proxy || low.Peer().Node != member.id.Node() {
 			t.Errorf("the ends take each other for %v and %v", low.Peer(), p)
 		}
@@ -117,37 +126,36 @@ func TestWhoIsNotLetInThroughATunnelIsToldWhy(t *testing.T) {
 		for _, n := range []*node{refusing, other} {
 			n.Listen(Uplink, echo)
 		}
-		_, err, _, herr, wire := dig(t, proxy, refusing, Uplink, Target{})
-		if !errors.Is(err, Revoked) || !errors.Is(herr, Revoked) || heard != Revoked || *wire.code != RefusalCode(Revoked) {
-			t.Errorf("revoked: %v, %v, heard %v, code %d", err, herr, heard, *wire.code)
+		d := dig(t, proxy, refusing, Uplink, Target{})
+		if !errors.Is(d.lowErr, Revoked) || !errors.Is(d.highErr, Revoked) || heard != Revoked || *d.under.code != RefusalCode(Revoked) {
+			t.Errorf("revoked: %v, %v, heard %v, code %d", d.lowErr, d.highErr, heard, *d.under.code)
 		}
-		low, err, high, herr, _ := dig(t, proxy, other, Uplink, Target{})
-		if err != nil || herr != nil {
-			t.Fatal(err, herr)
+		if d = dig(t, proxy, other, Uplink, Target{}); d.lowErr != nil || d.highErr != nil {
+			t.Fatal(d.lowErr, d.highErr)
 		}
-		high.Refuse(Revoked) // later
-		if _, err := low.Read(make([]byte, 1)); !errors.Is(err, Revoked) {
+		d.high.Refuse(Revoked) // later
+		if _, err := d.low.Read(make([]byte, 1)); !errors.Is(err, Revoked) {
 			t.Errorf("revoked later: %v", err)
 		}
-		if _, err, _, _, _ := dig(t, proxy, other, Raft, Target{}); err == nil {
+		if dig(t, proxy, other, Raft, Target{}).lowErr == nil {
 			t.Error("a tunnel for what only members speak")
 		}
 		// Who carries it cannot pose as its end.
 		w.ids["thief"] = newIdentity(t, w.ca, Grant{Role: Proxy, Scope: []string{""}})
 		thief := w.start("thief")
 		thief.Listen(Uplink, echo)
-		if _, err, _, _, _ := dig(t, proxy, thief, Uplink, Target{}); !errors.Is(err, WrongRole) {
+		if err := dig(t, proxy, thief, Uplink, Target{}).lowErr; !errors.Is(err, WrongRole) {
 			t.Errorf("a proxy at the other end: %v", err)
 		}
 		// A box that joins goes by the hash in its token.
 		w.stranger("new")
 		box := w.start("new")
 		other.Listen(Join, echo)
-		if _, err, _, _, _ := dig(t, box, other, Join, Target{CAHash: mustCA(t, "c2").Hash()}); !errors.Is(err, UnknownCA) {
+		if err := dig(t, box, other, Join, Target{CAHash: mustCA(t, "c2").Hash()}).lowErr; !errors.Is(err, UnknownCA) {
 			t.Errorf("another CA: %v", err)
 		}
-		if _, err, high, herr, _ := dig(t, box, other, Join, Target{CAHash: w.ca.Hash()}); err != nil || herr != nil || !high.Peer().Anonymous() {
-			t.Errorf("joining: %v %v", err, herr)
+		if d = dig(t, box, other, Join, Target{CAHash: w.ca.Hash()}); d.lowErr != nil || d.highErr != nil || !d.high.Peer().Anonymous() {
+			t.Errorf("joining: %v %v", d.lowErr, d.highErr)
 		}
 	})
 }

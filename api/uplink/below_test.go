@@ -25,7 +25,9 @@ func TestQueuedWritesComeOnlyFromTheirNodeOrFromWhoItIsBehind(t *testing.T) {
 	numbered := func(node string) kv.Command {
 		return kv.Command{ID: kv.ID{Seq: kv.Seq{Origin: origin(node), Epoch: 1, N: 1}}, Ops: []kv.Op{kv.Put{Key: []byte(node)}}}
 	}
-	batch := func(node string) kv.Command { return kv.Command{Ops: []kv.Op{kv.Each{Commands: []kv.Command{numbered(node)}}}} }
+	batch := func(node string) kv.Command {
+		return kv.Command{Ops: []kv.Op{kv.Each{Commands: []kv.Command{numbered(node)}}}}
+	}
 	try := func(c kv.Command) kv.Code {
 		out, err := wire.DecodeOutcome(s.do(t.Context(), wire.AppendCommand(nil, c), peer))
 		if err != nil {

@@ -144,7 +144,7 @@ func TestABoxBehindTheBoxOfItsSite(t *testing.T) {
 	box.expect(200, "GET", "/v1/kv/site/1?consistency=linearizable", "", "of the member")
 	box.kill()
 	member.kill() // the box alone remembers
-	box = s.box()
+	s.box()
 	till.kill()
 	till = s.till()
 	time.Sleep(time.Second) // what must not happen has no moment: it would be at once
