@@ -77,7 +77,7 @@ func (a *Agent) relay(ctx context.Context, c *transport.Conn) {
 		return
 	}
 	_ = a.passOn(ctx, st) // a box that joins is told itself
-	select { // the box closes when it has read the end
+	select {              // the box closes when it has read the end
 	case <-c.Context().Done():
 	case <-time.After(joinLinger):
 	}
