@@ -125,6 +125,7 @@ type Store struct {
 // Link is how the connections to other nodes spend bytes.
 type Link struct {
 	Redundancy string `mapstructure:"redundancy" default:"auto" oneof:"auto,off,on" planned:"send messages in copies" help:"whether messages are sent in copies on a lossy link"`
+	TCP        string `mapstructure:"tcp" default:"auto" oneof:"auto,off" help:"whether other nodes are reached over TCP, and may come over it, where UDP does not get through; the port is that of peer-listen"`
 	Budget     Size   `mapstructure:"budget" default:"none" planned:"keep a link to a budget" help:"bytes per day that a metered link may carry"`
 }
 
