@@ -125,6 +125,9 @@ func (s switcher) Switch(ctx context.Context, r api.SwitchRequest) (api.SwitchSt
 	if !a.isMe(r.Node) {
 		return a.command(ctx, r)
 	}
+	if err := refuseMember(r); err != nil {
+		return api.SwitchStatus{}, err
+	}
 	e := newErrand(r.Kind, a.opts.Now())
 	e.token, e.force = r.Token, r.Force
 	e, err := a.errands.ask(e)

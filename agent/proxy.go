@@ -52,7 +52,7 @@ func (a *Agent) openProxy(from proxy.Upstream) (*act, error) {
 		return nil, err
 	}
 	x := &proxyAct{up: up}
-	upstream := proxy.Upstream(up)
+	upstream := proxy.Upstream(a.tracer.Backend("uplink", up))
 	if from != nil {
 		x.above = pivot.New()
 		if _, err := x.above.Turn(context.Background(), pivot.Node{Backend: from}); err != nil {
@@ -79,6 +79,7 @@ func (a *Agent) openProxy(from proxy.Upstream) (*act, error) {
 		node:    a.proxyNode(up, x.cache),
 		proxy:   x,
 		reach:   x.cache.Reach,
+		admit:   func() { a.letBelow(up) },
 		run:     func(ctx context.Context) error { return errors.Join(a.forward(ctx, up, x.cache), x.cache.Close()) },
 		discard: x.cache.Close,
 	}, nil
@@ -88,6 +89,7 @@ func (a *Agent) openProxy(from proxy.Upstream) (*act, error) {
 func (a *Agent) forward(ctx context.Context, up *client.Client, p *proxy.Proxy) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
+	defer a.turnBelow(up)
 	if !a.net.identity.Load().Joined() {
 		t, err := a.token()
 		if err != nil {
@@ -140,7 +142,7 @@ func (a *Agent) proxyNode(up *client.Client, p *proxy.Proxy) *node {
 	caughtUp := make(chan struct{})
 	close(caughtUp)
 	return &node{
-		backend:  p,
+		backend:  a.tracer.Backend("proxy", p),
 		caughtUp: caughtUp,
 		alive: func(ctx context.Context) error {
 			key, end := kv.PrefixRange(nil)

@@ -100,17 +100,11 @@ func Depart(ctx context.Context, d Dialer, addrs []string, id *transport.Identit
 func prove(ctx context.Context, d Dialer, addrs []string, id *transport.Identity, q request) (answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
-	conn, err := d.Dial(ctx, transport.Join, transport.Target{Addrs: addrs})
+	st, err := call(ctx, d, addrs, "")
 	if err != nil {
 		return answer{}, err
 	}
-	defer conn.CloseWithError(transport.CodeDone, "answered")
-	st, err := conn.OpenStream(ctx)
-	if err != nil {
-		return answer{}, err
-	}
-	stop := context.AfterFunc(ctx, func() { st.Abort(0) })
-	defer stop()
+	defer st.end()
 	q.Node, q.Renew = id.Node(), &renewal{id.Certificate(), id.ProveKey(st.Binding())}
 	b, err := json.Marshal(q)
 	if err != nil {

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/lni/dragonboat/v4"
+	"holdfast/member/nodehost"
 )
 
 const (
@@ -138,7 +138,7 @@ func (p *autopilot) arrange(ctx context.Context) (progress, error) {
 		return changed, p.seedRoster(ctx, now)
 	}
 	var errs []error
-	for _, step := range []func(context.Context, Roster, *dragonboat.Membership) (bool, error){
+	for _, step := range []func(context.Context, Roster, *nodehost.Membership) (bool, error){
 		p.removeLeaving, p.addJoining, p.promoteReady, p.removeUnlisted,
 	} {
 		did, err := step(ctx, r, now)
@@ -221,7 +221,7 @@ func (m *Member) inStep(r Roster) bool {
 	return len(voters) == len(r.Seats)
 }
 
-func (m *Member) membership(ctx context.Context) (*dragonboat.Membership, error) {
+func (m *Member) membership(ctx context.Context) (*nodehost.Membership, error) {
 	ctx, cancel := context.WithTimeout(ctx, changeTimeout)
 	defer cancel()
 	now, err := m.host.SyncGetShardMembership(ctx, shardID)
@@ -232,7 +232,7 @@ func (m *Member) membership(ctx context.Context) (*dragonboat.Membership, error)
 }
 
 // seedRoster makes the roster of a cluster that has none: of the founders.
-func (p *autopilot) seedRoster(ctx context.Context, now *dragonboat.Membership) error {
+func (p *autopilot) seedRoster(ctx context.Context, now *nodehost.Membership) error {
 	m := p.m
 	return p.changeRoster(ctx, func(r *Roster) (bool, error) {
 		if !r.none() {
