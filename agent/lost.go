@@ -22,14 +22,16 @@ const (
 
 // addressBook is where a member dials the others: where the list of members says they are and, while there is no leader,
 // at the addresses of --join as well. When all boxes have got other addresses at once nobody can change the list; but one
-// that is reached is enough for two to agree, and connections serve both ways.
+// that is reached is enough for two to agree, and connections serve both ways; whoever is not one of the two hears from one
+// of them where the other is.
 type addressBook struct {
 	pool *transport.Pool
 	join []string
 
-	mu     sync.Mutex
-	roster member.Roster
-	wider  bool // with the addresses of --join
+	mu      sync.Mutex
+	roster  member.Roster
+	wider   bool          // with the addresses of --join
+	hearsay member.Roster // what another member has, while the search is wider
 }
 
 // told takes over a list of members.
@@ -47,19 +49,32 @@ func (b *addressBook) widen(wider bool) bool {
 	if b.wider == wider {
 		return false
 	}
-	b.wider = wider
+	b.wider, b.hearsay = wider, member.Roster{}
 	b.set()
 	return true
+}
+
+// hears takes over where another member says that the others are.
+func (b *addressBook) hears(r member.Roster) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.wider {
+		b.hearsay = r
+		b.set()
+	}
 }
 
 func (b *addressBook) set() {
 	peers := make(map[string][]string, len(b.roster.Seats))
 	for _, s := range b.roster.Seats {
 		at := slices.Clone(s.Addresses)
-		for _, j := range b.join {
-			if b.wider && !slices.Contains(at, j) {
-				at = append(at, j)
+		if b.wider {
+			if heard := b.hearsay.Seat(s.Replica); heard != nil {
+				at = append(at, heard.Addresses...)
 			}
+			at = append(at, b.join...)
+			slices.Sort(at)
+			at = slices.Compact(at)
 		}
 		peers[bridge.TransportNode(s.Node)] = at
 	}
@@ -78,8 +93,11 @@ func (a *Agent) findOthers(ctx context.Context, m *member.Member, b *addressBook
 			}
 		case since.IsZero():
 			since = time.Now()
-		case time.Since(since) >= lostAfter && b.widen(true):
-			a.sayLost(m)
+		case time.Since(since) >= lostAfter:
+			if b.widen(true) {
+				a.sayLost(m)
+			}
+			b.hears(m.NewestRoster(ctx))
 		}
 		if wait(ctx, lostLook) != nil {
 			return
