@@ -42,7 +42,7 @@ var ours = []rule{
 
 	// nodes and what stands in front of them; they fit api.Backend by shape and never import api or each other
 	{"mvcc", []string{"kv", "internal/wire"}},
-	{"member", []string{"kv", "internal/wire", "mvcc"}},
+	{"member", []string{"kv", "internal/wire", "mvcc", "member/nodehost"}},
 	{"member/...", []string{"kv", "internal/wire", "mvcc", "member/...", "transport/courier"}},
 	{"proxy/cache", []string{"kv", "internal/wire", "mvcc"}},
 	{"proxy", []string{"kv", "internal/wire", "proxy/cache"}},
@@ -97,7 +97,6 @@ var anywhere = []string{"agent", "api/...", "client", "cmd/...", "config", "enro
 // libraries has a row for each dependency that our code imports; a new one is also a row in docs/adr/0005.
 var libraries = []library{
 	{path: "github.com/lni/dragonboat/v4", homes: []string{"member/..."}, tests: []string{"test/cluster"}}, // to send a snapshot
-	{path: "github.com/golang/snappy", homes: []string{"member"}},
 	{path: "github.com/lni/vfs", homes: []string{"member/..."}},
 	{path: "github.com/cespare/xxhash/v2", homes: []string{"member/..."}},
 	{path: "github.com/golang/snappy", homes: []string{"member"}}, // how dragonboat packs the entries of its log
