@@ -4,6 +4,8 @@ package e2e
 
 import (
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -59,5 +61,29 @@ func TestARevokedMemberLosesItsSeatAndOneThatLeavesIsForgotten(t *testing.T) {
 	code, out := first.command("nodes", "ls")
 	if code != 0 || strings.Contains(out, "box2") || !strings.Contains(out, "revoked") {
 		t.Errorf("nodes ls: exit %d\n%s", code, out)
+	}
+}
+
+// TestAMemberThatLostItsDataAloneTakesItsPlaceAgain deletes what a member holds and leaves its identity and its record. It needs
+// no token to come back, under another id; without --join it says what to do.
+func TestAMemberThatLostItsDataAloneTakesItsPlaceAgain(t *testing.T) {
+	c, boxes, _, _ := threeBoxes(t)
+	boxes[0].expect(201, "PUT", "/v1/kv/a", "1", "")
+	boxes[2].kill()
+	if err := os.RemoveAll(filepath.Join(c.boxDir(3), "member")); err != nil {
+		t.Fatal(err)
+	}
+	lone := launch(t, c.boxDir(3), freeAddr(t), "--name", "box3")
+	if code := lone.waitExit(startMax); code != exitConfig || !strings.Contains(lone.logTail(), "--join") {
+		t.Errorf("without --join it ended with %d\n%s", code, lone.logTail())
+	}
+	again := launch(t, c.boxDir(3), freeAddr(t), "--name", "box3", "--join", c.peerAddr)
+	again.waitReady()
+	boxes[0].waitVoters(3, startMax)
+	again.expect(200, "GET", "/v1/kv/a", "", "1")
+	for _, m := range boxes[0].members() {
+		if m.Name == "box3" && (m.ID == "2" || m.ID == "3") {
+			t.Errorf("it has the id %s again", m.ID)
+		}
 	}
 }
