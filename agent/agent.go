@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"holdfast/api"
+	"holdfast/auth"
 	"holdfast/api/uplink"
 	"holdfast/config"
 	"holdfast/internal/pivot"
@@ -38,6 +39,8 @@ type Agent struct {
 	mail     atomic.Pointer[raftnet.Net]   // of a member, to the others
 	roll     atomic.Pointer[roll]          // nil unless this node is a member, and open
 	clients  *limiter
+
+	passwords *auth.Passwords
 	reload   reloader
 
 	ready    chan struct{}
@@ -68,6 +71,7 @@ func Start(ctx context.Context, cfg config.Config, opts ...Options) (*Agent, err
 		ready:   make(chan struct{}),
 		done:    make(chan struct{}),
 	}
+	a.passwords = auth.NewPasswords(a.judgedTime, 0)
 	a.reload.cfg, a.reload.level = cfg, o.LogLevel
 	if err := a.prepare(ctx); err != nil {
 		return nil, errors.Join(err, a.release())

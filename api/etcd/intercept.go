@@ -6,11 +6,15 @@ import (
 	"runtime/debug"
 	"unicode/utf8"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"holdfast/api"
+	"holdfast/kv"
 )
 
 // unary is around every call that has one request and one answer.
@@ -28,6 +32,10 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 		m.end(status.Code(err))
 	}()
 	if _, err := s.admit(ctx); err != nil {
+		return nil, err
+	}
+	ctx = withToken(ctx)
+	if err := s.allowed(ctx, info.FullMethod); err != nil {
 		return nil, err
 	}
 	return handler(ctx, req)
@@ -48,7 +56,11 @@ func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancelCause(ss.Context())
+	named := withToken(ss.Context())
+	if err := s.allowed(named, info.FullMethod); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(named)
 	defer cancel(nil)
 	defer context.AfterFunc(s.stopping, func() { cancel(errStopped) })()
 	if needsLeader {
@@ -75,6 +87,55 @@ func (s *Server) admit(ctx context.Context) (needsLeader bool, err error) {
 		return true, rpctypes.ErrGRPCNoLeader
 	}
 	return true, nil
+}
+
+// withToken puts what a client has shown of itself into the context of its call: as etcd's clients do, or through the
+// gateway as HTTP does.
+func withToken(ctx context.Context) context.Context {
+	for _, name := range [2]string{rpctypes.TokenFieldNameGRPC, rpctypes.TokenFieldNameSwagger} {
+		if shown := metadata.ValueFromIncomingContext(ctx, name); len(shown) > 0 {
+			return api.WithToken(ctx, shown[0])
+		}
+	}
+	return ctx
+}
+
+// rights are what it takes to make a call that is about the node or the cluster as a whole, as in etcd: with
+// authentication on, everything that changes something there is for root.
+var rights = map[string]kv.AuthPart{
+	pb.Maintenance_Defragment_FullMethodName: kv.AuthRoot,
+	pb.Maintenance_Snapshot_FullMethodName:   kv.AuthRoot,
+	pb.Maintenance_Hash_FullMethodName:       kv.AuthRoot,
+	pb.Maintenance_HashKV_FullMethodName:     kv.AuthRoot,
+	pb.Maintenance_MoveLeader_FullMethodName: kv.AuthRoot,
+	pb.Maintenance_Downgrade_FullMethodName:  kv.AuthRoot,
+	pb.Maintenance_Status_FullMethodName:     kv.AuthSomeone,
+	pb.Maintenance_Alarm_FullMethodName:      kv.AuthSomeone, // what is not GET asks for more itself
+	pb.Cluster_MemberAdd_FullMethodName:      kv.AuthRoot,
+	pb.Cluster_MemberRemove_FullMethodName:   kv.AuthRoot,
+	pb.Cluster_MemberUpdate_FullMethodName:   kv.AuthRoot,
+	pb.Cluster_MemberPromote_FullMethodName:  kv.AuthRoot,
+	pb.Cluster_MemberList_FullMethodName:     kv.AuthSomeone,
+}
+
+// allowed refuses a call that takes more than who makes it has.
+func (s *Server) allowed(ctx context.Context, method string) error {
+	part, asks := rights[method]
+	if !asks {
+		return nil
+	}
+	return s.mayHave(ctx, part)
+}
+
+func (s *Server) mayHave(ctx context.Context, part kv.AuthPart) error {
+	err := api.Allowed(ctx, s.opts.Backend, part)
+	switch code := kv.CodeOf(err); {
+	case code == kv.OK:
+		return nil
+	case part == kv.AuthSomeone && (code == kv.NoLeader || code == kv.UpstreamUnavailable):
+		return nil // a proxy that is cut off, or a member that still replays, has no policy, and says how it is all the same
+	}
+	return s.refusal(ctx, err)
 }
 
 // panicked keeps a fault in one call from ending the node.

@@ -1,0 +1,74 @@
+package api
+
+import (
+	"context"
+	"iter"
+	"slices"
+
+	"holdfast/kv"
+)
+
+type tokenKey struct{}
+
+// WithToken returns ctx with what a client has shown of itself, as in an Authorization header.
+func WithToken(ctx context.Context, token string) context.Context {
+	if token == "" {
+		return ctx
+	}
+	return context.WithValue(ctx, tokenKey{}, token)
+}
+
+// ByOf is who asks, as far as the door knows: what they have shown, else the name in their certificate. Who comes over the
+// administration socket and shows nothing is root: the permissions of its file say who that can be.
+func ByOf(ctx context.Context) kv.By {
+	if token, ok := ctx.Value(tokenKey{}).(string); ok {
+		return kv.By{Token: token}
+	}
+	return kv.By{}
+}
+
+// Signed is b as the doors use it: each command, query and watch says who asks for it.
+func Signed(b Backend) Backend { return signed{b} }
+
+type signed struct{ next Backend }
+
+func (s signed) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
+	if by := ByOf(ctx); by != (kv.By{}) {
+		c.By = by
+		if len(c.Ops) == 1 {
+			if each, ok := c.Ops[0].(kv.Each); ok {
+				each.Commands = slices.Clone(each.Commands)
+				for i := range each.Commands {
+					each.Commands[i].By = by
+				}
+				c.Ops = []kv.Op{each}
+			}
+		}
+	}
+	return s.next.Do(ctx, c)
+}
+
+func (s signed) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
+	q.By = ByOf(ctx)
+	return s.next.Read(ctx, q)
+}
+
+func (s signed) Watch(ctx context.Context, w kv.WatchSpec) iter.Seq2[kv.Batch, error] {
+	w.By = ByOf(ctx)
+	return s.next.Watch(ctx, w)
+}
+
+// Allowed reports why who asks may not have part of what only the node as a whole has: AuthRoot for administration,
+// AuthSomeone for looking. It needs no quorum to allow, so that a node can be looked after without one.
+func Allowed(ctx context.Context, b Backend, part kv.AuthPart) error {
+	q := kv.Query{By: ByOf(ctx), Ops: []kv.Op{kv.ReadAuth{What: part}}, MaxAge: kv.Unlimited}
+	_, err := b.Read(ctx, q)
+	switch kv.CodeOf(err) {
+	case kv.PermissionDenied, kv.UserNotFound, kv.Unauthenticated, kv.AuthOldRevision: // this node may lag behind
+		q.MaxAge = 0
+		if _, again := b.Read(ctx, q); again == nil {
+			return nil
+		}
+	}
+	return err
+}
