@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"holdfast/api"
+	"holdfast/config"
 	"holdfast/internal/pivot"
 	"holdfast/kv"
 )
@@ -56,8 +57,16 @@ type house struct {
 
 func newHouse(t *testing.T) *house {
 	t.Helper()
-	h := &house{node: heldNode{make(chan struct{}, 8), make(chan struct{})}, ended: make(chan error, 1)}
-	cfg := settings(t)
+	held := heldNode{make(chan struct{}, 8), make(chan struct{})}
+	h := houseOf(t, settings(t), held)
+	h.node = held
+	return h
+}
+
+// houseOf is doors in front of any node.
+func houseOf(t *testing.T, cfg config.Config, node api.Backend) *house {
+	t.Helper()
+	h := &house{ended: make(chan error, 1)}
 	open, err := openAll(t, locks(), cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -67,7 +76,7 @@ func newHouse(t *testing.T) *house {
 		opts: withDefaults([]Options{{Log: slog.New(slog.NewTextHandler(&h.log, nil))}}),
 	}
 	h.plan.Store(&plan{})
-	h.gate.open(h.node)
+	h.gate.open(node)
 	close(h.ready)
 	ctx, leave := context.WithCancel(t.Context())
 	force, cut := context.WithCancel(t.Context())

@@ -9,6 +9,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"holdfast/api"
 	"holdfast/internal/sniff"
 )
 
@@ -16,6 +17,7 @@ import (
 // gets one answer, 503 for a request to the API and the usual one for health and metrics, and is closed. A reserve is
 // set aside for those answers; beyond it a connection is closed at once.
 type limiter struct {
+	purpose purpose
 	max     atomic.Int64
 	open    atomic.Int64
 	refused atomic.Int64 // got a 503
@@ -32,7 +34,7 @@ const (
 const reserve = 64
 
 func newLimiter(p purpose, limit int, reg prometheus.Registerer) *limiter {
-	l := &limiter{}
+	l := &limiter{purpose: p}
 	l.max.Store(int64(limit))
 	const refusals = "holdfast_agent_connections_refused_total"
 	help := "Connections beyond the limit: answered once with 503, or dropped when the reserve was used up too."
@@ -76,7 +78,7 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 		}
 		open, limit := l.limiter.open.Add(1), l.limiter.max.Load()
 		if open <= limit+reserve {
-			return &limitedConn{Conn: c, limiter: l.limiter, beyond: open > limit}, nil
+			return &limitedConn{Conn: c, limiter: l.limiter, beyond: open > limit, caller: l.limiter.callerOf(c)}, nil
 		}
 		l.limiter.open.Add(-1)
 		l.limiter.dropped.Add(1)
@@ -84,15 +86,24 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 	}
 }
 
+// callerOf is who has opened a connection, as the listener knows it.
+func (l *limiter) callerOf(c net.Conn) api.Caller {
+	return api.Caller{Addr: api.AddrPort(c.RemoteAddr()), Admin: l.purpose == forAdmin, Process: processOf(c)}
+}
+
 // limitedConn gives its place back when it is closed.
 type limitedConn struct {
 	net.Conn
 	limiter *limiter
+	caller  api.Caller
 	beyond  bool // gets one answer
 	once    sync.Once
 	bounded atomic.Bool  // a handler has set a write deadline of its own
 	stall   atomic.Int64 // when the write deadline that is in force was set, in nanoseconds since 1970; 0 for never
 }
+
+// Caller is for api.CallerOf.
+func (c *limitedConn) Caller() api.Caller { return c.caller }
 
 func (c *limitedConn) Close() error {
 	c.once.Do(func() { c.limiter.open.Add(-1) })
@@ -145,6 +156,7 @@ type beyondKey struct{}
 
 // mark is for http.Server.ConnContext.
 func (l *limiter) mark(ctx context.Context, c net.Conn) context.Context {
+	ctx = api.WithCaller(ctx, api.CallerOf(c))
 	if limited(c) {
 		l.refused.Add(1)
 		return context.WithValue(ctx, beyondKey{}, true)

@@ -174,7 +174,7 @@ func (d *dataDir) finishSwitch(rec record) error {
 	case joining:
 		return d.finishJoin(rec.Switch.Admission)
 	case restoring, recovering:
-		_, err := d.finishReplace(rec, func(string) error { return nil })
+		_, err := d.finishReplace(rec, d.step)
 		return err
 	}
 	return d.finishBootstrap()

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"holdfast/config"
+	"holdfast/internal/failpoint"
 	"holdfast/member"
 	"holdfast/mvcc"
 )
@@ -66,7 +67,7 @@ func Recover(ctx context.Context, r Recovery) (done Restored, err error) {
 	if err := d.makeFresh(replacedName); err != nil {
 		return done, err
 	}
-	if err := o.step(stepReplaceFolder); err != nil {
+	if err := o.step(failpoint.ReplaceFolder); err != nil {
 		return done, err
 	}
 	loss, c, err := d.salvage(ctx, o, node)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"holdfast/config"
+	"holdfast/internal/failpoint"
 	"holdfast/kv"
 	"holdfast/member"
 	"holdfast/mvcc"
@@ -29,18 +30,6 @@ const (
 	recovering = "recover"
 )
 
-// The steps of a restore and of a recovery, between which a test cuts them short.
-const (
-	stepReplaceFolder     = "replace/folder"
-	stepReplaceIdentity   = "replace/identity"
-	stepReplaceState      = "replace/state"
-	stepReplaceFounded    = "replace/founded"
-	stepReplaceJournalled = "replace/journalled"
-	stepReplaceRetired    = "replace/retired"
-	stepReplaceRenamed    = "replace/renamed"
-	stepReplaceRecorded   = "replace/recorded"
-)
-
 // Offline is what commands on the data dir of a stopped agent have in common. The zero value of a field is the default
 // named at it.
 type Offline struct {
@@ -50,7 +39,7 @@ type Offline struct {
 	Now     func() time.Time // dates the record for people; nil: time.Now
 	Tell    func(string)     // told what is being done; nil: nobody is
 
-	step func(name string) error // called between durable steps, in tests
+	step func(failpoint.Point) error // called between durable steps; nil: pass. Tests cut them short here
 }
 
 func (o Offline) withDefaults() Offline {
@@ -64,7 +53,7 @@ func (o Offline) withDefaults() Offline {
 		o.Tell = func(string) {}
 	}
 	if o.step == nil {
-		o.step = func(string) error { return nil }
+		o.step = pass
 	}
 	return o
 }
@@ -122,7 +111,7 @@ func Restore(ctx context.Context, r Restoration) (done Restored, err error) {
 	if err := d.makeFresh(replacedName); err != nil {
 		return done, err
 	}
-	if err := o.step(stepReplaceFolder); err != nil {
+	if err := o.step(failpoint.ReplaceFolder); err != nil {
 		return done, err
 	}
 	identity, err := d.readIdentity()
@@ -131,7 +120,7 @@ func Restore(ctx context.Context, r Restoration) (done Restored, err error) {
 	if err != nil {
 		return done, err
 	}
-	if err := o.step(stepReplaceIdentity); err != nil {
+	if err := o.step(failpoint.ReplaceIdentity); err != nil {
 		return done, err
 	}
 	epoch := newEpoch()
@@ -235,7 +224,7 @@ func (d *dataDir) removeAll(name string) error {
 //	restore.new/ -> member/
 //	mode.json says member
 func (d *dataDir) found(ctx context.Context, o Offline, rec record, kind string, c mvcc.Contents, done *Restored) error {
-	if err := o.step(stepReplaceState); err != nil {
+	if err := o.step(failpoint.ReplaceState); err != nil {
 		return err
 	}
 	id, err := kv.ParseNodeID(rec.NodeID)
@@ -247,14 +236,14 @@ func (d *dataDir) found(ctx context.Context, o Offline, rec record, kind string,
 	if err := member.Found(ctx, cfg); err != nil {
 		return openError(err)
 	}
-	if err := o.step(stepReplaceFounded); err != nil {
+	if err := o.step(failpoint.ReplaceFounded); err != nil {
 		return err
 	}
 	rec.Switch = &change{Kind: kind}
 	if err := d.writeRecord(rec); err != nil {
 		return err
 	}
-	if err := o.step(stepReplaceJournalled); err != nil {
+	if err := o.step(failpoint.ReplaceJournalled); err != nil {
 		return err
 	}
 	retired, err := d.finishReplace(rec, o.step)
@@ -267,12 +256,12 @@ func (d *dataDir) found(ctx context.Context, o Offline, rec record, kind string,
 	}
 	done.Cluster, done.Epoch, done.Revision, done.Keys, done.Leases = fmt.Sprintf("%016x", c.Epoch.Cluster), c.Epoch.String(), c.Revision, c.Keys, c.Leases
 	done.Node, done.Retired = rec.NodeID, retired
-	return o.step(stepReplaceRecorded)
+	return o.step(failpoint.ReplaceRecorded)
 }
 
 // finishReplace goes on where found was cut short: everything it needs is in the dir. It returns where the former member
 // went, if it moved one.
-func (d *dataDir) finishReplace(rec record, step func(string) error) (retired string, err error) {
+func (d *dataDir) finishReplace(rec record, step func(failpoint.Point) error) (retired string, err error) {
 	staged, err := d.look(replacedName)
 	if err != nil {
 		return "", err
@@ -291,14 +280,14 @@ func (d *dataDir) finishReplace(rec record, step func(string) error) (retired st
 		if retired, err = d.retire(rec); err != nil {
 			return "", err
 		}
-		if err := step(stepReplaceRetired); err != nil {
+		if err := step(failpoint.ReplaceRetired); err != nil {
 			return "", err
 		}
 	}
 	if err := errors.Join(os.Rename(d.join(replacedName), d.join(memberName)), syncDir(d.path)); err != nil {
 		return "", storageError(fmt.Errorf("make %s: %w", memberName, err))
 	}
-	return retired, step(stepReplaceRenamed)
+	return retired, step(failpoint.ReplaceRenamed)
 }
 
 // retire moves the member away, to a name that nothing has.

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"holdfast/config"
+	"holdfast/internal/failpoint"
 )
 
 // filledDir is the data dir of a stopped agent with a key in it, and a backup taken of that.
@@ -64,8 +65,8 @@ func serves(t *testing.T, cfg config.Config) (epoch, cluster, node string) {
 var errKilled = errors.New("killed")
 
 // killAt ends a restore at a step, and notes those that it passes.
-func killAt(name string, passed *[]string) func(string) error {
-	return func(at string) error {
+func killAt(name failpoint.Point, passed *[]failpoint.Point) func(failpoint.Point) error {
+	return func(at failpoint.Point) error {
 		if passed != nil {
 			*passed = append(*passed, at)
 		}
@@ -104,11 +105,11 @@ func TestTwoRestoresOfOneBackupAreTwoClusters(t *testing.T) {
 
 func TestARestoreSurvivesAKillAtEachStep(t *testing.T) {
 	_, backup := filledDir(t)
-	restore := func(dir string, step func(string) error) error {
+	restore := func(dir string, step func(failpoint.Point) error) error {
 		_, err := Restore(t.Context(), Restoration{Offline: Offline{DataDir: dir, step: step}, File: backup})
 		return err
 	}
-	var steps []string
+	var steps []failpoint.Point
 	if err := restore(t.TempDir(), killAt("", &steps)); err != nil {
 		t.Fatal(err)
 	}
@@ -117,8 +118,8 @@ func TestARestoreSurvivesAKillAtEachStep(t *testing.T) {
 	}
 	journalled := false
 	for _, step := range steps {
-		journalled = journalled || step == stepReplaceJournalled
-		t.Run(step, func(t *testing.T) {
+		journalled = journalled || step == failpoint.ReplaceJournalled
+		t.Run(string(step), func(t *testing.T) {
 			cfg := at(t, t.TempDir())
 			if err := restore(cfg.DataDir, killAt(step, nil)); !errors.Is(err, errKilled) {
 				t.Fatalf("the step was not reached: %v", err)
@@ -139,13 +140,13 @@ func TestARestoreSurvivesAKillAtEachStep(t *testing.T) {
 }
 
 func TestARecoverySurvivesAKillAtEachStep(t *testing.T) {
-	recovery := func(dir string, step func(string) error) error {
+	recovery := func(dir string, step func(failpoint.Point) error) error {
 		_, err := Recover(t.Context(), Recovery{Offline: Offline{DataDir: dir, step: step}, Confirm: func(Loss) bool { return true }})
 		return err
 	}
 	old, _ := filledDir(t)
 	wasEpoch, _, wasNode := serves(t, old)
-	var steps []string
+	var steps []failpoint.Point
 	if err := recovery(copyOf(t, old.DataDir), killAt("", &steps)); err != nil {
 		t.Fatal(err)
 	}
@@ -154,8 +155,8 @@ func TestARecoverySurvivesAKillAtEachStep(t *testing.T) {
 	}
 	journalled := false
 	for _, step := range steps {
-		journalled = journalled || step == stepReplaceJournalled
-		t.Run(step, func(t *testing.T) {
+		journalled = journalled || step == failpoint.ReplaceJournalled
+		t.Run(string(step), func(t *testing.T) {
 			cfg := at(t, copyOf(t, old.DataDir))
 			if err := recovery(cfg.DataDir, killAt(step, nil)); !errors.Is(err, errKilled) {
 				t.Fatalf("the step was not reached: %v", err)

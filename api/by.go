@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"crypto/x509"
 	"iter"
 	"slices"
 
@@ -24,7 +25,24 @@ func ByOf(ctx context.Context) kv.By {
 	if token, ok := ctx.Value(tokenKey{}).(string); ok {
 		return kv.By{Token: token}
 	}
+	switch caller, _ := CallerFrom(ctx); {
+	case caller.Admin:
+		return kv.By{Principal: kv.RootName}
+	case caller.Cert != nil:
+		return kv.By{Principal: nameIn(caller.Cert)}
+	}
 	return kv.By{}
+}
+
+// nameIn is the user that a client certificate is for: its common name, as in etcd, else the first name that it is good for.
+func nameIn(c *x509.Certificate) string {
+	names := append([]string{c.Subject.CommonName}, c.EmailAddresses...)
+	for _, name := range append(names, c.DNSNames...) {
+		if name != "" {
+			return name
+		}
+	}
+	return ""
 }
 
 // Signed is b as the doors use it: each command, query and watch says who asks for it.

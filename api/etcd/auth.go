@@ -39,12 +39,12 @@ func (s authService) ask(ctx context.Context, what kv.AuthPart, name string) (*p
 	return s.header(page.Header), page.Ops[0], nil
 }
 
-func keys(kvs []kv.KeyValue) []string {
-	names := make([]string, len(kvs))
+func names(kvs []kv.KeyValue) []string {
+	list := make([]string, len(kvs))
 	for i, k := range kvs {
-		names[i] = string(k.Key)
+		list[i] = string(k.Key)
 	}
-	return names
+	return list
 }
 
 // AuthEnable turns authentication on.
@@ -120,7 +120,7 @@ func (s authService) UserGet(ctx context.Context, r *pb.AuthUserGetRequest) (*pb
 	if err != nil {
 		return nil, err
 	}
-	return &pb.AuthUserGetResponse{Header: h, Roles: keys(res.KVs)}, nil
+	return &pb.AuthUserGetResponse{Header: h, Roles: names(res.KVs)}, nil
 }
 
 // UserList lists users.
@@ -129,7 +129,7 @@ func (s authService) UserList(ctx context.Context, _ *pb.AuthUserListRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	return &pb.AuthUserListResponse{Header: h, Users: keys(res.KVs)}, nil
+	return &pb.AuthUserListResponse{Header: h, Users: names(res.KVs)}, nil
 }
 
 // UserDelete removes a user.
@@ -203,7 +203,7 @@ func (s authService) RoleList(ctx context.Context, _ *pb.AuthRoleListRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	return &pb.AuthRoleListResponse{Header: h, Roles: keys(res.KVs)}, nil
+	return &pb.AuthRoleListResponse{Header: h, Roles: names(res.KVs)}, nil
 }
 
 // RoleDelete removes a role, from those too who have it.

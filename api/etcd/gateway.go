@@ -28,6 +28,7 @@ type gateway struct {
 	listener *bufconn.Listener
 	begin    sync.Once
 	serving  sync.WaitGroup
+	tickets  tickets
 }
 
 const (
@@ -48,6 +49,8 @@ func newGateway(s *Server) *gateway {
 	conn, err := grpc.NewClient("passthrough:///gateway",
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return g.listener.DialContext(ctx) }),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithUnaryInterceptor(g.tickets.unary),
+		grpc.WithStreamInterceptor(g.tickets.stream),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(gatewayMessageMax)),
 	)
 	if err != nil {
@@ -76,7 +79,7 @@ const gatewayMessageMax = 1<<31 - 1
 
 func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g.begin.Do(func() {
-		g.serving.Go(func() { _ = g.server.grpc.Serve(g.listener) }) // ends with the server
+		g.serving.Go(func() { _ = g.server.grpc.Serve(memoryListener{g.listener}) }) // ends with the server
 	})
 	if rest, ok := strings.CutPrefix(r.URL.Path, gatewayBeta); ok {
 		r.URL.Path = gatewayPath + rest

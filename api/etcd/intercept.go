@@ -34,7 +34,7 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	if _, err := s.admit(ctx); err != nil {
 		return nil, err
 	}
-	ctx = withToken(ctx)
+	ctx = s.named(ctx)
 	if err := s.allowed(ctx, info.FullMethod); err != nil {
 		return nil, err
 	}
@@ -56,11 +56,11 @@ func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 	if err != nil {
 		return err
 	}
-	named := withToken(ss.Context())
-	if err := s.allowed(named, info.FullMethod); err != nil {
+	ctx := s.named(ss.Context())
+	if err := s.allowed(ctx, info.FullMethod); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancelCause(named)
+	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(s.stopping, func() { cancel(errStopped) })()
 	if needsLeader {
@@ -89,9 +89,10 @@ func (s *Server) admit(ctx context.Context) (needsLeader bool, err error) {
 	return true, nil
 }
 
-// withToken puts what a client has shown of itself into the context of its call: as etcd's clients do, or through the
-// gateway as HTTP does.
-func withToken(ctx context.Context) context.Context {
+// named is the context of a call with all in it that is known of who makes it: its Caller, and the token that it shows, as
+// etcd's clients do, or through the gateway as HTTP does.
+func (s *Server) named(ctx context.Context) context.Context {
+	ctx = s.withCaller(ctx)
 	for _, name := range [2]string{rpctypes.TokenFieldNameGRPC, rpctypes.TokenFieldNameSwagger} {
 		if shown := metadata.ValueFromIncomingContext(ctx, name); len(shown) > 0 {
 			return api.WithToken(ctx, shown[0])

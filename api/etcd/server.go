@@ -43,6 +43,7 @@ const (
 // serverOptions is how the gRPC server is set up.
 func (s *Server) serverOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
+		grpc.Creds(passport{}),
 		grpc.ForceServerCodecV2(codec{s.metrics}),
 		grpc.UnaryInterceptor(s.unary),
 		grpc.StreamInterceptor(s.stream),

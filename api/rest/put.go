@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"time"
 
+	"holdfast/api"
 	"holdfast/kv"
 )
 
@@ -146,8 +147,11 @@ func (h *Handler) replyWritten(w http.ResponseWriter, status int, req *write, re
 	return status
 }
 
-// deviceOf names a client for its share of the queue: its address, or on a unix socket nobody.
+// deviceOf names a client for its share of the queue; empty for one that nothing is known of.
 func deviceOf(r *http.Request) string {
+	if caller, ok := api.CallerFrom(r.Context()); ok {
+		return caller.Device()
+	}
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
 		return ""

@@ -73,6 +73,18 @@ const (
 	LeaveMoved      Point = "leave/moved"
 )
 
+// Putting a member in the place of what was there: a restore of a backup, and a recovery without a quorum.
+const (
+	ReplaceFolder     Point = "replace/folder"
+	ReplaceIdentity   Point = "replace/identity" // of a restore: the node has one
+	ReplaceState      Point = "replace/state"
+	ReplaceFounded    Point = "replace/founded" // a whole member is staged
+	ReplaceJournalled Point = "replace/journalled"
+	ReplaceRetired    Point = "replace/retired" // of a recovery: the former member is out of the way
+	ReplaceRenamed    Point = "replace/renamed"
+	ReplaceRecorded   Point = "replace/recorded"
+)
+
 // ImageRemoved is behind each thing that making a golden image takes out of a dir.
 const ImageRemoved Point = "image/removed"
 
@@ -86,6 +98,7 @@ func All() []Point {
 		PromoteJournalled, PromoteSeated, PromoteCommitted, PromoteTurned, PromoteCleared, PromoteRecorded, PromoteRefused,
 		DemoteJournalled, DemoteFolder, DemoteCommitted, DemoteTurned, DemoteAsked, DemoteRemoved, DemoteRetired, DemoteRecorded,
 		LeaveJournalled, LeaveMoving, LeaveMoved,
+		ReplaceFolder, ReplaceIdentity, ReplaceState, ReplaceFounded, ReplaceJournalled, ReplaceRetired, ReplaceRenamed, ReplaceRecorded,
 		ImageRemoved,
 	}
 }

@@ -21,9 +21,10 @@ import (
 
 // crash is one run of a program that dies at a point, and its next start.
 type crash struct {
-	t     *testing.T
-	point string // where it dies
-	dir   string // for the data dirs of this run
+	t      *testing.T
+	point  string // where it dies
+	dir    string // for the data dirs of this run
+	quarry *quarry
 }
 
 // through is the command by which an agent is started that dies at the point.
@@ -89,7 +90,10 @@ var scenarios = []scenario{
 	{"promote", []string{"promote", "join/admitted", "join/certified", "join/staged", "member/renamed", "member/made"}, (*crash).promotes},
 	{"promote in vain", []string{"refused"}, (*crash).isRefused},
 	{"demote", []string{"demote"}, (*crash).demotes},
-	{"leave", []string{"leave"}, (*crash).leaves},
+	{"leave by force", []string{"leave"}, (*crash).leaves},
+	{"leave", []string{"leave"}, (*crash).leavesACluster},
+	{"restore", []string{"replace/folder", "replace/identity", "replace/state", "replace/founded", "replace/journalled", "replace/renamed", "replace/recorded"}, (*crash).restores},
+	{"recover", []string{"replace/folder", "replace/state", "replace/founded", "replace/journalled", "replace/retired", "replace/renamed", "replace/recorded"}, (*crash).recovers},
 	{"prepare an image", []string{"image"}, (*crash).becomesAnImage},
 }
 
@@ -101,7 +105,7 @@ const atOnce = 4
 // comes to is a failure.
 func TestEveryFailpointIsSurvived(t *testing.T) {
 	points := buildFailpoints(t)
-	places := make(chan struct{}, atOnce)
+	places, quarry := make(chan struct{}, atOnce), &quarry{dir: t.TempDir()}
 	for _, point := range points {
 		group, _, _ := strings.Cut(point, "/")
 		known := false
@@ -114,7 +118,7 @@ func TestEveryFailpointIsSurvived(t *testing.T) {
 				t.Parallel()
 				places <- struct{}{}
 				defer func() { <-places }()
-				s.run(&crash{t: t, point: point, dir: t.TempDir()})
+				s.run(&crash{t: t, point: point, dir: t.TempDir(), quarry: quarry})
 			})
 		}
 		if !known {
@@ -260,11 +264,7 @@ func (c *crash) becomesAnImage() {
 	token := cluster.token("proxy")
 	first.kill()
 	c.stops(start(c.t, dir, addr, "--mode", "proxy", "--join", cluster.peerAddr, "--token-file", token))
-	cmd := exec.Command(os.Getenv("AGENT"), "prepare-image", "--data-dir", dir)
-	cmd.Env = cleanEnv(c.t, "FAILPOINT="+c.point)
-	if out, err := cmd.CombinedOutput(); err == nil || cmd.ProcessState.ExitCode() != -1 {
-		c.t.Fatalf("it was not killed: %v %s", err, out)
-	}
+	c.command("prepare-image", "--data-dir", dir)
 	if code, out := commandAt(c.t, dir, "prepare-image"); code != 0 {
 		c.t.Fatalf("again: exit %d, %s", code, out)
 	}

@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -83,50 +84,65 @@ func (a *agent) becomes(change string) {
 	}
 }
 
-// counter puts 1, 2, 3, ... to one key of its own through one node.
+// counter puts 1, 2, 3, ... to one key of its own.
 type counter struct {
 	key       string
 	tried     int
 	revisions map[int]int64 // of what was acknowledged as committed
 	queued    map[int]bool  // of what was acknowledged as queued
 	refused   map[int]bool  // certainly not applied
+	unknown   map[int]bool  // applied or not, and if so at any time after
 	longest   time.Duration // between two acknowledgements
 	surprises []string
 }
 
 func newCounter(key string) *counter {
-	return &counter{key: key, revisions: map[int]int64{}, queued: map[int]bool{}, refused: map[int]bool{}}
+	return &counter{key: key, revisions: map[int]int64{}, queued: map[int]bool{}, refused: map[int]bool{}, unknown: map[int]bool{}}
 }
 
+// run counts through one node, which answers until ctx ends.
 func (c *counter) run(ctx context.Context, url string) {
 	client := &http.Client{Timeout: 20 * time.Second}
 	last := time.Now()
 	for ctx.Err() == nil {
-		c.tried++
-		r, err := call(context.WithoutCancel(ctx), client, "PUT", url+"/v1/kv/"+c.key, fmt.Append(nil, c.tried))
-		switch {
-		case err == nil && r.status == http.StatusAccepted:
-			c.queued[c.tried] = true
-		case err == nil && (r.status == 200 || r.status == 201):
-			var body struct{ Revision int64 }
-			if jsonErr := json.Unmarshal(r.body, &body); jsonErr != nil {
-				c.surprises = append(c.surprises, string(r.body))
-			}
-			c.revisions[c.tried] = body.Revision
-		case err == nil && r.status == 503:
-			c.refused[c.tried] = true
-			time.Sleep(thinking)
-			continue
-		case err == nil && r.status == 504:
-			continue
-		default:
-			c.surprises = append(c.surprises, fmt.Sprintf("PUT %d: %d %s %v", c.tried, r.status, r.body, err))
+		acked, err := c.next(ctx, client, url)
+		if err != nil {
+			c.surprises = append(c.surprises, fmt.Sprintf("PUT %d: %v", c.tried, err))
 			return
 		}
-		c.longest = max(c.longest, time.Since(last))
-		last = time.Now()
+		if acked {
+			c.longest = max(c.longest, time.Since(last))
+			last = time.Now()
+		}
 		time.Sleep(thinking)
 	}
+}
+
+// next puts the next number and notes what became of it. It is not cut short by ctx; an error is of the connection.
+func (c *counter) next(ctx context.Context, client *http.Client, url string) (acked bool, err error) {
+	c.tried++
+	n := c.tried
+	r, err := call(context.WithoutCancel(ctx), client, "PUT", url+"/v1/kv/"+c.key, fmt.Append(nil, n))
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED), err == nil && r.status == http.StatusServiceUnavailable:
+		c.refused[n] = true
+	case err != nil, r.status == http.StatusGatewayTimeout:
+		c.unknown[n] = true
+	case r.status == http.StatusAccepted:
+		c.queued[n] = true
+		return true, nil
+	case r.status == 200 || r.status == 201:
+		var body struct{ Revision int64 }
+		if jsonErr := json.Unmarshal(r.body, &body); jsonErr != nil {
+			c.surprises = append(c.surprises, string(r.body))
+		}
+		c.revisions[n] = body.Revision
+		return true, nil
+	default:
+		c.unknown[n] = true
+		c.surprises = append(c.surprises, fmt.Sprintf("PUT %d: %d %s", n, r.status, r.body))
+	}
+	return false, err
 }
 
 // verify holds what the cluster has of the key against what was acknowledged: in order, nothing lost, nothing doubled.
@@ -135,21 +151,28 @@ func (c *counter) verify(t *testing.T, all []change) {
 	for _, s := range c.surprises {
 		t.Errorf("%s: %s", c.key, s)
 	}
-	seen, last := map[int]bool{}, 0
+	seen, last := map[int]bool{}, 0 // last of those whose order is known
 	for _, e := range all {
 		if e.Key != c.key {
 			continue
 		}
 		n, err := strconv.Atoi(string(e.Value))
-		if err != nil || n <= last || c.refused[n] {
-			t.Errorf("%s: %q at revision %d behind %d (%v; refused: %v)", c.key, e.Value, e.Revision, last, err, c.refused[n])
+		if err != nil || seen[n] || c.refused[n] {
+			t.Errorf("%s: %q at revision %d (%v; there already: %v; refused: %v)", c.key, e.Value, e.Revision, err, seen[n], c.refused[n])
 		}
 		if at, ok := c.revisions[n]; ok && at != e.Revision {
 			t.Errorf("%s: %d is at revision %d, acknowledged was %d", c.key, n, e.Revision, at)
 		}
-		seen[n], last = true, n
+		seen[n] = true
+		if c.unknown[n] {
+			continue
+		}
+		if n <= last {
+			t.Errorf("%s: %d at revision %d behind %d", c.key, n, e.Revision, last)
+		}
+		last = n
 	}
-	for n := range c.tried {
+	for n := 1; n <= c.tried; n++ {
 		if _, ok := c.revisions[n]; (ok || c.queued[n]) && !seen[n] {
 			t.Errorf("%s: %d was acknowledged and is lost", c.key, n)
 		}

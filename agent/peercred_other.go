@@ -1,0 +1,11 @@
+//go:build !linux
+
+package agent
+
+import (
+	"net"
+
+	"holdfast/api"
+)
+
+func processOf(net.Conn) *api.Process { return nil }
