@@ -79,11 +79,20 @@ func (s signed) Watch(ctx context.Context, w kv.WatchSpec) iter.Seq2[kv.Batch, e
 // Allowed reports why who asks may not have part of what only the node as a whole has: AuthRoot for administration,
 // AuthSomeone for looking. It needs no quorum to allow, so that a node can be looked after without one.
 func Allowed(ctx context.Context, b Backend, part kv.AuthPart) error {
-	q := kv.Query{By: ByOf(ctx), Ops: []kv.Op{kv.ReadAuth{What: part}}, MaxAge: kv.Unlimited}
+	return allowed(ctx, b, part, false)
+}
+
+// AllowedHere is Allowed for what is to be answered without the cluster: a node that has no policy says NotCached.
+func AllowedHere(ctx context.Context, b Backend, part kv.AuthPart) error {
+	return allowed(ctx, b, part, true)
+}
+
+func allowed(ctx context.Context, b Backend, part kv.AuthPart, here bool) error {
+	q := kv.Query{By: ByOf(ctx), Ops: []kv.Op{kv.ReadAuth{What: part}}, MaxAge: kv.Unlimited, LocalOnly: here}
 	_, err := b.Read(ctx, q)
 	switch kv.CodeOf(err) {
 	case kv.PermissionDenied, kv.UserNotFound, kv.Unauthenticated, kv.AuthOldRevision: // this node may lag behind
-		q.MaxAge = 0
+		q.MaxAge, q.LocalOnly = 0, false
 		if _, again := b.Read(ctx, q); again == nil {
 			return nil
 		}

@@ -201,6 +201,9 @@ func (g *Guard) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
 		if err != nil {
 			return kv.Page{}, g.counted(err)
 		}
+		if op, ok := only[kv.ReadAuth](q.Ops); ok && (op.What == kv.AuthRoot || op.What == kv.AuthSomeone) {
+			return kv.Page{Ops: []kv.OpResult{{}}}, nil // that they may is the answer
+		}
 		asked := q
 		asked.By = by
 		page, err := g.next.Read(ctx, asked)

@@ -129,12 +129,16 @@ func (s *Server) allowed(ctx context.Context, method string) error {
 }
 
 func (s *Server) mayHave(ctx context.Context, part kv.AuthPart) error {
-	err := api.Allowed(ctx, s.opts.Backend, part)
+	ask := api.Allowed
+	if part == kv.AuthSomeone {
+		ask = api.AllowedHere
+	}
+	err := ask(ctx, s.opts.Backend, part)
 	switch code := kv.CodeOf(err); {
 	case code == kv.OK:
 		return nil
-	case part == kv.AuthSomeone && (code == kv.NoLeader || code == kv.UpstreamUnavailable):
-		return nil // a proxy that is cut off, or a member that still replays, has no policy, and says how it is all the same
+	case part == kv.AuthSomeone && (code == kv.NotCached || code == kv.NoLeader || code == kv.UpstreamUnavailable):
+		return nil // a proxy has no policy, nor has a member that still replays: they say how they are all the same
 	}
 	return s.refusal(ctx, err)
 }
