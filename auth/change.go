@@ -22,15 +22,21 @@ const (
 // Change makes the policy that an op leads to, and the entries that have changed. An op it does not know is no change. The
 // refusals are etcd's, in etcd's order.
 func (p *Policy) Change(op kv.Op) (*Policy, []Entry, *kv.Error) {
+	var next *Policy
+	var entries []Entry
+	var err *kv.Error
 	switch op := op.(type) {
 	case kv.SetAuth:
-		return p.or().change(op)
+		next, entries, err = p.or().change(op)
 	case kv.SetDevice:
-		return p.or().changeDevice(op)
+		next, entries, err = p.or().changeDevice(op)
 	case kv.SetScope:
-		return p.or().changeScope(op)
+		next, entries, err = p.or().changeScope(op)
 	}
-	return p, nil, nil
+	if err != nil || len(entries) == 0 {
+		return p, nil, err
+	}
+	return next, entries, nil
 }
 
 // draft is a policy on its way, and what has to be written for it.

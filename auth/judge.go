@@ -29,6 +29,9 @@ func (p *Policy) Permits(c *kv.Command, leases LeaseKeys) error {
 	if !p.Enabled() || !forClients(c) {
 		return nil
 	}
+	if takesRoot(c.Ops) {
+		return p.Root(c.By)
+	}
 	s, err := p.subject(c.By, c.ID.Seq.IsZero())
 	if err != nil {
 		return err
