@@ -144,4 +144,3 @@ func putOverHTTP(t *testing.T, c *http.Client, base string) {
 	}
 	_ = res.Body.Close()
 }
-

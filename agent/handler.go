@@ -68,6 +68,7 @@ func (a *Agent) buildDoors(force context.Context) *doors {
 			forMetrics: newLimiter(forMetrics, metricsConnections, reg),
 		}
 	)
+	reg.MustRegister(figures{a}) // unchecked, so that one agent after the other may use a registry
 	a.clients = limiters[forClients]
 	ds := &doors{log: a.opts.Log, gate: a.gate, force: force, etcd: a.buildEtcd()}
 	for _, d := range a.open {

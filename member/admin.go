@@ -137,7 +137,8 @@ func (m *Member) orStopping(err error) error {
 // transferWait is how long a hand-over of the leadership may take: raft gives it up after an election timeout.
 const transferWait = 2 * electionTicks * tickMillis * time.Millisecond
 
-// MoveLeader has another voter lead. It returns once this replica knows that it does.
+// MoveLeader has another voter lead. It returns once this replica knows that it does. Commands that come meanwhile, to any
+// member, wait for that.
 func (m *Member) MoveLeader(ctx context.Context, to uint64) error {
 	now, _ := m.leader.get()
 	switch {
@@ -148,6 +149,8 @@ func (m *Member) MoveLeader(ctx context.Context, to uint64) error {
 	case to == m.id.Replica:
 		return nil
 	}
+	m.holdAll(ctx, now)
+	defer m.door.open()
 	err := m.host.RequestLeaderTransfer(shardID, to)
 	switch {
 	case closedHost(err):

@@ -155,6 +155,9 @@ func (m *Member) answerAsked(ctx context.Context, request []byte) []byte {
 	if string(request) == takeOverRequest {
 		return m.takeOver()
 	}
+	if isHold(request) {
+		return m.answerHold(ctx, request)
+	}
 	if q, ok := bytes.CutPrefix(request, questionMark); ok && m.cfg.Answer != nil {
 		return m.cfg.Answer(ctx, q)
 	}

@@ -50,6 +50,7 @@ type Member struct {
 	votes bool       // the newest snapshot of the raft log says that this replica is a voter
 
 	leader  *leadership
+	door    *door
 	rounds  *rounds
 	lessor  *lessor
 	asks    *asks
@@ -107,6 +108,7 @@ func Open(cfg Config) (_ *Member, err error) {
 		stopping: make(chan struct{}),
 	}
 	m.roster.init()
+	m.door = newDoor(m.leader, cfg.Clock)
 	m.asks = newAsks(m.sendTo)
 	m.net.answer, m.net.check = m.answerAsked, m.checkBatch
 	m.metrics = newMetrics(m)

@@ -57,7 +57,7 @@ func (m *Member) do(ctx context.Context, c kv.Command) (kv.Result, error) {
 	}
 	var entry []byte
 	buf.packed, entry = packCommand(buf.packed, buf.cmd)
-	res, err := m.propose(ctx, entry)
+	res, err := m.proposeAgain(ctx, entry, repeatable(c))
 	if err == nil {
 		err = m.sweepFor(ctx, c.Ops)
 	}
@@ -134,7 +134,13 @@ func checkOwn(c kv.Command) error {
 
 // propose sends an entry, an encoded command, through the log. It tries again while it is certain that nothing was applied and
 // there is time.
-func (m *Member) propose(ctx context.Context, entry []byte) (res kv.Result, err error) {
+func (m *Member) propose(ctx context.Context, entry []byte) (kv.Result, error) {
+	return m.proposeAgain(ctx, entry, false)
+}
+
+// proposeAgain is propose that, if the command is repeatable, sends it anew when no answer comes, as
+// when the leader has changed.
+func (m *Member) proposeAgain(ctx context.Context, entry []byte, repeatable bool) (res kv.Result, err error) {
 	if !m.begin() {
 		return kv.Result{}, errStopping()
 	}
@@ -142,23 +148,38 @@ func (m *Member) propose(ctx context.Context, entry []byte) (res kv.Result, err 
 	m.metrics.pending.Add(1)
 	defer func() { m.metrics.ended(err) }()
 	began := time.Now()
+	tried := began // since when raft has turned it away
+	sent := false  // it may have been applied, whatever becomes of it now
+	refuse := func(why error) (kv.Result, error) {
+		if sent {
+			why = unknown("the leader was lost, and sending the command again came to this: %v", why)
+		}
+		return kv.Result{}, why
+	}
 	for {
 		if err := m.leader.await(ctx); err != nil {
-			return kv.Result{}, err
+			return refuse(err)
+		}
+		if err := m.door.enter(ctx, m.stopping); err != nil {
+			return refuse(err)
 		}
 		_, changed := m.leader.get()
 		rs, err := m.host.Propose(m.session, entry, proposalTimeout)
 		if err == nil {
-			var res kv.Result
-			var dropped bool
-			if res, dropped, err = m.outcome(ctx, rs, changed); !dropped {
+			var how fate
+			if res, how, err = m.outcome(ctx, rs, changed, repeatable && time.Since(began) < proposalTimeout/2); how == known {
+				m.door.leave()
 				m.metrics.commitSeconds.Observe(time.Since(began).Seconds())
 				return res, err
 			}
 			err = errDropped
+			if how == missing {
+				sent, tried = true, time.Now()
+			}
 		}
-		if err := turnedAway(err, time.Since(began)); err != nil {
-			return kv.Result{}, err
+		m.door.leave()
+		if err := turnedAway(err, time.Since(tried)); err != nil {
+			return refuse(err)
 		}
 		timer := time.NewTimer(busyStep)
 		select {
@@ -166,14 +187,23 @@ func (m *Member) propose(ctx context.Context, entry []byte) (res kv.Result, err 
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
-			return kv.Result{}, noLeader("the caller gave up waiting: %v", context.Cause(ctx))
+			return refuse(noLeader("the caller gave up waiting: %v", context.Cause(ctx)))
 		case <-m.stopping:
 			timer.Stop()
-			return kv.Result{}, errStopping()
+			return refuse(errStopping())
 		}
 		timer.Stop()
 	}
 }
+
+// fate is how a command ended that was sent.
+type fate int
+
+const (
+	known   fate = iota // there is an answer, or none is waited for any more
+	dropped             // it certainly was not applied
+	missing             // there is no answer, and it may be sent again
+)
 
 // errDropped is raft's answer to a command that found no leader.
 var errDropped = errors.New("dropped")
@@ -210,54 +240,65 @@ func closedHost(err error) bool {
 		errors.Is(err, dragonboat.ErrShardNotFound)
 }
 
-// outcome waits for the answer to a command that was sent. Dropped says that it certainly was not applied.
+// outcome waits for the answer to a command that was sent.
 //
 // Changed is closed when the leader changes: then what was sent to the former one may be lost without a word, and to
-// send it again could apply it twice. So an answer that does not come soon afterwards is given up.
-func (m *Member) outcome(ctx context.Context, rs *dragonboat.RequestState, changed <-chan struct{}) (res kv.Result, dropped bool, err error) {
-	r, err := m.answer(ctx, rs, changed)
-	if err != nil {
-		return kv.Result{}, false, err
+// send it again could apply it twice. So an answer that does not come soon afterwards is given up. A command that is
+// repeatable is missing then, and also if it is not answered for leaderWait.
+func (m *Member) outcome(ctx context.Context, rs *dragonboat.RequestState, changed <-chan struct{}, repeatable bool) (kv.Result, fate, error) {
+	r, how, err := m.answer(ctx, rs, changed, repeatable)
+	if err != nil || how == missing {
+		return kv.Result{}, how, err
 	}
 	switch {
 	case r.Completed():
 		data := r.GetResult().Data
 		rs.Release()
 		res, err := m.decode(data)
-		return res, false, err
+		return res, known, err
 	case r.Dropped():
 		rs.Release()
-		return kv.Result{}, true, nil
+		return kv.Result{}, dropped, nil
 	case r.Timeout():
-		return kv.Result{}, false, unknown("no answer within %s", proposalTimeout)
+		return kv.Result{}, known, unknown("no answer within %s", proposalTimeout)
 	case r.Terminated():
-		return kv.Result{}, false, unknown("the replica stopped")
+		return kv.Result{}, known, unknown("the replica stopped")
 	default:
-		return kv.Result{}, false, unknown("raft gave it up")
+		return kv.Result{}, known, unknown("raft gave it up")
 	}
 }
 
-func (m *Member) answer(ctx context.Context, rs *dragonboat.RequestState, changed <-chan struct{}) (r dragonboat.RequestResult, err error) {
-	select {
-	case r := <-rs.ResultC():
-		return r, nil
-	case <-ctx.Done():
-		return r, unknown("the caller gave up waiting: %v", context.Cause(ctx))
-	case <-m.halt.done:
-		return r, unknown("the replica failed: %v", m.halt.err)
-	case <-changed:
-	}
-	late := time.NewTimer(leaderWait)
+// resendAfter is how long the answer to a repeatable command may take once another leader is known: some round trips, in
+// which what the former one had passed on arrives.
+const resendAfter = 250 * time.Millisecond
+
+func (m *Member) answer(ctx context.Context, rs *dragonboat.RequestState, changed <-chan struct{}, repeatable bool) (r dragonboat.RequestResult, how fate, err error) {
+	late := time.NewTimer(proposalTimeout + leaderWait) // raft gives it up before
 	defer late.Stop()
-	select {
-	case r := <-rs.ResultC():
-		return r, nil
-	case <-ctx.Done():
-		return r, unknown("the caller gave up waiting: %v", context.Cause(ctx))
-	case <-m.halt.done:
-		return r, unknown("the replica failed: %v", m.halt.err)
-	case <-late.C:
-		return r, unknown("the leader was lost, and no answer came within %s", leaderWait)
+	if repeatable { // on the way to a leader it may be lost as well
+		late.Reset(leaderWait)
+	}
+	for {
+		select {
+		case r := <-rs.ResultC():
+			return r, known, nil
+		case <-ctx.Done():
+			return r, known, unknown("the caller gave up waiting: %v", context.Cause(ctx))
+		case <-m.halt.done:
+			return r, known, unknown("the replica failed: %v", m.halt.err)
+		case <-changed:
+			changed = nil
+			if repeatable {
+				late.Reset(resendAfter)
+			} else {
+				late.Reset(leaderWait)
+			}
+		case <-late.C:
+			if repeatable {
+				return r, missing, nil
+			}
+			return r, known, unknown("the leader was lost, and no answer came within %s", leaderWait)
+		}
 	}
 }
 

@@ -236,7 +236,7 @@ func (b *blocks) add(block *pem.Block) (err error) {
 	case pemTimes:
 		b.times, err = parseTimes(block.Bytes)
 	default:
-		return fmt.Errorf("unknown block %q", clip(block.Type))
+		return fmt.Errorf("unknown block %q: if a newer version wrote it, run that version or a newer one", clip(block.Type))
 	}
 	return err
 }

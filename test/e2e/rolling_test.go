@@ -31,6 +31,7 @@ func (b *box) leads() bool {
 // TestARollingRestartUnderLoadLosesNothing restarts each box in turn, one of them by kill -9 and always the leader in that
 // way, while devices write to the others. HOLDFAST_E2E_ROUNDS is how often.
 func TestARollingRestartUnderLoadLosesNothing(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, 3, nil)
 	s.devices(draws(t))
 	for range envInt(t, "HOLDFAST_E2E_ROUNDS", 1) {
@@ -55,6 +56,7 @@ func TestARollingRestartUnderLoadLosesNothing(t *testing.T) {
 // are: one leaves, one is broken and removed by hand, one has lost all but its identity. In further rounds
 // (HOLDFAST_E2E_ROUNDS) the cluster itself replaces the third, which takes half a minute.
 func TestARollingReplacementUnderLoadLosesNothing(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, 3, nil)
 	s.devices(draws(t))
 	before := s.boxes[0].status().Member.ClusterID
