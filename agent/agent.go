@@ -8,11 +8,12 @@ import (
 	"time"
 
 	"holdfast/api"
-	"holdfast/auth"
 	"holdfast/api/uplink"
+	"holdfast/auth"
 	"holdfast/config"
 	"holdfast/internal/pivot"
 	"holdfast/internal/service"
+	"holdfast/internal/tracing"
 	"holdfast/member/raftnet"
 )
 
@@ -31,6 +32,7 @@ type Agent struct {
 	opening  *opening    // of the goroutine that has the node
 	farewell atomic.Bool // this node has left its cluster: its data goes aside when everything has ended
 	notifier *notifier
+	tracer   *tracing.Tracer // nil: nothing is traced
 	net      *network
 	node     atomic.Pointer[node]          // nil until the node's store is open
 	queue    atomic.Pointer[queueView]     // nil until there is one
@@ -41,7 +43,7 @@ type Agent struct {
 	clients  *limiter
 
 	passwords *auth.Passwords
-	reload   reloader
+	reload    reloader
 
 	ready    chan struct{}
 	done     chan struct{}
@@ -96,6 +98,9 @@ func (a *Agent) prepare(ctx context.Context) (err error) {
 	if a.dir, err = openDataDir(a.cfg.DataDir); err != nil {
 		return errors.Join(err, closeAll(inherited))
 	}
+	if err = withoutRaft(&a.cfg, a.dir); err != nil {
+		return errors.Join(err, closeAll(inherited))
+	}
 	if err = a.decide(); err != nil {
 		return errors.Join(err, closeAll(inherited))
 	}
@@ -112,6 +117,9 @@ func (a *Agent) prepare(ctx context.Context) (err error) {
 		return err
 	}
 	if err := a.planned().make(); err != nil {
+		return err
+	}
+	if a.tracer, err = a.openTracer(ctx); err != nil {
 		return err
 	}
 	if err := a.net.start(a); err != nil {
@@ -140,7 +148,7 @@ func (a *Agent) planned() *plan { return a.plan.Load() }
 func (a *Agent) release() error {
 	err := closeDoors(a.open)
 	if a.net != nil {
-		err = errors.Join(err, ignoreClosed(a.net.conn.Close()))
+		err = errors.Join(err, a.net.close())
 	}
 	if a.dir != nil {
 		err = errors.Join(err, a.dir.Close())
@@ -168,6 +176,7 @@ func (a *Agent) run(ctx context.Context) {
 	if err == nil && a.farewell.Load() {
 		err = a.goAside()
 	}
+	a.closeTracer()
 	a.err = errors.Join(err, a.release())
 	if a.err == nil {
 		log.Info("agent stopped")
