@@ -39,8 +39,9 @@ type network struct {
 	floor     atomic.Int64                     // newest time that the cluster has told, in seconds since 1970
 	renew     chan bool                        // of one slot: look at the certificate; true: it may be of no use any more
 
-	boot      string         // random, another one each time that the agent starts
-	following sync.WaitGroup // control streams of uplinks that this node has dialed
+	boot      string                         // random, another one each time that the agent starts
+	above     atomic.Pointer[transport.Conn] // the newest uplink to a member that this node has dialed
+	following sync.WaitGroup                 // control streams of uplinks that this node has dialed
 }
 
 // peerListenDefault is where a member listens. A proxy only dials, so one beside it takes any port instead. One that may

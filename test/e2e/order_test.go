@@ -19,6 +19,9 @@ func TestAnotherNodeChangesItsModeByName(t *testing.T) {
 	if code, out := third.command("promote", "first"); code != 1 || !strings.Contains(out, "run the command on a member") {
 		t.Errorf("from a proxy: exit %d\n%s", code, out)
 	}
+	if code, out := third.command("nodes", "ls"); code != 0 || !strings.Contains(out, "first") || !strings.Contains(out, "here") {
+		t.Errorf("nodes ls on a proxy: exit %d\n%s", code, out)
+	}
 	if code, out := first.command("promote", "nobody"); code != 1 || !strings.Contains(out, "nobody") {
 		t.Errorf("nobody: exit %d\n%s", code, out)
 	}
