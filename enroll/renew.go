@@ -40,17 +40,11 @@ type renewal struct {
 func Renew(ctx context.Context, d Dialer, addrs []string, id *transport.Identity) (Joined, error) {
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
-	conn, err := d.Dial(ctx, transport.Join, transport.Target{Addrs: addrs})
+	st, err := call(ctx, d, addrs, "")
 	if err != nil {
 		return Joined{}, fmt.Errorf("renew the certificate: %w", err)
 	}
-	defer conn.CloseWithError(transport.CodeDone, "renewed")
-	st, err := conn.OpenStream(ctx)
-	if err != nil {
-		return Joined{}, fmt.Errorf("renew the certificate: %w", err)
-	}
-	stop := context.AfterFunc(ctx, func() { st.Abort(0) })
-	defer stop()
+	defer st.end()
 	q, err := json.Marshal(request{Node: id.Node(), Renew: &renewal{id.Certificate(), id.ProveKey(st.Binding())}})
 	if err != nil {
 		return Joined{}, err

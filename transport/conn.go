@@ -98,6 +98,19 @@ func (c *Conn) Confirm(ctx context.Context) error {
 	}
 }
 
+// Early reports whether Confirm would wait.
+func (c *Conn) Early() bool {
+	if c.confirmed == nil {
+		return false
+	}
+	select {
+	case <-c.confirmed:
+		return false
+	default:
+		return true
+	}
+}
+
 // CloseWithError ends the connection at once: what is under way is lost. The peer sees code and reason, of which at most
 // 512 bytes travel. Of several closes the first counts.
 func (c *Conn) CloseWithError(code CloseCode, reason string) {

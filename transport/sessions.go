@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -197,7 +198,7 @@ func (id *Identity) sessionKey(p Protocol, t Target, addr string) string {
 	for _, r := range raw(id.roots) {
 		trust.Write(r)
 	}
-	return strings.Join([]string{string(p), t.Node, addr, id.info.Serial, fmt.Sprintf("%x", trust.Sum(nil)[:8])}, " ")
+	return strings.Join([]string{string(p), t.Node, strconv.FormatBool(t.AllowProxy), addr, id.info.Serial, fmt.Sprintf("%x", trust.Sum(nil)[:8])}, " ")
 }
 
 // ticketKeys seal the sessions that peers keep: today's key, and yesterday's for those that it has sealed. They are drawn

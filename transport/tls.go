@@ -102,7 +102,7 @@ func (e *Endpoint) verifier(p Protocol, serving bool, t Target) verifier {
 		protocol: p, serving: serving, self: id.node, roots: id.roots, cluster: id.info.Cluster,
 		expect: t.Node, proxies: t.AllowProxy, now: e.cfg.Now, allowed: e.cfg.Allowed,
 	}
-	if !serving && p == Join && t.CAHash != "" {
+	if !serving && p.anonymous() && t.CAHash != "" {
 		v.roots, v.cluster, v.pin, v.allowed = nil, "", t.CAHash, nil // knows nobody yet
 	}
 	return v
