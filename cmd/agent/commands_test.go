@@ -253,6 +253,7 @@ Available Commands:
   help          Help about any command
   kv            Read, write and watch keys
   leave         Take this node out of its cluster
+  man           Print the manual page, or write all of them into a folder
   members       List the members of the cluster, add and remove them
   nodes         List the members and proxies of the cluster, and shut one out
   prepare-image Take the identity out of a data directory, so that an image of this machine can be copied

@@ -67,6 +67,7 @@ var ours = []rule{
 	{"internal/arch", nil},
 	{"systemd", nil},
 	{"packaging", nil},
+	{"packaging/sbom", nil},
 
 	// who puts them together; only agent and cmd read config
 	{"agent", []string{"kv", "internal/wire", "internal/failpoint", "internal/pivot", "internal/service", "internal/bridge", "internal/sniff", "internal/tracing", "config", "api/...", "mvcc", "member/...", "proxy/...",
