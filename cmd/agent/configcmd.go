@@ -79,8 +79,9 @@ func (p *program) configCheckCommand() *cobra.Command {
 	pid := 0
 	cmd.Flags().IntVar(&pid, "pid", 0, "check with the flags and variables of the agent that runs as this process, as before an upgrade")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		sources, err := p.sources(cmd.Flags()), error(nil)
+		sources := p.sources(cmd.Flags())
 		if pid != 0 {
+			var err error
 			if sources, err = p.sourcesOf(pid); err != nil {
 				return err
 			}

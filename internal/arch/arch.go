@@ -64,6 +64,7 @@ var ours = []rule{
 	{"internal/tracing", []string{"kv"}},
 	{"internal/sniff", nil},
 	{"internal/gcpace", nil},
+	{"internal/journald", nil},
 	{"internal/arch", nil},
 	{"systemd", nil},
 	{"packaging", nil},
@@ -73,7 +74,7 @@ var ours = []rule{
 	{"agent", []string{"kv", "internal/wire", "internal/failpoint", "internal/pivot", "internal/service", "internal/bridge", "internal/sniff", "internal/tracing", "config", "api/...", "mvcc", "member/...", "proxy/...",
 		"queue", "client", "enroll", "transport", "transport/courier"}},
 	{"examples/...", []string{"kv", "config", "agent"}},
-	{"cmd/...", []string{"kv", "internal/wire", "internal/failpoint", "internal/gcpace", "config", "api", "agent", "client", "cmd/..."}},
+	{"cmd/...", []string{"kv", "internal/wire", "internal/failpoint", "internal/gcpace", "internal/journald", "config", "api", "agent", "client", "cmd/..."}},
 
 	// harnesses may know everything but main
 	{"test/...", []string{"kv", "api/...", "mvcc", "member/...", "proxy/...", "queue", "client", "transport", "config",

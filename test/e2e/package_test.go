@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 )
@@ -128,7 +127,7 @@ func (m *machine) load() *load {
 // ends stops the load and returns once every acknowledged write was read.
 func (l *load) ends(t *testing.T, m *machine) {
 	t.Helper()
-	sync.OnceFunc(func() { close(l.stop) })()
+	close(l.stop)
 	<-l.done
 	if len(l.acked) == 0 {
 		t.Fatal("nothing was acknowledged")
