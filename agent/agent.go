@@ -28,6 +28,7 @@ type Agent struct {
 	gate     *gate
 	pivot    *pivot.Pivot // behind the gate and the queue: what the node is at present
 	errands  *errands
+	orders   orders      // of changes of mode, to other nodes and from them
 	opening  *opening    // of the goroutine that has the node
 	farewell atomic.Bool // this node has left its cluster: its data goes aside when everything has ended
 	notifier *notifier
@@ -144,7 +145,7 @@ func (a *Agent) planned() *plan { return a.plan.Load() }
 func (a *Agent) release() error {
 	err := closeDoors(a.open)
 	if a.net != nil {
-		err = errors.Join(err, ignoreClosed(a.net.conn.Close()))
+		err = errors.Join(err, a.net.close())
 	}
 	if a.dir != nil {
 		err = errors.Join(err, a.dir.Close())
