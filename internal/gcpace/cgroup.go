@@ -42,7 +42,7 @@ func groupLimit(self, tree string) int64 {
 		if !ok {
 			continue
 		}
-		for path = filepath.Join("/", path); ; path = filepath.Dir(path) {
+		for path = filepath.Clean("/" + path); ; path = filepath.Dir(path) {
 			for _, name := range []string{"memory.max", "memory.high"} {
 				value, err := os.ReadFile(filepath.Join(tree, path, name))
 				if err != nil {
