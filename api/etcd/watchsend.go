@@ -3,8 +3,11 @@ package etcd
 import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"holdfast/api"
 	"holdfast/kv"
 )
 
@@ -59,6 +62,11 @@ func (w *watchStream) settle(b kv.Batch) *pb.WatchResponse {
 func reason(e *kv.Error) string {
 	if e == nil {
 		return ""
+	}
+	switch e.Code {
+	case kv.PermissionDenied, kv.Unauthenticated, kv.UserEmpty, kv.AuthOldRevision:
+		// etcd has the whole of the error here, and its clients tell by that whether to come again with another token.
+		return status.Error(codes.Code(api.FaceOf(e.Code).GRPC), text(e)).Error()
 	}
 	return text(e)
 }
