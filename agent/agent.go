@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"holdfast/api"
-	"holdfast/auth"
 	"holdfast/api/uplink"
+	"holdfast/auth"
 	"holdfast/config"
 	"holdfast/internal/pivot"
 	"holdfast/internal/service"
@@ -34,6 +34,7 @@ type Agent struct {
 	net      *network
 	node     atomic.Pointer[node]          // nil until the node's store is open
 	queue    atomic.Pointer[queueView]     // nil until there is one
+	mirror   atomic.Pointer[auth.Mirror]   // of the cluster's policy; nil unless this node is, or is about to be, a proxy
 	tokens   atomic.Pointer[tokenOffice]   // nil unless this node is a member, and open
 	uplinks  atomic.Pointer[uplink.Server] // nil unless this node is a member
 	mail     atomic.Pointer[raftnet.Net]   // of a member, to the others
@@ -41,7 +42,7 @@ type Agent struct {
 	clients  *limiter
 
 	passwords *auth.Passwords
-	reload   reloader
+	reload    reloader
 
 	ready    chan struct{}
 	done     chan struct{}

@@ -40,6 +40,10 @@ func (g *Guard) Watch(ctx context.Context, spec kv.WatchSpec) iter.Seq2[kv.Batch
 		return g.next.Watch(ctx, spec)
 	}
 	return func(yield func(kv.Batch, error) bool) {
+		if err := src.stale(); err != nil {
+			yield(kv.Batch{}, err)
+			return
+		}
 		ctx, cancel := context.WithCancel(ctx)
 		w := &watching{g: g, src: src, by: spec.By, out: make(chan kv.WatchControl, watchControls), poke: make(chan struct{}, 1),
 			open: map[int64]kv.Watch{}, why: map[int64]*kv.Error{}}
@@ -67,7 +71,8 @@ func (g *Guard) Watch(ctx context.Context, spec kv.WatchSpec) iter.Seq2[kv.Batch
 func (w *watching) name() kv.By {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return kv.By{Principal: w.who.Principal, AuthRevision: w.who.AuthRevision, Node: w.by.Node}
+	by := kv.By{Principal: w.who.Principal, AuthRevision: w.who.AuthRevision, Node: w.by.Node}
+	return carried(w.src, by, w.by.Token, w.last.IsRoot(by.Principal))
 }
 
 // admit judges a new watch. What is refused comes back without a key.

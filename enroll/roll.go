@@ -50,6 +50,7 @@ type News struct {
 	Revoked []string         `json:"revoked,omitempty"` // all members that were revoked, with Trust
 	Ask     uint64           `json:"ask,omitempty"`     // a Report with this number is asked for
 	Refused string           `json:"refused,omitempty"` // the node is sent away, and why
+	Policy  string           `json:"policy,omitempty"`  // which policy the cluster has, for a node to tell whether it is its own
 }
 
 // controlFrameMax bounds a frame of the control stream.
