@@ -13,6 +13,7 @@ import (
 	"holdfast/config"
 	"holdfast/internal/pivot"
 	"holdfast/internal/service"
+	"holdfast/internal/tracing"
 	"holdfast/member/raftnet"
 )
 
@@ -31,6 +32,7 @@ type Agent struct {
 	opening  *opening    // of the goroutine that has the node
 	farewell atomic.Bool // this node has left its cluster: its data goes aside when everything has ended
 	notifier *notifier
+	tracer   *tracing.Tracer // nil: nothing is traced
 	net      *network
 	node     atomic.Pointer[node]          // nil until the node's store is open
 	queue    atomic.Pointer[queueView]     // nil until there is one
@@ -97,6 +99,9 @@ func (a *Agent) prepare(ctx context.Context) (err error) {
 	if a.dir, err = openDataDir(a.cfg.DataDir); err != nil {
 		return errors.Join(err, closeAll(inherited))
 	}
+	if err = withoutRaft(&a.cfg, a.dir); err != nil {
+		return errors.Join(err, closeAll(inherited))
+	}
 	if err = a.decide(); err != nil {
 		return errors.Join(err, closeAll(inherited))
 	}
@@ -113,6 +118,9 @@ func (a *Agent) prepare(ctx context.Context) (err error) {
 		return err
 	}
 	if err := a.planned().make(); err != nil {
+		return err
+	}
+	if a.tracer, err = a.openTracer(ctx); err != nil {
 		return err
 	}
 	if err := a.net.start(a); err != nil {
@@ -141,7 +149,7 @@ func (a *Agent) planned() *plan { return a.plan.Load() }
 func (a *Agent) release() error {
 	err := closeDoors(a.open)
 	if a.net != nil {
-		err = errors.Join(err, ignoreClosed(a.net.conn.Close()))
+		err = errors.Join(err, a.net.close())
 	}
 	if a.dir != nil {
 		err = errors.Join(err, a.dir.Close())
@@ -169,6 +177,7 @@ func (a *Agent) run(ctx context.Context) {
 	if err == nil && a.farewell.Load() {
 		err = a.goAside()
 	}
+	a.closeTracer()
 	a.err = errors.Join(err, a.release())
 	if a.err == nil {
 		log.Info("agent stopped")

@@ -58,7 +58,7 @@ func (a *Agent) openProxy(from proxy.Upstream) (*act, error) {
 		return nil, err
 	}
 	x := &proxyAct{up: up, rules: rules}
-	upstream := proxy.Upstream(up)
+	upstream := proxy.Upstream(a.tracer.Backend("uplink", up))
 	if from != nil {
 		x.above = pivot.New()
 		if _, err := x.above.Turn(context.Background(), pivot.Node{Backend: from}); err != nil {
@@ -154,7 +154,7 @@ func (a *Agent) proxyNode(x *proxyAct) *node {
 	caughtUp := make(chan struct{})
 	close(caughtUp)
 	return &node{
-		backend:  p,
+		backend:  a.tracer.Backend("proxy", p),
 		caughtUp: caughtUp,
 		alive: func(ctx context.Context) error {
 			key, end := kv.PrefixRange(nil)

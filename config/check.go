@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -101,6 +102,8 @@ func (f *field) verifyContent(v reflect.Value) error {
 		}
 		_, err := ParseURL(v.String())
 		return err
+	case "collector":
+		return verifyCollector(v.String())
 	case "urls":
 		return verifyEach(v, func(s string) error { _, err := ParseURL(s); return err })
 	case "origins":
@@ -120,6 +123,18 @@ func (f *field) verifyContent(v reflect.Value) error {
 		return verifyMirrors(v)
 	case "queued":
 		return verifyQueued(v)
+	}
+	return nil
+}
+
+// verifyCollector accepts the URL of somebody else's server.
+func verifyCollector(text string) error {
+	if text == "" {
+		return nil
+	}
+	u, err := url.Parse(text)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return errors.New("is no URL of a collector: write http://host:4318 or https://host:4318")
 	}
 	return nil
 }

@@ -48,6 +48,13 @@ type Config struct {
 	Limits  Limits  `mapstructure:"limits"`
 	CORS    CORS    `mapstructure:"cors"`
 	Auth    Auth    `mapstructure:"auth"`
+	Trace   Trace   `mapstructure:"trace"`
+}
+
+// Trace is where the spans of requests go.
+type Trace struct {
+	Endpoint string `mapstructure:"endpoint" check:"collector" help:"URL of a collector that takes OpenTelemetry's spans over HTTP (OTLP), as http://127.0.0.1:4318; without it nothing is traced"`
+	OneIn    int    `mapstructure:"one-in" default:"1000" min:"0" help:"of the requests that bring no traceparent one in so many is traced; 0 traces only those that bring one"`
 }
 
 // Mode is what a node is to be.
@@ -118,6 +125,7 @@ type Store struct {
 // Link is how the connections to other nodes spend bytes.
 type Link struct {
 	Redundancy string `mapstructure:"redundancy" default:"auto" oneof:"auto,off,on" planned:"send messages in copies" help:"whether messages are sent in copies on a lossy link"`
+	TCP        string `mapstructure:"tcp" default:"auto" oneof:"auto,off" help:"whether other nodes are reached over TCP, and may come over it, where UDP does not get through; the port is that of peer-listen"`
 	Budget     Size   `mapstructure:"budget" default:"none" planned:"keep a link to a budget" help:"bytes per day that a metered link may carry"`
 }
 

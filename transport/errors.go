@@ -90,6 +90,9 @@ func explain(err error) error {
 	if e, ok := errors.AsType[*RefusedError](err); ok {
 		return e
 	}
+	if e, ok := errors.AsType[*errWayEnded](err); ok {
+		return fmt.Errorf("%w: %w", ErrUnreachable, e)
+	}
 	if e, ok := errors.AsType[*quic.ApplicationError](err); ok {
 		return &CloseError{Remote: e.Remote, Code: CloseCode(e.ErrorCode), Reason: e.ErrorMessage}
 	}
