@@ -161,6 +161,9 @@ func (g *Guard) command(ctx context.Context, src Source, c kv.Command) (kv.Comma
 		c = one
 		return nil
 	})
+	if err != nil {
+		return c, err
+	}
 	if root && !src.Signs && c.Write != kv.WriteSync { // a member believes that of nobody but the one who shows it
 		if c.Write == kv.WriteQueue {
 			return c, kv.Errorf(kv.PermissionDenied, "%s has every right, and what is queued here is applied without anything to show for it: write as somebody else, or without a queue", c.By.Principal)
@@ -173,7 +176,7 @@ func (g *Guard) command(ctx context.Context, src Source, c kv.Command) (kv.Comma
 		}
 		c.Write = kv.WriteSync
 	}
-	return c, err
+	return c, nil
 }
 
 // carried is who asks as the node behind is told. A proxy tells the name; of those who have every right it passes on what

@@ -219,6 +219,6 @@ func (h *Handler) serveScope(w http.ResponseWriter, r *http.Request, admin bool,
 	}
 	return replyJSON(w, http.StatusOK, struct {
 		Node  string         `json:"node_id"`
-		Scope *api.NodeScope `json:"scope"`
+		Scope *api.NodeScope `json:"scope,omitempty"`
 	}{node, scope})
 }
