@@ -52,6 +52,14 @@ func (g *Guard) Watch(ctx context.Context, spec kv.WatchSpec) iter.Seq2[kv.Batch
 		for _, one := range spec.Watches {
 			inner.Watches = append(inner.Watches, w.admit(ctx, one))
 		}
+		if spec.Control == nil && len(w.open) == 0 { // nothing to ask a node for that may be out of reach
+			for _, one := range spec.Watches {
+				if !yield(kv.Batch{WatchID: one.ID, Created: true, Canceled: true, Err: w.why[one.ID]}, nil) {
+					break
+				}
+			}
+			return
+		}
 		inner.By, inner.Control = w.name(), w.out
 		var running sync.WaitGroup
 		defer running.Wait()
