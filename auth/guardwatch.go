@@ -58,6 +58,7 @@ func (g *Guard) Watch(ctx context.Context, spec kv.WatchSpec) iter.Seq2[kv.Batch
 					break
 				}
 			}
+			cancel()
 			return
 		}
 		inner.By, inner.Control = w.name(), w.out

@@ -51,6 +51,8 @@ type Mirror struct {
 
 	mu      sync.Mutex
 	changed chan struct{} // nil until somebody waits
+
+	asking  sync.Mutex    // one question at a time; guards what follows
 	written time.Duration // Clock when the file was written last
 }
 
@@ -117,7 +119,7 @@ func (m *Mirror) parse(content []byte) (*mirrored, error) {
 	return h, err
 }
 
-// keep writes a policy down.
+// keep writes a policy down. It is called with asking held, or before anybody else has the Mirror.
 func (m *Mirror) keep(h *mirrored) error {
 	now := m.o.Clock()
 	age := h.age + now - h.since
@@ -235,7 +237,7 @@ func (m *Mirror) sleep(ctx context.Context, d time.Duration) {
 func (m *Mirror) Run(ctx context.Context) {
 	pause, retry := mirrorEvery, mirrorRetry
 	for {
-		m.sleep(ctx, pause/2+rand.N(pause/2))
+		m.sleep(ctx, pause/2+rand.N(pause/2)) //nolint:gosec // spreads load
 		if ctx.Err() != nil {
 			return
 		}
@@ -244,16 +246,27 @@ func (m *Mirror) Run(ctx context.Context) {
 		} else {
 			pause, retry = retry, min(2*retry, mirrorEvery)
 		}
-		if h := m.at.Load(); h != nil && m.o.MaxOffline > 0 && m.o.Clock()-m.written > m.o.MaxOffline/mirrorsKept && !h.damaged {
-			if err := m.keep(h); err != nil {
-				m.o.Log.Error("the age of the policy is not written down", "err", err)
-			}
-		}
+		m.grow()
+	}
+}
+
+// grow writes the age of the policy down, from time to time.
+func (m *Mirror) grow() {
+	m.asking.Lock()
+	defer m.asking.Unlock()
+	h := m.at.Load()
+	if h == nil || h.damaged || m.o.MaxOffline <= 0 || m.o.Clock()-m.written <= m.o.MaxOffline/mirrorsKept {
+		return
+	}
+	if err := m.keep(h); err != nil {
+		m.o.Log.Error("the age of the policy is not written down", "err", err)
 	}
 }
 
 // ask asks once, and keeps what comes before it is in force: a right that was withdrawn stays so over a crash.
 func (m *Mirror) ask(ctx context.Context) error {
+	m.asking.Lock()
+	defer m.asking.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, mirrorWait)
 	defer cancel()
 	op := kv.ReadAuth{What: kv.AuthPolicy}

@@ -5,6 +5,7 @@ import (
 	"iter"
 	"log/slog"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,14 +15,15 @@ import (
 
 // cluster answers a Mirror.
 type cluster struct {
+	mu     sync.Mutex
 	policy *Policy
 	err    error
-	asked  int
 	full   int // answers with the whole policy
 }
 
 func (c *cluster) ask(_ context.Context, q kv.Query) (kv.Page, error) {
-	c.asked++
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.err != nil {
 		return kv.Page{}, c.err
 	}
@@ -31,8 +33,22 @@ func (c *cluster) ask(_ context.Context, q kv.Query) (kv.Page, error) {
 	return kv.Page{Ops: []kv.OpResult{res}}, err
 }
 
+// become changes how the cluster answers from now on.
+func (c *cluster) become(p *Policy, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.policy, c.err = p, err
+}
+
+func (c *cluster) whole() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.full
+}
+
 // box is the machine of a Mirror: its file, and a clock that goes with the bubble's.
 type box struct {
+	mu     sync.Mutex
 	kept   []byte
 	writes int
 	began  time.Time
@@ -40,9 +56,12 @@ type box struct {
 }
 
 func (b *box) mirror(c *cluster) *Mirror {
+	kept, _ := b.has()
 	return NewMirror(MirrorOptions{
-		Node: testNode, Ask: c.ask, Kept: b.kept,
+		Node: testNode, Ask: c.ask, Kept: kept,
 		Keep: func(content []byte) error {
+			b.mu.Lock()
+			defer b.mu.Unlock()
 			b.kept = slices.Clone(content)
 			b.writes++
 			return nil
@@ -52,6 +71,13 @@ func (b *box) mirror(c *cluster) *Mirror {
 		MaxOffline: 160 * time.Hour,
 		Log:        slog.New(slog.DiscardHandler),
 	})
+}
+
+// has is the file, and how often it was written.
+func (b *box) has() ([]byte, int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.kept, b.writes
 }
 
 // runs runs a Mirror until the test of it ends.
@@ -83,13 +109,13 @@ func TestAMirrorJudgesAsTheClusterDoesUntilItIsTooOld(t *testing.T) {
 			t.Fatalf("the mirrored policy is %+v", p)
 		}
 		time.Sleep(24 * time.Hour)
-		if age, _ := m.Age(); age > mirrorEvery || c.full != 1 {
-			t.Errorf("after a day with the cluster: age %v, sent whole %d times", age, c.full)
+		if age, _ := m.Age(); age > mirrorEvery || c.whole() != 1 {
+			t.Errorf("after a day with the cluster: age %v, sent whole %d times", age, c.whole())
 		}
-		if b.writes > 1+mirrorsKept {
-			t.Errorf("a policy that stays the same was written %d times in a day", b.writes)
+		if _, writes := b.has(); writes > 1+mirrorsKept {
+			t.Errorf("a policy that stays the same was written %d times in a day", writes)
 		}
-		c.err = kv.Errorf(kv.UpstreamUnavailable, "gone")
+		c.become(nil, kv.Errorf(kv.UpstreamUnavailable, "gone"))
 		time.Sleep(159 * time.Hour)
 		if err := m.Source().Stale(); err != nil {
 			t.Errorf("before auth.max-offline: %v", err)
@@ -106,7 +132,7 @@ func TestAMirrorJudgesAsTheClusterDoesUntilItIsTooOld(t *testing.T) {
 		if err := m.Source().Stale(); kv.CodeOf(err) != kv.AuthStale {
 			t.Errorf("a restart without a clock has made the policy young: %v", err)
 		}
-		c.err = nil
+		c.become(p, nil)
 		defer runs(t, m)()
 		time.Sleep(2 * mirrorEvery)
 		if err := m.Source().Stale(); err != nil {
@@ -122,12 +148,12 @@ func TestAMirrorTakesAChangeOverWhenItHearsOfIt(t *testing.T) {
 		m.FirstWithin(t.Context(), time.Second)
 		defer runs(t, m)()
 		changed := m.Source().Changed()
-		p, _, err := c.policy.Change(kv.SetDevice{ID: "d1"})
+		p, _, err := shop(t).Change(kv.SetDevice{ID: "d1"})
 		if err != nil {
 			t.Fatal(err)
 		}
-		m.Heard(c.policy.Text()) // what it has
-		c.policy = p
+		m.Heard(shop(t).Text()) // what it has
+		c.become(p, nil)
 		m.Heard(p.Text())
 		synctest.Wait()
 		select {
@@ -173,9 +199,9 @@ func TestAMirrorOfAClusterWithoutPoliciesLetsEverythingThroughAndDoesNotAge(t *t
 		if p, known := m.Source().Policy(); !known || p.Enabled() || m.Source().Stale() != nil {
 			t.Errorf("policy %+v, known %t, stale %v", p, known, m.Source().Stale())
 		}
-		c.err, c.policy = nil, shop(t)
+		c.become(shop(t), nil)
 		_ = m.ask(t.Context())
-		c.err = kv.Errorf(kv.Unsupported, "what is that") // an answer that cannot be: it does not turn authentication off
+		c.become(nil, kv.Errorf(kv.Unsupported, "what is that")) // an answer that cannot be: it does not turn authentication off
 		if err := m.ask(t.Context()); err == nil {
 			t.Error("a policy was given up")
 		}
