@@ -13,6 +13,7 @@ import (
 	"holdfast/client"
 	"holdfast/enroll"
 	"holdfast/internal/bridge"
+	"holdfast/kv"
 	"holdfast/transport"
 )
 
@@ -36,8 +37,17 @@ func (a *Agent) dialUplink(ctx context.Context, endpoint string) (client.Conn, e
 
 // follow speaks on the control stream of a connection until that ends.
 func (a *Agent) follow(c *transport.Conn) {
+	if c.Peer().Role == transport.Proxy {
+		a.followThrough(c)
+		return
+	}
 	err := bridge.Follow(c.Context(), c, func(in *bufio.Reader, out io.Writer) error {
-		return enroll.Follow(in, out, a.net.boot, a.selfReport, a.heard)
+		return enroll.Follow(in, out, a.net.boot, a.selfReport, a.heard, func(o enroll.Order) enroll.Progress {
+			if c.Peer().Role != transport.Member {
+				return enroll.Progress{Error: "only a member may ask for a change of mode", Code: kv.PermissionDenied}
+			}
+			return a.obey(o)
+		})
 	})
 	switch {
 	case errors.Is(err, enroll.ErrCopied):
@@ -112,6 +122,11 @@ func (a *Agent) loadRevoked() error {
 		return storageError(err)
 	}
 	a.net.revoked.Store(&ids)
+	shut, err := readRevoked(a.dir.join(identityName, shutFile))
+	if err != nil {
+		return storageError(err)
+	}
+	a.net.shut.Store(&shut)
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -14,6 +15,7 @@ import (
 
 	"holdfast/api"
 	"holdfast/api/uplink"
+	"holdfast/client"
 	"holdfast/config"
 	"holdfast/enroll"
 	"holdfast/internal/bridge"
@@ -29,7 +31,11 @@ type network struct {
 	ep        *transport.Endpoint
 	identity  atomic.Pointer[transport.Identity]
 	authority atomic.Pointer[enroll.Authority] // of a member, once it is open
+	desk      atomic.Pointer[enroll.Desk]      // of a member, once it is open
 	revoked   atomic.Pointer[[]string]         // of a proxy, once it is open: members that were revoked
+	shut      atomic.Pointer[[]string]         // of a proxy, once it is open: proxies behind it that were revoked
+	up        atomic.Pointer[client.Client]    // of a proxy that runs
+	tunnels   atomic.Int64                     // that this proxy carries
 	floor     atomic.Int64                     // newest time that the cluster has told, in seconds since 1970
 	renew     chan bool                        // of one slot: look at the certificate; true: it may be of no use any more
 
@@ -132,7 +138,7 @@ func ignoreClosed(err error) error {
 
 // serveUplinks lets proxies use this node.
 func (a *Agent) serveUplinks() {
-	s := uplink.New(a.tracer.Backend("serve uplink", a.gate), a.opts.Log, a.attend)
+	s := uplink.New(a.tracer.Backend("serve uplink", a.gate), a.opts.Log, uplink.Hooks{Attend: a.attend, Carry: a.carry})
 	if a.uplinks.CompareAndSwap(nil, s) {
 		bridge.Serve(a.net.ep, s)
 	}
@@ -147,10 +153,12 @@ func (a *Agent) letIn(m *member.Member, ca *enroll.Authority) {
 		Store:     m,
 		CA:        ca,
 		Admit:     admitter(m),
+		Seated:    func(node string) bool { return seatOf(m, node) != nil },
 		Endpoints: func() []string { return memberAddresses(m.Roster()) },
 		Now:       ca.Time,
 		Log:       a.opts.Log,
 	}
+	a.net.desk.Store(desk)
 	a.net.ep.Listen(transport.Join, func(ctx context.Context, c *transport.Conn) {
 		st, err := c.AcceptStream(ctx)
 		if err != nil {
@@ -167,17 +175,29 @@ func (a *Agent) letIn(m *member.Member, ca *enroll.Authority) {
 	})
 }
 
+// seatOf is the seat of a node, named as in certificates, nil if it has none.
+func seatOf(m *member.Member, node string) *member.Seat {
+	r := m.Roster()
+	i := slices.IndexFunc(r.Seats, func(s member.Seat) bool { return bridge.TransportNode(s.Node) == node })
+	if i < 0 {
+		return nil
+	}
+	return &r.Seats[i]
+}
+
 // letOut turns other nodes away, which find another member. What they have under way is answered within a moment.
 func (a *Agent) letOut() {
 	a.tokens.Store(nil)
 	a.roll.Store(nil)
 	a.net.authority.Store(nil)
+	a.net.desk.Store(nil)
 	for _, p := range []transport.Protocol{transport.Uplink, transport.Join, transport.Raft} {
 		a.net.ep.Listen(p, nil)
 	}
 	if s := a.uplinks.Swap(nil); s != nil {
 		s.End()
 	}
+	a.serveBelow() // if this node goes on as a proxy
 }
 
 // joinLinger is how long the answer to a joining box is given to arrive.

@@ -86,6 +86,7 @@ func (a *Agent) openProxy(from proxy.Upstream) (*act, error) {
 		node:    a.proxyNode(x),
 		proxy:   x,
 		reach:   x.cache.Reach,
+		admit:   func() { a.letBelow(up) },
 		run:     func(ctx context.Context) error { return errors.Join(a.forward(ctx, x), x.cache.Close()) },
 		discard: x.cache.Close,
 	}, nil
@@ -96,6 +97,7 @@ func (a *Agent) forward(ctx context.Context, x *proxyAct) error {
 	up := x.up
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
+	defer a.turnBelow(up)
 	if !a.net.identity.Load().Joined() {
 		t, err := a.token()
 		if err != nil {

@@ -21,7 +21,7 @@ import (
 // It names a user and the revision of the policy it was given at. It is void once it has expired, the user was deleted or
 // has another password, or authentication was turned off since.
 const (
-	tokenHead = `{"alg":"EdDSA","typ":"JWT"}`
+	tokenHead = `{"alg":"EdDSA","typ":"JWT"}` //nolint:gosec // what every token begins with
 
 	// DefaultTokenTTL is how long a token is good for.
 	DefaultTokenTTL = time.Hour

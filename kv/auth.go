@@ -1,7 +1,7 @@
 package kv
 
-// The names that have every right once authentication is on, as in etcd: the user root has the role root, and so may
-// others have it.
+// RootName is the name of the user that has every right once authentication is on, and of the role that gives it, to others
+// too, as in etcd.
 const RootName = "root"
 
 // A principal that begins with one of these is no user, and no user can have such a name.

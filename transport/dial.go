@@ -48,7 +48,7 @@ func (e *Endpoint) Dial(ctx context.Context, p Protocol, t Target) (*Conn, error
 	case <-ctx.Done():
 		return nil, fmt.Errorf("wait for the endpoint to run: %w", context.Cause(ctx))
 	}
-	if p == Join && t.CAHash == "" && !e.cfg.Identity().Joined() {
+	if p.anonymous() && t.CAHash == "" && !e.cfg.Identity().Joined() {
 		return nil, errors.New("dial to join: the hash of the CA is required (it is in the join token)")
 	}
 	addrs, err := e.resolve(ctx, t.Addrs)

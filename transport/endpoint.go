@@ -164,7 +164,7 @@ func (e *Endpoint) accept(qc *quic.Conn) {
 		return
 	}
 	e.wg.Go(func() {
-		if p == Join {
+		if p.anonymous() {
 			late := time.AfterFunc(joinLife, func() { c.CloseWithError(CodeTooSlow, "joining took too long") })
 			defer late.Stop()
 		}
@@ -312,9 +312,9 @@ func (e *Endpoint) Recheck() (closed int) {
 		var why error
 		if now := e.cfg.Now(); now.After(c.peer.NotAfter) {
 			why = Expired
-		} else if c.protocol != Join && !e.trusts(c.authority) {
+		} else if !c.protocol.anonymous() && !e.trusts(c.authority) {
 			why = UnknownCA
-		} else if e.cfg.Allowed != nil && !(c.dialed && c.protocol == Join) {
+		} else if e.cfg.Allowed != nil && !(c.dialed && c.protocol.anonymous()) {
 			why = e.cfg.Allowed(c.Peer())
 		}
 		if why != nil {

@@ -73,6 +73,7 @@ type Server struct {
 	health  *health.Server
 	metrics *metrics
 	leaders *leaders
+	shared  sharedEvents // of all watches
 
 	receivers sync.WaitGroup // goroutines that end when their call has
 
