@@ -29,7 +29,7 @@ shut out on a member. Without a command it lists.`,
 		}
 		return list.RunE(cmd, args)
 	}
-	cmd.AddCommand(list, p.nodesRevokeCommand(f))
+	cmd.AddCommand(list, p.nodesRevokeCommand(f), p.nodesScopeCommand(f))
 	for _, c := range cmd.Commands() {
 		c.DisableFlagsInUseLine = true
 	}
