@@ -74,6 +74,9 @@ func (a *Agent) selfReport() enroll.Report {
 // heard takes in what a member tells.
 func (a *Agent) heard(n enroll.News) {
 	a.net.told(n.Now)
+	if m := a.mirror.Load(); m != nil {
+		m.Heard(n.Policy)
+	}
 	if n.Trust == nil {
 		return
 	}
