@@ -38,21 +38,6 @@ after)
   say "CREDENTIAL $(agent config show 2>/dev/null | wc -l) $(tr '\0' '\n' <"/proc/$pid/environ" | sed -n 's/^CREDENTIALS_DIRECTORY=//p')."
   say "CLOCK $(agent check clock -o json | tr -d '\n' | grep -c '"fail"')."
   curl -sf -X PUT --data-binary on localhost:2379/v1/kv/goes >/dev/null && say "WRITES."
-  # for the step after this one: the data on a file system of its own
-  systemctl stop holdfast
-  truncate -s 200M /data.img && mkfs.ext4 -q /data.img && mount /data.img /mnt && cp -a /var/lib/holdfast/. /mnt/ && chown holdfast: /mnt && chmod 700 /mnt && umount /mnt
-  echo '/data.img /var/lib/holdfast ext4 loop 0 2' >>/etc/fstab
-  sync
-  say "DONE."
-  poweroff -f
-  ;;
-readonly)
-  mount -o remount,ro / || say "ROOT STAYS WRITABLE"
-  systemctl restart holdfast
-  serving
-  touch /written 2>/dev/null || say "READONLY."
-  [[ $(curl -sf localhost:2379/v1/kv/goes) == on ]] && say "READS."
-  curl -sf -X PUT --data-binary 1 localhost:2379/v1/kv/more >/dev/null && say "WRITES."
   say "DONE."
   poweroff -f
   ;;
