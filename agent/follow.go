@@ -41,7 +41,7 @@ func (a *Agent) follow(c *transport.Conn) {
 		return
 	}
 	err := bridge.Follow(c.Context(), c, func(in *bufio.Reader, out io.Writer) error {
-		return enroll.Follow(in, out, a.net.boot, a.selfReport, a.heard)
+		return enroll.Follow(in, out, a.net.boot, a.selfReport, func(n enroll.News) { a.heardFrom(c, n) })
 	})
 	switch {
 	case errors.Is(err, enroll.ErrCopied):
@@ -63,6 +63,18 @@ func (a *Agent) selfReport() enroll.Report {
 		r.QueueDepth, r.QueueBytes = s.Queue.Depth, s.Queue.Bytes
 	}
 	return r
+}
+
+// heardFrom takes in what the member at the other end of an uplink tells: also of itself, and where others are.
+func (a *Agent) heardFrom(c *transport.Conn, n enroll.News) {
+	up := a.net.up.Load()
+	if up != nil && n.Leaving {
+		up.Leave(bridge.Dialed{Conn: c})
+	}
+	if up != nil && len(n.Members) > 0 {
+		a.learn(up, n.Members)
+	}
+	a.heard(n)
 }
 
 // heard takes in what a member tells.
