@@ -9,6 +9,7 @@ import (
 
 	"holdfast/api"
 	"holdfast/api/uplink"
+	"holdfast/auth"
 	"holdfast/config"
 	"holdfast/internal/pivot"
 	"holdfast/internal/service"
@@ -41,7 +42,9 @@ type Agent struct {
 	mail     atomic.Pointer[raftnet.Net]   // of a member, to the others
 	roll     atomic.Pointer[roll]          // nil unless this node is a member, and open
 	clients  *limiter
-	reload   reloader
+
+	passwords *auth.Passwords
+	reload    reloader
 
 	ready    chan struct{}
 	done     chan struct{}
@@ -71,6 +74,7 @@ func Start(ctx context.Context, cfg config.Config, opts ...Options) (*Agent, err
 		ready:   make(chan struct{}),
 		done:    make(chan struct{}),
 	}
+	a.passwords = auth.NewPasswords(a.judgedTime, 0)
 	a.reload.cfg, a.reload.level = cfg, o.LogLevel
 	if err := a.prepare(ctx); err != nil {
 		return nil, errors.Join(err, a.release())

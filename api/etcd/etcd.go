@@ -43,6 +43,9 @@ type Options struct {
 	Name       string
 	ClientURLs []string
 
+	// Hash makes the hash of a new password; nil: users cannot be given one here.
+	Hash func(ctx context.Context, password string) ([]byte, error)
+
 	Log     *slog.Logger          // nil: discarded
 	Metrics prometheus.Registerer // nil: not counted. New panics if another Server has registered there
 
@@ -70,6 +73,7 @@ type Server struct {
 	health  *health.Server
 	metrics *metrics
 	leaders *leaders
+	shared  sharedEvents // of all watches
 
 	receivers sync.WaitGroup // goroutines that end when their call has
 
@@ -86,6 +90,12 @@ func New(o Options) *Server {
 	o.TxnOpsMax = cmp.Or(o.TxnOpsMax, txnOpsMax)
 	o.WatchesMax = cmp.Or(o.WatchesMax, watchesMax)
 	o.BodyTimeout = cmp.Or(o.BodyTimeout, bodyTimeout)
+	if o.Hash == nil {
+		o.Hash = func(context.Context, string) ([]byte, error) {
+			return nil, kv.Errorf(kv.Unsupported, "this node does not take passwords")
+		}
+	}
+	o.Backend = api.Signed(o.Backend)
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
