@@ -25,6 +25,14 @@ func (q *Queue) withdraw(o *op) (kv.Result, error) {
 // giveUp ends an op that was surely never sent; a skip takes its place in line. What comes after it on its key goes by
 // what it went by.
 func (q *Queue) giveUp(o *op, s State, why *kv.Error) {
+	q.relink(o)
+	q.finish(o, s, kv.Outcome{Err: why})
+	o.lane.giveUp(o)
+	q.kick()
+}
+
+// relink has what comes after an op on its key go by what that one goes by.
+func (q *Queue) relink(o *op) {
 	if next := o.succ; next != nil {
 		next.pred = o.pred
 		if next.durable {
@@ -35,9 +43,6 @@ func (q *Queue) giveUp(o *op, s State, why *kv.Error) {
 			o.lane.pending[i].succ = next
 		}
 	}
-	q.finish(o, s, kv.Outcome{Err: why})
-	o.lane.giveUp(o)
-	q.kick()
 }
 
 // giveUp puts a skip in the op's place. Skips beside each other become one.
