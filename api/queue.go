@@ -14,7 +14,8 @@ type Queue interface {
 	List(state, prefix string) ([]QueueItem, error)
 	// Get returns one write with its value. Waiting until it has ended, or ctx has, is up to wait.
 	Get(ctx context.Context, id string, wait bool) (item QueueItem, found bool, err error)
-	// Discard gives a write up that was surely not sent, or forgets one that has ended; done false: it may have been sent.
+	// Discard gives a write up that was surely not sent, or forgets one that has ended; one that
+	// may have been sent is given up if the cluster turns out not to have it: then done is false, and Get says how it ended.
 	Discard(id string) (done, found bool, err error)
 	// Pause stops sending until it is called with false, over restarts too.
 	Pause(on bool) error

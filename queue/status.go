@@ -179,14 +179,15 @@ func (q *Queue) Wait(ctx context.Context, id string) (Item, bool, error) {
 	return item, true, nil
 }
 
-// Discard forgets a kept op, or gives up one in line that was surely not sent. It reports whether it did.
-func (q *Queue) Discard(id string) (bool, error) {
+// Discard forgets a kept op, or gives up one in line that was surely not sent. One that may have been sent is given up as soon as
+// the cluster has said that it does not have it, over restarts too; then done is false, and the op's state says how it ended.
+func (q *Queue) Discard(id string) (done bool, err error) {
 	o := q.find(id)
 	if o == nil {
 		return false, nil
 	}
 	q.mu.Lock()
-	done := true
+	done = true
 	switch {
 	case o.state.Ended() && o.place.seg == nil: // settled, and nothing of it is kept
 	case o.state.Ended():
@@ -198,10 +199,17 @@ func (q *Queue) Discard(id string) (bool, error) {
 		done = false
 	}
 	q.mu.Unlock()
-	if !done {
-		return false, nil
+	if done {
+		return true, q.flushEnds()
 	}
-	return true, q.flushEnds()
+	if err := q.log.append([]record{{kind: recordForget, lane: o.lane.id, n: o.n}}, nil); err != nil {
+		return false, err
+	}
+	q.mu.Lock()
+	o.recall = true
+	q.mu.Unlock()
+	q.again()
+	return false, nil
 }
 
 func (q *Queue) find(id string) *op {

@@ -227,7 +227,7 @@ var examples = []example{
 	{op: "HEAD /v1/queue/{op}", status: 0, path: "/v1/queue/3", options: linedUp},
 	{op: "DELETE /v1/queue/{op}", status: 200, path: "/v1/queue/1", options: linedUp},
 	{op: "DELETE /v1/queue/{op}", status: 404, path: "/v1/queue/3", options: linedUp},
-	{op: "DELETE /v1/queue/{op}", status: 409, path: "/v1/queue/2", options: linedUp},
+	{op: "DELETE /v1/queue/{op}", status: 202, path: "/v1/queue/2", options: linedUp},
 	{op: "DELETE /v1/queue/{op}", status: 0, path: "/v1/queue/1?force", options: linedUp},
 	{op: "GET /v1/kv/{key}", status: 200, path: "/v1/kv/a?view=pending", options: linedUp},
 	{op: "HEAD /v1/kv/{key}", status: 200, path: "/v1/kv/a?view=pending", options: linedUp},

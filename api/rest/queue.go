@@ -115,8 +115,11 @@ func discard(w http.ResponseWriter, q api.Queue, id string) (int, error) {
 	case !found:
 		return 0, errNotQueued(id)
 	case !done:
-		return 0, &refusal{status: http.StatusConflict, code: "may-be-sent", title: "May have been sent",
-			detail: "write " + quoted(id) + " may be with the cluster already and is not given up: GET " + queueRoot + id + "?wait=30s says what becomes of it"}
+		w.Header().Set("Location", queueRoot+id)
+		return replyJSON(w, http.StatusAccepted, struct {
+			Op    string `json:"op"`
+			State string `json:"state"`
+		}{id, "sending"})
 	}
 	return replyJSON(w, http.StatusOK, struct {
 		Op string `json:"op"`

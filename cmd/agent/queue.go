@@ -353,7 +353,7 @@ and the like are left out. The old one is forgotten. It prints the id of the new
 func (p *program) queueDiscardCommand(f *clientFlags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "discard ID [flags]",
-		Short: "Give up a write that was not sent yet, or forget one that has ended",
+		Short: "Give up a write that the cluster does not have, or forget one that has ended",
 		Args:  exactArgs("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			path, err := pathOf(queuePath, args[0])
@@ -367,7 +367,11 @@ func (p *program) queueDiscardCommand(f *clientFlags) *cobra.Command {
 			if f.output != outputTable {
 				return f.output.printJSON(p.stdout, a.body)
 			}
-			_, err = fmt.Fprintf(p.stdout, "discarded %s\n", args[0])
+			line := "discarded " + args[0]
+			if a.status == http.StatusAccepted {
+				line = args[0] + " may have been sent: it is given up if the cluster does not have it; agent queue show " + args[0] + " says what became of it"
+			}
+			_, err = fmt.Fprintln(p.stdout, line)
 			return err
 		},
 	}
