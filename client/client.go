@@ -48,8 +48,10 @@ type Stream interface {
 
 // Options of a Client. Dial and Endpoints are required.
 type Options struct {
-	// Dial opens a connection to an endpoint, which must have let this node in when it returns.
-	Dial func(ctx context.Context, endpoint string) (Conn, error)
+	// Dial opens a connection to an endpoint, which must have let this node in when it returns. Before that it may give a
+	// connection to early, at most one at a time: reads and watches go out on it, which may be done twice. If another one
+	// is returned, or none, that one has ended.
+	Dial func(ctx context.Context, endpoint string, early func(Conn)) (Conn, error)
 	// Endpoints are tried in this order at first, then the one that worked last comes first.
 	Endpoints []string
 	// OnGood hears of the order of endpoints when it has changed because another one worked. It may block.
@@ -73,7 +75,9 @@ type Client struct {
 	known   []string // endpoints, the last good one first
 	link    *link
 	last    error         // why there is no connection
-	changed chan struct{} // closed when conn changes
+	early   *link         // while there is no link: one whose other end has not answered yet
+	silent  bool          // the last connection was lost, or the last dial failed: nothing is known to answer
+	changed chan struct{} // closed when link changes
 	tried   bool          // the endpoints have been tried once
 }
 
@@ -111,7 +115,7 @@ func (c *Client) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		conn, at, err := c.dial(ctx, c.order(lost))
 		if err != nil {
-			c.down(err)
+			c.down(err, true)
 			// Jitter over the upper half: a fleet that lost the same member does not come back in step.
 			if !sleep(ctx, pause/2+rand.N(pause/2)) {
 				break
@@ -136,8 +140,9 @@ func (c *Client) Run(ctx context.Context) error {
 		if errors.Is(err, errLost) {
 			lost = l.at
 		}
+		silent, _ := l.LossState()
 		l.Close("done")
-		c.down(err)
+		c.down(err, silent)
 		if lost != "" || time.Since(began) >= holdsFor {
 			pause = c.opts.MinBackoff
 			continue
@@ -147,7 +152,7 @@ func (c *Client) Run(ctx context.Context) error {
 		}
 		pause = min(2*pause, c.opts.MaxBackoff)
 	}
-	c.down(kv.Errorf(kv.Stopping, "the client has stopped"))
+	c.down(kv.Errorf(kv.Stopping, "the client has stopped"), true)
 	return nil
 }
 
@@ -190,7 +195,7 @@ func (c *Client) dial(ctx context.Context, order []string) (Conn, string, error)
 	begin := func(at string) {
 		dctx, cancel := context.WithTimeout(ctx, c.opts.DialTimeout)
 		defer cancel()
-		conn, err := c.opts.Dial(dctx, at)
+		conn, err := c.opts.Dial(dctx, at, c.tryEarly)
 		ended <- attempt{conn, at, err}
 	}
 	next := time.NewTimer(0)
@@ -221,11 +226,21 @@ func (c *Client) dial(ctx context.Context, order []string) (Conn, string, error)
 	return nil, "", errors.Join(errs...)
 }
 
+// tryEarly lets requests that may be done twice go out with the first packet of a connection.
+func (c *Client) tryEarly(conn Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.link == nil {
+		c.early = newLink(conn, "")
+		c.signal()
+	}
+}
+
 func (c *Client) up(l *link) {
 	at := l.at
 	c.mu.Lock()
 	former := c.link
-	c.link, c.last, c.tried = l, nil, true
+	c.link, c.last, c.tried, c.early, c.silent = l, nil, true, nil, false
 	news := c.known[0] != at
 	if news {
 		i := slices.Index(c.known, at)
@@ -244,13 +259,13 @@ func (c *Client) up(l *link) {
 	}
 }
 
-func (c *Client) down(err error) {
+func (c *Client) down(err error, silent bool) {
 	c.mu.Lock()
 	was, first := "", !c.tried
 	if c.link != nil {
 		was = c.link.at
 	}
-	c.link, c.last, c.tried = nil, err, true
+	c.link, c.last, c.tried, c.early, c.silent = nil, err, true, nil, silent
 	c.signal()
 	c.mu.Unlock()
 	switch {
@@ -331,11 +346,22 @@ func (c *Client) current() (l *link, changed <-chan struct{}, err error) {
 
 // live returns a link that is not known to be lost, or why there is none. Whoever gets one leaves it when done. Only in
 // front of the very first connection it waits.
-func (c *Client) live(ctx context.Context) (*link, error) {
+func (c *Client) live(ctx context.Context) (*link, error) { return c.liveOr(ctx, false) }
+
+// liveEarly is live for a read, which can go out before the other end has answered. After an outage it does not: there
+// requests fail at once until something has come back.
+func (c *Client) liveEarly(ctx context.Context) (*link, error) { return c.liveOr(ctx, true) }
+
+func (c *Client) liveOr(ctx context.Context, early bool) (*link, error) {
 	deadline := time.NewTimer(max(0, c.opts.Connecting-time.Since(c.began)))
 	defer deadline.Stop()
 	for {
 		l, changed, err := c.current()
+		if l == nil && early {
+			if l := c.earlyLink(); l != nil {
+				return l, nil
+			}
+		}
 		switch {
 		case l != nil:
 			if lost, _ := l.LossState(); lost {
@@ -354,6 +380,17 @@ func (c *Client) live(ctx context.Context) (*link, error) {
 			return nil, unavailable(ctx.Err())
 		}
 	}
+}
+
+// earlyLink is a connection that reads may go out on before the other end has answered, with one more user; nil if there is none.
+func (c *Client) earlyLink() *link {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.early == nil || c.silent || isClosed(c.early.Done()) { // another one won
+		return nil
+	}
+	c.early.enter()
+	return c.early
 }
 
 func unavailable(err error) error {
@@ -406,7 +443,7 @@ func (c *Client) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
 	body := wire.AppendQuery(nil, q)
 	var last error
 	for range 2 {
-		l, err := c.live(ctx)
+		l, err := c.liveEarly(ctx)
 		if err != nil {
 			return kv.Page{}, err
 		}

@@ -140,7 +140,7 @@ func (c *Client) survey(ctx context.Context, l *link) *link {
 	limit := cost(l)
 	for _, at := range order[:min(len(order), surveyMost)] {
 		one, cancel := context.WithTimeout(ctx, c.opts.DialTimeout)
-		conn, err := c.opts.Dial(one, at)
+		conn, err := c.opts.Dial(one, at, func(Conn) {})
 		cancel()
 		if err != nil {
 			continue
