@@ -85,7 +85,13 @@ func (a *Agent) heardFrom(c *transport.Conn, n enroll.News) {
 
 // heard takes in what a member tells.
 func (a *Agent) heard(n enroll.News) {
+	if n.Leaving { // it says nothing else
+		return
+	}
 	a.net.told(n.Now)
+	if m := a.mirror.Load(); m != nil {
+		m.Heard(n.Policy)
+	}
 	if n.Trust == nil {
 		return
 	}

@@ -55,6 +55,7 @@ type News struct {
 	Refused string           `json:"refused,omitempty"` // the node is sent away, and why
 	Leaving bool             `json:"leaving,omitempty"` // this member is about to go: the node had better use another one
 	Members []string         `json:"members,omitempty"` // where members answer, with Trust
+	Policy  string           `json:"policy,omitempty"`  // which policy the cluster has, for a node to tell whether it is its own
 }
 
 // controlFrameMax bounds a frame of the control stream.

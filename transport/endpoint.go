@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -48,6 +49,9 @@ func New(cfg Config) (*Endpoint, error) {
 		return nil, errors.New("transport: Conn and Identity are required")
 	}
 	cfg = cfg.withDefaults()
+	if err := withoutECN(); err != nil {
+		return nil, err
+	}
 	e := &Endpoint{
 		cfg:      cfg,
 		tokens:   quic.NewLRUTokenStore(64, 2),
@@ -80,6 +84,10 @@ func New(cfg Config) (*Endpoint, error) {
 	}
 	return e, nil
 }
+
+// withoutECN has quic-go not mark packets. It panics when a connection on which marks have arrived moves to a way that has
+// none, as TCP is (sys_conn.go: "cannot use ECN with a basicConn"), and it takes no other word than this one.
+func withoutECN() error { return os.Setenv("QUIC_GO_DISABLE_ECN", "true") }
 
 // Node is the id of this node.
 func (e *Endpoint) Node() string { return e.cfg.Identity().Node() }
