@@ -43,3 +43,51 @@ func TestWhatMayHaveBeenSentIsGivenUpOnlyIfTheClusterDoesNotHaveIt(t *testing.T)
 		t.Error("no revision for what had arrived")
 	}
 }
+
+// A list of more than a page is read page by page, each op once, also while it drains.
+func TestALongListIsReadPageByPage(t *testing.T) {
+	c := newCluster()
+	o := options(t.TempDir())
+	o.Rules = append(o.Rules, Rule{Prefix: []byte("q/high/"), Lane: kv.LaneHigh})
+	b := start(t, c, o)
+	if err := b.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	const count = ListMax + 20
+	want := map[string]bool{}
+	for i := range count {
+		key := "q/high/a"
+		if i%2 == 0 {
+			key = "q/b"
+		}
+		want[b.mustQueue(key, "x")] = true
+	}
+	after := ""
+	for page := range 3 {
+		items, err := b.ListAfter(-1, "q/", after)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if wanted := []int{ListMax, count - ListMax, 0}[page]; len(items) != wanted {
+			t.Fatalf("page %d has %d, want %d", page, len(items), wanted)
+		}
+		for _, i := range items {
+			if !want[i.ID] {
+				t.Errorf("%s is listed twice", i.ID)
+			}
+			delete(want, i.ID)
+			after = i.ID
+		}
+		if page == 0 { // the one to go on from is gone
+			if done, err := b.Discard(after); !done || err != nil {
+				t.Fatal(done, err)
+			}
+		}
+	}
+	if len(want) > 0 {
+		t.Errorf("%d are not listed", len(want))
+	}
+	if _, err := b.ListAfter(-1, "", "seven"); kv.CodeOf(err) != kv.Invalid {
+		t.Errorf("a bad id: %v", err)
+	}
+}

@@ -39,7 +39,7 @@ func (l *line) Status() api.QueueStatus {
 	return api.QueueStatus{Depth: len(l.items), Bytes: 7, MaxBytes: 100, OldestSeconds: 1.5, Down: "the uplink is lost"}
 }
 
-func (l *line) List(state, prefix string) ([]api.QueueItem, error) {
+func (l *line) List(state, prefix, _ string) ([]api.QueueItem, error) {
 	if l.wedged != nil {
 		return nil, l.wedged
 	}

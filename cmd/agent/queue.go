@@ -111,18 +111,22 @@ func (w *queuedWrite) why() string {
 }
 
 func (p *program) queueListCommand(f *clientFlags) *cobra.Command {
-	var state, prefix string
+	var state, prefix, after string
 	cmd := &cobra.Command{
 		Use:   "ls [flags]",
-		Short: "List the writes that wait, and those that need a look, oldest first",
+		Short: "List the writes that wait, and those that need a look, oldest first in each lane, a thousand at a time",
 		Args:  noArgs(exitUsage),
 	}
 	cmd.Flags().StringVar(&state, "state", "", "only those in this state: queued, sending, conflict, rejected, expired or unknown")
 	cmd.Flags().StringVar(&prefix, "prefix", "", "only those whose key begins with this")
+	cmd.Flags().StringVar(&after, "after", "", "only those behind the one with this ID")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		query := url.Values{"prefix": {prefix}}
 		if state != "" {
 			query.Set("state", state)
+		}
+		if after != "" {
+			query.Set("after", after)
 		}
 		a, err := p.ask(cmd, f, call{method: http.MethodGet, path: queuePath, query: query})
 		if err != nil {
@@ -133,6 +137,7 @@ func (p *program) queueListCommand(f *clientFlags) *cobra.Command {
 		}
 		var list struct {
 			Items []queuedWrite `json:"items"`
+			Next  string        `json:"next"`
 		}
 		if err := json.Unmarshal(a.body, &list); err != nil {
 			return exitf(exitRefused, "the list of the queue is no JSON: %w", err)
@@ -145,6 +150,9 @@ func (p *program) queueListCommand(f *clientFlags) *cobra.Command {
 		for i := range list.Items {
 			w := &list.Items[i]
 			rows[i] = []string{w.ID, w.State, w.Lane, ageText(time.Since(w.Queued)), keyText(w.KeyBase64), w.why()}
+		}
+		if list.Next != "" {
+			p.note("there may be more: agent queue ls --after %s", list.Next)
 		}
 		return printTable(p.stdout, []string{"ID", "STATE", "LANE", "AGE", "KEY", "WHY"}, rows)
 	}
