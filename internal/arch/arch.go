@@ -68,15 +68,17 @@ var ours = []rule{
 	{"internal/tracing", []string{"kv"}},
 	{"internal/sniff", nil},
 	{"internal/gcpace", nil},
+	{"internal/journald", nil},
 	{"internal/arch", nil},
 	{"systemd", nil},
 	{"packaging", nil},
+	{"packaging/sbom", nil},
 
 	// who puts them together; only agent and cmd read config
 	{"agent", []string{"kv", "auth", "internal/wire", "internal/failpoint", "internal/pivot", "internal/service", "internal/bridge", "internal/sniff", "internal/tracing", "config", "api/...", "mvcc", "member/...", "proxy/...",
 		"queue", "client", "enroll", "transport", "transport/courier"}},
 	{"examples/...", []string{"kv", "config", "agent"}},
-	{"cmd/...", []string{"kv", "internal/wire", "internal/failpoint", "internal/gcpace", "config", "api", "agent", "client", "cmd/..."}},
+	{"cmd/...", []string{"kv", "internal/wire", "internal/failpoint", "internal/gcpace", "internal/journald", "config", "api", "agent", "client", "cmd/..."}},
 
 	// harnesses may know everything but main
 	{"test/...", []string{"kv", "auth", "api/...", "mvcc", "member/...", "proxy/...", "queue", "client", "transport", "config",
