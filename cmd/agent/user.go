@@ -1,10 +1,10 @@
 package main
 
 import (
-	"bufio"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"strings"
@@ -243,10 +243,24 @@ func (p *program) password(what, file string) (string, error) {
 	} else {
 		p.note("%s:", what)
 	}
-	line, err := bufio.NewReader(in).ReadString('\n')
-	line = strings.TrimRight(line, "\r\n")
+	line, err := firstLine(in)
 	if line == "" {
 		return "", exitf(exitUsage, "the password is empty (%v)", err)
 	}
 	return line, nil
+}
+
+// firstLine reads no further than that: what follows may be a value.
+func firstLine(in io.Reader) (line string, err error) {
+	var b [1]byte
+	for n := 0; err == nil; {
+		if n, err = in.Read(b[:]); n == 0 {
+			continue
+		}
+		if b[0] == '\n' {
+			break
+		}
+		line += string(b[:])
+	}
+	return strings.TrimRight(line, "\r"), err
 }

@@ -65,7 +65,7 @@ etcdctl --user u:wrong get k
 etcdctl --user nobody:p get k
 gap: who guesses is not told that a user has no password
 says: etcdserver: authentication failed, invalid user ID or password
-etcdctl --user w:p get k
+etcdctl get k --user w:p
 etcdctl --user u:q get k
 etcdctl --user u:q put k 1
 etcdctl --user u:q put m 1
