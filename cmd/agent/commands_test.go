@@ -267,12 +267,12 @@ Available Commands:
   snapshot       Take, verify and restore backups
   status         Show how the agent is doing
   support-bundle Collect what somebody who helps from afar needs, without secrets
-  token          Make and end the tokens with which other nodes join
+  token          Make and end the tokens with which nodes join and devices are let in
   user           Make and change users, as etcdctl user does
   version        Print the version
 
 Flags:
-      --cluster-ca-file text`
+      --auth-max-offline duration`
 
 func TestHelp(t *testing.T) {
 	w := newWorld(t)
