@@ -243,15 +243,15 @@ func (p *program) password(what, file string) (string, error) {
 	} else {
 		p.note("%s:", what)
 	}
-	line, err := firstLine(in)
+	line, err := passwordLine(in)
 	if line == "" {
 		return "", exitf(exitUsage, "the password is empty (%v)", err)
 	}
 	return line, nil
 }
 
-// firstLine reads no further than that: what follows may be a value.
-func firstLine(in io.Reader) (line string, err error) {
+// passwordLine reads no further than that: what follows may be a value.
+func passwordLine(in io.Reader) (line string, err error) {
 	var b [1]byte
 	for n := 0; err == nil; {
 		if n, err = in.Read(b[:]); n == 0 {
