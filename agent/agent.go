@@ -107,7 +107,7 @@ func (a *Agent) prepare(ctx context.Context) (err error) {
 	if err = a.decide(); err != nil {
 		return errors.Join(err, closeAll(inherited))
 	}
-	if do := a.planned().do; do == serveUnjoined || do == askCluster { // a token that is not one is found before anything is made
+	if do := a.planned().do; do == serveUnjoined || do == askCluster && !a.planned().again { // a token that is not one is found before anything is made
 		if _, err := a.token(); err != nil {
 			return errors.Join(err, closeAll(inherited))
 		}
@@ -171,6 +171,7 @@ func (a *Agent) run(ctx context.Context) {
 		service.Part{Name: "network", Run: a.runNetwork},
 		service.Part{Name: "node", Run: a.runNode, StopTimeout: memberStopMax},
 		service.Part{Name: "doors", Run: a.doors.Run, StopTimeout: drainMax + time.Second},
+		service.Part{Name: "uplinks", Run: a.runUplinks, StopTimeout: leaveMax + time.Second},
 		service.Part{Name: "herald", Run: a.runHerald},
 	)
 	err := group.Run(ctx)

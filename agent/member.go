@@ -9,12 +9,10 @@ import (
 	"time"
 
 	"holdfast/api"
-	"holdfast/auth"
 	"holdfast/config"
 	"holdfast/enroll"
 	"holdfast/kv"
 	"holdfast/member"
-	"holdfast/transport"
 )
 
 // A member is a Backend, and serves its operator.
@@ -62,7 +60,7 @@ func (a *Agent) openMember(ctx context.Context) (*act, error) {
 }
 
 // runMember runs a member until ctx ends. Other nodes are turned away first.
-func (a *Agent) runMember(ctx context.Context, m *member.Member, peers *transport.Pool, ca *enroll.Authority) error {
+func (a *Agent) runMember(ctx context.Context, m *member.Member, peers *addressBook, ca *enroll.Authority) error {
 	ctx, over := context.WithCancel(ctx)
 	alone, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -79,8 +77,10 @@ func (a *Agent) runMember(ctx context.Context, m *member.Member, peers *transpor
 		case <-ctx.Done():
 		}
 	})
+	leaving.Go(func() { a.findOthers(alone, m, peers) })
 	leaving.Go(func() { tellPolicies(ctx, m, ca) })
-	err := runWithPeers(alone, m, peers, ca.Run)
+	err := runWithPeers(alone, m, peers.pool, ca.Run)
+	stop()
 	over() // it may have ended by itself
 	leaving.Wait()
 	if errors.Is(err, member.ErrRemoved) || errors.Is(err, member.ErrLogLost) {
@@ -159,12 +159,7 @@ func (a *Agent) memberNode(m *member.Member) *node {
 		caughtUp: m.Ready(),
 		alive:    func(ctx context.Context) error { return memberAlive(ctx, m) },
 		describe: func(s *api.Status) { describeMember(s, m.Status()) },
-		policy: auth.Source{
-			Policy:  func() (*auth.Policy, bool) { return m.Policy(), true },
-			Changed: m.PolicyChanged,
-			Leases:  m.LeaseKeys,
-			Signs:   true,
-		},
+		policy:   m.PolicySource(),
 	}
 }
 

@@ -29,6 +29,7 @@ import (
 type Hello struct {
 	Boot   string `json:"boot"` // random, another one each time that the node starts
 	Report Report `json:"report"`
+	List   bool   `json:"list,omitempty"` // the node asks for the list of nodes; nothing else is said on this stream
 }
 
 // Report is what a node tells of itself when it is asked.
@@ -53,6 +54,8 @@ type News struct {
 	Ask     uint64           `json:"ask,omitempty"`     // a Report with this number is asked for
 	Order   *Order           `json:"order,omitempty"`   // with Ask: what the node is to do
 	Refused string           `json:"refused,omitempty"` // the node is sent away, and why
+	Leaving bool             `json:"leaving,omitempty"` // this member is about to go: the node had better use another one
+	Members []string         `json:"members,omitempty"` // where members answer, with Trust
 	Policy  string           `json:"policy,omitempty"`  // which policy the cluster has, for a node to tell whether it is its own
 }
 
@@ -86,8 +89,10 @@ type RollOptions struct {
 	// Elsewhere reports whether a node with another boot is connected to another member, and from where. It may take as
 	// long as ctx lets it. Nil: there are no others.
 	Elsewhere func(ctx context.Context, node, boot string) (address string, found bool)
-	Now       func() time.Time
-	Log       *slog.Logger
+	// List is the list of nodes, in parts of less than 64 KiB, for a node that asks. Nil: none is kept.
+	List func(ctx context.Context) ([]json.RawMessage, error)
+	Now  func() time.Time
+	Log  *slog.Logger
 }
 
 // Roll is who is connected to this member, in memory.
@@ -97,6 +102,10 @@ type Roll struct {
 	mu       sync.Mutex
 	sessions map[string]*session // by node
 	away     map[string]Seen     // of nodes that were here before, at most awayMax
+	going    bool                // Leave was called
+
+	leaving chan struct{} // closed by Leave
+	left    chan struct{} // of one place: a session has ended
 }
 
 // Bounds of a Roll.
@@ -113,7 +122,32 @@ const (
 
 // NewRoll returns an empty Roll.
 func NewRoll(o RollOptions) *Roll {
-	return &Roll{opts: o, sessions: make(map[string]*session), away: make(map[string]Seen)}
+	return &Roll{opts: o, sessions: make(map[string]*session), away: make(map[string]Seen),
+		leaving: make(chan struct{}), left: make(chan struct{}, 1)}
+}
+
+// Leave tells every node that is connected that this member is about to go, and waits until they have all turned to others, or
+// ctx ends. Who has no other stays.
+func (r *Roll) Leave(ctx context.Context) {
+	r.mu.Lock()
+	if !r.going {
+		r.going = true
+		close(r.leaving)
+	}
+	r.mu.Unlock()
+	for {
+		r.mu.Lock()
+		n := len(r.sessions)
+		r.mu.Unlock()
+		if n == 0 {
+			return
+		}
+		select {
+		case <-r.left:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // session is one node's control stream.
@@ -141,6 +175,9 @@ func (r *Roll) Attend(ctx context.Context, node string, link Link, in *bufio.Rea
 	var h Hello
 	if err := readControl(in, &h); err != nil {
 		return fmt.Errorf("read the hello of node %s: %w", node, err)
+	}
+	if h.List {
+		return r.list(ctx, out)
 	}
 	s := &session{roll: r, node: node, boot: h.Boot, link: link, w: out, asks: make(chan News, 4), last: h.Report, at: r.opts.Now(), waits: make(map[uint64]chan Report)}
 	if err := r.enter(ctx, s); err != nil {
@@ -232,6 +269,10 @@ func (r *Roll) leave(s *session) {
 		return
 	}
 	delete(r.sessions, s.node)
+	select {
+	case r.left <- struct{}{}:
+	default:
+	}
 	if len(r.away) >= awayMax {
 		for id := range r.away { // any: the records name the nodes, this only dates them
 			delete(r.away, id)
@@ -320,6 +361,7 @@ func (s *session) heard(r Report) {
 // tell sends the news, now and whenever they change, and what is asked.
 func (s *session) tell(ctx context.Context) {
 	news, changed := s.roll.opts.News()
+	leaving := s.roll.leaving
 	for {
 		if s.send(news) != nil {
 			return // the reader finds out why
@@ -328,6 +370,8 @@ func (s *session) tell(ctx context.Context) {
 		case <-changed:
 			news, changed = s.roll.opts.News()
 		case news = <-s.asks:
+		case <-leaving:
+			news, leaving = News{Leaving: true}, nil
 		case <-ctx.Done():
 			return
 		}
