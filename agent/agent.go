@@ -171,6 +171,7 @@ func (a *Agent) run(ctx context.Context) {
 		service.Part{Name: "network", Run: a.runNetwork},
 		service.Part{Name: "node", Run: a.runNode, StopTimeout: memberStopMax},
 		service.Part{Name: "doors", Run: a.doors.Run, StopTimeout: drainMax + time.Second},
+		service.Part{Name: "uplinks", Run: a.runUplinks, StopTimeout: leaveMax + time.Second},
 		service.Part{Name: "herald", Run: a.runHerald},
 	)
 	err := group.Run(ctx)

@@ -20,6 +20,7 @@ type clientFlags struct {
 	socket, dataDir, endpoint string
 	timeout                   time.Duration
 	output                    output
+	user, passwordFile        string
 }
 
 // timeoutDefault is longer than an agent waits for a leader, so that its own answer arrives.
@@ -31,6 +32,8 @@ func addClientFlags(cmd *cobra.Command) *clientFlags {
 	flags.StringVar(&f.socket, "socket", "", "unix socket of the agent")
 	flags.StringVar(&f.dataDir, "data-dir", "", "data directory of the agent, whose agent.sock is used")
 	flags.StringVar(&f.endpoint, "endpoint", "", "URL of an agent instead, as http://host:2379")
+	flags.StringVar(&f.user, "user", "", "user to act as, where authentication is on; the password is a line of standard input")
+	flags.StringVar(&f.passwordFile, "password-file", "", "file with the password of --user instead")
 	flags.DurationVar(&f.timeout, "timeout", timeoutDefault, "how long to wait for an answer")
 	flags.VarP(&f.output, "output", "o", "form of the output: table, json or yaml")
 	cmd.MarkFlagsMutuallyExclusive("socket", "data-dir", "endpoint")
