@@ -432,8 +432,8 @@ const dismissWait = 3 * time.Second
 
 // dismiss takes a node that is to be shut out off the members, if it is one and that leaves a quorum. What it returns says
 // how that ended, to somebody who reads on from another sentence; nothing if there was nothing to do.
-func (l *roll) dismiss(ctx context.Context, name, self string) string {
-	records, err := enroll.Nodes(ctx, l.member)
+func (r *roll) dismiss(ctx context.Context, name, self string) string {
+	records, err := enroll.Nodes(ctx, r.member)
 	if err != nil {
 		return ""
 	}
@@ -441,13 +441,13 @@ func (l *roll) dismiss(ctx context.Context, name, self string) string {
 	if err != nil || rec.ID == self {
 		return "" // Revoke says so
 	}
-	seat := seatOf(l.member, rec.ID)
+	seat := seatOf(r.member, rec.ID)
 	if seat == nil {
 		return ""
 	}
 	ctx, cancel := context.WithTimeout(ctx, dismissWait)
 	defer cancel()
-	switch gone, err := l.member.Dismiss(ctx, seat.Replica); {
+	switch gone, err := r.member.Dismiss(ctx, seat.Replica); {
 	case err != nil:
 		return fmt.Sprintf("; it stays on the list of members, because %v: take it off with agent members remove %d when that is possible", err, seat.Replica)
 	case !gone:

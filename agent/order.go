@@ -187,19 +187,19 @@ func (a *Agent) pursue(ctx context.Context, l *roll, o *order, to enroll.NodeRec
 }
 
 // order passes an order to a node, wherever it is connected. It reports whether the node has answered.
-func (l *roll) order(ctx context.Context, node string, o enroll.Order) (p enroll.Progress, reached bool) {
-	if p, reached = l.Order(ctx, node, o); reached {
+func (r *roll) order(ctx context.Context, node string, o enrolr.Order) (p enroll.Progress, reached bool) {
+	if p, reached = r.Order(ctx, node, o); reached {
 		return p, true
 	}
 	q := question{Order: &orderQuestion{Node: node, Order: o}}
-	if s := seatOf(l.member, node); s != nil {
-		if got, err := l.ask(ctx, s.Replica, q); err == nil && got.Progress != nil {
+	if s := seatOf(r.member, node); s != nil {
+		if got, err := r.ask(ctx, s.Replica, q); err == nil && got.Progress != nil {
 			return *got.Progress, true
 		}
 	}
 	var mu sync.Mutex
-	l.others(func(s member.Seat) {
-		got, err := l.ask(ctx, s.Replica, q)
+	r.others(func(s member.Seat) {
+		got, err := r.ask(ctx, s.Replica, q)
 		mu.Lock()
 		defer mu.Unlock()
 		if err == nil && got.Progress != nil {

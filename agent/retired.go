@@ -77,7 +77,7 @@ func (a *Agent) outlive(ctx context.Context, now *running) (*running, error) {
 // ignoreStop is err without that the agent is stopping.
 func ignoreStop(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return nil
+		return nil //nolint:nilerr // whatever it was, it was cut short
 	}
 	return err
 }

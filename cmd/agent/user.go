@@ -253,7 +253,8 @@ func (p *program) password(what, file string) (string, error) {
 // passwordLine reads no further than that: what follows may be a value.
 func passwordLine(in io.Reader) (line string, err error) {
 	var b [1]byte
-	for n := 0; err == nil; {
+	for err == nil {
+		var n int
 		if n, err = in.Read(b[:]); n == 0 {
 			continue
 		}

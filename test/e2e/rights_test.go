@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -155,7 +156,7 @@ func TestAWatchOnAProxyEndsWithItsRight(t *testing.T) {
 	token, id := deviceToken(t, c.memberDir(), "--device=display", "--allow=watch", "--prefix=site/")
 	ctx, cancel := context.WithTimeout(t.Context(), startMax)
 	defer cancel()
-	var open *http.Response
+	var body io.ReadCloser
 	eventually(t, startMax, func() string {
 		r, err := http.NewRequestWithContext(ctx, http.MethodGet, proxy.url+"/v1/kv/site/?watch&prefix", http.NoBody)
 		if err != nil {
@@ -163,17 +164,18 @@ func TestAWatchOnAProxyEndsWithItsRight(t *testing.T) {
 		}
 		r.Header.Set("Authorization", "Bearer "+token)
 		r.Header.Set("Accept", "application/x-ndjson")
-		if open, err = http.DefaultClient.Do(r); err != nil {
+		open, err := http.DefaultClient.Do(r) //nolint:bodyclose // it is read below
+		if err != nil {
 			return err.Error()
 		}
-		if open.StatusCode != http.StatusOK {
-			open.Body.Close()
+		if body = open.Body; open.StatusCode != http.StatusOK {
+			body.Close()
 			return fmt.Sprintf("the watch is answered with %d", open.StatusCode)
 		}
 		return ""
 	})
-	defer open.Body.Close()
-	lines := bufio.NewScanner(open.Body)
+	defer body.Close()
+	lines := bufio.NewScanner(body)
 	next := func(part string) bool {
 		for lines.Scan() {
 			if strings.Contains(lines.Text(), part) {
