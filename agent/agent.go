@@ -30,6 +30,7 @@ type Agent struct {
 	opening  *opening    // of the goroutine that has the node
 	farewell atomic.Bool // this node has left its cluster: its data goes aside when everything has ended
 	notifier *notifier
+	https    *https // nil: no listener speaks it
 	net      *network
 	node     atomic.Pointer[node]          // nil until the node's store is open
 	queue    atomic.Pointer[queueView]     // nil until there is one
@@ -100,6 +101,9 @@ func (a *Agent) prepare(ctx context.Context) (err error) {
 			return errors.Join(err, closeAll(inherited))
 		}
 	}
+	if err := a.openHTTPS(); err != nil {
+		return errors.Join(err, closeAll(inherited))
+	}
 	keys := &locksmith{log: a.opts.Log, listen: a.opts.Listen, inherited: inherited}
 	if a.open, err = keys.open(ctx, a.cfg); err != nil {
 		return err
@@ -150,13 +154,17 @@ func (a *Agent) run(ctx context.Context) {
 	log.Info("agent starting", "version", a.opts.Version, "mode", string(a.planned().record.Mode), "node_id", a.planned().node.String(),
 		"name", a.cfg.Name, "data_dir", a.dir.path, "recorded", a.planned().record.Reason)
 	for _, d := range a.open {
-		log.Info("listening", "for", d.purpose.String(), "address", d.listener.Addr().String())
+		log.Info("listening", "for", d.purpose.String(), "url", d.String())
+		if d.isExposed() {
+			log.Warn("PLAINTEXT BEYOND THIS MACHINE, as --insecure allows: whoever is on the network reads and changes what clients send; use an https:// listener", "url", d.String(), "for", d.purpose.String())
+		}
 	}
 	group := service.New(log,
 		service.Part{Name: "network", Run: a.runNetwork},
 		service.Part{Name: "node", Run: a.runNode, StopTimeout: memberStopMax},
 		service.Part{Name: "doors", Run: a.doors.Run, StopTimeout: drainMax + time.Second},
 		service.Part{Name: "herald", Run: a.runHerald},
+		service.Part{Name: "https", Run: a.runHTTPS},
 	)
 	err := group.Run(ctx)
 	a.stop()

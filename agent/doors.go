@@ -29,8 +29,9 @@ const headerMax = 64 << 10
 type doors struct {
 	log     *slog.Logger
 	gate    *gate
-	etcd    *etcd.Server    // nil: no listener has it
-	force   context.Context // ended to cut a drain short
+	etcd    *etcd.Server                     // nil: no listener has it
+	secure  func(net.Conn) (net.Conn, error) // speaks TLS on a connection; nil: no listener is https
+	force   context.Context                  // ended to cut a drain short
 	servers []*server
 }
 
@@ -38,7 +39,8 @@ type server struct {
 	door  *door
 	http  *http.Server
 	split *sniff.Splitter // between http and etcd; nil: all is http's
-	grpc  net.Listener    // of the connections that are etcd's
+	grpc  net.Listener    // of the connections that begin with a call
+	calls bool            // those are etcd's; else http's too
 }
 
 // add puts a server behind a door. onShutdown may be nil.
@@ -59,15 +61,27 @@ func (ds *doors) add(d *door, l *limiter, h http.Handler, limits config.Limits, 
 		srv.RegisterOnShutdown(onShutdown)
 	}
 	d.listener = l.listener(d.listener)
-	ds.servers = append(ds.servers, &server{door: d, http: srv})
+	s := &server{door: d, http: srv}
+	ds.servers = append(ds.servers, s)
+	if d.url.TLS {
+		s.share(limits, ds.secure)
+	}
+}
+
+// share has the connections of a door told apart, after TLS where that is spoken.
+func (s *server) share(limits config.Limits, secure func(net.Conn) (net.Conn, error)) {
+	s.split = sniff.New(s.door.listener, limits.HeaderTimeout, secure)
+	s.door.listener, s.grpc = s.split.HTTP(), s.split.GRPC()
 }
 
 // addEtcd is add for a door that has etcd's API besides.
 func (ds *doors) addEtcd(d *door, l *limiter, h http.Handler, limits config.Limits, onShutdown func()) {
 	ds.add(d, l, h, limits, onShutdown)
 	s := ds.servers[len(ds.servers)-1]
-	s.split = sniff.New(d.listener, limits.HeaderTimeout)
-	d.listener, s.grpc = s.split.HTTP(), l.turnAway(s.split.GRPC())
+	if s.split == nil {
+		s.share(limits, nil)
+	}
+	s.grpc, s.calls = l.turnAway(s.grpc), true
 }
 
 // closing tells clients not to use a connection again that will not be served again.
@@ -89,7 +103,11 @@ func (ds *doors) Run(ctx context.Context, ready func()) error {
 		if s.split != nil {
 			wg.Go(s.split.Run)
 			wg.Go(func() {
-				if err := ds.etcd.Serve(s.grpc); err != nil {
+				serve := s.http.Serve
+				if s.calls {
+					serve = ds.etcd.Serve
+				}
+				if err := serve(s.grpc); err != nil && !errors.Is(err, http.ErrServerClosed) {
 					failed <- fmt.Errorf("serve gRPC on %s: %w", s.door.listener.Addr(), err)
 				}
 			})

@@ -70,7 +70,8 @@ func (a *Agent) buildDoors(force context.Context) *doors {
 	)
 	reg.MustRegister(figures{a}) // unchecked, so that one agent after the other may use a registry
 	a.clients = limiters[forClients]
-	ds := &doors{log: a.opts.Log, gate: a.gate, force: force, etcd: a.buildEtcd()}
+	a.registerHTTPS()
+	ds := &doors{log: a.opts.Log, gate: a.gate, force: force, etcd: a.buildEtcd(), secure: a.secure}
 	for _, d := range a.open {
 		h, l := operators[d.purpose], limiters[d.purpose]
 		switch d.purpose {

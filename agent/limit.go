@@ -166,11 +166,16 @@ func (l *limiter) mark(ctx context.Context, c net.Conn) context.Context {
 
 // limited reports whether a connection is beyond the limit.
 func limited(c net.Conn) bool {
-	if outer, ok := c.(interface{ NetConn() net.Conn }); ok {
+	for {
+		if lc, ok := c.(*limitedConn); ok {
+			return lc.beyond
+		}
+		outer, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			return false
+		}
 		c = outer.NetConn()
 	}
-	lc, ok := c.(*limitedConn)
-	return ok && lc.beyond
 }
 
 func isBeyond(ctx context.Context) bool { return ctx.Value(beyondKey{}) != nil }

@@ -31,6 +31,9 @@ func (a *Agent) Reload(cfg config.Config) (applied, needRestart []string, err er
 		}
 	}
 	r.mu.Unlock()
+	if a.https != nil {
+		_ = a.https.keeper.Reload() // it says itself what is wrong, and the former files stay in force
+	}
 	a.opts.Log.Info("configuration reloaded", "applied", applied, "need_restart", needRestart)
 	a.tell("READY=1", status(a.statusLine()))
 	return applied, needRestart, nil

@@ -60,12 +60,17 @@ const (
 	ModeProxy  Mode = "proxy"
 )
 
-// TLS is for https listeners.
+// TLS is for https listeners. The files are looked at while the agent runs, and on a HUP: new contents are taken over, a
+// broken file is not.
 type TLS struct {
-	CertFile     string `mapstructure:"cert-file" planned:"serve https" help:"PEM certificate chain of the https listeners"`
-	KeyFile      string `mapstructure:"key-file" planned:"serve https" help:"PEM private key of the https listeners"`
-	ClientCAFile string `mapstructure:"client-ca-file" planned:"serve https" help:"PEM certificates that sign client certificates; set, clients must have one"`
-	Auto         bool   `mapstructure:"auto" default:"false" planned:"serve https" help:"let the cluster's CA issue the certificate of the https listeners"`
+	CertFile     string   `mapstructure:"cert-file" check:"file" help:"PEM certificate chain of the https listeners; a new one is taken over while the agent runs"`
+	KeyFile      string   `mapstructure:"key-file" check:"file" help:"PEM private key of the https listeners, mode 0600 or 0640"`
+	ClientCAFile string   `mapstructure:"client-ca-file" check:"file" help:"PEM certificates of the CAs that sign client certificates; set, clients of https must have one"`
+	ClientAuth   string   `mapstructure:"client-auth" default:"require" oneof:"require,optional" help:"whether a client of https must have a certificate; of use with tls.client-ca-file only. One that is shown is judged in either case"`
+	CRLFile      string   `mapstructure:"crl-file" check:"file" help:"revocation lists of the CAs of clients, PEM or DER; a client that is on one is refused, and cut off if it is connected"`
+	MinVersion   string   `mapstructure:"min-version" default:"tls1.3" oneof:"tls1.3,tls1.2" help:"oldest version of TLS that https listeners speak"`
+	Auto         bool     `mapstructure:"auto" default:"false" help:"let the cluster's CA issue the certificate of the https listeners; agent cert ca shows what clients trust it by"`
+	Names        []string `mapstructure:"names" check:"names" help:"further host names and addresses for the certificate of tls.auto, which has the host name, name and the addresses of this machine anyway"`
 }
 
 // Cluster seeds replicated values when a cluster is made; afterwards what is replicated counts.

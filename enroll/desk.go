@@ -36,6 +36,8 @@ type request struct {
 	ClientURLs []string `json:"client_urls,omitempty"`
 
 	Renew *renewal `json:"renew,omitempty"` // nil: the box joins
+
+	Server *serverWish `json:"server,omitempty"` // with Renew: not a new certificate, but one for https
 }
 
 type answer struct {
@@ -44,6 +46,7 @@ type answer struct {
 	Trust       *transport.Trust `json:"trust,omitempty"`
 	Now         time.Time        `json:"now,omitzero"`        // of the cluster
 	Endpoints   []string         `json:"endpoints,omitempty"` // where members answer
+	Server      []byte           `json:"server,omitempty"`    // certificate for https
 
 	Admission json.RawMessage `json:"admission,omitempty"` // of a member
 	Full      bool            `json:"full,omitempty"`      // no member is wanted
@@ -120,7 +123,7 @@ func (d *Desk) Serve(ctx context.Context, st Stream, from string) error {
 			a = answer{Error: err.Error(), Code: kv.CodeOf(err)}
 			d.Log.Warn("certificate not renewed", "from", from, "node", q.Node, "error", err)
 		} else {
-			d.Log.Info("certificate renewed", "from", from, "node", q.Node)
+			d.Log.Info("certificate issued", "from", from, "node", q.Node, "https", q.Server != nil)
 		}
 	} else if a, err = d.admit(ctx, q); err != nil {
 		a = answer{Error: err.Error(), Code: kv.CodeOf(err)}

@@ -38,24 +38,7 @@ type renewal struct {
 // Renew asks the cluster behind any of addrs for a new certificate. The present one may have ended, up to RenewGrace ago.
 // A *Refused is final, other errors are worth trying again.
 func Renew(ctx context.Context, d Dialer, addrs []string, id *transport.Identity) (Joined, error) {
-	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
-	defer cancel()
-	conn, err := d.Dial(ctx, transport.Join, transport.Target{Addrs: addrs})
-	if err != nil {
-		return Joined{}, fmt.Errorf("renew the certificate: %w", err)
-	}
-	defer conn.CloseWithError(transport.CodeDone, "renewed")
-	st, err := conn.OpenStream(ctx)
-	if err != nil {
-		return Joined{}, fmt.Errorf("renew the certificate: %w", err)
-	}
-	stop := context.AfterFunc(ctx, func() { st.Abort(0) })
-	defer stop()
-	q, err := json.Marshal(request{Node: id.Node(), Renew: &renewal{id.Certificate(), id.ProveKey(st.Binding())}})
-	if err != nil {
-		return Joined{}, err
-	}
-	a, err := exchange(st, q)
+	a, err := proven(ctx, d, addrs, id, nil)
 	if err != nil {
 		return Joined{}, fmt.Errorf("renew the certificate: %w", err)
 	}
@@ -129,6 +112,9 @@ func (d *Desk) renew(ctx context.Context, q request, binding []byte) (answer, er
 	}
 	for _, n := range nodes {
 		if n.ID == info.Node && n.Key == info.Key {
+			if q.Server != nil {
+				return d.server(ctx, n, *q.Server, now)
+			}
 			return d.reissue(ctx, n, cert.PublicKey, now)
 		}
 	}

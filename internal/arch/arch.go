@@ -62,13 +62,14 @@ var ours = []rule{
 	{"internal/service", nil},
 	{"internal/simnet", nil},
 	{"internal/sniff", nil},
+	{"internal/servertls", nil},
 	{"internal/gcpace", nil},
 	{"internal/arch", nil},
 	{"systemd", nil},
 	{"packaging", nil},
 
 	// who puts them together; only agent and cmd read config
-	{"agent", []string{"kv", "internal/wire", "internal/failpoint", "internal/pivot", "internal/service", "internal/bridge", "internal/sniff", "config", "api/...", "mvcc", "member/...", "proxy/...",
+	{"agent", []string{"kv", "internal/wire", "internal/failpoint", "internal/pivot", "internal/service", "internal/bridge", "internal/sniff", "internal/servertls", "config", "api/...", "mvcc", "member/...", "proxy/...",
 		"queue", "client", "enroll", "transport", "transport/courier"}},
 	{"examples/...", []string{"kv", "config", "agent"}},
 	{"cmd/...", []string{"kv", "internal/wire", "internal/failpoint", "internal/gcpace", "config", "api", "agent", "client", "cmd/..."}},
