@@ -91,7 +91,7 @@ func (a *Agent) runNode(ctx context.Context, ready func()) error {
 	}
 	var front api.Backend = a.pivot
 	if q != nil {
-		front = q
+		front = a.tracer.Backend("queue", q)
 	}
 	return a.behind(ctx, q, func(ctx context.Context) error { return a.play(ctx, first, front) })
 }

@@ -12,6 +12,7 @@ import (
 	"holdfast/config"
 	"holdfast/internal/pivot"
 	"holdfast/internal/service"
+	"holdfast/internal/tracing"
 	"holdfast/member/raftnet"
 )
 
@@ -30,7 +31,8 @@ type Agent struct {
 	opening  *opening    // of the goroutine that has the node
 	farewell atomic.Bool // this node has left its cluster: its data goes aside when everything has ended
 	notifier *notifier
-	https    *https // nil: no listener speaks it
+	https    *https          // nil: no listener speaks it
+	tracer   *tracing.Tracer // nil: nothing is traced
 	net      *network
 	node     atomic.Pointer[node]          // nil until the node's store is open
 	queue    atomic.Pointer[queueView]     // nil until there is one
@@ -93,6 +95,9 @@ func (a *Agent) prepare(ctx context.Context) (err error) {
 	if a.dir, err = openDataDir(a.cfg.DataDir); err != nil {
 		return errors.Join(err, closeAll(inherited))
 	}
+	if err = withoutRaft(&a.cfg, a.dir); err != nil {
+		return errors.Join(err, closeAll(inherited))
+	}
 	if err = a.decide(); err != nil {
 		return errors.Join(err, closeAll(inherited))
 	}
@@ -112,6 +117,9 @@ func (a *Agent) prepare(ctx context.Context) (err error) {
 		return err
 	}
 	if err := a.planned().make(); err != nil {
+		return err
+	}
+	if a.tracer, err = a.openTracer(ctx); err != nil {
 		return err
 	}
 	if err := a.net.start(a); err != nil {
@@ -172,6 +180,7 @@ func (a *Agent) run(ctx context.Context) {
 	if err == nil && a.farewell.Load() {
 		err = a.goAside()
 	}
+	a.closeTracer()
 	a.err = errors.Join(err, a.release())
 	if a.err == nil {
 		log.Info("agent stopped")

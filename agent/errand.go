@@ -118,6 +118,9 @@ func (s switcher) Switch(ctx context.Context, r api.SwitchRequest) (api.SwitchSt
 	if !a.isMe(r.Node) {
 		return api.SwitchStatus{}, kv.Errorf(kv.KeyNotFound, "node %q is not this one, which is %s (%s): run the command on that machine", r.Node, a.planned().node, a.cfg.Name)
 	}
+	if err := refuseMember(r); err != nil {
+		return api.SwitchStatus{}, err
+	}
 	e := newErrand(r.Kind, a.opts.Now())
 	e.token, e.force = r.Token, r.Force
 	e, err := a.errands.ask(e)

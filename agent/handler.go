@@ -52,6 +52,7 @@ func (a *Agent) buildDoors(force context.Context) *doors {
 		return nil
 	}
 	devices := rest.New(options)
+	traced := a.tracer.Door(devices)
 	clientMetrics := prometheus.Gatherer(reg)
 	if a.cfg.MetricsListen != "" {
 		clientMetrics = nil
@@ -76,7 +77,7 @@ func (a *Agent) buildDoors(force context.Context) *doors {
 		h, l := operators[d.purpose], limiters[d.purpose]
 		switch d.purpose {
 		case forClients:
-			ds.addEtcd(d, l, split(h, devices, devices.Guard(ds.etcd), ds.etcd), a.cfg.Limits, devices.EndWatches)
+			ds.addEtcd(d, l, split(h, traced, devices.Guard(ds.etcd), ds.etcd), a.cfg.Limits, devices.EndWatches)
 		case forAdmin:
 			ds.addEtcd(d, l, split(h, devices.Admin(), devices.Guard(ds.etcd), ds.etcd), a.cfg.Limits, devices.EndWatches)
 		default:

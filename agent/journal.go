@@ -17,6 +17,9 @@ import (
 // returns a sentence that says what was done. By force a node leaves at once, which needs nobody else. Errors have an exit
 // code; a dir that is in use by an agent is a temporary one.
 func Journal(dir string, r api.SwitchRequest, now time.Time) (string, error) {
+	if err := refuseMember(r); err != nil {
+		return "", &exitError{ExitConfig, err}
+	}
 	if r.Node != api.SwitchSelf {
 		return "", refusef("no agent runs on %s, and another node can only be reached through one", dir)
 	}

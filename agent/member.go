@@ -50,7 +50,7 @@ func (a *Agent) openMember(ctx context.Context) (*act, error) {
 	}
 	return &act{
 		mode:    config.ModeMember,
-		node:    memberNode(m),
+		node:    a.memberNode(m),
 		member:  m,
 		auth:    ca,
 		reach:   func(ctx context.Context, h kv.Header) error { return reachMember(ctx, m, h) },
@@ -149,10 +149,10 @@ func (a *Agent) openWhenServing(ctx context.Context, n *node, front api.Backend)
 }
 
 // memberNode shows a member to the rest of the agent.
-func memberNode(m *member.Member) *node {
+func (a *Agent) memberNode(m *member.Member) *node {
 	admin, _ := any(m).(api.Admin)
 	return &node{
-		backend:  m,
+		backend:  a.tracer.Backend("raft", m),
 		admin:    admin,
 		caughtUp: m.Ready(),
 		alive:    func(ctx context.Context) error { return memberAlive(ctx, m) },

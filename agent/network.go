@@ -91,7 +91,7 @@ func ignoreClosed(err error) error {
 
 // serveUplinks lets proxies use this node.
 func (a *Agent) serveUplinks() {
-	s := uplink.New(a.gate, a.opts.Log, a.attend)
+	s := uplink.New(a.tracer.Backend("serve uplink", a.gate), a.opts.Log, a.attend)
 	if a.uplinks.CompareAndSwap(nil, s) {
 		bridge.Serve(a.net.ep, s)
 	}

@@ -52,7 +52,7 @@ func (a *Agent) openProxy(from proxy.Upstream) (*act, error) {
 		return nil, err
 	}
 	x := &proxyAct{up: up}
-	upstream := proxy.Upstream(up)
+	upstream := proxy.Upstream(a.tracer.Backend("uplink", up))
 	if from != nil {
 		x.above = pivot.New()
 		if _, err := x.above.Turn(context.Background(), pivot.Node{Backend: from}); err != nil {
@@ -140,7 +140,7 @@ func (a *Agent) proxyNode(up *client.Client, p *proxy.Proxy) *node {
 	caughtUp := make(chan struct{})
 	close(caughtUp)
 	return &node{
-		backend:  p,
+		backend:  a.tracer.Backend("proxy", p),
 		caughtUp: caughtUp,
 		alive: func(ctx context.Context) error {
 			key, end := kv.PrefixRange(nil)

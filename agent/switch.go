@@ -476,7 +476,7 @@ func (a *Agent) connect(ctx context.Context, r *running, e *errand) error {
 			return err
 		}
 		attempt, cancel := context.WithTimeout(ctx, turnMax)
-		_, err = r.proxy.above.Turn(attempt, pivot.Node{Backend: up, Reach: func(ctx context.Context, h kv.Header) error {
+		_, err = r.proxy.above.Turn(attempt, pivot.Node{Backend: a.tracer.Backend("uplink", up), Reach: func(ctx context.Context, h kv.Header) error {
 			_, err := up.Read(ctx, kv.Query{MaxAge: kv.Unlimited, MinRevision: h.Revision, Wait: turnMax})
 			return err
 		}})

@@ -441,7 +441,7 @@ func exchange(ctx context.Context, conn Conn, verb wire.UplinkVerb, body []byte)
 	if err != nil {
 		return nil, false, err
 	}
-	req := wire.UplinkRequest{Verb: verb, Body: body}
+	req := wire.UplinkRequest{Verb: verb, Body: body, Trace: kv.TraceOf(ctx)}
 	if d, ok := ctx.Deadline(); ok {
 		req.Timeout = max(time.Until(d), time.Millisecond)
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -103,6 +104,8 @@ func (f *field) verifyContent(v reflect.Value) error {
 		}
 		_, err := ParseURL(v.String())
 		return err
+	case "collector":
+		return verifyCollector(v.String())
 	case "urls":
 		return verifyEach(v, func(s string) error { _, err := ParseURL(s); return err })
 	case "origins":
@@ -140,6 +143,18 @@ func verifyName(name string) error {
 }
 
 var hostName = regexp.MustCompile(`^(\*\.)?[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?)*$`)
+
+// verifyCollector accepts the URL of somebody else's server.
+func verifyCollector(text string) error {
+	if text == "" {
+		return nil
+	}
+	u, err := url.Parse(text)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return errors.New("is no URL of a collector: write http://host:4318 or https://host:4318")
+	}
+	return nil
+}
 
 func verifyEach(list reflect.Value, verify func(string) error) error {
 	for i := range list.Len() {

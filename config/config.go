@@ -48,6 +48,13 @@ type Config struct {
 	Limits  Limits  `mapstructure:"limits"`
 	CORS    CORS    `mapstructure:"cors"`
 	Auth    Auth    `mapstructure:"auth"`
+	Trace   Trace   `mapstructure:"trace"`
+}
+
+// Trace is where the spans of requests go.
+type Trace struct {
+	Endpoint string `mapstructure:"endpoint" check:"collector" help:"URL of a collector that takes OpenTelemetry's spans over HTTP (OTLP), as http://127.0.0.1:4318; without it nothing is traced"`
+	OneIn    int    `mapstructure:"one-in" default:"1000" min:"0" help:"of the requests that bring no traceparent one in so many is traced; 0 traces only those that bring one"`
 }
 
 // Mode is what a node is to be.

@@ -95,6 +95,7 @@ func (a *Authority) Poke() {
 // Run does what is to be done until ctx ends.
 func (a *Authority) Run(ctx context.Context) error {
 	var again, judged time.Time
+	var acted *view // what was last acted upon: others load too
 	led := false
 	for ctx.Err() == nil {
 		if leads := a.opts.Leads(); leads != led { // what the one before has not done is this one's now
@@ -104,7 +105,9 @@ func (a *Authority) Run(ctx context.Context) error {
 			if err := a.load(ctx); err != nil && ctx.Err() == nil {
 				a.opts.Log.Error("the records of nodes and CAs cannot be read; what was read last stays in force", "err", err)
 			}
-			again, judged = time.Time{}, time.Now()
+		}
+		if v := a.view.Load(); v != acted {
+			acted, again, judged = v, time.Time{}, time.Now()
 			a.opts.Recheck()
 		}
 		if now := time.Now(); now.After(again) {

@@ -538,3 +538,26 @@ func TestJoiningAndRenewingWorkOverIPv6Alone(t *testing.T) {
 		t.Errorf("uplink: %v", err)
 	}
 }
+
+// A member that wants to leave asks again and again whether another one holds the key, and reads the records each time. It
+// must not forget to seal the key over that.
+func TestAMemberThatWantsToLeaveSealsTheKeyFirst(t *testing.T) {
+	inRealm(t, func(t *testing.T, r *realm) {
+		m1 := r.boxes["m1"]
+		r.add("m2")
+		r.enrol(r.boxes["m2"], transport.Member)
+		r.boxes["m2"].stop()
+		m2 := r.member("m2", false)
+		began, err := r.now(), errors.New("not asked")
+		for err != nil && r.now().Sub(began) < 10*time.Second {
+			time.Sleep(100 * time.Millisecond)
+			if err = m1.auth.Resign(t.Context()); err != nil && kv.CodeOf(err) != kv.Busy {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Second)
+		if err != nil || !m2.auth.Holds(m2.id.Load().CAHash()) {
+			t.Errorf("after %v: %v; the other holds the key: %v", r.now().Sub(began), err, m2.auth.Holds(m2.id.Load().CAHash()))
+		}
+	})
+}

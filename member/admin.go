@@ -8,9 +8,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/lni/dragonboat/v4"
-
 	"holdfast/kv"
+	"holdfast/member/nodehost"
 )
 
 // This file and backup.go have what a replica does for its operator: they make a Member an Admin.
@@ -55,7 +54,7 @@ func peerURLs(addresses []string) (urls []string) {
 
 // voterIDs is the replicas that vote, as applied here, in order; none before anything is applied.
 func (m *Member) voterIDs() []uint64 {
-	info := m.host.GetNodeHostInfo(dragonboat.NodeHostInfoOption{SkipLogInfo: true})
+	info := m.host.GetNodeHostInfo(nodehost.InfoOption{SkipLogInfo: true})
 	if info == nil {
 		return nil // closed
 	}
@@ -155,7 +154,7 @@ func (m *Member) MoveLeader(ctx context.Context, to uint64) error {
 	switch {
 	case closedHost(err):
 		return errStopping()
-	case errors.Is(err, dragonboat.ErrShardNotReady), errors.Is(err, dragonboat.ErrSystemBusy):
+	case errors.Is(err, nodehost.ErrShardNotReady), errors.Is(err, nodehost.ErrSystemBusy):
 		return kv.Errorf(kv.Busy, "the leadership is being given away already: %w", err)
 	case err != nil:
 		return kv.Errorf(kv.Internal, "give the leadership away: %w", err)

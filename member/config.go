@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"holdfast/member/nodehost"
 )
 
 // Defaults of Config.
@@ -19,6 +21,9 @@ const (
 
 	DefaultSnapshotEntries = snapshotEntries
 )
+
+// Built says whether this program can be a member; see package nodehost.
+const Built = nodehost.Built
 
 // Config says what a member is and where it lives.
 type Config struct {

@@ -7,9 +7,8 @@ import (
 	"fmt"
 	"path/filepath"
 
-	"github.com/lni/dragonboat/v4"
-
 	"holdfast/kv"
+	"holdfast/member/nodehost"
 )
 
 // StateName is the name of the state file in the dir of a member.
@@ -71,7 +70,7 @@ var errNotReady = errors.New("it ended before it was ready")
 
 // cutLog takes a snapshot and gives up the log before it.
 func (m *Member) cutLog(ctx context.Context) error {
-	rs, err := m.host.RequestSnapshot(shardID, dragonboat.SnapshotOption{
+	rs, err := m.host.RequestSnapshot(shardID, nodehost.SnapshotOption{
 		OverrideCompactionOverhead: true,
 		CompactionOverhead:         1,
 	}, snapshotTimeout)

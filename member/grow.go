@@ -8,10 +8,9 @@ import (
 	"slices"
 	"time"
 
-	"github.com/lni/dragonboat/v4"
-
 	"holdfast/internal/wire"
 	"holdfast/kv"
+	"holdfast/member/nodehost"
 )
 
 const (
@@ -142,7 +141,7 @@ func (p *autopilot) arrange(ctx context.Context) (progress, error) {
 		return changed, p.seedRoster(ctx, now)
 	}
 	var errs []error
-	for _, step := range []func(context.Context, Roster, *dragonboat.Membership) (bool, error){
+	for _, step := range []func(context.Context, Roster, *nodehost.Membership) (bool, error){
 		p.removeLeaving, p.addJoining, p.promoteReady, p.removeUnlisted,
 	} {
 		did, err := step(ctx, r, now)
@@ -225,7 +224,7 @@ func (m *Member) inStep(r Roster) bool {
 	return len(voters) == len(r.Seats)
 }
 
-func (m *Member) membership(ctx context.Context) (*dragonboat.Membership, error) {
+func (m *Member) membership(ctx context.Context) (*nodehost.Membership, error) {
 	ctx, cancel := context.WithTimeout(ctx, changeTimeout)
 	defer cancel()
 	now, err := m.host.SyncGetShardMembership(ctx, shardID)
@@ -236,7 +235,7 @@ func (m *Member) membership(ctx context.Context) (*dragonboat.Membership, error)
 }
 
 // seedRoster makes the roster of a cluster that has none: of the founders.
-func (p *autopilot) seedRoster(ctx context.Context, now *dragonboat.Membership) error {
+func (p *autopilot) seedRoster(ctx context.Context, now *nodehost.Membership) error {
 	m := p.m
 	return p.changeRoster(ctx, func(r *Roster) (bool, error) {
 		if !r.none() {
@@ -257,7 +256,7 @@ func (p *autopilot) seedRoster(ctx context.Context, now *dragonboat.Membership) 
 }
 
 // removeLeaving removes a member that is to go, and takes one that is gone off the list.
-func (p *autopilot) removeLeaving(ctx context.Context, r Roster, now *dragonboat.Membership) (did bool, err error) {
+func (p *autopilot) removeLeaving(ctx context.Context, r Roster, now *nodehost.Membership) (did bool, err error) {
 	m := p.m
 	var refused error
 	for _, s := range r.Seats {
@@ -276,7 +275,7 @@ func (p *autopilot) removeLeaving(ctx context.Context, r Roster, now *dragonboat
 			continue
 		}
 		m.cfg.Log.Info("removing member", "replica", s.Replica, "node", plainNode(s.Node), "name", s.Name)
-		return true, m.change(ctx, func() (*dragonboat.RequestState, error) {
+		return true, m.change(ctx, func() (*nodehost.RequestState, error) {
 			return m.host.RequestDeleteReplica(shardID, s.Replica, now.ConfigChangeID, changeTimeout)
 		})
 	}
@@ -284,7 +283,7 @@ func (p *autopilot) removeLeaving(ctx context.Context, r Roster, now *dragonboat
 }
 
 // giveUpLead lets another voter lead, which then removes this one.
-func (p *autopilot) giveUpLead(ctx context.Context, now *dragonboat.Membership) error {
+func (p *autopilot) giveUpLead(ctx context.Context, now *nodehost.Membership) error {
 	m := p.m
 	for _, replica := range slices.Sorted(maps.Keys(now.Nodes)) {
 		if replica == m.id.Replica || m.answers(ctx, now.Nodes[replica]) != nil {
@@ -297,7 +296,7 @@ func (p *autopilot) giveUpLead(ctx context.Context, now *dragonboat.Membership) 
 }
 
 // mayRemove refuses a removal after which the voters that answer would be no quorum.
-func (m *Member) mayRemove(ctx context.Context, replica uint64, now *dragonboat.Membership) error {
+func (m *Member) mayRemove(ctx context.Context, replica uint64, now *nodehost.Membership) error {
 	if _, voter := now.Nodes[replica]; !voter {
 		return nil
 	}
@@ -320,7 +319,7 @@ func (m *Member) mayRemove(ctx context.Context, replica uint64, now *dragonboat.
 
 // addJoining makes a learner of a box that has been admitted, once it answers: a box that never starts is never in raft's
 // way, and the library backs off for seconds from one that it cannot reach.
-func (p *autopilot) addJoining(ctx context.Context, r Roster, now *dragonboat.Membership) (did bool, err error) {
+func (p *autopilot) addJoining(ctx context.Context, r Roster, now *nodehost.Membership) (did bool, err error) {
 	m := p.m
 	for _, s := range r.Seats {
 		if s.State == SeatLeaving || isMember(now, s.Replica) {
@@ -333,7 +332,7 @@ func (p *autopilot) addJoining(ctx context.Context, r Roster, now *dragonboat.Me
 			continue
 		}
 		m.cfg.Log.Info("adding learner", "replica", s.Replica, "node", plainNode(s.Node), "name", s.Name)
-		return true, m.change(ctx, func() (*dragonboat.RequestState, error) {
+		return true, m.change(ctx, func() (*nodehost.RequestState, error) {
 			return m.host.RequestAddNonVoting(shardID, s.Replica, s.Node, now.ConfigChangeID, changeTimeout)
 		})
 	}
@@ -342,7 +341,7 @@ func (p *autopilot) addJoining(ctx context.Context, r Roster, now *dragonboat.Me
 
 // promoteReady makes a voter of a learner that has all there is. A learner that has gone again would be a voter that does
 // not answer, so it is asked at this moment.
-func (p *autopilot) promoteReady(ctx context.Context, r Roster, now *dragonboat.Membership) (did bool, err error) {
+func (p *autopilot) promoteReady(ctx context.Context, r Roster, now *nodehost.Membership) (did bool, err error) {
 	m := p.m
 	for _, s := range r.Seats {
 		if s.State != SeatJoining {
@@ -370,7 +369,7 @@ func (p *autopilot) promoteReady(ctx context.Context, r Roster, now *dragonboat.
 			continue
 		}
 		m.cfg.Log.Info("promoting learner, which has caught up", "replica", s.Replica, "node", plainNode(s.Node), "name", s.Name, "applied", applied)
-		return true, m.change(ctx, func() (*dragonboat.RequestState, error) {
+		return true, m.change(ctx, func() (*nodehost.RequestState, error) {
 			return m.host.RequestAddReplica(shardID, s.Replica, s.Node, now.ConfigChangeID, changeTimeout)
 		})
 	}
@@ -379,7 +378,7 @@ func (p *autopilot) promoteReady(ctx context.Context, r Roster, now *dragonboat.
 
 // replaceAway removes a voter that is away, for a learner that has caught up and is to have its vote. The removal comes
 // first: with both, one more would have to answer for a quorum.
-func (p *autopilot) replaceAway(ctx context.Context, r Roster, now *dragonboat.Membership, by Seat) (did bool, err error) {
+func (p *autopilot) replaceAway(ctx context.Context, r Roster, now *nodehost.Membership, by Seat) (did bool, err error) {
 	for _, s := range r.Seats {
 		if !s.Away || s.State != SeatVoter {
 			continue
@@ -409,21 +408,21 @@ func (r *Roster) setState(replica uint64, from, to SeatState) bool {
 }
 
 // removeUnlisted removes whom the roster does not know: an addition that went through after its seat was given up.
-func (p *autopilot) removeUnlisted(ctx context.Context, r Roster, now *dragonboat.Membership) (did bool, err error) {
+func (p *autopilot) removeUnlisted(ctx context.Context, r Roster, now *nodehost.Membership) (did bool, err error) {
 	m := p.m
 	for replica := range now.NonVotings {
 		if r.Seat(replica) != nil {
 			continue
 		}
 		m.cfg.Log.Info("removing learner that has no seat", "replica", replica)
-		return true, m.change(ctx, func() (*dragonboat.RequestState, error) {
+		return true, m.change(ctx, func() (*nodehost.RequestState, error) {
 			return m.host.RequestDeleteReplica(shardID, replica, now.ConfigChangeID, changeTimeout)
 		})
 	}
 	return false, nil
 }
 
-func isMember(now *dragonboat.Membership, replica uint64) bool {
+func isMember(now *nodehost.Membership, replica uint64) bool {
 	_, voter := now.Nodes[replica]
 	_, learner := now.NonVotings[replica]
 	return voter || learner
@@ -431,7 +430,7 @@ func isMember(now *dragonboat.Membership, replica uint64) bool {
 
 // change asks raft for a change of its membership and waits for the outcome. A change that raft refuses, because another
 // came between, is looked at anew.
-func (m *Member) change(ctx context.Context, request func() (*dragonboat.RequestState, error)) error {
+func (m *Member) change(ctx context.Context, request func() (*nodehost.RequestState, error)) error {
 	rs, err := request()
 	if err != nil {
 		return fmt.Errorf("change raft's members: %w", err)

@@ -10,12 +10,12 @@ import (
 	"slices"
 	"time"
 
-	"github.com/lni/dragonboat/v4"
 	"github.com/lni/dragonboat/v4/config"
 	"github.com/lni/dragonboat/v4/raftio"
 	pb "github.com/lni/dragonboat/v4/raftpb"
 
 	"holdfast/kv"
+	"holdfast/member/nodehost"
 )
 
 // The ticks are the cluster's: members that join later count on them, so a lone member has them too.
@@ -53,7 +53,7 @@ func (m *Member) openHost() (err error) {
 	}
 	m.logs = &logFactory{halt: m.halt}
 	if err := protect("open raft log in "+dir, func() error {
-		m.host, err = dragonboat.NewNodeHost(m.hostConfig(dir))
+		m.host, err = nodehost.New(m.hostConfig(dir))
 		if err == nil && m.host == nil {
 			err = errors.New("the library gave up") // it recovers from its own panics
 		}
@@ -95,12 +95,12 @@ func (m *Member) hostConfig(dir string) config.NodeHostConfig {
 
 // founders returns the first members of the cluster: as recorded when this replica first started, because the library
 // refuses others, else those of the configuration, else this replica alone.
-func (m *Member) founders() (map[uint64]dragonboat.Target, error) {
+func (m *Member) founders() (map[uint64]nodehost.Target, error) {
 	recorded, err := m.logs.db.GetBootstrapInfo(shardID, m.id.Replica)
 	if err != nil && !errors.Is(err, raftio.ErrNoBootstrapInfo) {
 		return nil, err
 	}
-	founders := make(map[uint64]dragonboat.Target)
+	founders := make(map[uint64]nodehost.Target)
 	for replica, node := range recorded.Addresses {
 		founders[replica] = node
 	}
@@ -185,8 +185,8 @@ func (m *Member) nudge(t pb.MessageType) {
 // voters returns how many voters with data the cluster has, this replica included, as far as that is applied here.
 // Known is false before anything is, and for a replica that is no voter.
 func (m *Member) voters() (n int, known bool) {
-	info := m.host.GetNodeHostInfo(dragonboat.NodeHostInfoOption{SkipLogInfo: true})
-	i := slices.IndexFunc(info.ShardInfoList, func(s dragonboat.ShardInfo) bool { return s.ShardID == shardID })
+	info := m.host.GetNodeHostInfo(nodehost.InfoOption{SkipLogInfo: true})
+	i := slices.IndexFunc(info.ShardInfoList, func(s nodehost.ShardInfo) bool { return s.ShardID == shardID })
 	if i < 0 {
 		return 0, false
 	}

@@ -7,10 +7,9 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/lni/dragonboat/v4"
-
 	"holdfast/internal/wire"
 	"holdfast/kv"
+	"holdfast/member/nodehost"
 )
 
 // lead does what a new leader owes its cluster: after every election that this replica wins it commits a LeaderTerm
@@ -155,7 +154,7 @@ func (m *Member) snapshotBySize(ctx context.Context) error {
 }
 
 func (m *Member) snapshot(ctx context.Context) error {
-	rs, err := m.host.RequestSnapshot(shardID, dragonboat.SnapshotOption{
+	rs, err := m.host.RequestSnapshot(shardID, nodehost.SnapshotOption{
 		OverrideCompactionOverhead: true,
 		CompactionOverhead:         m.logs.db.overhead(),
 	}, snapshotTimeout)

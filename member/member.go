@@ -10,12 +10,12 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/lni/dragonboat/v4"
 	"github.com/lni/dragonboat/v4/client"
 	"github.com/lni/dragonboat/v4/statemachine"
 	"golang.org/x/sync/errgroup"
 
 	"holdfast/kv"
+	"holdfast/member/nodehost"
 	"holdfast/mvcc"
 )
 
@@ -43,7 +43,7 @@ type Member struct {
 	logs     *logFactory
 	net      *raftnet
 	registry *registry
-	host     *dragonboat.NodeHost
+	host     *nodehost.Host
 	session  *client.Session
 
 	lost  chan error // of one slot: why the raft log cannot be used

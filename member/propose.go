@@ -6,10 +6,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/lni/dragonboat/v4"
-
 	"holdfast/internal/wire"
 	"holdfast/kv"
+	"holdfast/member/nodehost"
 	"holdfast/mvcc"
 )
 
@@ -195,11 +194,11 @@ func turnedAway(err error, tried time.Duration) error {
 		if tried > leaderWait {
 			return noLeader("the command was turned away for %s", leaderWait)
 		}
-	case errors.Is(err, dragonboat.ErrShardNotReady):
+	case errors.Is(err, nodehost.ErrShardNotReady):
 		if tried > leaderWait {
 			return noLeader("this replica is still replaying its log")
 		}
-	case errors.Is(err, dragonboat.ErrSystemBusy):
+	case errors.Is(err, nodehost.ErrSystemBusy):
 		if tried > busyWait {
 			e := kv.Errorf(kv.Busy, "too many commands are under way; nothing was applied: send fewer at a time")
 			e.RetryAfter = busyWait
@@ -207,7 +206,7 @@ func turnedAway(err error, tried time.Duration) error {
 		}
 	case closedHost(err):
 		return errStopping()
-	case errors.Is(err, dragonboat.ErrPayloadTooBig):
+	case errors.Is(err, nodehost.ErrPayloadTooBig):
 		return kv.Errorf(kv.TooLarge, "the request is larger than the raft log takes")
 	default:
 		return kv.Errorf(kv.Internal, "propose: %w", err)
@@ -216,8 +215,8 @@ func turnedAway(err error, tried time.Duration) error {
 }
 
 func closedHost(err error) bool {
-	return errors.Is(err, dragonboat.ErrClosed) || errors.Is(err, dragonboat.ErrShardClosed) ||
-		errors.Is(err, dragonboat.ErrShardNotFound)
+	return errors.Is(err, nodehost.ErrClosed) || errors.Is(err, nodehost.ErrShardClosed) ||
+		errors.Is(err, nodehost.ErrShardNotFound)
 }
 
 // outcome waits for the answer to a command that was sent.
@@ -225,7 +224,7 @@ func closedHost(err error) bool {
 // Changed is closed when the leader changes: then what was sent to the former one may be lost without a word, and to
 // send it again could apply it twice. So an answer that does not come soon afterwards is given up. A command that is
 // repeatable is missing then, and also if it is not answered for leaderWait.
-func (m *Member) outcome(ctx context.Context, rs *dragonboat.RequestState, changed <-chan struct{}, repeatable bool) (kv.Result, fate, error) {
+func (m *Member) outcome(ctx context.Context, rs *nodehost.RequestState, changed <-chan struct{}, repeatable bool) (kv.Result, fate, error) {
 	r, how, err := m.answer(ctx, rs, changed, repeatable)
 	if err != nil || how == missing {
 		return kv.Result{}, how, err
@@ -252,7 +251,7 @@ func (m *Member) outcome(ctx context.Context, rs *dragonboat.RequestState, chang
 // which what the former one had passed on arrives.
 const resendAfter = 250 * time.Millisecond
 
-func (m *Member) answer(ctx context.Context, rs *dragonboat.RequestState, changed <-chan struct{}, repeatable bool) (r dragonboat.RequestResult, how fate, err error) {
+func (m *Member) answer(ctx context.Context, rs *nodehost.RequestState, changed <-chan struct{}, repeatable bool) (r nodehost.RequestResult, how fate, err error) {
 	late := time.NewTimer(proposalTimeout + leaderWait) // raft gives it up before
 	defer late.Stop()
 	if repeatable { // on the way to a leader it may be lost as well

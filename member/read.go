@@ -6,9 +6,8 @@ import (
 	"iter"
 	"time"
 
-	"github.com/lni/dragonboat/v4"
-
 	"holdfast/kv"
+	"holdfast/member/nodehost"
 )
 
 const (
@@ -139,7 +138,7 @@ func (m *Member) askIndex(ctx context.Context, changed <-chan struct{}) (again b
 	case err == nil:
 	case closedHost(err):
 		return false, errStopping()
-	case errors.Is(err, dragonboat.ErrShardNotReady), errors.Is(err, dragonboat.ErrSystemBusy):
+	case errors.Is(err, nodehost.ErrShardNotReady), errors.Is(err, nodehost.ErrSystemBusy):
 		return true, nil
 	default:
 		return false, kv.Errorf(kv.Internal, "read index: %w", err)

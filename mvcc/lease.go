@@ -48,7 +48,7 @@ func checkGrant(op kv.LeaseGrant, depth int) *kv.Error {
 	case op.ID == 0:
 		return kv.Errorf(kv.Invalid, "the lease has no id")
 	case op.TTL > MaxLeaseTTL:
-		return kv.Errorf(kv.LeaseTTLTooLarge, "a time to live of %d s is asked for, the limit is %d s", op.TTL, MaxLeaseTTL)
+		return kv.Errorf(kv.LeaseTTLTooLarge, "a time to live of %d s is asked for, the limit is %d s", op.TTL, int64(MaxLeaseTTL))
 	}
 	return nil
 }

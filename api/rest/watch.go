@@ -3,6 +3,7 @@ package rest
 import (
 	"context"
 	"errors"
+	"math"
 	"mime"
 	"net/http"
 	"os"
@@ -303,7 +304,7 @@ const resyncChunk = 1 << 20
 // "synced"; what was not listed is gone. Until that last event the client's place stays where it was, so that a
 // connection lost in between begins again.
 func (x *watcher) resync(ctx context.Context, gap *errGap) error {
-	req := listRequest{limit: 1 << 62, fresh: x.h.auto()}
+	req := listRequest{limit: math.MaxInt / 2, fresh: x.h.auto()}
 	req.fresh.minRevision, req.fresh.wait = gap.oldest, waitDefault
 	s := x.h.newScan(&req)
 	s.key, s.end = x.req.key, x.req.end

@@ -156,6 +156,9 @@ func (s *Server) answer(ctx context.Context, st Stream, q wire.UplinkRequest, pe
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	if !q.Trace.IsZero() {
+		ctx = kv.WithTrace(ctx, q.Trace)
+	}
 	switch q.Verb {
 	case wire.UplinkDo:
 		return wire.WriteFrame(st, s.do(ctx, q.Body, peer))

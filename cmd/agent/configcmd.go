@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"holdfast/agent"
 	"holdfast/config"
 )
 
@@ -79,6 +80,9 @@ func (p *program) configCheckCommand() *cobra.Command {
 		loaded, err := p.load(cmd)
 		if err != nil {
 			return err
+		}
+		if err := agent.Supports(loaded.Config); err != nil {
+			return &exitError{exitConfig, err}
 		}
 		from := "no file"
 		if len(loaded.Files) > 0 {

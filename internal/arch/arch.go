@@ -42,7 +42,7 @@ var ours = []rule{
 
 	// nodes and what stands in front of them; they fit api.Backend by shape and never import api or each other
 	{"mvcc", []string{"kv", "internal/wire"}},
-	{"member", []string{"kv", "internal/wire", "mvcc"}},
+	{"member", []string{"kv", "internal/wire", "mvcc", "member/nodehost"}},
 	{"member/...", []string{"kv", "internal/wire", "mvcc", "member/...", "transport/courier"}},
 	{"proxy/cache", []string{"kv", "internal/wire", "mvcc"}},
 	{"proxy", []string{"kv", "internal/wire", "proxy/cache"}},
@@ -61,6 +61,7 @@ var ours = []rule{
 	{"internal/pivot", []string{"kv", "api"}},
 	{"internal/service", nil},
 	{"internal/simnet", nil},
+	{"internal/tracing", []string{"kv"}},
 	{"internal/sniff", nil},
 	{"internal/servertls", nil},
 	{"internal/gcpace", nil},
@@ -69,7 +70,7 @@ var ours = []rule{
 	{"packaging", nil},
 
 	// who puts them together; only agent and cmd read config
-	{"agent", []string{"kv", "internal/wire", "internal/failpoint", "internal/pivot", "internal/service", "internal/bridge", "internal/sniff", "internal/servertls", "config", "api/...", "mvcc", "member/...", "proxy/...",
+	{"agent", []string{"kv", "internal/wire", "internal/failpoint", "internal/pivot", "internal/service", "internal/bridge", "internal/sniff", "internal/servertls", "internal/tracing", "config", "api/...", "mvcc", "member/...", "proxy/...",
 		"queue", "client", "enroll", "transport", "transport/courier"}},
 	{"examples/...", []string{"kv", "config", "agent"}},
 	{"cmd/...", []string{"kv", "internal/wire", "internal/failpoint", "internal/gcpace", "config", "api", "agent", "client", "cmd/..."}},
@@ -97,7 +98,6 @@ var anywhere = []string{"agent", "api/...", "client", "cmd/...", "config", "enro
 // libraries has a row for each dependency that our code imports; a new one is also a row in docs/adr/0005.
 var libraries = []library{
 	{path: "github.com/lni/dragonboat/v4", homes: []string{"member/..."}, tests: []string{"test/cluster"}}, // to send a snapshot
-	{path: "github.com/golang/snappy", homes: []string{"member"}},
 	{path: "github.com/lni/vfs", homes: []string{"member/..."}},
 	{path: "github.com/cespare/xxhash/v2", homes: []string{"member/..."}},
 	{path: "github.com/golang/snappy", homes: []string{"member"}}, // how dragonboat packs the entries of its log
@@ -112,6 +112,8 @@ var libraries = []library{
 	{path: "go.etcd.io/etcd/server/v3/etcdserver/api/v3election/v3electionpb", homes: []string{"api/etcd"}, tests: []string{"test/...", "agent"}},
 	{path: "go.etcd.io/etcd/server/v3"},
 	{path: "go.etcd.io/etcd", homes: []string{"api/etcd"}, tests: []string{"test/...", "agent"}},
+	{path: "go.opentelemetry.io/otel", homes: []string{"internal/tracing"}},
+	{path: "go.opentelemetry.io/proto/otlp", tests: []string{"test/..."}},
 	{path: "github.com/spf13/viper", homes: []string{"config"}},
 	{path: "github.com/pelletier/go-toml/v2", homes: []string{"config"}},                              // viper's own parsers, for
 	{path: "go.yaml.in/yaml/v3", homes: []string{"config"}, tests: []string{"api/rest", "packaging"}}, // line numbers and duplicates; to read the OpenAPI document

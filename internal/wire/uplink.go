@@ -21,6 +21,9 @@ import (
 //	UplinkHello  nothing up, one page without ops down: who answers, and at which revision
 //	UplinkNode   nothing up; then frames of JSON both ways for as long as the connection lives, see enroll.Roll
 //
+// A request of a traced call has tracedVerb added to its verb, and its kv.Trace before the wait. Members older than that
+// refuse it; they are upgraded before proxies trace.
+//
 // A control that asks for progress is a round: the member first takes a read index, so that the revision in its answer
 // was the cluster's newest after the asking began.
 type UplinkVerb byte
@@ -34,6 +37,9 @@ const (
 	UplinkNode
 )
 
+// tracedVerb marks a request that carries a kv.Trace.
+const tracedVerb = 0x80
+
 // FrameMax bounds a frame: an answer of many keys is the largest; askers read in pages well below it.
 const FrameMax = 16 << 20
 
@@ -43,6 +49,7 @@ var errFrame = errors.New("frame beyond the limit")
 // UplinkRequest is the first frame of a stream.
 type UplinkRequest struct {
 	Verb    UplinkVerb
+	Trace   kv.Trace
 	Timeout time.Duration // rounded down to a millisecond when sent, but not to 0
 	Body    []byte
 }
@@ -53,8 +60,12 @@ func (q UplinkRequest) Append(dst []byte) []byte {
 	if q.Timeout > 0 && ms == 0 {
 		ms = 1
 	}
-	dst = appendUint(append(dst, byte(q.Verb)), ms)
-	return append(dst, q.Body...)
+	if q.Trace.IsZero() {
+		dst = append(dst, byte(q.Verb))
+	} else {
+		dst = append(append(dst, byte(q.Verb)|tracedVerb), q.Trace[:]...)
+	}
+	return append(appendUint(dst, ms), q.Body...)
 }
 
 // DecodeUplinkRequest is the inverse of Append; Body aliases b. An unknown verb is ErrNewer.
@@ -62,15 +73,26 @@ func DecodeUplinkRequest(b []byte) (q UplinkRequest, err error) {
 	if len(b) == 0 {
 		return q, fmt.Errorf("decode request: %w: it is empty", ErrMalformed)
 	}
-	if q.Verb = UplinkVerb(b[0]); q.Verb == 0 || q.Verb > UplinkNode {
+	if q.Verb = UplinkVerb(b[0] &^ tracedVerb); q.Verb == 0 || q.Verb > UplinkNode {
 		return q, fmt.Errorf("decode request: %w: unknown verb %d", ErrNewer, b[0])
 	}
-	ms, n := binary.Uvarint(b[1:])
+	traced := b[0]&tracedVerb != 0
+	b = b[1:]
+	if traced {
+		if len(b) < len(q.Trace) {
+			return q, fmt.Errorf("decode request: %w: its trace is cut short", ErrMalformed)
+		}
+		b = b[copy(q.Trace[:], b):]
+		if q.Trace.IsZero() {
+			return q, fmt.Errorf("decode request: %w: its trace is empty", ErrMalformed)
+		}
+	}
+	ms, n := binary.Uvarint(b)
 	if n <= 0 || ms > uint64(24*time.Hour/time.Millisecond) {
 		return q, fmt.Errorf("decode request: %w: bad timeout", ErrMalformed)
 	}
 	q.Timeout = time.Duration(ms) * time.Millisecond
-	q.Body = b[1+n:]
+	q.Body = b[n:]
 	return q, nil
 }
 

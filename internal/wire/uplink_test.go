@@ -15,15 +15,19 @@ func TestUplinkRequestsComeBack(t *testing.T) {
 	for _, q := range []UplinkRequest{
 		{Verb: UplinkDo, Timeout: 1500 * time.Millisecond, Body: AppendCommand(nil, kv.Command{})},
 		{Verb: UplinkWatch},
+		{Verb: UplinkRead, Timeout: time.Second, Trace: kv.Trace{1, 24: 1}, Body: []byte("x")},
 	} {
 		got, err := DecodeUplinkRequest(q.Append(nil))
-		if err != nil || got.Verb != q.Verb || got.Timeout != q.Timeout || !bytes.Equal(got.Body, q.Body) {
+		if err != nil || got.Verb != q.Verb || got.Trace != q.Trace || got.Timeout != q.Timeout || !bytes.Equal(got.Body, q.Body) {
 			t.Errorf("got %+v, %v, want %+v", got, err, q)
 		}
 	}
 	short, _ := DecodeUplinkRequest(UplinkRequest{Verb: UplinkRead, Timeout: 1}.Append(nil))
 	if short.Timeout != time.Millisecond {
 		t.Errorf("a nanosecond travels as %v: 0 would mean for ever", short.Timeout)
+	}
+	if _, err := DecodeUplinkRequest(append([]byte{byte(UplinkDo) | tracedVerb}, make([]byte, 24)...)); !errors.Is(err, ErrMalformed) {
+		t.Errorf("a trace that is cut short: %v", err)
 	}
 	if _, err := DecodeUplinkRequest([]byte{99, 0}); !errors.Is(err, ErrNewer) {
 		t.Errorf("unknown verb: %v", err)
@@ -59,7 +63,7 @@ func FuzzUplink(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if q, err := DecodeUplinkRequest(b); err == nil {
 			again, err := DecodeUplinkRequest(q.Append(nil))
-			if err != nil || again.Verb != q.Verb || again.Timeout != q.Timeout || !bytes.Equal(again.Body, q.Body) {
+			if err != nil || again.Verb != q.Verb || again.Trace != q.Trace || again.Timeout != q.Timeout || !bytes.Equal(again.Body, q.Body) {
 				t.Fatalf("%+v came back as %+v, %v", q, again, err)
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"os/exec"
@@ -218,18 +219,24 @@ func TestTheAuditFindsWhatIsWrong(t *testing.T) {
 	}
 }
 
-// badLink is two network namespaces, m and p, joined by a link of 10 ms each way that badlink carries.
+// badLink is network namespaces of machines, joined by links that badlink carries.
 type badLink struct {
 	t        *testing.T
 	bin      string
 	name     string
-	memberIP string
+	memberIP string // of the first
 }
 
-// newLink builds badlink and makes the namespaces; where that is impossible the test fails.
+// newLink makes the namespaces m and p, joined by a link of 10 ms each way.
 func newLink(t *testing.T) *badLink {
 	t.Helper()
-	l := &badLink{t: t, bin: filepath.Join(t.TempDir(), "badlink"), name: fmt.Sprintf("hf%d", os.Getpid()), memberIP: "10.77.0.1"}
+	return newLinks(t, "m,p", "10ms")
+}
+
+// newLinks builds badlink and makes namespaces, with addresses from 10.77.0.1 on; where that is impossible the test fails.
+func newLinks(t *testing.T, hosts, delay string) *badLink {
+	t.Helper()
+	l := &badLink{t: t, bin: filepath.Join(t.TempDir(), "badlink"), name: fmt.Sprintf("hf%04x", rand.N(1<<16)), memberIP: "10.77.0.1"}
 	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", l.bin, "../badlink").CombinedOutput(); err != nil {
 		t.Fatalf("build badlink: %v\n%s", err, out)
 	}
@@ -238,7 +245,7 @@ func newLink(t *testing.T) *badLink {
 			t.Errorf("badlink down: %v\n%s", err, out)
 		}
 	})
-	l.badlink("up", "--hosts", "m,p", "--prefix", l.name+"-", "--subnet", "10.77.0.0/24", "--delay", "10ms")
+	l.badlink("up", "--hosts", hosts, "--prefix", l.name+"-", "--subnet", "10.77.0.0/24", "--delay", delay)
 	return l
 }
 
@@ -253,8 +260,15 @@ func (l *badLink) badlink(args ...string) {
 // start starts an agent in one of the namespaces and waits until it is ready. It is reached over its socket.
 func (l *badLink) start(host, dir string, args ...string) *agent {
 	l.t.Helper()
+	a := l.launch(host, dir, args...)
+	a.waitReady()
+	return a
+}
+
+// launch is start without the wait.
+func (l *badLink) launch(host, dir string, args ...string) *agent {
+	l.t.Helper()
 	a := launchIn(l.t, []string{"ip", "netns", "exec", l.name + "-" + host}, dir, "127.0.0.1:2379", args...)
 	a.via = overSocket(l.t, dir).Transport
-	a.waitReady()
 	return a
 }
