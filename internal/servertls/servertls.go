@@ -83,6 +83,9 @@ func Open(o Options) (*Keeper, error) {
 	if o.Timeout == 0 {
 		o.Timeout = timeout
 	}
+	if (o.CertFile == "" || o.KeyFile == "") && o.Certificate == nil {
+		return nil, errors.New("no certificate: set tls.cert-file and tls.key-file, or tls.auto")
+	}
 	k := &Keeper{opts: o, conns: map[*Conn]struct{}{}}
 	k.seen = k.opts.stamps()
 	files, err := o.read()

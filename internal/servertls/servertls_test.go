@@ -164,7 +164,7 @@ func (r *rig) connect(change func(*tls.Config)) (client *tls.Conn, server *Conn,
 	if err != nil {
 		_ = far.Close()
 	}
-	<-shaken
+	_ = <-shaken // the client may learn of a refusal only when it reads
 	return client, server, err
 }
 
