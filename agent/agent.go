@@ -148,7 +148,7 @@ func (a *Agent) planned() *plan { return a.plan.Load() }
 func (a *Agent) release() error {
 	err := closeDoors(a.open)
 	if a.net != nil {
-		err = errors.Join(err, ignoreClosed(a.net.conn.Close()))
+		err = errors.Join(err, a.net.close())
 	}
 	if a.dir != nil {
 		err = errors.Join(err, a.dir.Close())

@@ -36,6 +36,10 @@ func (a *Agent) dialUplink(ctx context.Context, endpoint string) (client.Conn, e
 
 // follow speaks on the control stream of a connection until that ends.
 func (a *Agent) follow(c *transport.Conn) {
+	if c.Peer().Role == transport.Proxy {
+		a.followThrough(c)
+		return
+	}
 	err := bridge.Follow(c.Context(), c, func(in *bufio.Reader, out io.Writer) error {
 		return enroll.Follow(in, out, a.net.boot, a.selfReport, a.heard)
 	})
@@ -109,6 +113,11 @@ func (a *Agent) loadRevoked() error {
 		return storageError(err)
 	}
 	a.net.revoked.Store(&ids)
+	shut, err := readRevoked(a.dir.join(identityName, shutFile))
+	if err != nil {
+		return storageError(err)
+	}
+	a.net.shut.Store(&shut)
 	return nil
 }
 

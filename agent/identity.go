@@ -19,10 +19,12 @@ import (
 // judge is transport.Config.Allowed: by what this node knows of the cluster, once it knows something. A node that is being
 // made a member or a proxy is both for a while, and goes by either.
 func (n *network) judge(p transport.PeerInfo) error {
-	auth, revoked := n.authority.Load(), n.revoked.Load()
+	auth, revoked, shut := n.authority.Load(), n.revoked.Load(), n.shut.Load()
 	switch {
 	case auth == nil && revoked == nil:
 		return transport.Starting
+	case shut != nil && slices.Contains(*shut, p.Node):
+		return transport.Revoked
 	case revoked != nil && slices.Contains(*revoked, p.Node):
 		return transport.Revoked
 	case auth != nil:

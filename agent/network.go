@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -13,6 +14,7 @@ import (
 
 	"holdfast/api"
 	"holdfast/api/uplink"
+	"holdfast/client"
 	"holdfast/config"
 	"holdfast/enroll"
 	"holdfast/internal/bridge"
@@ -24,10 +26,15 @@ import (
 // network is the node's one UDP socket, and who the node is on it.
 type network struct {
 	conn      net.PacketConn
+	tcp       net.Listener // at the same port, for nodes that UDP does not reach; nil: there is none
 	ep        *transport.Endpoint
 	identity  atomic.Pointer[transport.Identity]
 	authority atomic.Pointer[enroll.Authority] // of a member, once it is open
+	desk      atomic.Pointer[enroll.Desk]      // of a member, once it is open
 	revoked   atomic.Pointer[[]string]         // of a proxy, once it is open: members that were revoked
+	shut      atomic.Pointer[[]string]         // of a proxy, once it is open: proxies behind it that were revoked
+	up        atomic.Pointer[client.Client]    // of a proxy that runs
+	tunnels   atomic.Int64                     // that this proxy carries
 	floor     atomic.Int64                     // newest time that the cluster has told, in seconds since 1970
 	renew     chan bool                        // of one slot: look at the certificate; true: it may be of no use any more
 
@@ -52,7 +59,41 @@ func (a *Agent) openNetwork(ctx context.Context) (*network, error) {
 		}
 		return nil, refusef("%w: set --peer-listen", err)
 	}
-	return &network{conn: conn, renew: make(chan bool, 1), boot: rand.Text()}, nil
+	return &network{conn: conn, tcp: a.listenTCP(ctx, conn), renew: make(chan bool, 1), boot: rand.Text()}, nil
+}
+
+// listenTCP takes the TCP port beside the UDP one. Without it the node works, and those that UDP does not reach stay away.
+func (a *Agent) listenTCP(ctx context.Context, conn net.PacketConn) net.Listener {
+	socket, ok := conn.(*net.UDPConn)
+	if !ok || a.cfg.Link.TCP == "off" {
+		return nil
+	}
+	if a.planned().record.Mode == config.ModeProxy && a.cfg.PeerListen == peerListenDefault {
+		return nil // it only dials
+	}
+	at := socket.LocalAddr()
+	lc := net.ListenConfig{KeepAlive: -1} // QUIC's keep-alives pass through it
+	ln, err := lc.Listen(ctx, "tcp", at.String())
+	if err != nil {
+		a.opts.Log.Warn("nodes that UDP does not reach cannot come over TCP: free the port and restart, or set link.tcp to off", "address", at.String(), "err", err)
+		return nil
+	}
+	return ln
+}
+
+// dialTCP opens a TCP connection to a node that UDP does not reach.
+func dialTCP(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
+	d := net.Dialer{KeepAlive: -1}
+	return d.DialContext(ctx, "tcp", addr.String())
+}
+
+// close gives up the sockets of a network that was not started.
+func (n *network) close() error {
+	err := ignoreClosed(n.conn.Close())
+	if n.tcp != nil {
+		err = errors.Join(err, ignoreClosed(n.tcp.Close()))
+	}
+	return err
 }
 
 // start makes the endpoint, once the node has an identity.
@@ -63,18 +104,23 @@ func (n *network) start(a *Agent) error {
 	}
 	n.identity.Store(id)
 	n.told(id.Confirmed())
-	n.ep, err = transport.New(transport.Config{
-		Conn:     n.conn,
-		Identity: n.identity.Load,
-		Allowed:  n.judge,
-		Refused:  n.refused,
-		Now:      a.judgedTime,
-		Log:      a.opts.Log,
-	})
+	cfg := transport.Config{
+		Conn:      n.conn,
+		Identity:  n.identity.Load,
+		Allowed:   n.judge,
+		Refused:   n.refused,
+		Now:       a.judgedTime,
+		Log:       a.opts.Log,
+		ListenTCP: n.tcp,
+	}
+	if _, ok := n.conn.(*net.UDPConn); ok && a.cfg.Link.TCP != "off" {
+		cfg.DialTCP = dialTCP
+	}
+	n.ep, err = transport.New(cfg)
 	if err != nil {
 		return err
 	}
-	return nil
+	return a.opts.Metrics.Register(n.ep.Metrics())
 }
 
 func (a *Agent) runNetwork(ctx context.Context, ready func()) error {
@@ -91,7 +137,7 @@ func ignoreClosed(err error) error {
 
 // serveUplinks lets proxies use this node.
 func (a *Agent) serveUplinks() {
-	s := uplink.New(a.tracer.Backend("serve uplink", a.gate), a.opts.Log, a.attend)
+	s := uplink.New(a.tracer.Backend("serve uplink", a.gate), a.opts.Log, uplink.Hooks{Attend: a.attend, Carry: a.carry})
 	if a.uplinks.CompareAndSwap(nil, s) {
 		bridge.Serve(a.net.ep, s)
 	}
@@ -110,6 +156,7 @@ func (a *Agent) letIn(m *member.Member, ca *enroll.Authority) {
 		Now:       ca.Time,
 		Log:       a.opts.Log,
 	}
+	a.net.desk.Store(desk)
 	a.net.ep.Listen(transport.Join, func(ctx context.Context, c *transport.Conn) {
 		st, err := c.AcceptStream(ctx)
 		if err != nil {
@@ -131,12 +178,14 @@ func (a *Agent) letOut() {
 	a.tokens.Store(nil)
 	a.roll.Store(nil)
 	a.net.authority.Store(nil)
+	a.net.desk.Store(nil)
 	for _, p := range []transport.Protocol{transport.Uplink, transport.Join, transport.Raft} {
 		a.net.ep.Listen(p, nil)
 	}
 	if s := a.uplinks.Swap(nil); s != nil {
 		s.End()
 	}
+	a.serveBelow() // if this node goes on as a proxy
 }
 
 // joinLinger is how long the answer to a joining box is given to arrive.
@@ -152,7 +201,7 @@ func (a *Agent) links() (all []api.LinkStatus) {
 		mail = raft.Mail()
 	}
 	for _, h := range a.net.ep.Health() {
-		link := api.LinkStatus{Node: h.Node, Role: string(h.Role), Protocol: string(h.Protocol), Address: h.Addr, Lost: h.Lost,
+		link := api.LinkStatus{Node: h.Node, Role: string(h.Role), Protocol: string(h.Protocol), Address: h.Addr, Way: string(h.Way), Lost: h.Lost,
 			RTTMillis: float64(h.RTTSmoothed) / float64(time.Millisecond), LossShare: h.Loss, BytesSent: h.BytesSent, BytesReceived: h.BytesReceived}
 		if s, ok := mail[bridge.MemberNode(h.Node)]; ok && h.Protocol == transport.Raft {
 			link.Mail = &api.MailStatus{LossShare: s.Loss, Copies: s.CopiesNow, Paths: s.Paths, Retries: s.RetriedCount, Bytes: map[string]uint64{

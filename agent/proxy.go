@@ -79,6 +79,7 @@ func (a *Agent) openProxy(from proxy.Upstream) (*act, error) {
 		node:    a.proxyNode(up, x.cache),
 		proxy:   x,
 		reach:   x.cache.Reach,
+		admit:   func() { a.letBelow(up) },
 		run:     func(ctx context.Context) error { return errors.Join(a.forward(ctx, up, x.cache), x.cache.Close()) },
 		discard: x.cache.Close,
 	}, nil
@@ -88,6 +89,7 @@ func (a *Agent) openProxy(from proxy.Upstream) (*act, error) {
 func (a *Agent) forward(ctx context.Context, up *client.Client, p *proxy.Proxy) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
+	defer a.turnBelow(up)
 	if !a.net.identity.Load().Joined() {
 		t, err := a.token()
 		if err != nil {

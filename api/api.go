@@ -83,6 +83,7 @@ type LinkStatus struct {
 	Role          string  `json:"role"`
 	Protocol      string  `json:"protocol"`
 	Address       string  `json:"address"`
+	Way           string  `json:"way"` // udp, or tcp where that does not get through
 	Lost          bool    `json:"lost"`
 	RTTMillis     float64 `json:"rtt_ms"`
 	LossShare     float64 `json:"loss"`

@@ -34,8 +34,9 @@ func verifyPeer(text string) error {
 	return nil
 }
 
-// verifyJoin accepts what verifyPeer does, and the name of a DNS service.
+// verifyJoin accepts what verifyPeer does, and the name of a DNS service, either also as that of a proxy.
 func verifyJoin(text string) error {
+	text = strings.TrimPrefix(text, "proxy:")
 	name, ok := strings.CutPrefix(text, "srv:")
 	if !ok {
 		return verifyPeer(text)

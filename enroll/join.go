@@ -10,9 +10,63 @@ import (
 	"holdfast/transport"
 )
 
-// Dialer opens connections: a transport.Endpoint.
+// Dialer opens connections, and tunnels over them: a transport.Endpoint.
 type Dialer interface {
 	Dial(ctx context.Context, p transport.Protocol, t transport.Target) (*transport.Conn, error)
+	OpenTunnel(ctx context.Context, under transport.Carrier, p transport.Protocol, t transport.Target) (*transport.Tunnel, error)
+}
+
+// conversation is the stream on which a box talks to a member, and its end.
+type conversation struct {
+	stream
+	end func()
+}
+
+type stream interface {
+	Stream
+	Abort(code uint64)
+}
+
+// call begins one with a member: at any of addrs, or through one of those that are marked as proxies. The token's secret is hidden
+// from those.
+func call(ctx context.Context, d Dialer, addrs []string, caHash string) (conversation, error) {
+	t := transport.Target{CAHash: caHash}
+	through := transport.Target{CAHash: caHash, AllowProxy: true}
+	for _, a := range addrs {
+		one := transport.TargetOf(a)
+		t.Addrs = append(t.Addrs, one.Addrs...)
+		if one.AllowProxy {
+			through.Addrs = append(through.Addrs, one.Addrs...)
+		}
+	}
+	conn, err := d.Dial(ctx, transport.Join, t)
+	if err != nil && len(through.Addrs) > 0 {
+		var rerr error
+		if conn, rerr = d.Dial(ctx, transport.Relay, through); rerr != nil {
+			return conversation{}, errors.Join(err, rerr)
+		}
+		err = nil
+	}
+	if err != nil {
+		return conversation{}, err
+	}
+	end := func() { conn.CloseWithError(transport.CodeDone, "") }
+	st, err := conn.OpenStream(ctx)
+	if err != nil {
+		end()
+		return conversation{}, err
+	}
+	stop := context.AfterFunc(ctx, func() { st.Abort(0) })
+	c := conversation{st, func() { stop(); end() }}
+	if conn.Protocol() == transport.Relay {
+		tunnel, err := d.OpenTunnel(ctx, st, transport.Join, transport.Target{CAHash: caHash})
+		if err != nil {
+			c.end()
+			return conversation{}, err
+		}
+		c.stream = tunnel
+	}
+	return c, nil
 }
 
 // Joined is what a box has got.
@@ -45,11 +99,11 @@ func (r *Refused) Unwrap() error { return r.Err }
 func Join(ctx context.Context, d Dialer, addrs []string, t Token, id *transport.Identity, w Wish) (Joined, error) {
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
-	conn, err := d.Dial(ctx, transport.Join, transport.Target{Addrs: addrs, CAHash: t.CAHash})
+	st, err := call(ctx, d, addrs, t.CAHash)
 	if err != nil {
 		return Joined{}, fmt.Errorf("join: %w", err)
 	}
-	defer conn.CloseWithError(transport.CodeDone, "joined")
+	defer st.end()
 	csr, err := id.Request()
 	if err != nil {
 		return Joined{}, fmt.Errorf("join: %w", err)
@@ -59,12 +113,6 @@ func Join(ctx context.Context, d Dialer, addrs []string, t Token, id *transport.
 	if err != nil {
 		return Joined{}, err
 	}
-	st, err := conn.OpenStream(ctx)
-	if err != nil {
-		return Joined{}, fmt.Errorf("join: %w", err)
-	}
-	stop := context.AfterFunc(ctx, func() { st.Abort(0) })
-	defer stop()
 	a, err := exchange(st, q)
 	if _, final := errors.AsType[*Refused](err); final {
 		return Joined{}, err

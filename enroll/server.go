@@ -110,17 +110,11 @@ func (d *Desk) taken(ctx context.Context, self string) (map[string]bool, error) 
 func proven(ctx context.Context, d Dialer, addrs []string, id *transport.Identity, w *serverWish) (answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
-	conn, err := d.Dial(ctx, transport.Join, transport.Target{Addrs: addrs})
+	st, err := call(ctx, d, addrs, "")
 	if err != nil {
 		return answer{}, err
 	}
-	defer conn.CloseWithError(transport.CodeDone, "renewed")
-	st, err := conn.OpenStream(ctx)
-	if err != nil {
-		return answer{}, err
-	}
-	stop := context.AfterFunc(ctx, func() { st.Abort(0) })
-	defer stop()
+	defer st.end()
 	q, err := json.Marshal(request{Node: id.Node(), Renew: &renewal{id.Certificate(), id.ProveKey(st.Binding())}, Server: w})
 	if err != nil {
 		return answer{}, err

@@ -97,13 +97,13 @@ func (a *admission) accept(t *attempt, p Protocol, role Role) bool {
 	}
 	a.handshaking--
 	t.state, t.protocol, t.stranger = accepted, p, role != Member
-	if p == Join {
+	if p.anonymous() {
 		a.joins++
 	}
 	if t.stranger {
 		a.strangers++
 	}
-	if t.stranger && a.strangers > a.maxConns-a.maxConns/memberShare || a.joins > maxJoins && p == Join {
+	if t.stranger && a.strangers > a.maxConns-a.maxConns/memberShare || a.joins > maxJoins && p.anonymous() {
 		a.full++
 		return false
 	}
@@ -119,7 +119,7 @@ func (a *admission) end(t *attempt) (failed bool) {
 	case handshaking:
 		a.handshaking--
 	case accepted:
-		if t.protocol == Join {
+		if t.protocol.anonymous() {
 			a.joins--
 		}
 		if t.stranger {

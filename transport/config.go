@@ -30,6 +30,15 @@ type Config struct {
 	// Log gets one line when something changes. Default: nothing.
 	Log *slog.Logger
 
+	// DialTCP opens a TCP connection where UDP does not get through. Nil: this node dials over UDP only.
+	DialTCP func(ctx context.Context, addr netip.AddrPort) (net.Conn, error)
+	// ListenTCP takes peers that come over TCP; it is closed with Run. They look for it at the port that Conn has. Nil:
+	// none are taken.
+	ListenTCP net.Listener
+	// Relay opens a packet socket that is connected to Conn, from an address of its own, for each peer that comes over TCP.
+	// Default: one on the loopback.
+	Relay func(ctx context.Context) (net.Conn, error)
+
 	// KeepAlive is how long a connection that this node dialed may be silent before a probe. Default 25 s; negative:
 	// never. The side that answers sends none: one exchange keeps both ends and the NATs between them awake.
 	KeepAlive time.Duration
@@ -94,6 +103,9 @@ func (cfg Config) withDefaults() Config {
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Relay == nil {
+		cfg.Relay = dialLoopback(cfg.Conn)
 	}
 	cfg.KeepAlive = max(orDefault(cfg.KeepAlive, defaultKeepAlive), 0)
 	cfg.IdleTimeout = orDefault(cfg.IdleTimeout, defaultIdleTimeout)

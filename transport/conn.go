@@ -24,9 +24,12 @@ type Conn struct {
 
 	monitor   *monitor
 	datagrams datagramQueue
-	wg        sync.WaitGroup // the datagram goroutine
+	wg        sync.WaitGroup // the goroutine of datagrams, and that of changeWays
 	loss      lossAverage
 	confirmed <-chan struct{} // dialed only: closed when the peer has let this node in
+
+	tcp    tcpSide // dialed only
+	relays *relays // accepted only: knows which peers come over TCP
 }
 
 func newConn(qc *quic.Conn, p Protocol, peer PeerInfo, authority []byte, dialed bool) *Conn {
@@ -50,7 +53,21 @@ func (c *Conn) Protocol() Protocol { return c.protocol }
 func (c *Conn) Dialed() bool { return c.dialed }
 
 // RemoteAddr is where the peer is now; it changes when the peer's address does.
-func (c *Conn) RemoteAddr() net.Addr { return c.qc.RemoteAddr() }
+func (c *Conn) RemoteAddr() net.Addr {
+	a, _ := c.relays.origin(c.qc.RemoteAddr())
+	return a
+}
+
+// Way is how packets travel now. It can change while the connection lives.
+func (c *Conn) Way() Way {
+	if c.dialed {
+		return c.tcp.way()
+	}
+	if _, ok := c.relays.origin(c.qc.RemoteAddr()); ok {
+		return OverTCP
+	}
+	return OverUDP
+}
 
 // Context ends with the connection.
 func (c *Conn) Context() context.Context { return c.qc.Context() }

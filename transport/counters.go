@@ -9,6 +9,8 @@ type Counters struct {
 	Incoming    int // of those and handshakes, the ones that peers opened
 	Handshaking int // incoming handshakes under way
 	WindowBytes uint64
+	OverTCP     int // connections whose packets travel over TCP
+	Lost        int // connections that are lost
 
 	// Since the start.
 	Opened           uint64            // connections, both ways
@@ -19,6 +21,9 @@ type Counters struct {
 	Retries          uint64            // incoming attempts sent through address validation, under load
 	Busy             uint64            // incoming attempts refused at MaxConns or MaxHandshakes
 	Full             uint64            // connections closed because only places for members were left, or none to join
+
+	TCPFull uint64         // TCP connections of peers that were closed at the limit
+	Moves   map[Way]uint64 // connections of this node that changed to a way while they lived
 
 	Losses           uint64 // times a link was found lost
 	BytesSent        uint64 // QUIC packets, without UDP and IP
@@ -46,16 +51,26 @@ func (n *Counters) add(h Health) {
 func (e *Endpoint) Counters() Counters {
 	e.mu.Lock()
 	n := e.totals
-	n.Refused = maps.Clone(e.totals.Refused)
+	n.Refused, n.Moves = maps.Clone(e.totals.Refused), maps.Clone(e.totals.Moves)
 	open := make([]*Conn, 0, len(e.conns))
 	for c := range e.conns {
 		open = append(open, c)
 	}
 	e.mu.Unlock()
 	for _, c := range open {
-		n.add(c.Health())
+		h := c.Health()
+		n.add(h)
+		if h.Way == OverTCP {
+			n.OverTCP++
+		}
+		if h.Lost {
+			n.Lost++
+		}
 	}
 	n.Open = len(open)
+	if e.relays != nil {
+		_, n.TCPFull = e.relays.counts()
+	}
 	e.adm.mu.Lock()
 	defer e.adm.mu.Unlock()
 	n.Incoming, n.Handshaking, n.WindowBytes = e.adm.conns, e.adm.handshaking, e.adm.windowSum

@@ -48,7 +48,7 @@ func (e *Endpoint) Dial(ctx context.Context, p Protocol, t Target) (*Conn, error
 	case <-ctx.Done():
 		return nil, fmt.Errorf("wait for the endpoint to run: %w", context.Cause(ctx))
 	}
-	if p == Join && t.CAHash == "" && !e.cfg.Identity().Joined() {
+	if p.anonymous() && t.CAHash == "" && !e.cfg.Identity().Joined() {
 		return nil, errors.New("dial to join: the hash of the CA is required (it is in the join token)")
 	}
 	addrs, err := e.resolve(ctx, t.Addrs)
@@ -113,20 +113,38 @@ func (e *Endpoint) race(ctx context.Context, p Protocol, t Target, addrs []netip
 	return nil, errors.Join(errs...)
 }
 
+// dialOne dials an address, over UDP and if need be over TCP.
 func (e *Endpoint) dialOne(ctx context.Context, p Protocol, t Target, addr netip.AddrPort) (_ *Conn, err error) {
-	dest := addr.String()
 	defer func() {
 		e.mu.Lock()
 		e.totals.Dials++
 		if err != nil {
 			e.totals.DialsFailed++
-			err = fmt.Errorf("%s: %w", dest, err)
+			err = fmt.Errorf("%s: %w", addr, err)
 		}
 		e.mu.Unlock()
 	}()
+	if e.cfg.DialTCP != nil && !t.Early {
+		return e.dialEither(ctx, p, t, addr)
+	}
+	return e.dialOver(ctx, p, t, addr, nil)
+}
+
+// dialOver dials an address over UDP, or over the way that is given, which is the connection's from then on.
+func (e *Endpoint) dialOver(ctx context.Context, p Protocol, t Target, addr netip.AddrPort, way *tcpWay) (*Conn, error) {
+	dest, tr := addr.String(), e.tr
 	tlsConf, err := e.clientTLS(p, t, dest)
 	if err != nil {
 		return nil, err
+	}
+	if way != nil {
+		tr = &quic.Transport{Conn: way}
+		dest += " tcp" // where this node has another address
+		defer func() {
+			if err != nil {
+				closeTransport(tr)
+			}
+		}()
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, handshakeMax, ErrUnreachable)
 	defer cancel()
@@ -134,28 +152,38 @@ func (e *Endpoint) dialOne(ctx context.Context, p Protocol, t Target, addr netip
 	conf := e.quicConfig()
 	conf.KeepAlivePeriod = e.cfg.KeepAlive
 	conf.TokenStore = tokens
-	qc, err := e.tr.Dial(ctx, net.UDPAddrFromAddrPort(addr), tlsConf, conf)
+	qc, err := tr.Dial(ctx, net.UDPAddrFromAddrPort(addr), tlsConf, conf)
 	if err != nil {
-		return nil, e.dialError(p, addr, err)
+		err = e.dialError(p, addr, err)
+		return nil, err
 	}
 	peer, ca, refused := e.verifier(p, false, t).judge(qc.ConnectionState().TLS.PeerCertificates)
 	if refused != nil { // it passed a moment ago
 		_ = qc.CloseWithError(quic.ApplicationErrorCode(CodeDone), refused.Why.Error())
-		return nil, e.dialError(p, addr, refused)
+		err = e.dialError(p, addr, refused)
+		return nil, err
 	}
 	c := newConn(qc, p, peer, ca.Raw, true)
 	c.confirmed = tokens.let
+	if way != nil {
+		c.tcp.packets, c.tcp.tr = way, tr
+		c.tcp.using.Store(true)
+	}
+	if e.cfg.DialTCP != nil {
+		c.wg.Go(func() { e.changeWays(c, addr) })
+	}
 	if _, ok := e.register(c); !ok {
 		c.CloseWithError(CodeShutdown, "the node is stopping")
 		c.end()
-		return nil, ErrClosed
+		err = ErrClosed
+		return nil, err
 	}
 	if t.Early {
 		return c, nil
 	}
-	if err := c.Confirm(ctx); err != nil {
+	if confirmErr := c.Confirm(ctx); confirmErr != nil { // the end of c ends the way too
 		c.CloseWithError(CodeDone, "gave up on the handshake")
-		return nil, e.dialError(p, addr, err)
+		return nil, e.dialError(p, addr, confirmErr)
 	}
 	return c, nil
 }

@@ -24,6 +24,8 @@ type Endpoint struct {
 	cfg    Config
 	tr     *quic.Transport
 	adm    admission
+	relays *relays // nil: no peers over TCP
+	silent silent
 	tokens quic.TokenStore // of addresses validated before: they skip a Retry
 
 	started chan struct{} // closed by Run once dialing works
@@ -55,6 +57,12 @@ func New(cfg Config) (*Endpoint, error) {
 		logged:   make(map[Refusal]time.Time),
 	}
 	e.adm = admission{maxConns: cfg.MaxConns, maxHandshakes: cfg.MaxHandshakes, windows: make(map[*quic.Conn]uint64)}
+	if cfg.ListenTCP != nil {
+		var err error
+		if e.relays, err = newRelays(e); err != nil {
+			return nil, err
+		}
+	}
 	id := cfg.Identity()
 	reset := quic.StatelessResetKey(id.derive("stateless reset"))
 	token := quic.TokenGeneratorKey(id.derive("address validation"))
@@ -100,14 +108,19 @@ func (e *Endpoint) Run(ctx context.Context) error {
 	ln, err := e.tr.Listen(e.serverTLS(), e.quicConfig())
 	if err != nil {
 		close(e.stopped)
+		if e.cfg.ListenTCP != nil {
+			_ = e.cfg.ListenTCP.Close()
+		}
 		return fmt.Errorf("listen on %s: %w", e.Addr(), explain(err))
 	}
 	runCtx, cancel := context.WithCancel(ctx)
 	e.wg.Go(func() { e.sampleIdle(runCtx) })
+	if e.relays != nil {
+		e.wg.Go(func() { e.relays.run(runCtx, e.cfg.ListenTCP) })
+	}
 	close(e.started)
 	err = e.acceptAll(runCtx, ln)
-	cancel()
-	e.shutdown(ln)
+	e.shutdown(ln, cancel)
 	if ctx.Err() == nil {
 		return fmt.Errorf("serve on %s: %w", e.Addr(), err)
 	}
@@ -130,7 +143,7 @@ func (e *Endpoint) accept(qc *quic.Conn) {
 	p := Protocol(state.NegotiatedProtocol)
 	peer, ca, refused := e.verifier(p, true, Target{}).judge(state.PeerCertificates)
 	if refused != nil { // it passed a moment ago; what it may do has changed since
-		e.noteRefusal(qc.RemoteAddr(), refused)
+		e.noteRefusal(attemptOf(qc.Context()).addr, refused)
 		_ = qc.CloseWithError(quic.ApplicationErrorCode(CodeDone), refused.Why.Error())
 		return
 	}
@@ -143,6 +156,7 @@ func (e *Endpoint) accept(qc *quic.Conn) {
 		authority = ca.Raw
 	}
 	c := newConn(qc, p, peer, authority, false)
+	c.relays = e.relays
 	h, ok := e.register(c)
 	if !ok {
 		c.CloseWithError(CodeShutdown, "the node is stopping")
@@ -150,7 +164,7 @@ func (e *Endpoint) accept(qc *quic.Conn) {
 		return
 	}
 	e.wg.Go(func() {
-		if p == Join {
+		if p.anonymous() {
 			late := time.AfterFunc(joinLife, func() { c.CloseWithError(CodeTooSlow, "joining took too long") })
 			defer late.Stop()
 		}
@@ -184,6 +198,7 @@ func (e *Endpoint) register(c *Conn) (Handler, bool) {
 // forget runs when a connection has ended.
 func (e *Endpoint) forget(c *Conn) {
 	c.end()
+	c.endTCP()
 	e.adm.untrack(c.qc)
 	h := c.Health()
 	e.mu.Lock()
@@ -195,7 +210,7 @@ func (e *Endpoint) forget(c *Conn) {
 }
 
 // shutdown ends everything in the order in which the peers get to know.
-func (e *Endpoint) shutdown(ln *quic.Listener) {
+func (e *Endpoint) shutdown(ln *quic.Listener, cancel context.CancelFunc) {
 	_ = ln.Close() // refuses handshakes under way, waits for them; always nil
 	e.mu.Lock()
 	e.closing = true
@@ -208,13 +223,15 @@ func (e *Endpoint) shutdown(ln *quic.Listener) {
 	for _, c := range open {
 		c.CloseWithError(CodeShutdown, "the node is stopping")
 	}
+	cancel()         // and with it what carries packets over TCP, now that the peers have been told
 	_ = e.tr.Close() // ends what is still being dialed; an error would be of a socket that is the caller's
 	e.wg.Wait()
 }
 
 // admit is called with the first packet of each incoming connection.
 func (e *Endpoint) admit(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
-	t, err := e.adm.begin(info.RemoteAddr)
+	from, _ := e.relays.origin(info.RemoteAddr)
+	t, err := e.adm.begin(from)
 	if err != nil {
 		return nil, err // quic-go answers CONNECTION_REFUSED
 	}
@@ -295,9 +312,9 @@ func (e *Endpoint) Recheck() (closed int) {
 		var why error
 		if now := e.cfg.Now(); now.After(c.peer.NotAfter) {
 			why = Expired
-		} else if c.protocol != Join && !e.trusts(c.authority) {
+		} else if !c.protocol.anonymous() && !e.trusts(c.authority) {
 			why = UnknownCA
-		} else if e.cfg.Allowed != nil && !(c.dialed && c.protocol == Join) {
+		} else if e.cfg.Allowed != nil && !(c.dialed && c.protocol.anonymous()) {
 			why = e.cfg.Allowed(c.Peer())
 		}
 		if why != nil {

@@ -17,7 +17,7 @@ var (
 	ErrUnreachable   = errors.New("no answer from the peer")                                // handshake or idle time ran out
 	ErrRestarted     = errors.New("the peer no longer knows the connection (it restarted)") // stateless reset
 	ErrBusy          = errors.New("the peer refused the connection: at its limit of connections, or stopping")
-	ErrProtocol      = errors.New("the peer does not speak the protocol (another version, or another kind of node)")
+	ErrProtocol      = errors.New("the peer does not speak the protocol (another version, or a proxy: --join=proxy:host:port is for being behind one)")
 	ErrNotJoined     = errors.New("this node has no certificate (join the cluster first)")
 	ErrTooLarge      = errors.New("larger than the limit")
 	ErrStreamAborted = errors.New("stream aborted")
@@ -89,6 +89,9 @@ func explain(err error) error {
 	}
 	if e, ok := errors.AsType[*RefusedError](err); ok {
 		return e
+	}
+	if e, ok := errors.AsType[*errWayEnded](err); ok {
+		return fmt.Errorf("%w: %w", ErrUnreachable, e)
 	}
 	if e, ok := errors.AsType[*quic.ApplicationError](err); ok {
 		return &CloseError{Remote: e.Remote, Code: CloseCode(e.ErrorCode), Reason: e.ErrorMessage}

@@ -15,6 +15,7 @@ type Health struct {
 	Protocol Protocol
 	Addr     string // where the peer is now
 	Dialed   bool   // by this node
+	Way      Way    // how packets travel now
 	Age      time.Duration
 
 	Lost   bool          // see Conn.Lost
@@ -41,7 +42,7 @@ func (c *Conn) Health() Health {
 	lost, _ := c.monitor.state()
 	heard, losses := c.monitor.lastHeard()
 	h := Health{
-		Node: c.peer.Node, Role: c.peer.Role, Protocol: c.protocol, Addr: c.qc.RemoteAddr().String(), Dialed: c.dialed,
+		Node: c.peer.Node, Role: c.peer.Role, Protocol: c.protocol, Addr: c.RemoteAddr().String(), Dialed: c.dialed, Way: c.Way(),
 		Age: time.Since(c.opened), Lost: lost, Losses: losses, Silent: time.Since(heard),
 		RTTMin: s.MinRTT, RTTLatest: s.LatestRTT, RTTSmoothed: s.SmoothedRTT, RTTDeviation: s.MeanDeviation,
 		CongestionWindow: s.CongestionWindow,

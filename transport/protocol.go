@@ -11,6 +11,7 @@ const (
 	Bulk   Protocol = "holdfast-bulk/1"   // beside one of Raft: for snapshots
 	Uplink Protocol = "holdfast-uplink/1" // proxy, or member, to member
 	Join   Protocol = "holdfast-join/1"   // a node without a certificate to member
+	Relay  Protocol = "holdfast-relay/1"  // the same to a proxy, which carries what it says to a member
 )
 
 // mayDial reports whether a node of role r may open a connection of the protocol.
@@ -20,11 +21,14 @@ func (p Protocol) mayDial(r Role) bool {
 		return r == Member
 	case Uplink:
 		return r == Member || r == Proxy
-	case Join:
+	case Join, Relay:
 		return r == None
 	}
 	return false
 }
+
+// anonymous reports whether who dials shows no certificate.
+func (p Protocol) anonymous() bool { return p == Join || p == Relay }
 
 // mayServe reports whether a node of role r may answer one. A proxy may only where the dialing side says so
 // (Target.AllowProxy): else a stolen proxy's certificate would pass for a member.
@@ -34,6 +38,8 @@ func (p Protocol) mayServe(r Role, allowProxy bool) bool {
 		return r == Member
 	case Uplink, Join:
 		return r == Member || (r == Proxy && allowProxy)
+	case Relay:
+		return r == Proxy && allowProxy
 	}
 	return false
 }

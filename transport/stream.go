@@ -14,11 +14,14 @@ type Stream struct {
 	ReceiveStream
 }
 
+// bindingLabel is what Binding is derived under, on connections and in tunnels.
+const bindingLabel = "EXPORTER-holdfast-binding"
+
 // Binding is a secret of the two ends of this connection and of no other one: what is signed with it cannot be shown
 // again elsewhere (RFC 5705, RFC 9266).
 func (s *Stream) Binding() []byte {
 	state := s.SendStream.conn.qc.ConnectionState().TLS
-	b, err := state.ExportKeyingMaterial("EXPORTER-holdfast-binding", nil, 32)
+	b, err := state.ExportKeyingMaterial(bindingLabel, nil, 32)
 	if err != nil {
 		return nil // which no proof is verified with
 	}

@@ -53,7 +53,7 @@ func (e *Endpoint) serverTLS() *tls.Config {
 			Certificates:           []tls.Certificate{id.tlsCertificate(p.mayDial(None))},
 			ClientAuth:             auth,
 			VerifyConnection:       e.verifier(p, true, Target{}).verify,
-			SessionTicketsDisabled: e.cfg.TicketKey == nil || p == Join,
+			SessionTicketsDisabled: e.cfg.TicketKey == nil || p.anonymous(),
 		}
 		if e.cfg.TicketKey != nil {
 			cfg.SetSessionTicketKeys([][32]byte{*e.cfg.TicketKey})
@@ -104,7 +104,7 @@ func (e *Endpoint) verifier(p Protocol, serving bool, t Target) verifier {
 		protocol: p, serving: serving, self: id.node, roots: id.roots, cluster: id.info.Cluster,
 		expect: t.Node, proxies: t.AllowProxy, now: e.cfg.Now, allowed: e.cfg.Allowed,
 	}
-	if !serving && p == Join && t.CAHash != "" {
+	if !serving && p.anonymous() && t.CAHash != "" {
 		v.roots, v.cluster, v.pin, v.allowed = nil, "", t.CAHash, nil // knows nobody yet
 	}
 	return v

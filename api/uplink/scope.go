@@ -10,6 +10,11 @@ import (
 // A peer's scope is a list of key prefixes. A range is in scope if one prefix covers all of it.
 
 func commandInScope(c kv.Command, peer Peer) *kv.Error {
+	if !c.ID.Seq.IsZero() {
+		if err := originInScope(c.ID.Seq.Origin, peer); err != nil {
+			return err
+		}
+	}
 	for _, g := range c.Guards {
 		if err := rangeInScope(g.Key, g.End, peer); err != nil {
 			return err
@@ -53,10 +58,7 @@ func opInScope(op kv.Op, peer Peer) *kv.Error {
 		}
 		return opsInScope(op.Else, peer)
 	case kv.OpenQueue:
-		if originOf(peer) != op.Origin {
-			return kv.Errorf(kv.PermissionDenied, "node %s opens a queue for another node", peer.Node)
-		}
-		return nil
+		return originInScope(op.Origin, peer)
 	case kv.Skip, kv.LeaseGrant, kv.LeaseKeepAlive, kv.LeaseTTL, kv.LeaseList, kv.LeaseRevoke, kv.Compact, kv.Alarms:
 		return nil // name no key; see lease.go. Whether this peer may is for authorisation
 	case kv.Records:
@@ -71,15 +73,6 @@ func opInScope(op kv.Op, peer Peer) *kv.Error {
 
 // membersRecord says who the members are and where. Every node may know that: it needs one of them.
 const membersRecord = "members"
-
-// originOf is the number under which a node queues: its id.
-func originOf(peer Peer) (o [16]byte) {
-	id, err := kv.ParseNodeID(peer.Node)
-	if err == nil {
-		o = id
-	}
-	return o
-}
 
 func watchesInScope(ws []kv.Watch, peer Peer) *kv.Error {
 	for _, w := range ws {

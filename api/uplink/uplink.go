@@ -38,6 +38,8 @@ type Stream interface {
 type Peer struct {
 	Node  string
 	Scope []string // key prefixes it may touch; "" for every key
+
+	below *below // who is known to be behind it; set by Serve
 }
 
 // The codes a stream is aborted with.
@@ -56,7 +58,7 @@ const (
 type Server struct {
 	backend api.Backend
 	log     *slog.Logger
-	attend  Attend
+	hooks   Hooks
 	ending  context.Context // ended by End
 	end     context.CancelFunc
 }
@@ -64,17 +66,23 @@ type Server struct {
 // Attend serves the control stream of a peer until it ends. See enroll.Roll for what is spoken on it.
 type Attend func(ctx context.Context, conn Conn, peer Peer, in *bufio.Reader, out io.Writer) error
 
+// Hooks are what a Server has others do. Without one, what it is for is refused.
+type Hooks struct {
+	Attend Attend // serves control streams
+	Carry  Carry  // serves tunnels
+}
+
 // endGrace is how long the requests under way have to be answered once a server is to end.
 const endGrace = 2 * time.Second
 
-// New returns a server over b. Without attend peers have no control stream.
-func New(b api.Backend, log *slog.Logger, attend ...Attend) *Server {
+// New returns a server over b. At most one Hooks is used.
+func New(b api.Backend, log *slog.Logger, hooks ...Hooks) *Server {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
 	s := &Server{backend: b, log: log}
-	if len(attend) > 0 {
-		s.attend = attend[0]
+	if len(hooks) > 0 {
+		s.hooks = hooks[0]
 	}
 	s.ending, s.end = context.WithCancel(context.Background())
 	return s
@@ -86,6 +94,7 @@ func (s *Server) End() { s.end() }
 
 // Serve answers the streams of a connection until it or ctx ends, and waits for the answers under way.
 func (s *Server) Serve(ctx context.Context, conn Conn, peer Peer) {
+	peer.below = &below{}
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	defer running.Wait()
@@ -122,9 +131,12 @@ func (s *Server) stream(ctx, taking context.Context, conn Conn, st Stream, peer 
 	if err == nil && q.Verb == wire.UplinkWatch {
 		defer context.AfterFunc(taking, func() { st.Abort(codeDone) })()
 		err = s.watch(taking, st, r, q, peer)
-	} else if err == nil && q.Verb == wire.UplinkNode && s.attend != nil {
+	} else if err == nil && q.Verb == wire.UplinkNode && s.hooks.Attend != nil {
 		defer context.AfterFunc(taking, func() { st.Abort(codeDone) })()
-		err = s.attend(taking, conn, peer, r, st)
+		err = s.hooks.Attend(taking, conn, peer, r, st)
+	} else if err == nil && q.Verb == wire.UplinkTunnel && s.hooks.Carry != nil {
+		defer context.AfterFunc(taking, func() { st.Abort(codeDone) })()
+		err = s.hooks.Carry(taking, conn, peer, carried{st, r}, peer.below.enter)
 	} else if err == nil {
 		err = s.answer(ctx, st, q, peer)
 	} else {
@@ -164,8 +176,8 @@ func (s *Server) answer(ctx context.Context, st Stream, q wire.UplinkRequest, pe
 		return wire.WriteFrame(st, s.do(ctx, q.Body, peer))
 	case wire.UplinkRead:
 		return s.reply(st, s.read(ctx, q.Body, peer))
-	case wire.UplinkNode:
-		return s.reply(st, wire.AppendError(nil, kv.Errorf(kv.Unsupported, "this node serves no control streams")))
+	case wire.UplinkNode, wire.UplinkTunnel:
+		return s.reply(st, wire.AppendError(nil, kv.Errorf(kv.Unsupported, "this node serves no control streams, and carries no tunnels")))
 	default:
 		return s.reply(st, s.hello(ctx))
 	}
@@ -203,10 +215,10 @@ func (s *Server) do(ctx context.Context, body []byte, peer Peer) []byte {
 
 // as puts the peer's name on the command and on those in a batch.
 func as(c kv.Command, peer Peer) kv.Command {
-	c.By.Node = peer.Node
+	c.By.Node = peer.speaker(c.By.Node)
 	if e, ok := each(c); ok {
 		for i := range e.Commands {
-			e.Commands[i].By.Node = peer.Node
+			e.Commands[i].By.Node = c.By.Node
 		}
 	}
 	return c
@@ -232,7 +244,7 @@ func (s *Server) read(ctx context.Context, body []byte, peer Peer) []byte {
 	if err != nil {
 		return wire.AppendError(nil, malformed(err))
 	}
-	q.By.Node = peer.Node
+	q.By.Node = peer.speaker(q.By.Node)
 	if err := opsInScope(q.Ops, peer); err != nil {
 		return wire.AppendError(nil, err)
 	}
@@ -269,7 +281,7 @@ func (s *Server) watch(ctx context.Context, st Stream, r *bufio.Reader, q wire.U
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	controls := make(chan kv.WatchControl, controlQueue)
-	spec.By.Node, spec.Control = peer.Node, controls
+	spec.By.Node, spec.Control = peer.speaker(spec.By.Node), controls
 	refused := make(chan kv.Batch, controlQueue)
 	var reading sync.WaitGroup
 	defer reading.Wait()

@@ -54,6 +54,20 @@ func (l NodeLink) Address() string { return l.RemoteAddr().String() }
 // Close sends the node away.
 func (l NodeLink) Close(reason string) { l.CloseWithError(transport.CodeNotAllowed, reason) }
 
+// TunnelLink is the tunnel of a node that is behind a proxy, as enroll.Roll sees it: its link is that of the proxy.
+type TunnelLink struct {
+	NodeLink
+	Tunnel *transport.Tunnel
+}
+
+// Address is where the proxy is, and which it is.
+func (l TunnelLink) Address() string {
+	return l.NodeLink.Address() + " (through " + l.Peer().Node + ")"
+}
+
+// Close sends the node away, and not the proxy.
+func (l TunnelLink) Close(string) { l.Tunnel.Abort(0) }
+
 // Accepted is a connection as a server sees it.
 type Accepted struct{ *transport.Conn }
 
@@ -78,10 +92,10 @@ func Serve(ep *transport.Endpoint, s *uplink.Server) {
 	})
 }
 
-// Dial is client.Options.Dial over ep.
+// Dial is client.Options.Dial over ep. An endpoint may be marked as a proxy's, see transport.ViaPrefix.
 func Dial(ep *transport.Endpoint) func(ctx context.Context, endpoint string) (client.Conn, error) {
 	return func(ctx context.Context, endpoint string) (client.Conn, error) {
-		c, err := ep.Dial(ctx, transport.Uplink, transport.Target{Addrs: []string{endpoint}})
+		c, err := ep.Dial(ctx, transport.Uplink, transport.TargetOf(endpoint))
 		if err != nil {
 			return nil, err
 		}

@@ -42,6 +42,12 @@ type Net struct {
 	dirs   map[[2]string]*direction // by names: from, to
 	lastIP int
 	links  []*quicsim.SimulatedLink // of every socket ever made, to stop
+
+	listeners  map[string]*listener
+	streams    []stream
+	streamsCut map[[2]string]bool // by names, either order
+	relays     int
+	carrying   sync.WaitGroup
 }
 
 type node struct {
@@ -55,7 +61,7 @@ type node struct {
 // New makes a network that ends with the test. Links begin with 5 ms of delay and nothing else.
 func New(t testing.TB, seed uint64) *Net {
 	n := &Net{t: t, seed: seed, nodes: make(map[string]*node), owner: make(map[netip.AddrPort]*node),
-		dirs: make(map[[2]string]*direction)}
+		dirs: make(map[[2]string]*direction), listeners: make(map[string]*listener), streamsCut: make(map[[2]string]bool)}
 	t.Cleanup(n.close)
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -67,7 +73,7 @@ func New(t testing.TB, seed uint64) *Net {
 
 func (n *Net) close() {
 	n.mu.Lock()
-	links := n.links
+	links, streams := n.links, n.streams
 	var open []*socket
 	for _, nd := range n.nodes {
 		if nd.socket != nil {
@@ -78,6 +84,10 @@ func (n *Net) close() {
 	for _, s := range open {
 		_ = s.SimConn.Close()
 	}
+	for _, s := range streams {
+		_, _ = s.near.Close(), s.far.Close()
+	}
+	n.carrying.Wait()
 	for _, l := range links {
 		_ = l.Close()
 	}

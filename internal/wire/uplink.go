@@ -20,6 +20,7 @@ import (
 //	UplinkWatch  a watch up, then watch controls; batches down, an error last if there is one
 //	UplinkHello  nothing up, one page without ops down: who answers, and at which revision
 //	UplinkNode   nothing up; then frames of JSON both ways for as long as the connection lives, see enroll.Roll
+//	UplinkTunnel nothing up; then both ways what a node behind the asker and a member have to say, see transport.Tunnel
 //
 // A request of a traced call has tracedVerb added to its verb, and its kv.Trace before the wait. Members older than that
 // refuse it; they are upgraded before proxies trace.
@@ -35,6 +36,7 @@ const (
 	UplinkWatch
 	UplinkHello
 	UplinkNode
+	UplinkTunnel
 )
 
 // tracedVerb marks a request that carries a kv.Trace.
@@ -73,7 +75,7 @@ func DecodeUplinkRequest(b []byte) (q UplinkRequest, err error) {
 	if len(b) == 0 {
 		return q, fmt.Errorf("decode request: %w: it is empty", ErrMalformed)
 	}
-	if q.Verb = UplinkVerb(b[0] &^ tracedVerb); q.Verb == 0 || q.Verb > UplinkNode {
+	if q.Verb = UplinkVerb(b[0] &^ tracedVerb); q.Verb == 0 || q.Verb > UplinkTunnel {
 		return q, fmt.Errorf("decode request: %w: unknown verb %d", ErrNewer, b[0])
 	}
 	traced := b[0]&tracedVerb != 0

@@ -176,6 +176,12 @@ func (h *Hub) forward(src int, b []byte) (kept bool) {
 		l.S.TCPBytes += uint64(len(b))
 	case unix.IPPROTO_UDP:
 		l.S.UDPBytes += uint64(len(b))
+		if l.hit(l.P.UDPLoss) {
+			l.S.InPkts++
+			l.S.InBytes += uint64(len(b))
+			l.S.Lost++
+			return false
+		}
 	}
 	t := now
 	if ho.UpRate > 0 {

@@ -33,7 +33,7 @@ const usage = `badlink: bad networks between namespaces, in user space (TUN), fo
 
 TARGET  a-b both directions; a>b one; a every link of a; a> from a; >a to a; a,b|c,d between groups; all
 PARAM   delay 25ms  jitter 5ms  loss 5%  burst 5%/4 (mean loss/mean run)  ge p%,r%[,bad%[,good%]]
-        outage 20s/500ms (mean up/mean down)  rate 10mbit  queue 100ms|64k  dup 1%  reorder 1%
+        outage 20s/500ms (mean up/mean down)  udp 100% (of UDP alone)  rate 10mbit  queue 100ms|64k  dup 1%  reorder 1%
         reorder-by 5ms  mtu 1280 (larger packets vanish);  "off" or 0 turns one off
 All parameters are per direction; delay is one way (RTT = twice). Instance: -i or $BADLINK, else "default".
 `

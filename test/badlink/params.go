@@ -14,6 +14,7 @@ type Params struct {
 	Delay      time.Duration `json:"delay"`
 	Jitter     time.Duration `json:"jitter"`     // extra delay, uniform in [0, jitter); never reorders
 	Loss       float64       `json:"loss"`       // independent loss probability
+	UDPLoss    float64       `json:"udp"`        // the same for UDP alone, as a firewall that blocks or throttles it
 	GEp        float64       `json:"ge_p"`       // Gilbert-Elliott: P(good -> bad) per packet
 	GEr        float64       `json:"ge_r"`       // P(bad -> good) per packet
 	GEbad      float64       `json:"ge_bad"`     // loss probability in the bad state
@@ -42,7 +43,7 @@ func (p *Params) queueLimit() int {
 }
 
 // parameters are the names that Set knows.
-const parameters = "delay, jitter, loss, burst, ge, outage, rate, queue, dup, reorder, reorder-by, mtu"
+const parameters = "delay, jitter, loss, udp, burst, ge, outage, rate, queue, dup, reorder, reorder-by, mtu"
 
 // Set changes one parameter, as the command line writes it. After an error it may be changed in part.
 func (p *Params) Set(key, val string) (err error) {
@@ -53,6 +54,8 @@ func (p *Params) Set(key, val string) (err error) {
 		p.Jitter, err = parseDur(val)
 	case "loss":
 		p.Loss, err = parseProb(val)
+	case "udp":
+		p.UDPLoss, err = parseProb(val)
 	case "burst": // MEAN-LOSS%/MEAN-BURST-LENGTH
 		if val == "off" || val == "0" {
 			p.GEp, p.GEr, p.GEbad, p.GEgood = 0, 0, 0, 0
@@ -179,6 +182,9 @@ func (p Params) String() string {
 	}
 	if p.Loss > 0 {
 		add("loss %s", pct(p.Loss))
+	}
+	if p.UDPLoss > 0 {
+		add("udp %s", pct(p.UDPLoss))
 	}
 	if p.GEp > 0 {
 		add("ge %s,%s,%s,%s", pct(p.GEp), pct(p.GEr), pct(p.GEbad), pct(p.GEgood))

@@ -25,6 +25,20 @@ func bare(value int) (*system, error) {
 	}, nil
 }
 
+// serve is what the arguments ask this program to be instead of a bench; false: nothing.
+func serve(args []string) (bool, error) {
+	if len(args) != 3 {
+		return false, nil
+	}
+	switch args[0] {
+	case bareArg:
+		return true, serveBare(args[1], args[2])
+	case floorArg:
+		return true, serveFloor(args[1])
+	}
+	return false, nil
+}
+
 // serveBare serves until it is killed.
 func serveBare(addr, length string) error {
 	n, err := strconv.Atoi(length)

@@ -18,14 +18,13 @@ import (
 // stopped for real.
 func TestMain(m *testing.M) {
 	if len(os.Args) == 4 && os.Args[1] == "serve" {
-		if err := serve(os.Args[2], os.Args[3]); err != nil {
+		if err := serveSmall(os.Args[2], os.Args[3]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
 		return
 	}
-	if len(os.Args) == 4 && os.Args[1] == bareArg {
-		_ = serveBare(os.Args[2], os.Args[3]) // it is killed
+	if is, _ := serve(os.Args[1:]); is { // it is killed
 		os.Exit(1)
 	}
 	os.Exit(m.Run())
@@ -34,7 +33,7 @@ func TestMain(m *testing.M) {
 // lateBytes is what the small server writes only when it is stopped.
 const lateBytes = 1 << 20
 
-func serve(addr, dir string) error {
+func serveSmall(addr, dir string) error {
 	if addr == "refuse" {
 		return fmt.Errorf("there is no more room on the disk")
 	}

@@ -12,17 +12,22 @@ import (
 // grpcPool shares a few gRPC connections among the clients, as etcd's own benchmark does: one for each client would
 // cost etcd rate and memory for nothing.
 type grpcPool struct {
-	ctx   context.Context
-	conns []*clientv3.Client
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	stop   func() bool
+	conns  []*clientv3.Client
 }
 
 // grpcShare is how many clients share a connection.
 const grpcShare = 32
 
 func dialGRPC(ctx context.Context, addr string, clients int) (dialer, error) {
-	p := &grpcPool{ctx: ctx}
+	// The deadline of a run would go with each call, and cost either side a timer that no client without one has.
+	calls, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	p := &grpcPool{ctx: calls, cancel: cancel}
+	p.stop = context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
 	for range (clients + grpcShare - 1) / grpcShare {
-		c, err := clientv3.New(clientv3.Config{Endpoints: []string{"http://" + addr}, Context: ctx, Logger: zap.NewNop()})
+		c, err := clientv3.New(clientv3.Config{Endpoints: []string{"http://" + addr}, Context: calls, Logger: zap.NewNop()})
 		if err != nil {
 			return nil, errors.Join(err, p.Close())
 		}
@@ -40,6 +45,8 @@ func (p *grpcPool) Close() error {
 	for _, c := range p.conns {
 		err = errors.Join(err, c.Close())
 	}
+	p.stop()
+	p.cancel(nil)
 	return err
 }
 

@@ -3,7 +3,8 @@
 //
 //	go run -C test/bench . [flags] [suite...]
 //
-// Suites are put, get, rest, trickle, million, proxy, three, txn, watch and lossy; all is the first four. proxy wants the product alone: it
+// Suites are put, get, rest, trickle, floor, million, proxy, three, txn, watch and lossy; all is the first four. floor measures writes over gRPC
+// beside a handler that only answers. proxy wants the product alone: it
 // measures a proxy beside the member behind it, and beside a bare net/http handler. three measures clusters of three
 // members on loopback. lossy measures such clusters over links of 50 ms that lose packets, and wants root, TUN and
 // iproute2.
@@ -76,6 +77,7 @@ var suites = []struct {
 	{"get", true, runGet},
 	{"rest", true, runRest},
 	{"trickle", true, runTrickle},
+	{"floor", false, runFloor},
 	{"million", false, runMillion},
 	{"proxy", false, runProxy},
 	{"three", false, runThree},
@@ -85,8 +87,8 @@ var suites = []struct {
 }
 
 func main() {
-	if len(os.Args) == 4 && os.Args[1] == bareArg {
-		fmt.Fprintln(os.Stderr, "bench:", serveBare(os.Args[2], os.Args[3]))
+	if is, err := serve(os.Args[1:]); is {
+		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 	o, err := parse(os.Args[1:])
@@ -130,7 +132,7 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.dir, "dir", "", "where data directories are made, on the disk to measure (default: the temporary directory)")
 	f.StringVar(&o.json, "json", "", "write every sample to this file too")
 	f.Usage = func() {
-		fmt.Fprintln(f.Output(), "usage: go run -C test/bench . [flags] [put|get|rest|trickle|million|proxy|three|txn|watch|lossy|all]...")
+		fmt.Fprintln(f.Output(), "usage: go run -C test/bench . [flags] [put|get|rest|trickle|floor|million|proxy|three|txn|watch|lossy|all]...")
 		f.PrintDefaults()
 	}
 	if err := f.Parse(args); err != nil {
@@ -174,7 +176,7 @@ func (o *options) pick(names []string) error {
 	}
 	for _, n := range names {
 		if n != "all" && !slices.Contains(o.suites, n) {
-			return fmt.Errorf("no suite %q: there are put, get, rest, trickle, million, proxy, three, txn, watch, lossy and all", n)
+			return fmt.Errorf("no suite %q: there are put, get, rest, trickle, floor, million, proxy, three, txn, watch, lossy and all", n)
 		}
 	}
 	return nil

@@ -32,26 +32,7 @@ func runPut(ctx context.Context, b *bench) error {
 		return err
 	}
 	err = b.rounds(ctx, list, func(round, clients int, c contender) error {
-		dir, err := b.tempDir()
-		if err != nil {
-			return err
-		}
-		defer b.discard(dir)
-		v, err := c.system.start(ctx, dir, watched{})
-		if err != nil {
-			return err
-		}
-		defer v.kill()
-		out, err := drive(ctx, b.options, v, c, load{clients: clients, warmup: b.warmup, duration: b.duration, do: put})
-		if err != nil {
-			return err
-		}
-		life, err := v.stop()
-		if err != nil {
-			return err
-		}
-		b.report.add(cell{"put", "put", c.name, clients}, round, out.whole(life))
-		return nil
+		return b.putCell(ctx, cell{"put", "put", c.name, clients}, round, c)
 	})
 	if err != nil {
 		return err
@@ -62,6 +43,30 @@ func runPut(ctx context.Context, b *bench) error {
 	}
 	b.report.claims("PUT: ratios", b.putClaims())
 	return b.syncs(ctx, list)
+}
+
+// putCell is one cell of it.
+func (b *bench) putCell(ctx context.Context, x cell, round int, c contender) error {
+	dir, err := b.tempDir()
+	if err != nil {
+		return err
+	}
+	defer b.discard(dir)
+	v, err := c.system.start(ctx, dir, watched{})
+	if err != nil {
+		return err
+	}
+	defer v.kill()
+	out, err := drive(ctx, b.options, v, c, load{clients: x.clients, warmup: b.warmup, duration: b.duration, do: put})
+	if err != nil {
+		return err
+	}
+	life, err := v.stop()
+	if err != nil {
+		return err
+	}
+	b.report.add(x, round, out.whole(life))
+	return nil
 }
 
 // runGet measures reads, of a store that was filled, stopped and started again, so that no answer comes from what a
