@@ -41,6 +41,7 @@ type Agent struct {
 	mail     atomic.Pointer[raftnet.Net]   // of a member, to the others
 	roll     atomic.Pointer[roll]          // nil unless this node is a member, and open
 	clients  *limiter
+	ledger   *ledger
 	reload   reloader
 
 	ready    chan struct{}

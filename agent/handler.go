@@ -63,10 +63,11 @@ func (a *Agent) buildDoors(force context.Context) *doors {
 			forAdmin:   ops.New(ops.Options{Reporter: a, Gatherer: reg, Pprof: true}),
 			forMetrics: ops.New(ops.Options{Reporter: a, Gatherer: reg}),
 		}
+		shares   = a.openLedger()
 		limiters = map[purpose]*limiter{
-			forClients: newLimiter(forClients, a.cfg.Limits.Connections, reg),
-			forAdmin:   newLimiter(forAdmin, adminConnections, reg),
-			forMetrics: newLimiter(forMetrics, metricsConnections, reg),
+			forClients: newLimiter(forClients, a.cfg.Limits.Connections, shares, reg),
+			forAdmin:   newLimiter(forAdmin, adminConnections, nil, reg),
+			forMetrics: newLimiter(forMetrics, metricsConnections, nil, reg),
 		}
 	)
 	reg.MustRegister(figures{a}) // unchecked, so that one agent after the other may use a registry
@@ -85,6 +86,16 @@ func (a *Agent) buildDoors(force context.Context) *doors {
 		}
 	}
 	return ds
+}
+
+// openLedger bounds what clients take, by the configuration.
+func (a *Agent) openLedger() *ledger {
+	limits := a.cfg.Limits
+	a.ledger = newLedger(limits.ClientShare, limits.Rate, [uses]int64{
+		useConnection: int64(limits.Connections), useHandshake: int64(limits.Handshakes), useRequest: int64(limits.Requests), useWatch: int64(limits.Watches),
+	}, a.opts.Metrics)
+	a.gate.ledger = a.ledger
+	return a.ledger
 }
 
 // buildEtcd is the server of etcd's API, for all listeners that have it.

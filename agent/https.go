@@ -112,6 +112,12 @@ const plainAnswer = "HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain; chars
 
 // secure speaks TLS on a connection that was just accepted.
 func (a *Agent) secure(c net.Conn) (net.Conn, error) {
+	who := api.CallerOf(c)
+	if err := a.ledger.take(who, useHandshake); err != nil {
+		a.opts.Log.Debug("TLS handshake refused", "from", c.RemoteAddr().String(), "err", err)
+		return nil, err
+	}
+	defer a.ledger.give(who, useHandshake)
 	begin := time.Now()
 	conn, err := a.https.keeper.Handshake(context.Background(), c)
 	if err != nil {

@@ -51,6 +51,12 @@ func (a *Agent) apply(key string, cfg config.Config) bool {
 	case "limits.connections":
 		a.clients.max.Store(int64(cfg.Limits.Connections))
 		r.cfg.Limits.Connections = cfg.Limits.Connections
+	case "limits.client-share":
+		a.ledger.share.Store(int64(cfg.Limits.ClientShare))
+		r.cfg.Limits.ClientShare = cfg.Limits.ClientShare
+	case "limits.rate":
+		a.ledger.rate.Store(int64(cfg.Limits.Rate))
+		r.cfg.Limits.Rate = cfg.Limits.Rate
 	default:
 		return false
 	}
