@@ -42,6 +42,7 @@ type Agent struct {
 	roll     atomic.Pointer[roll]          // nil unless this node is a member, and open
 	clients  *limiter
 	ledger   *ledger
+	audit    *audit
 	reload   reloader
 
 	ready    chan struct{}
@@ -110,6 +111,10 @@ func (a *Agent) prepare(ctx context.Context) (err error) {
 	if err := a.openHTTPS(); err != nil {
 		return errors.Join(err, closeAll(inherited))
 	}
+	if a.audit, err = newAudit(a.cfg.Audit.File, int64(a.cfg.Audit.MaxBytes), a.opts.Log, a.opts.Metrics); err != nil {
+		return errors.Join(err, closeAll(inherited))
+	}
+	a.gate.audit = a.audit
 	keys := &locksmith{log: a.opts.Log, listen: a.opts.Listen, inherited: inherited}
 	if a.open, err = keys.open(ctx, a.cfg); err != nil {
 		return err
@@ -169,6 +174,7 @@ func (a *Agent) run(ctx context.Context) {
 		}
 	}
 	group := service.New(log,
+		service.Part{Name: "audit", Run: a.audit.Run},
 		service.Part{Name: "network", Run: a.runNetwork},
 		service.Part{Name: "node", Run: a.runNode, StopTimeout: memberStopMax},
 		service.Part{Name: "doors", Run: a.doors.Run, StopTimeout: drainMax + time.Second},

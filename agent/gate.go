@@ -17,6 +17,7 @@ import (
 //	   \---------------drain------------^
 type gate struct {
 	ledger   *ledger         // of what clients have under way; nil: nobody counts
+	audit    *audit          // nil: nothing is written down
 	opened   chan struct{}   // closed by open
 	draining context.Context // ended by drain
 	refuse   context.CancelFunc
@@ -135,6 +136,12 @@ func (g *gate) charge(ctx context.Context, u use) (give func(), err error) {
 
 // Do passes c on.
 func (g *gate) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
+	r, err := g.do(ctx, c)
+	g.audit.command(ctx, c, r, err)
+	return r, err
+}
+
+func (g *gate) do(ctx context.Context, c kv.Command) (kv.Result, error) {
 	give, err := g.charge(ctx, useRequest)
 	if err != nil {
 		return kv.Result{}, err

@@ -80,7 +80,7 @@ func (a *Agent) buildDoors(force context.Context) *doors {
 		case forClients:
 			ds.addEtcd(d, l, split(h, traced, devices.Guard(ds.etcd), ds.etcd), a.cfg.Limits, devices.EndWatches)
 		case forAdmin:
-			ds.addEtcd(d, l, split(h, devices.Admin(), devices.Guard(ds.etcd), ds.etcd), a.cfg.Limits, devices.EndWatches)
+			ds.addEtcd(d, l, a.audit.watchAdmin(split(h, devices.Admin(), devices.Guard(ds.etcd), ds.etcd), d), a.cfg.Limits, devices.EndWatches)
 		default:
 			ds.add(d, l, h, a.cfg.Limits, devices.EndWatches)
 		}
@@ -113,6 +113,7 @@ func (a *Agent) buildEtcd() *etcd.Server {
 		TxnOpsMax:   a.cfg.Limits.TxnOps,
 		BodyTimeout: a.cfg.Limits.BodyTimeout,
 		IdleTimeout: a.cfg.Limits.IdleTimeout,
+		Audit:       a.audit.deed,
 	})
 }
 

@@ -48,6 +48,7 @@ type Config struct {
 	Limits  Limits  `mapstructure:"limits"`
 	CORS    CORS    `mapstructure:"cors"`
 	Auth    Auth    `mapstructure:"auth"`
+	Audit   Audit   `mapstructure:"audit"`
 	Trace   Trace   `mapstructure:"trace"`
 }
 
@@ -149,6 +150,12 @@ type Limits struct {
 	IdleTimeout   time.Duration `mapstructure:"idle-timeout" default:"10m" min:"1s" max:"24h" help:"time after which an unused client connection is closed"`
 	Watches       int           `mapstructure:"watches" default:"1024" min:"1" max:"1000000" help:"most open watches at a time"`
 	Rate          int           `mapstructure:"rate" default:"none" min:"0" reload:"yes" help:"most requests per second of one client, by its address as for limits.client-share; not for clients on this machine"`
+}
+
+// Audit is the record of who changed what.
+type Audit struct {
+	File     string `mapstructure:"file" check:"file" help:"file in which changes of data are written down: who, from where, which keys and what came of it, never a value; log is the log. What administrators do is in the log anyway"`
+	MaxBytes Size   `mapstructure:"max-bytes" default:"16MiB" min:"64KiB" help:"size at which audit.file is renamed to FILE.1, in the place of the one before"`
 }
 
 // CORS is which web pages may use the API.

@@ -43,6 +43,9 @@ type Options struct {
 	Name       string
 	ClientURLs []string
 
+	// Audit hears of calls that change the node, the cluster or who may do what, once they have ended; nil: nobody does.
+	Audit func(ctx context.Context, call, outcome string)
+
 	Log     *slog.Logger          // nil: discarded
 	Metrics prometheus.Registerer // nil: not counted. New panics if another Server has registered there
 

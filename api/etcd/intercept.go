@@ -6,11 +6,14 @@ import (
 	"runtime/debug"
 	"unicode/utf8"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"holdfast/api"
 )
 
 // unary is around every call that has one request and one answer.
@@ -26,6 +29,7 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 			m.msgsSent.Add(1)
 		}
 		m.end(status.Code(err))
+		s.note(ctx, info.FullMethod, req, err)
 	}()
 	ctx = s.withCaller(ctx)
 	if _, err := s.admit(ctx); err != nil {
@@ -44,6 +48,7 @@ func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 			err = s.panicked(info.FullMethod, v)
 		}
 		m.end(status.Code(err))
+		s.note(s.withCaller(ss.Context()), info.FullMethod, nil, err)
 	}()
 	needsLeader, err := s.admit(ss.Context())
 	if err != nil {
@@ -76,6 +81,28 @@ func (s *Server) admit(ctx context.Context) (needsLeader bool, err error) {
 		return true, rpctypes.ErrGRPCNoLeader
 	}
 	return true, nil
+}
+
+// deeds are the calls that an administrator makes: all but those on data, and those that only look.
+var deeds = map[string]bool{
+	pb.Cluster_MemberAdd_FullMethodName: true, pb.Cluster_MemberRemove_FullMethodName: true, pb.Cluster_MemberUpdate_FullMethodName: true, pb.Cluster_MemberPromote_FullMethodName: true,
+	pb.Maintenance_Defragment_FullMethodName: true, pb.Maintenance_MoveLeader_FullMethodName: true, pb.Maintenance_Downgrade_FullMethodName: true, pb.Maintenance_Alarm_FullMethodName: true, pb.Maintenance_Snapshot_FullMethodName: true,
+	pb.Auth_AuthEnable_FullMethodName: true, pb.Auth_AuthDisable_FullMethodName: true,
+	pb.Auth_UserAdd_FullMethodName: true, pb.Auth_UserDelete_FullMethodName: true, pb.Auth_UserChangePassword_FullMethodName: true, pb.Auth_UserGrantRole_FullMethodName: true, pb.Auth_UserRevokeRole_FullMethodName: true,
+	pb.Auth_RoleAdd_FullMethodName: true, pb.Auth_RoleDelete_FullMethodName: true, pb.Auth_RoleGrantPermission_FullMethodName: true, pb.Auth_RoleRevokePermission_FullMethodName: true,
+}
+
+// note tells Options.Audit of a deed. Of one that was refused to a client it says nothing: anybody can ask.
+func (s *Server) note(ctx context.Context, method string, req any, err error) {
+	if s.opts.Audit == nil || !deeds[method] {
+		return
+	}
+	if a, ok := req.(*pb.AlarmRequest); ok && a.Action == pb.AlarmRequest_GET {
+		return
+	}
+	if caller, _ := api.CallerFrom(ctx); err == nil || caller.Admin {
+		s.opts.Audit(ctx, method, status.Code(err).String())
+	}
 }
 
 // panicked keeps a fault in one call from ending the node.

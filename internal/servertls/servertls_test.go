@@ -154,8 +154,11 @@ func (r *rig) connect(change func(*tls.Config)) (client *tls.Conn, server *Conn,
 	_ = near.SetDeadline(time.Now().Add(patience))
 	client = tls.Client(near, cfg)
 	r.t.Cleanup(func() { _ = client.Close() })
-	shaken := make(chan error, 1)
-	go func() { shaken <- client.Handshake() }()
+	shaken := make(chan struct{})
+	go func() {
+		defer close(shaken)
+		_ = client.Handshake() // of a refusal the client may learn only when it reads
+	}()
 	far, err := l.Accept()
 	if err != nil {
 		r.t.Fatal(err)
@@ -164,7 +167,7 @@ func (r *rig) connect(change func(*tls.Config)) (client *tls.Conn, server *Conn,
 	if err != nil {
 		_ = far.Close()
 	}
-	_ = <-shaken // the client may learn of a refusal only when it reads
+	<-shaken
 	return client, server, err
 }
 
