@@ -31,6 +31,7 @@ type box struct {
 	roll *Roll
 	dir  string
 	stop func()
+	obey func(Order) Progress
 }
 
 // realm is a cluster of members that share one store, as raft would have it, and a network.
@@ -40,7 +41,10 @@ type realm struct {
 	store *store
 	skew  atomic.Int64 // of all clocks, in nanoseconds
 	lead  string       // the member that leads
-	boxes map[string]*box
+
+	full   atomic.Bool // of members
+	seated string      // a node that has a seat among them
+	boxes  map[string]*box
 }
 
 func newRealm(t *testing.T) *realm {
@@ -128,7 +132,13 @@ func (r *realm) member(name string, founder bool) *box {
 	}
 	b.auth = auth
 	desk := &Desk{Store: r.store, CA: auth, Endpoints: func() []string { return []string{r.net.Addr(name)} }, Now: auth.Time, Log: slog.New(slog.DiscardHandler),
-		Admit: func(context.Context, Applicant) (json.RawMessage, error) { return json.RawMessage("{}"), nil }}
+		Admit: func(context.Context, Applicant) (json.RawMessage, error) {
+			if r.full.Load() {
+				return nil, ErrFull
+			}
+			return json.RawMessage("{}"), nil
+		},
+		Seated: func(node string) bool { return node == r.seated }}
 	b.ep.Listen(transport.Join, func(ctx context.Context, conn *transport.Conn) {
 		st, err := conn.AcceptStream(ctx)
 		if err != nil {
