@@ -28,6 +28,7 @@ type Agent struct {
 	gate     *gate
 	pivot    *pivot.Pivot // behind the gate and the queue: what the node is at present
 	errands  *errands
+	orders   orders      // of changes of mode, to other nodes and from them
 	opening  *opening    // of the goroutine that has the node
 	farewell atomic.Bool // this node has left its cluster: its data goes aside when everything has ended
 	notifier *notifier

@@ -107,6 +107,13 @@ func (e *errand) status(node string) api.SwitchStatus {
 	return s
 }
 
+// refusal is why a change that has ended was refused, nil if it was not.
+func (e *errand) refusal() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.err
+}
+
 // switcher shows the changes of mode of this node to the servers.
 type switcher struct{ a *Agent }
 
@@ -116,7 +123,7 @@ var _ api.Switcher = switcher{}
 func (s switcher) Switch(ctx context.Context, r api.SwitchRequest) (api.SwitchStatus, error) {
 	a := s.a
 	if !a.isMe(r.Node) {
-		return api.SwitchStatus{}, kv.Errorf(kv.KeyNotFound, "node %q is not this one, which is %s (%s): run the command on that machine", r.Node, a.planned().node, a.cfg.Name)
+		return a.command(ctx, r)
 	}
 	if err := refuseMember(r); err != nil {
 		return api.SwitchStatus{}, err
@@ -132,10 +139,7 @@ func (s switcher) Switch(ctx context.Context, r api.SwitchRequest) (api.SwitchSt
 	case <-a.done:
 	case <-ctx.Done():
 	}
-	e.mu.Lock()
-	err = e.err
-	e.mu.Unlock()
-	return e.status(a.planned().node.String()), err
+	return e.status(a.planned().node.String()), e.refusal()
 }
 
 // isMe reports whether a node is named that is this one.

@@ -13,6 +13,7 @@ import (
 	"holdfast/client"
 	"holdfast/enroll"
 	"holdfast/internal/bridge"
+	"holdfast/kv"
 	"holdfast/transport"
 )
 
@@ -41,7 +42,12 @@ func (a *Agent) follow(c *transport.Conn) {
 		return
 	}
 	err := bridge.Follow(c.Context(), c, func(in *bufio.Reader, out io.Writer) error {
-		return enroll.Follow(in, out, a.net.boot, a.selfReport, a.heard)
+		return enroll.Follow(in, out, a.net.boot, a.selfReport, a.heard, func(o enroll.Order) enroll.Progress {
+			if c.Peer().Role != transport.Member {
+				return enroll.Progress{Error: "only a member may ask for a change of mode", Code: kv.PermissionDenied}
+			}
+			return a.obey(o)
+		})
 	})
 	switch {
 	case errors.Is(err, enroll.ErrCopied):

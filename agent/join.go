@@ -51,17 +51,24 @@ func (a *Agent) token() (enroll.Token, error) {
 	return t, nil
 }
 
-// join asks until the cluster takes this node in as what it wishes to be, and takes over the certificate. It ends with an
-// error if the cluster says that it never will, and with enroll.ErrFull if it wants no more members.
-func (a *Agent) join(ctx context.Context, t enroll.Token, w enroll.Wish, meanwhile string, worry func(error)) (got enroll.Joined, err error) {
+// join asks with a token until the cluster takes this node in as what it wishes to be, and takes over the certificate. It
+// ends with an error if the cluster says that it never will, and with enroll.ErrFull if it wants no more members.
+func (a *Agent) join(ctx context.Context, t enroll.Token, w enroll.Wish, meanwhile string, worry func(error)) (enroll.Joined, error) {
 	w.Name = a.cfg.Name
+	return a.askIn(ctx, meanwhile, worry, func(at []string) (enroll.Joined, error) {
+		return enroll.Join(ctx, a.net.ep, at, t, a.net.identity.Load(), w)
+	})
+}
+
+// askIn is join with a way to ask, to which it names addresses of the cluster.
+func (a *Agent) askIn(ctx context.Context, meanwhile string, worry func(error), ask func(at []string) (enroll.Joined, error)) (got enroll.Joined, err error) {
 	at, err := a.endpoints()
 	if err != nil {
 		return got, err
 	}
 	pause := joinFirst
 	for {
-		got, err = enroll.Join(ctx, a.net.ep, at, t, a.net.identity.Load(), w)
+		got, err = ask(at)
 		switch {
 		case err == nil:
 			if err := a.dir.step(failpoint.JoinAdmitted); err != nil {
@@ -78,7 +85,7 @@ func (a *Agent) join(ctx context.Context, t enroll.Token, w enroll.Wish, meanwhi
 			return got, nil
 		case ctx.Err() != nil:
 			return got, ctx.Err() // cut off by the stop; the next start goes on
-		case errors.Is(err, enroll.ErrFull):
+		case errors.Is(err, enroll.ErrFull), errors.Is(err, enroll.ErrNoSeat):
 			return got, err
 		case final(err):
 			return got, errRefused(err)

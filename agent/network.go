@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -152,6 +153,7 @@ func (a *Agent) letIn(m *member.Member, ca *enroll.Authority) {
 		Store:     m,
 		CA:        ca,
 		Admit:     admitter(m),
+		Seated:    func(node string) bool { return seatOf(m, node) != nil },
 		Endpoints: func() []string { return memberAddresses(m.Roster()) },
 		Now:       ca.Time,
 		Log:       a.opts.Log,
@@ -171,6 +173,16 @@ func (a *Agent) letIn(m *member.Member, ca *enroll.Authority) {
 		case <-time.After(joinLinger):
 		}
 	})
+}
+
+// seatOf is the seat of a node, named as in certificates, nil if it has none.
+func seatOf(m *member.Member, node string) *member.Seat {
+	r := m.Roster()
+	i := slices.IndexFunc(r.Seats, func(s member.Seat) bool { return bridge.TransportNode(s.Node) == node })
+	if i < 0 {
+		return nil
+	}
+	return &r.Seats[i]
 }
 
 // letOut turns other nodes away, which find another member. What they have under way is answered within a moment.

@@ -61,6 +61,7 @@ func (a *Agent) attend(ctx context.Context, conn uplink.Conn, peer uplink.Peer, 
 type question struct {
 	Alive *aliveQuestion `json:"alive,omitempty"`
 	Roll  *rollQuestion  `json:"roll,omitempty"`
+	Order *orderQuestion `json:"order,omitempty"`
 }
 
 type aliveQuestion struct {
@@ -72,12 +73,20 @@ type rollQuestion struct {
 	After string `json:"after"` // node id behind which the answer begins
 }
 
+// orderQuestion is an order to the node that is asked, or to one that is connected to it.
+type orderQuestion struct {
+	Node  string       `json:"node"`
+	Order enroll.Order `json:"order"`
+}
+
 type rollReply struct {
 	Found   bool          `json:"found,omitempty"`
 	Address string        `json:"address,omitempty"`
 	Self    enroll.Report `json:"self,omitzero"`
 	Seen    []enroll.Seen `json:"seen,omitempty"`
 	More    bool          `json:"more,omitempty"`
+
+	Progress *enroll.Progress `json:"progress,omitempty"` // nil: the node of the order is not here
 }
 
 // The bounds of what members ask each other.
@@ -99,6 +108,8 @@ func (a *Agent) answerMember(ctx context.Context, request []byte) []byte {
 	switch {
 	case q.Alive != nil:
 		out.Address, out.Found = r.Alive(ctx, q.Alive.Node, q.Alive.Boot)
+	case q.Order != nil:
+		out.Progress = a.takeOrder(ctx, r, *q.Order)
 	case q.Roll != nil:
 		out.Self = a.selfReport()
 		for _, s := range r.Call(ctx) {

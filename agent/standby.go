@@ -19,7 +19,7 @@ const standbyEvery = time.Minute
 
 // standBy has a node in auto mode that fell back to being a proxy take a seat among the members when one is free: more
 // voters are wanted, or one has been away for so long that it may be replaced. A proxy that somebody wanted stays one. It
-// needs a token that is still good, in the configuration. It returns when ctx ends.
+// asks with its own certificate: its token may have ended long ago. It returns when ctx ends.
 func (a *Agent) standBy(ctx context.Context, up *client.Client) {
 	rec := a.planned().record
 	if a.cfg.Mode != config.ModeAuto || rec.Reason != fallbackReason || rec.Switch != nil {
@@ -37,10 +37,6 @@ func (a *Agent) standBy(ctx context.Context, up *client.Client) {
 		}
 		r, err := member.RosterOf(page)
 		if err != nil || len(r.Seats) == 0 || r.Taken() >= r.Voters {
-			continue
-		}
-		if _, err := a.token(); err != nil {
-			a.opts.Log.Warn("a seat among the members is free, and this proxy, which is one for want of a seat, has no token to take it with", "err", err)
 			continue
 		}
 		a.opts.Log.Info("a seat among the members is free; this proxy, which is one for want of a seat, asks for it", "voters", r.Voters, "taken", r.Taken())

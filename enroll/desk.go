@@ -35,9 +35,12 @@ type request struct {
 	Addresses  []string `json:"addresses,omitempty"`
 	ClientURLs []string `json:"client_urls,omitempty"`
 
-	Renew *renewal `json:"renew,omitempty"` // nil: the box joins
-
-	Server *serverWish `json:"server,omitempty"` // with Renew: not a new certificate, but one for https
+	// Renew proves a node that has joined. It asks for another certificate of the same role, or, if Role is given, of that one;
+	// or, with Depart, to be forgotten. Nil: the box joins.
+	Renew  *renewal `json:"renew,omitempty"`
+	Depart bool     `json:"depart,omitempty"`
+	// With Renew: a certificate for https, and no other.
+	Server *serverWish `json:"server,omitempty"`
 }
 
 type answer struct {
@@ -91,7 +94,9 @@ type Desk struct {
 	CA    Issuer
 	// Admit gives a box a seat among the members, or returns ErrFull. What it returns is for the box's member. Nil: no
 	// members are taken in.
-	Admit     func(ctx context.Context, a Applicant) (json.RawMessage, error)
+	Admit func(ctx context.Context, a Applicant) (json.RawMessage, error)
+	// Seated reports whether a node has a seat among the members. Nil: nobody has.
+	Seated    func(node string) bool
 	Endpoints func() []string  // where members answer, for the box to remember
 	Now       func() time.Time // judged time
 	Life      time.Duration    // of certificates; 0: CertificateLife
@@ -121,9 +126,9 @@ func (d *Desk) Serve(ctx context.Context, st Stream, from string) error {
 	} else if q.Renew != nil {
 		if a, err = d.renew(ctx, q, st.Binding()); err != nil {
 			a = answer{Error: err.Error(), Code: kv.CodeOf(err)}
-			d.Log.Warn("certificate not renewed", "from", from, "node", q.Node, "error", err)
-		} else {
-			d.Log.Info("certificate issued", "from", from, "node", q.Node, "https", q.Server != nil)
+			d.Log.Warn("certificate not renewed", "from", from, "node", q.Node, "as", string(q.Role), "error", err)
+		} else if !q.Depart {
+			d.Log.Info("certificate renewed", "from", from, "node", q.Node, "as", string(q.Role), "https", q.Server != nil)
 		}
 	} else if a, err = d.admit(ctx, q); err != nil {
 		a = answer{Error: err.Error(), Code: kv.CodeOf(err)}
@@ -168,7 +173,9 @@ func (d *Desk) admit(ctx context.Context, q request) (answer, error) {
 		return answer{}, errSpent(t)
 	}
 	var a answer
+	mayLater := false // it may take a seat without the token, which ends sooner
 	if q.Role == transport.Member {
+		mayLater = t.Role != transport.Proxy
 		if a, err = d.seat(ctx, &q, t); err != nil || a.Full {
 			return a, err
 		}
@@ -182,8 +189,8 @@ func (d *Desk) admit(ctx context.Context, q request) (answer, error) {
 	if q.Role == transport.Member {
 		scope = nil // a member has it all
 	}
-	if was == nil || was.Role != q.Role {
-		rec := NodeRecord{ID: q.Node, Name: q.Name, Role: q.Role, Scope: scope, Token: t.ID, Key: key, Joined: d.Now().UTC(),
+	if was == nil || was.Role != q.Role || mayLater && !was.Seat {
+		rec := NodeRecord{Seat: mayLater || was != nil && was.Seat, ID: q.Node, Name: q.Name, Role: q.Role, Scope: scope, Token: t.ID, Key: key, Joined: d.Now().UTC(),
 			CA: hashOf(d.CA.Certificate()), Until: d.Now().Add(d.life()).UTC(), Issued: d.Now().UTC()}
 		var have int64
 		if was != nil {

@@ -31,6 +31,8 @@ type box struct {
 	roll *Roll
 	dir  string
 	stop func()
+	obey func(Order) Progress
+	skew atomic.Int64 // of its clock from the others', in nanoseconds
 }
 
 // realm is a cluster of members that share one store, as raft would have it, and a network.
@@ -40,7 +42,10 @@ type realm struct {
 	store *store
 	skew  atomic.Int64 // of all clocks, in nanoseconds
 	lead  string       // the member that leads
-	boxes map[string]*box
+
+	full   atomic.Bool // of members
+	seated string      // a node that has a seat among them
+	boxes  map[string]*box
 }
 
 func newRealm(t *testing.T) *realm {
@@ -68,7 +73,7 @@ func (r *realm) add(name string) *box {
 	}
 	r.boxes[name] = b
 	conn := r.net.Node(name)
-	ep, err := transport.New(transport.Config{Conn: conn, Identity: b.id.Load, Now: r.now, Resolve: r.net.Resolve, Allowed: func(p transport.PeerInfo) error {
+	ep, err := transport.New(transport.Config{Conn: conn, Identity: b.id.Load, Now: func() time.Time { return r.now().Add(time.Duration(b.skew.Load())) }, Resolve: r.net.Resolve, Allowed: func(p transport.PeerInfo) error {
 		if b.auth == nil {
 			return nil
 		}
@@ -128,7 +133,13 @@ func (r *realm) member(name string, founder bool) *box {
 	}
 	b.auth = auth
 	desk := &Desk{Store: r.store, CA: auth, Endpoints: func() []string { return []string{r.net.Addr(name)} }, Now: auth.Time, Log: slog.New(slog.DiscardHandler),
-		Admit: func(context.Context, Applicant) (json.RawMessage, error) { return json.RawMessage("{}"), nil }}
+		Admit: func(context.Context, Applicant) (json.RawMessage, error) {
+			if r.full.Load() {
+				return nil, ErrFull
+			}
+			return json.RawMessage("{}"), nil
+		},
+		Seated: func(node string) bool { return node == r.seated }}
 	b.ep.Listen(transport.Join, func(ctx context.Context, conn *transport.Conn) {
 		st, err := conn.AcceptStream(ctx)
 		if err != nil {
@@ -558,6 +569,26 @@ func TestAMemberThatWantsToLeaveSealsTheKeyFirst(t *testing.T) {
 		time.Sleep(time.Second)
 		if err != nil || !m2.auth.Holds(m2.id.Load().CAHash()) {
 			t.Errorf("after %v: %v; the other holds the key: %v", r.now().Sub(began), err, m2.auth.Holds(m2.id.Load().CAHash()))
+		}
+	})
+}
+
+// A box without a clock starts in 1970, before any certificate was made.
+func TestABoxWithoutAClockJoinsAndRenews(t *testing.T) {
+	inRealm(t, func(t *testing.T, r *realm) {
+		for _, role := range []transport.Role{transport.Proxy, transport.Member} {
+			b := r.add("without-" + string(role))
+			b.skew.Store(int64(time.Until(time.Unix(1000, 0))))
+			r.enrol(b, role)
+			if info := b.id.Load().Info(); info.Role != role || time.Until(info.NotAfter) < CertificateLife-day {
+				t.Errorf("it has become a %s until %v", info.Role, info.NotAfter)
+			}
+			if err := r.renew(b, "m1"); err != nil {
+				t.Errorf("renew as a %s: %v", role, err)
+			}
+			if _, err := r.uplink(b, "m1"); err != nil {
+				t.Errorf("as a %s it does not get an uplink: %v", role, err)
+			}
 		}
 	})
 }

@@ -51,6 +51,10 @@ type NodeRecord struct {
 	Issued time.Time `json:"issued,omitzero"` // of that
 	Seal   []byte    `json:"seal,omitempty"`  // of a member: what secrets are sealed to it with
 
+	// Seat: the node may take a seat among the members with its own certificate. It has joined with a token for one, has been
+	// one, or an operator has said so on a member.
+	Seat bool `json:"seat,omitempty"`
+
 	version int64
 }
 

@@ -38,7 +38,7 @@ type renewal struct {
 // Renew asks the cluster behind any of addrs for a new certificate. The present one may have ended, up to RenewGrace ago.
 // A *Refused is final, other errors are worth trying again.
 func Renew(ctx context.Context, d Dialer, addrs []string, id *transport.Identity) (Joined, error) {
-	a, err := proven(ctx, d, addrs, id, nil)
+	a, err := prove(ctx, d, addrs, id, request{})
 	if err != nil {
 		return Joined{}, fmt.Errorf("renew the certificate: %w", err)
 	}
@@ -47,6 +47,70 @@ func Renew(ctx context.Context, d Dialer, addrs []string, id *transport.Identity
 		return Joined{}, fmt.Errorf("renew the certificate: %w", err)
 	}
 	return got, nil
+}
+
+// ErrNoSeat says that a node is not one that may become a member with its own certificate: it needs a token.
+var ErrNoSeat = errors.New("the cluster does not let this node become a member by its certificate alone")
+
+// TakeSeat asks the cluster behind any of addrs to take in a node that has joined already as the member that it wishes to
+// be, which its present certificate proves as for Renew. Besides what Renew returns it fails with ErrFull and ErrNoSeat.
+func TakeSeat(ctx context.Context, d Dialer, addrs []string, id *transport.Identity, w Wish) (Joined, error) {
+	a, err := prove(ctx, d, addrs, id, request{Name: w.Name, Role: transport.Member, Addresses: w.Addresses, ClientURLs: w.ClientURLs})
+	switch {
+	case kv.CodeOf(err) == kv.Unsupported:
+		return Joined{}, ErrNoSeat
+	case err != nil:
+		return Joined{}, fmt.Errorf("take a seat: %w", err)
+	case a.Full:
+		return Joined{}, ErrFull
+	case a.Admission == nil: // of a version that only renews
+		return Joined{}, ErrNoSeat
+	}
+	got, err := a.joined(id)
+	if err != nil {
+		return Joined{}, fmt.Errorf("take a seat: %w", err)
+	}
+	got.Admission = a.Admission
+	return got, nil
+}
+
+// StepBack asks for the certificate of a proxy of every key, for a node that is recorded as a member and has no seat any
+// more. While it has one it is refused.
+func StepBack(ctx context.Context, d Dialer, addrs []string, id *transport.Identity) (Joined, error) {
+	a, err := prove(ctx, d, addrs, id, request{Role: transport.Proxy})
+	if err != nil {
+		return Joined{}, fmt.Errorf("ask for the certificate of a proxy: %w", err)
+	}
+	got, err := a.joined(id)
+	if err != nil {
+		return Joined{}, fmt.Errorf("ask for the certificate of a proxy: %w", err)
+	}
+	return got, nil
+}
+
+// Depart has the cluster forget a node that leaves it. While the node has a seat among the members it is refused.
+func Depart(ctx context.Context, d Dialer, addrs []string, id *transport.Identity) error {
+	if _, err := prove(ctx, d, addrs, id, request{Depart: true}); err != nil {
+		return fmt.Errorf("take this node off the list of nodes: %w", err)
+	}
+	return nil
+}
+
+// prove asks for something that the node's certificate and its key entitle it to.
+func prove(ctx context.Context, d Dialer, addrs []string, id *transport.Identity, q request) (answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	st, err := call(ctx, d, addrs, "")
+	if err != nil {
+		return answer{}, err
+	}
+	defer st.end()
+	q.Node, q.Renew = id.Node(), &renewal{id.Certificate(), id.ProveKey(st.Binding())}
+	b, err := json.Marshal(q)
+	if err != nil {
+		return answer{}, err
+	}
+	return exchange(st, b)
 }
 
 // exchange sends a request and returns its answer. An answer that says no is an error.
@@ -111,14 +175,75 @@ func (d *Desk) renew(ctx context.Context, q request, binding []byte) (answer, er
 		return answer{}, err
 	}
 	for _, n := range nodes {
-		if n.ID == info.Node && n.Key == info.Key {
-			if q.Server != nil {
-				return d.server(ctx, n, *q.Server, now)
-			}
-			return d.reissue(ctx, n, cert.PublicKey, now)
+		if n.ID != info.Node || n.Key != info.Key {
+			continue
 		}
+		switch {
+		case q.Server != nil:
+			return d.server(ctx, n, *q.Server, now)
+		case q.Depart:
+			return answer{}, d.forget(ctx, n)
+		case q.Role == transport.Member:
+			return d.promote(ctx, q, n, cert.PublicKey, now)
+		case q.Role == transport.Proxy && n.Role == transport.Member:
+			if err := d.vacant(n); err != nil {
+				return answer{}, err
+			}
+			n.Role, n.Scope, n.Seal, n.Seat = transport.Proxy, []string{""}, nil, true
+		}
+		return d.reissue(ctx, n, cert.PublicKey, now)
+	}
+	if q.Depart {
+		return answer{}, nil // it is gone already
 	}
 	return answer{}, kv.Errorf(kv.PermissionDenied, "the cluster does not know node %s any more, or under another key; join again with a new token and an empty data dir", info.Node)
+}
+
+// promote gives a node that may have one a seat among the members, and the certificate for it.
+func (d *Desk) promote(ctx context.Context, q request, n NodeRecord, key crypto.PublicKey, now time.Time) (answer, error) {
+	if err := q.check(); err != nil {
+		return answer{}, err
+	}
+	if n.Role != transport.Member && !n.Seat {
+		return answer{}, kv.Errorf(kv.Unsupported, "node %s has joined as a proxy only: to become a member it needs a token, or to be promoted on a member", n.ID)
+	}
+	if r, ok := d.CA.(interface{ Ready() error }); ok && r.Ready() != nil {
+		return answer{}, r.Ready()
+	}
+	q.Fallback = false
+	a, err := d.seat(ctx, &q, TokenRecord{})
+	if err != nil || a.Full {
+		return a, err
+	}
+	admission := a.Admission
+	n.Role, n.Scope, n.Seat = transport.Member, nil, true
+	if a, err = d.reissue(ctx, n, key, now); err != nil {
+		return answer{}, err
+	}
+	a.Admission = admission
+	return a, nil
+}
+
+// forget deletes the record of a node that leaves.
+func (d *Desk) forget(ctx context.Context, n NodeRecord) error {
+	if n.Role == transport.Member {
+		if err := d.vacant(n); err != nil {
+			return err
+		}
+	}
+	if err := set(ctx, d.Store, nodeRecords+n.ID, nil, n.version); err != nil {
+		return err
+	}
+	d.Log.Info("node has left the cluster", "node", n.ID, "name", n.Name)
+	return nil
+}
+
+// vacant refuses what a node that still has a seat among the members may not ask for.
+func (d *Desk) vacant(n NodeRecord) error {
+	if d.Seated == nil || !d.Seated(n.ID) {
+		return nil
+	}
+	return kv.Errorf(kv.Busy, "node %s still has a seat among the members: see agent members ls", n.ID)
 }
 
 // reissue records the new certificate, then gives it out.

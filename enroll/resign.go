@@ -26,7 +26,7 @@ func (a *Authority) Resign(ctx context.Context) error {
 		return nil
 	}
 	is := was
-	is.Role, is.Scope, is.Seal = transport.Proxy, []string{""}, nil
+	is.Role, is.Scope, is.Seal, is.Seat = transport.Proxy, []string{""}, nil, true
 	err := set(ctx, a.opts.Store, nodeRecords+self, is, was.version)
 	if kv.CodeOf(err) == kv.PreconditionFailed {
 		return kv.Errorf(kv.Busy, "the record of this node has just been changed: try again: %w", err)

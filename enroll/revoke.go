@@ -122,3 +122,22 @@ func LocalNodes(ctx context.Context, s Store) ([]NodeRecord, error) { return Nod
 func LocalRevocations(ctx context.Context, s Store) ([]RevokedRecord, error) {
 	return Revocations(ctx, local{s})
 }
+
+// Invite lets a node that has joined, by id, take a seat among the members with its own certificate.
+func (a *Authority) Invite(ctx context.Context, node string) error {
+	nodes, err := Nodes(ctx, a.opts.Store)
+	if err != nil {
+		return err
+	}
+	n, err := Find(nodes, node)
+	if err != nil || n.Seat || n.Role == transport.Member {
+		return err
+	}
+	is := n
+	is.Seat = true
+	err = set(ctx, a.opts.Store, nodeRecords+n.ID, is, n.version)
+	if kv.CodeOf(err) == kv.PreconditionFailed {
+		return kv.Errorf(kv.Busy, "the record of node %s has just been changed: try again: %w", node, err)
+	}
+	return err
+}

@@ -41,6 +41,8 @@ type Report struct {
 	AgeSeconds *float64 `json:"age_seconds,omitempty"` // proven age of a cache
 	QueueDepth int      `json:"queue_depth"`
 	QueueBytes int64    `json:"queue_bytes"`
+
+	Progress *Progress `json:"progress,omitempty"` // of the Order that was asked with
 }
 
 // News is what a member tells a node.
@@ -49,6 +51,7 @@ type News struct {
 	Trust   *transport.Trust `json:"trust,omitempty"`   // nil: as before
 	Revoked []string         `json:"revoked,omitempty"` // all members that were revoked, with Trust
 	Ask     uint64           `json:"ask,omitempty"`     // a Report with this number is asked for
+	Order   *Order           `json:"order,omitempty"`   // with Ask: what the node is to do
 	Refused string           `json:"refused,omitempty"` // the node is sent away, and why
 }
 
@@ -126,7 +129,7 @@ type session struct {
 	last  Report
 	at    time.Time
 	asked uint64
-	waits map[uint64]chan struct{} // closed by the report with that number
+	waits map[uint64]chan Report // of one slot, for the report with that number
 }
 
 // ErrCopied says that a node was sent away, because another one has its identity.
@@ -138,7 +141,7 @@ func (r *Roll) Attend(ctx context.Context, node string, link Link, in *bufio.Rea
 	if err := readControl(in, &h); err != nil {
 		return fmt.Errorf("read the hello of node %s: %w", node, err)
 	}
-	s := &session{roll: r, node: node, boot: h.Boot, link: link, w: out, asks: make(chan News, 4), last: h.Report, at: r.opts.Now(), waits: make(map[uint64]chan struct{})}
+	s := &session{roll: r, node: node, boot: h.Boot, link: link, w: out, asks: make(chan News, 4), last: h.Report, at: r.opts.Now(), waits: make(map[uint64]chan Report)}
 	if err := r.enter(ctx, s); err != nil {
 		return err
 	}
@@ -211,7 +214,8 @@ func (r *Roll) Alive(ctx context.Context, node, boot string) (address string, fo
 	}
 	ctx, cancel := context.WithTimeout(ctx, aliveWait)
 	defer cancel()
-	return s.link.Address(), s.ask(ctx)
+	_, found = s.ask(ctx, nil)
+	return s.link.Address(), found
 }
 
 func (r *Roll) leave(s *session) {
@@ -254,7 +258,7 @@ func (r *Roll) Call(ctx context.Context) []Seen {
 	var asking sync.WaitGroup
 	for _, s := range sessions {
 		if !s.link.Lost() {
-			asking.Go(func() { s.ask(ctx) })
+			asking.Go(func() { s.ask(ctx, nil) })
 		}
 	}
 	asking.Wait()
@@ -276,11 +280,11 @@ func (s *session) seen() Seen {
 	return v
 }
 
-// ask asks for a report and tells whether it came.
-func (s *session) ask(ctx context.Context) bool {
+// ask asks for a report, with an order or none, and tells whether it came.
+func (s *session) ask(ctx context.Context, o *Order) (Report, bool) {
 	s.mu.Lock()
 	s.asked++
-	n, came := s.asked, make(chan struct{})
+	n, came := s.asked, make(chan Report, 1)
 	s.waits[n] = came
 	s.mu.Unlock()
 	defer func() {
@@ -289,26 +293,27 @@ func (s *session) ask(ctx context.Context) bool {
 		s.mu.Unlock()
 	}()
 	select {
-	case s.asks <- News{Ask: n}:
+	case s.asks <- News{Ask: n, Order: o}:
 	default:
-		return false
+		return Report{}, false
 	}
 	select {
-	case <-came:
-		return true
+	case r := <-came:
+		return r, true
 	case <-ctx.Done():
-		return false
+		return Report{}, false
 	}
 }
 
 func (s *session) heard(r Report) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.last, s.at = r, s.roll.opts.Now()
 	if came, ok := s.waits[r.Ask]; ok {
-		close(came)
+		came <- r
 		delete(s.waits, r.Ask)
 	}
+	r.Progress = nil
+	s.last, s.at = r, s.roll.opts.Now()
 }
 
 // tell sends the news, now and whenever they change, and what is asked.
@@ -348,9 +353,10 @@ func readControl(r *bufio.Reader, v any) error {
 	return json.Unmarshal(b, v)
 }
 
-// Follow speaks the node's side of a control stream, on a new stream of an uplink, until it ends: it says hello, hands over news, and reports when it
-// is asked. The error says why the member sent this node away, if it did, as ErrCopied.
-func Follow(in *bufio.Reader, out io.Writer, boot string, report func() Report, heard func(News)) error {
+// Follow speaks the node's side of a control stream, on a new stream of an uplink, until it ends: it says hello, hands over news, reports when it
+// is asked, and takes orders, which obey must not wait for. The error says why the member sent this node away, if it did,
+// as ErrCopied.
+func Follow(in *bufio.Reader, out io.Writer, boot string, report func() Report, heard func(News), obey func(Order) Progress) error {
 	send := func(v any) error {
 		b, err := json.Marshal(v)
 		if err != nil {
@@ -372,14 +378,18 @@ func Follow(in *bufio.Reader, out io.Writer, boot string, report func() Report, 
 		if n.Refused != "" {
 			return fmt.Errorf("%w: %s", ErrCopied, n.Refused)
 		}
-		if n.Ask != 0 {
-			r := report()
-			r.Ask = n.Ask
-			if err := send(r); err != nil {
-				return err
-			}
+		if n.Ask == 0 {
+			heard(n)
 			continue
 		}
-		heard(n)
+		r := report()
+		r.Ask = n.Ask
+		if n.Order != nil {
+			p := obey(*n.Order)
+			r.Progress = &p
+		}
+		if err := send(r); err != nil {
+			return err
+		}
 	}
 }

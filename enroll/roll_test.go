@@ -68,7 +68,7 @@ func (r *realm) live(b *box, to, boot string, depth int) *life {
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			l.news = append(l.news, n)
-		})
+		}, b.obey)
 	}()
 	return l
 }

@@ -2,7 +2,6 @@ package enroll
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net"
 	"slices"
@@ -36,7 +35,7 @@ func (a *Authority) IssueServer(csr []byte, node string, names []string, life ti
 // RequestServer asks the cluster behind any of addrs for a certificate of this node's https listeners. A *Refused is final
 // for these names, other errors are worth trying again.
 func RequestServer(ctx context.Context, d Dialer, addrs []string, id *transport.Identity, csr []byte, names []string) ([]byte, error) {
-	a, err := proven(ctx, d, addrs, id, &serverWish{csr, names})
+	a, err := prove(ctx, d, addrs, id, request{Server: &serverWish{csr, names}})
 	if err != nil {
 		return nil, fmt.Errorf("ask for a server's certificate: %w", err)
 	}
@@ -104,20 +103,4 @@ func (d *Desk) taken(ctx context.Context, self string) (map[string]bool, error) 
 		}
 	}
 	return taken, nil
-}
-
-// proven is one exchange in which the node proves itself by its certificate: for a new one, or for w.
-func proven(ctx context.Context, d Dialer, addrs []string, id *transport.Identity, w *serverWish) (answer, error) {
-	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
-	defer cancel()
-	st, err := call(ctx, d, addrs, "")
-	if err != nil {
-		return answer{}, err
-	}
-	defer st.end()
-	q, err := json.Marshal(request{Node: id.Node(), Renew: &renewal{id.Certificate(), id.ProveKey(st.Binding())}, Server: w})
-	if err != nil {
-		return answer{}, err
-	}
-	return exchange(st, q)
 }

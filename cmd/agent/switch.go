@@ -35,14 +35,15 @@ func (p *program) switchCommands() []*cobra.Command {
 		`Make a proxy a member, while it runs: the cluster gives it a seat, a learner catches up beside the
 proxy, and takes over as a voter. Clients stay connected, watches and queued writes go on.
 
-It needs a join token that is good for a member: the one in the configuration of the node, or that of
---token-file.`)
+On a member, NODE names another one, by name or id, that is connected to any member. That needs no token. On
+the proxy itself its certificate is enough if it joined with a token for a member, or has been one; else it
+needs one: that of --token-file, or the one in its configuration.`)
 	first.Flags().StringVar(&promote.tokenFile, "token-file", "", "file with a join token for a member, made by agent token create on one")
 	second := p.switchCommand(&switching{kind: api.SwitchDemote}, "demote [NODE] [flags]", "Make a member a proxy",
 		`Make a member a proxy, while it runs: a proxy with a cache filled from the member's own data takes
 over, and the cluster removes the member. Clients stay connected, watches and queued writes go on.
 
-The last voter is refused: its data is the cluster's.`)
+The last voter is refused: its data is the cluster's. On a member, NODE names another one, by name or id.`)
 	leave := &switching{kind: api.SwitchLeave}
 	third := p.switchCommand(leave, "leave [flags]", "Take this node out of its cluster",
 		`Take this node out of its cluster and stop it. What it had is moved into left/ in the data directory,

@@ -62,7 +62,7 @@ func (i *inLane) enter(boot courier.Life) error {
 }
 
 func (i *inLane) enterLocked(boot courier.Life) error {
-	changed, ok := i.boots.enter(boot)
+	changed, ok := i.boots.enter(boot, time.Now())
 	if !ok {
 		return fmt.Errorf("%w: %w", errLife, errFormat)
 	}
@@ -80,6 +80,7 @@ func (i *inLane) deliver(boot courier.Life, number uint64, batch pb.MessageBatch
 	if boot != i.boots.now {
 		return ancient
 	}
+	i.boots.heard = time.Now()
 	v := i.window.take(number)
 	switch {
 	case v == repeated || v == ancient:

@@ -112,3 +112,36 @@ func TestOrderedLaneWaitsForAHole(t *testing.T) {
 		}
 	})
 }
+
+// A copy of a peer's data dir that ran for a moment must not shut the peer itself out.
+func TestALifeGoesOnOnceALaterOneIsSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lane := newLane(true)
+		peer, copied := courier.Life{1}, courier.Life{2}
+		for _, life := range []courier.Life{peer, copied} {
+			if err := lane.enter(life); err != nil {
+				t.Fatal(err)
+			}
+		}
+		lane.send(copied, 1, 0, pb.Replicate)
+		time.Sleep(courier.Silence / 2)
+		lane.send(copied, 2, 0, pb.Replicate)
+		time.Sleep(courier.Silence - time.Second)
+		if err := lane.enter(peer); err == nil {
+			t.Error("the earlier life was taken while the later one spoke")
+		}
+		time.Sleep(time.Second)
+		if err := lane.enter(peer); err != nil {
+			t.Errorf("the earlier life is still shut out: %v", err)
+		}
+		if v := lane.send(peer, 9, 0, pb.Replicate); v != fresh {
+			t.Errorf("its batch is %s", v)
+		}
+		if err := lane.enter(copied); err == nil {
+			t.Error("the copy was taken again while the peer speaks")
+		}
+		if want := []uint64{1, 2, 9}; !slices.Equal(lane.got, want) {
+			t.Errorf("delivered %v, want %v", lane.got, want)
+		}
+	})
+}

@@ -1,6 +1,11 @@
 package raftnet
 
-import "holdfast/transport/courier"
+import (
+	"slices"
+	"time"
+
+	"holdfast/transport/courier"
+)
 
 // windowSize is how many numbers back a window tells a batch that was overtaken from one that came before.
 const windowSize = 1024
@@ -61,22 +66,31 @@ const bootsKept = 8
 // boots knows which life of a peer is the present one.
 type boots struct {
 	now     courier.Life
+	heard   time.Time               // when the present one was last heard of
 	earlier [bootsKept]courier.Life // ring
 	next    int
 }
 
-// enter makes boot the present life, unless it is over. Changed says that it was another one before.
-func (b *boots) enter(boot courier.Life) (changed, ok bool) {
+// enter makes boot the present life, unless it is over. One that is over is so for as long as a later one is heard of, and
+// courier.Silence longer: if it then still speaks, the later one was a copy of the peer's data dir that has ended, and the
+// peer itself must not stay shut out. Changed says that it was another one before.
+func (b *boots) enter(boot courier.Life, at time.Time) (changed, ok bool) {
 	if boot == b.now {
+		b.heard = at
 		return false, true
 	}
-	for _, e := range b.earlier {
-		if e == boot {
+	if boot == (courier.Life{}) {
+		return false, false
+	}
+	if i := slices.Index(b.earlier[:], boot); i >= 0 {
+		if at.Sub(b.heard) < courier.Silence {
 			return false, false
 		}
+		b.earlier[i] = b.now
+	} else {
+		b.earlier[b.next] = b.now
+		b.next = (b.next + 1) % bootsKept
 	}
-	b.earlier[b.next] = b.now
-	b.next = (b.next + 1) % bootsKept
-	b.now = boot
+	b.now, b.heard = boot, at
 	return true, true
 }

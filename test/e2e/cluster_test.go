@@ -153,10 +153,11 @@ type watching struct {
 	lines *bufio.Scanner
 }
 
-// openWatch opens a watch and returns once it is answered, so that whatever is put afterwards is seen.
-func openWatch(t *testing.T, client *http.Client, url string) *watching {
+// openWatch opens a watch that ends after a while, and returns once it is answered, so that whatever is put afterwards is
+// seen.
+func openWatch(t *testing.T, client *http.Client, url string, limit time.Duration) *watching {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	t.Cleanup(cancel)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -204,6 +205,9 @@ func (w *watching) sees(key, value string) {
 	}
 }
 
+// historyMax is how long a history may take to be read.
+const historyMax = 2 * time.Minute
+
 // history returns every change under a prefix, oldest first, up to a marker that it puts.
 func history(t *testing.T, client *http.Client, url, prefix string) (all []change) {
 	t.Helper()
@@ -212,7 +216,7 @@ func history(t *testing.T, client *http.Client, url, prefix string) (all []chang
 	if r, err := call(t.Context(), client, "PUT", path, nil); err != nil || r.status/100 != 2 || r.status == http.StatusAccepted {
 		t.Fatalf("PUT of the marker: %d %s %v", r.status, r.body, err)
 	}
-	w := openWatch(t, client, url+"/v1/kv/"+prefix+"?watch&prefix&from_revision=1")
+	w := openWatch(t, client, url+"/v1/kv/"+prefix+"?watch&prefix&from_revision=1", historyMax)
 	for {
 		c := w.next()
 		if c.Key == marker {

@@ -25,6 +25,8 @@ func TestAProxyThatIsNotLetInSaysWhatToDo(t *testing.T) {
 		t.Fatalf("revoke: %d %s %v", r.status, r.body, err)
 	}
 	time.Sleep(time.Until(expired.Expires.Add(100 * time.Millisecond))) // its end is what is tested
+	used := strings.TrimSpace(mustRun(t, c.memberDir(), "token", "create", "--role", "proxy", "--uses", "1"))
+	start(t, filepath.Join(c.dir, "first"), freeAddr(t), c.proxyArgs(c.file("used", used))...).waitSynced()
 	secret := good.Token[strings.LastIndex(good.Token, ".")+1:]
 	for _, tc := range []struct {
 		name, token string
@@ -33,6 +35,7 @@ func TestAProxyThatIsNotLetInSaysWhatToDo(t *testing.T) {
 		{"wrong secret", strings.TrimSuffix(good.Token, secret) + flipped(secret), []string{"does not know this token", "agent token create"}},
 		{"expired", expired.Token, []string{"expired at 20[0-9-]+T", "agent token create"}},
 		{"revoked", revoked.Token, []string{"revoked", "agent token create"}},
+		{"replayed by a second box", used, []string{"was made for 1 boxes and has been used by as many", "agent token create"}},
 		{"of another cluster", foreign.Token, []string{"another cluster|other cluster|CA", "agent token create|--join|token"}},
 		{"of another CA", "HF1" + flipped(good.Token[3:67]) + good.Token[67:], []string{"CA", "agent token create|--join|token"}},
 		{"cut short", good.Token[:len(good.Token)-5], []string{"copied whole", "agent token create"}},

@@ -27,8 +27,8 @@ func TestTheWayOfAPut(t *testing.T) {
 	proxy.waitSynced()
 
 	t.Log("PUT and GET through either, and either's watch sees the other's PUT")
-	onMember := openWatch(t, http.DefaultClient, member.url+"/v1/kv/site/?watch&prefix")
-	onProxy := openWatch(t, http.DefaultClient, proxy.url+"/v1/kv/site/?watch&prefix")
+	onMember := openWatch(t, http.DefaultClient, member.url+"/v1/kv/site/?watch&prefix", historyMax)
+	onProxy := openWatch(t, http.DefaultClient, proxy.url+"/v1/kv/site/?watch&prefix", historyMax)
 	member.expect(201, "PUT", "/v1/kv/site/1", "by the member", "")
 	onProxy.sees("site/1", "by the member")
 	onMember.sees("site/1", "by the member")

@@ -26,6 +26,7 @@ import (
 const (
 	switchesUsual = 1                      // of each box; HOLDFAST_E2E_SWITCHES sets another number
 	gapMax        = 2 * time.Second        // between two acknowledgements of one writer. The target, 1 s, is held to in virtual time (test/cluster); here the machine may be loaded
+	runMax        = time.Hour              // of all rounds
 	thinking      = 2 * time.Millisecond   // of a writer between two writes
 	sharingEvery  = 100 * time.Millisecond // of a writer of shared keys, so that their histories can be checked
 )
@@ -202,7 +203,10 @@ func (f *follower) verify(t *testing.T, name string, all []change) {
 	for i := 0; i < len(all); {
 		var line string
 		select {
-		case line = <-f.lines:
+		case l, open := <-f.lines:
+			if line = l; !open {
+				t.Fatalf("the watch on %s has ended behind event %d of %d", name, i, len(all))
+			}
 		case <-deadline:
 			t.Fatalf("the watch on %s has shown %d of %d events", name, i, len(all))
 		}
@@ -248,7 +252,7 @@ func TestSwitchesUnderLoadLoseNothing(t *testing.T) {
 	watches := map[string]*follower{}
 	h := linear.NewHistory()
 	for name, a := range nodes {
-		watches[name] = follow(openWatch(t, http.DefaultClient, a.url+"/v1/kv/count/?watch&prefix"))
+		watches[name] = follow(openWatch(t, http.DefaultClient, a.url+"/v1/kv/count/?watch&prefix", runMax))
 	}
 	for name, a := range nodes {
 		for _, kind := range []string{"direct", "queued"} {

@@ -444,7 +444,7 @@ func (c *Courier) Receive(b []byte) (Life, [][]byte, error) {
 		c.theirs = min(h.wanted, maxPaths)
 		c.tell()
 	}
-	present, begun, again := c.in.take(h)
+	present, begun, again := c.in.take(h, now)
 	if begun { // the peer has started anew: what its earlier life may have had is not for this one
 		c.forget()
 	}

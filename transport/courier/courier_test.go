@@ -400,7 +400,7 @@ func FuzzAccount(f *testing.F) {
 				base += 100
 			}
 			n := base + uint64(s) + 1
-			_, _, again := r.take(header{life: Life{1}, number: n})
+			_, _, again := r.take(header{life: Life{1}, number: n}, time.Now())
 			if again != seen[n] && n+64 >= r.account.largest {
 				t.Fatalf("%d again: %t, want %t", n, again, seen[n])
 			}
@@ -412,4 +412,24 @@ func FuzzAccount(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A copy of the peer's data dir that ran for a moment must not shut the peer itself out.
+func TestALifeGoesOnOnceALaterOneIsSilent(t *testing.T) {
+	var r received
+	at := time.Now()
+	take := func(life byte, number uint64, want bool) {
+		t.Helper()
+		if present, _, _ := r.take(header{life: Life{life}, number: number}, at); present != want {
+			t.Errorf("a datagram of life %d is of the present one: %t, want %t", life, present, want)
+		}
+	}
+	take(1, 1, true)
+	take(2, 1, true)
+	at = at.Add(Silence - 1)
+	take(1, 2, false)
+	take(2, 2, true)
+	at = at.Add(Silence)
+	take(1, 3, true)
+	take(2, 3, false)
 }

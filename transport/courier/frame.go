@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+	"slices"
+	"time"
 )
 
 // A datagram is
@@ -130,9 +132,14 @@ func uvarint(b []byte) (uint64, []byte, error) {
 	return v, b[n:], nil
 }
 
+// Silence is how long nothing of the present life of a peer has come when an earlier one is believed that it goes on: the
+// present one was a copy of it, and has ended. Whatever was under way of a life that is over has arrived by then.
+const Silence = 10 * time.Second
+
 // received is what has come of the present life of the peer.
 type received struct {
 	life    Life
+	heard   time.Time
 	earlier [4]Life // over; a datagram of one of these is left aside
 	next    int
 	account account
@@ -140,17 +147,20 @@ type received struct {
 
 // take notes a datagram. It tells whether it is of the present life, which may have begun with it, and whether it has come
 // before.
-func (r *received) take(h header) (present, begun, again bool) {
+func (r *received) take(h header, now time.Time) (present, begun, again bool) {
 	if begun = h.life != r.life; begun {
-		for _, e := range r.earlier {
-			if e == h.life && e != (Life{}) {
+		if i := slices.Index(r.earlier[:], h.life); i >= 0 && h.life != (Life{}) {
+			if now.Sub(r.heard) < Silence {
 				return false, false, false
 			}
+			r.earlier[i] = r.life
+		} else {
+			r.earlier[r.next] = r.life
+			r.next = (r.next + 1) % len(r.earlier)
 		}
-		r.earlier[r.next] = r.life
-		r.next = (r.next + 1) % len(r.earlier)
 		r.life, r.account = h.life, account{}
 	}
+	r.heard = now
 	a := &r.account
 	if !a.known {
 		*a = account{known: true, tag: [4]byte(h.life[:4]), largest: h.number}
