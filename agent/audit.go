@@ -315,11 +315,12 @@ const auditBuffer = 64 << 10
 
 func openRotated(path string, maxBytes int64) (*rotatedFile, error) {
 	r := &rotatedFile{path: path, max: maxBytes}
-	return r, r.open()
+	err := r.open()
+	return r, err
 }
 
 func (r *rotatedFile) open() error {
-	f, err := os.OpenFile(r.path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
+	f, err := os.OpenFile(r.path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
 	}

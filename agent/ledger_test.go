@@ -25,12 +25,12 @@ func testLedger(share, rate int) *ledger {
 
 // takes counts how often a client may have something.
 func takes(l *ledger, c api.Caller, u use) (n int, last error) {
-	for n = 0; n < 100; n++ {
-		if last = l.take(c, u); last != nil {
-			return n, last
+	for n < 100 && last == nil {
+		if last = l.take(c, u); last == nil {
+			n++
 		}
 	}
-	return n, nil
+	return n, last
 }
 
 func TestAClientGetsItsShareAndLeavesTheRest(t *testing.T) {

@@ -119,7 +119,7 @@ func newBystander(t *testing.T, a *agent, url string) *bystander {
 // works writes on connections of its own, each of which has to find its place.
 func (b *bystander) works(when string) {
 	b.t.Helper()
-	for range 30 {
+	for range 10 {
 		b.n++
 		r, err := call(b.t.Context(), b.client, "PUT", fmt.Sprintf("%s/v1/kv/by/%d", b.url, b.n), []byte("x"))
 		if err != nil || r.status != 201 {
