@@ -266,7 +266,7 @@ Available Commands:
   version       Print the version
 
 Flags:
-      --cluster-ca-file text`
+      --audit-file text`
 
 func TestHelp(t *testing.T) {
 	w := newWorld(t)
