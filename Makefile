@@ -5,7 +5,11 @@ CACHE    ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/holdfast-build
 BIN      := bin/agent
 FUZZTIME ?= 10s
 LINT     := v2.15.0
-ARCHS    := amd64 arm64
+NFPM     := v2.45.0
+ARCHS    ?= amd64 arm64 armhf
+
+# The time of everything in a package: that of the last commit.
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 
 # The same source, Go version and VERSION give the same bytes, wherever the tree lies.
 # gRPC's trace pages bring html/template, with which the linker can leave no method out: 4.5 MB.
@@ -15,7 +19,7 @@ GOBUILD := CGO_ENABLED=0 go build -tags grpcnotrace -trimpath -buildvcs=false -l
 UNRACED := /(kv|config|internal/arch|internal/wire|test/.*)$$
 
 .DEFAULT_GOAL := build
-.PHONY: help build test race lint fuzz bench compat lies e2e packages reproducible clean
+.PHONY: help build test race lint fuzz bench compat lies e2e packages release reproducible clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,15 +58,23 @@ lies: build ## what others tell devices that is not so, and the built binary doe
 	AGENT=$(CURDIR)/$(BIN) CACHE=$(CACHE) go test -C test/lies -tags lies -count=1 -timeout 20m -v ./...
 
 # In a process and mount namespace: whatever a test leaves behind ends with it.
-e2e: build ## the built binary against kills, a full disk and a real systemd; root
-	unshare --pid --fork --mount-proc --kill-child env AGENT=$(CURDIR)/$(BIN) CACHE=$(CACHE) go test -tags e2e -count=1 -timeout 20m -v ./test/e2e/...
+e2e: build $(CACHE)/nfpm-$(NFPM) ## the built binary against kills, a full disk and a real systemd; root
+	unshare --pid --fork --mount-proc --kill-child env AGENT=$(CURDIR)/$(BIN) CACHE=$(CACHE) NFPM=$(CACHE)/nfpm-$(NFPM) go test -tags e2e -count=1 -timeout 20m -v ./test/e2e/...
 
-packages: ## dist/: a tarball for each architecture, with checksums
+packages: $(CACHE)/nfpm-$(NFPM) ## dist/: tarball, deb, rpm, apk and archlinux for each architecture, with checksums
 	@rm -rf dist && mkdir -p dist
-	@for arch in $(ARCHS); do .ci/tarball $(VERSION) $$arch || exit 1; done
-	cd dist && sha256sum *.tar.gz > SHA256SUMS
+	@for arch in $(ARCHS); do .ci/package $(VERSION) $$arch $< $(FORMATS) || exit 1; done
+	cd dist && sha256sum holdfast* > SHA256SUMS && cat SHA256SUMS
 
-reproducible: ## builds twice, in two folders, and compares
+$(CACHE)/nfpm-$(NFPM):
+	@mkdir -p $(CACHE)/nfpm
+	GOBIN=$(CACHE)/nfpm go install github.com/goreleaser/nfpm/v2/cmd/nfpm@$(NFPM)
+	mv $(CACHE)/nfpm/nfpm $@
+
+release: ## make release VERSION=1.2.3: what is published, from a clean tree, built twice and compared
+	.ci/release $(VERSION)
+
+reproducible: $(CACHE)/nfpm-$(NFPM) ## builds and packs twice, in two folders, and compares
 	.ci/reproducible $(VERSION)
 
 clean: ## removes what was built; the cache stays

@@ -93,6 +93,7 @@ func (a *Agent) runNode(ctx context.Context, ready func()) error {
 	if q != nil {
 		front = a.tracer.Backend("queue", q)
 	}
+	front = a.guard(front)
 	return a.behind(ctx, q, func(ctx context.Context) error { return a.play(ctx, first, front) })
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"holdfast/api"
 	"holdfast/api/uplink"
+	"holdfast/auth"
 	"holdfast/config"
 	"holdfast/internal/pivot"
 	"holdfast/internal/service"
@@ -44,7 +45,9 @@ type Agent struct {
 	clients  *limiter
 	ledger   *ledger
 	audit    *audit
-	reload   reloader
+
+	passwords *auth.Passwords
+	reload    reloader
 
 	ready    chan struct{}
 	done     chan struct{}
@@ -74,6 +77,7 @@ func Start(ctx context.Context, cfg config.Config, opts ...Options) (*Agent, err
 		ready:   make(chan struct{}),
 		done:    make(chan struct{}),
 	}
+	a.passwords = auth.NewPasswords(a.judgedTime, 0)
 	a.reload.cfg, a.reload.level = cfg, o.LogLevel
 	if err := a.prepare(ctx); err != nil {
 		return nil, errors.Join(err, a.release())

@@ -111,6 +111,7 @@ func (a *Agent) buildEtcd() *etcd.Server {
 		Metrics:     a.opts.Metrics,
 		RequestMax:  int(a.cfg.Limits.Request),
 		TxnOpsMax:   a.cfg.Limits.TxnOps,
+		Hash:        a.passwords.Hash,
 		BodyTimeout: a.cfg.Limits.BodyTimeout,
 		IdleTimeout: a.cfg.Limits.IdleTimeout,
 		Audit:       a.audit.deed,

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"holdfast/api"
+	"holdfast/auth"
 	"holdfast/config"
 	"holdfast/enroll"
 	"holdfast/kv"
@@ -157,6 +158,12 @@ func (a *Agent) memberNode(m *member.Member) *node {
 		caughtUp: m.Ready(),
 		alive:    func(ctx context.Context) error { return memberAlive(ctx, m) },
 		describe: func(s *api.Status) { describeMember(s, m.Status()) },
+		policy: auth.Source{
+			Policy:  func() (*auth.Policy, bool) { return m.Policy(), true },
+			Changed: m.PolicyChanged,
+			Leases:  m.LeaseKeys,
+			Signs:   true,
+		},
 	}
 }
 

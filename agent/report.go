@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"holdfast/api"
+	"holdfast/auth"
 )
 
 // node is what stands behind the gate, as the rest of the agent sees it: a member, and whatever else a node may become.
@@ -14,6 +15,7 @@ type node struct {
 	caughtUp <-chan struct{}             // closed once it has a leader and everything the leader had
 	alive    func(context.Context) error // nil once its loop has answered
 	describe func(*api.Status)           // fills in its part, from memory
+	policy   auth.Source                 // what it judges by; the zero value: it knows no policy
 }
 
 // The states of api.Status.

@@ -70,8 +70,26 @@ var faces = [kv.Codes]Face{
 
 	kv.Unauthenticated:  {http.StatusUnauthorized, "Not authenticated", false, OutcomeNone, 0, grpcUnauthenticated, "etcdserver: invalid auth token"},
 	kv.PermissionDenied: {http.StatusForbidden, "Permission denied", false, OutcomeNone, 0, grpcPermissionDenied, "etcdserver: permission denied"},
-	kv.AuthStale:        {http.StatusServiceUnavailable, "Policy too old to decide by", true, OutcomeNone, retryLater, grpcUnavailable, "holdfast: the mirrored policy is too old to decide by"},
-	kv.ReadOnlyNode:     {http.StatusMethodNotAllowed, "This node is read-only", false, OutcomeNone, 0, grpcPermissionDenied, "holdfast: this node is read-only"},
+	// Nobody said who they are, or what they said holds no more: 401, so that a client shows its credentials.
+	kv.UserEmpty:       {http.StatusUnauthorized, "Nobody said who asks", false, OutcomeNone, 0, grpcInvalidArgument, "etcdserver: user name is empty"},
+	kv.AuthFailed:      {http.StatusUnauthorized, "Wrong user or password", false, OutcomeNone, 0, grpcInvalidArgument, "etcdserver: authentication failed, invalid user ID or password"},
+	kv.AuthOldRevision: {http.StatusUnauthorized, "Credentials are out of date", false, OutcomeNone, 0, grpcInvalidArgument, "etcdserver: revision of auth store is old"},
+
+	kv.AuthNotEnabled:       {http.StatusConflict, "Authentication is off", false, OutcomeNone, 0, grpcFailedPrecondition, "etcdserver: authentication is not enabled"},
+	kv.InvalidAuthMgmt:      {http.StatusBadRequest, "No such change of users and roles", false, OutcomeNone, 0, grpcInvalidArgument, "etcdserver: invalid auth management"},
+	kv.UserNotFound:         {http.StatusNotFound, "No such user", false, OutcomeNone, 0, grpcFailedPrecondition, "etcdserver: user name not found"},
+	kv.UserExists:           {http.StatusConflict, "User exists", false, OutcomeNone, 0, grpcFailedPrecondition, "etcdserver: user name already exists"},
+	kv.RoleEmpty:            {http.StatusBadRequest, "Name of a role is missing", false, OutcomeNone, 0, grpcInvalidArgument, "etcdserver: role name is empty"},
+	kv.RoleNotFound:         {http.StatusNotFound, "No such role", false, OutcomeNone, 0, grpcFailedPrecondition, "etcdserver: role name not found"},
+	kv.RoleExists:           {http.StatusConflict, "Role exists", false, OutcomeNone, 0, grpcFailedPrecondition, "etcdserver: role name already exists"},
+	kv.RoleNotGranted:       {http.StatusConflict, "User does not have the role", false, OutcomeNone, 0, grpcFailedPrecondition, "etcdserver: role is not granted to the user"},
+	kv.PermissionNotGiven:   {http.StatusBadRequest, "Permission is missing", false, OutcomeNone, 0, grpcInvalidArgument, "etcdserver: permission not given"},
+	kv.PermissionNotGranted: {http.StatusConflict, "Role does not have the permission", false, OutcomeNone, 0, grpcFailedPrecondition, "etcdserver: permission is not granted to the role"},
+	kv.RootUserMissing:      {http.StatusConflict, "There is no user root", false, OutcomeNone, 0, grpcFailedPrecondition, "etcdserver: root user does not exist"},
+	kv.RootRoleMissing:      {http.StatusConflict, "The user root lacks the role root", false, OutcomeNone, 0, grpcFailedPrecondition, "etcdserver: root user does not have root role"},
+
+	kv.AuthStale:    {http.StatusServiceUnavailable, "Policy too old to decide by", true, OutcomeNone, retryLater, grpcUnavailable, "holdfast: the mirrored policy is too old to decide by"},
+	kv.ReadOnlyNode: {http.StatusMethodNotAllowed, "This node is read-only", false, OutcomeNone, 0, grpcPermissionDenied, "holdfast: this node is read-only"},
 
 	kv.PreconditionFailed: {http.StatusPreconditionFailed, "Precondition failed", false, OutcomeNone, 0, grpcFailedPrecondition, "holdfast: precondition failed"},
 	kv.Reused:             {http.StatusUnprocessableEntity, "Idempotency key used for another request", false, OutcomeNone, 0, grpcInvalidArgument, "holdfast: the retry key was used for another request"},

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -28,7 +29,8 @@ type Loaded struct {
 	Warnings   []string // worth a log line, but no fault
 }
 
-// Load puts together, each stronger than the one before: defaults, the main file, the files of agent.d beside it in
+// Load puts together, each stronger than the one before: defaults, the credentials of the service manager (a file named
+// token in $CREDENTIALS_DIRECTORY is the token-file), the main file, the files of agent.d beside it in
 // lexical order, the environment, and flags. A stronger value replaces a weaker one whole, lists included.
 //
 // The error joins every Fault of every layer, those of overridden values too. The settings are then what can be made of
@@ -36,6 +38,7 @@ type Loaded struct {
 func Load(s Sources) (Loaded, error) {
 	l := loader{schema: settings()}
 	var out Loaded
+	l.loadCredentials(s.Environ)
 	out.Files = l.loadFiles(s)
 	l.loadEnviron(s.Environ)
 	l.loadFlags(s.Flags)
@@ -78,6 +81,26 @@ func (l *loader) loadFiles(s Sources) []string {
 	}
 	return paths
 }
+
+// loadCredentials finds what LoadCredential=token:... of a unit has put there.
+func (l *loader) loadCredentials(environ []string) {
+	for _, pair := range environ {
+		dir, ok := strings.CutPrefix(pair, credentialsEnv+"=")
+		if !ok || dir == "" {
+			continue
+		}
+		path := filepath.Join(dir, tokenCredential)
+		if _, err := os.Stat(path); err == nil { // not there: nobody passed one
+			l.add(layer{"token-file": entry{raw: path, origin: Origin{Layer: LayerEnvironment, Name: credentialsEnv}}})
+		}
+	}
+}
+
+// The names of systemd.exec(5), and of the credential that holds a join token.
+const (
+	credentialsEnv  = "CREDENTIALS_DIRECTORY"
+	tokenCredential = "token"
+)
 
 // configName is the main file asked for, or "".
 func configName(s Sources) string {

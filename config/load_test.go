@@ -380,3 +380,24 @@ func TestAMissingHostNameIsAWarning(t *testing.T) {
 		t.Errorf("got warnings %q, error %v", got.Warnings, err)
 	}
 }
+
+// systemd hands a token over in a folder; anything else that was said about the token goes before it.
+func TestACredentialIsTheTokenFile(t *testing.T) {
+	dir := t.TempDir()
+	if loaded, err := Load(Sources{Dir: t.TempDir(), Environ: []string{"CREDENTIALS_DIRECTORY=" + dir}}); err != nil || loaded.Config.TokenFile != "" {
+		t.Errorf("without one: %q, %v", loaded.Config.TokenFile, err)
+	}
+	path := filepath.Join(dir, "token")
+	if err := os.WriteFile(path, []byte("x"), 0o400); err != nil {
+		t.Fatal(err)
+	}
+	environ := []string{"CREDENTIALS_DIRECTORY=" + dir}
+	loaded, err := Load(Sources{Dir: t.TempDir(), Environ: environ})
+	if err != nil || loaded.Config.TokenFile != path {
+		t.Errorf("token-file is %q, %v", loaded.Config.TokenFile, err)
+	}
+	loaded, err = Load(Sources{Dir: t.TempDir(), Environ: append(environ, "HOLDFAST_TOKEN_FILE="+path+"x")})
+	if loaded.Config.TokenFile != path+"x" {
+		t.Errorf("the variable does not win: %q, %v", loaded.Config.TokenFile, err)
+	}
+}

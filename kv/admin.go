@@ -71,6 +71,7 @@ func (k AlarmKind) String() string {
 const (
 	FeatureFirst uint64 = iota // what a data dir without a level has
 	FeatureAdmin               // alarms, audits and leases
+	FeatureAuth                // users, roles, device tokens
 	features
 )
 

@@ -36,6 +36,22 @@ var codeNames = [...]string{
 	Busy:                "busy",
 	Corrupt:             "corrupt",
 	SequenceGap:         "sequence-gap",
+
+	AuthNotEnabled:       "auth-not-enabled",
+	AuthOldRevision:      "auth-old-revision",
+	AuthFailed:           "auth-failed",
+	InvalidAuthMgmt:      "invalid-auth-management",
+	UserEmpty:            "user-empty",
+	UserNotFound:         "user-not-found",
+	UserExists:           "user-exists",
+	RoleEmpty:            "role-empty",
+	RoleNotFound:         "role-not-found",
+	RoleExists:           "role-exists",
+	RoleNotGranted:       "role-not-granted",
+	PermissionNotGiven:   "permission-not-given",
+	PermissionNotGranted: "permission-not-granted",
+	RootUserMissing:      "root-user-missing",
+	RootRoleMissing:      "root-role-missing",
 }
 
 // String is the last part of the problem type that REST clients see; it never changes for a code.

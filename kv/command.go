@@ -67,7 +67,7 @@ type Guard struct {
 
 // Op is one step of a command or query: Put, Delete, Range, Txn, Each, Skip, Compact, LeaderTerm, OpenEpoch,
 // OpenQueue, SetRecord, Records, LeaseGrant, LeaseRevoke, LeaseKeepAlive, LeaseTTL, LeaseList, SetAlarm, Alarms,
-// SetFeature or Audit. The set is closed; internal/wire has a tag for each.
+// SetFeature, Audit, or those in auth.go. The set is closed; internal/wire has a tag for each.
 type Op interface{ op() }
 
 // Put sets a key.
@@ -294,7 +294,7 @@ func (Audit) op()          {}
 func ReadOnly(ops []Op) bool {
 	for _, op := range ops {
 		switch op := op.(type) {
-		case Range, LeaseTTL, LeaseList, Records, Alarms:
+		case Range, LeaseTTL, LeaseList, Records, Alarms, ReadAuth, Authenticate:
 		case Txn:
 			if !ReadOnly(op.Then) || !ReadOnly(op.Else) {
 				return false

@@ -44,6 +44,23 @@ const (
 	Busy                     // definitely not applied: a bounded queue of the node is full
 	Corrupt                  // what is stored failed its checksum; nothing of it is served
 	SequenceGap              // an ID.Seq came before its predecessor; Revision is the last sequence used
+
+	// What etcd's authentication refuses. Who lacks a right is PermissionDenied, whose token is no good Unauthenticated.
+	AuthNotEnabled       // authentication is off
+	AuthOldRevision      // who asks has been changed since the door let them in: authenticate again
+	AuthFailed           // no such user, or not this password
+	InvalidAuthMgmt      // that change makes no sense, or would lock everybody out
+	UserEmpty            // a name is missing, above all that of who asks
+	UserNotFound         // no such user
+	UserExists           // the name is taken
+	RoleEmpty            // the name of a role is missing
+	RoleNotFound         // no such role
+	RoleExists           // the name is taken
+	RoleNotGranted       // the user has no such role
+	PermissionNotGiven   // a permission is missing in the request
+	PermissionNotGranted // the role has no such permission
+	RootUserMissing      // authentication needs a user root
+	RootRoleMissing      // who has the role root
 	codes
 )
 

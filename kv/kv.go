@@ -47,12 +47,19 @@ type Header struct {
 	Revision int64  // revision of the store at the answer
 }
 
-// By is on whose behalf a command, query or watch is made. The zero value is a node without authentication.
+// By is on whose behalf a command, query or watch is made. The zero value is nobody, which is enough where authentication
+// is off. A Principal counts as the word of who names it: a door of this process, or the node that Node is.
 type By struct {
 	Principal    string // user, certificate name or device token
 	AuthRevision uint64 // revision of the policy the door decided by
 	Node         string // id of the proxy that forwarded it, whose own scope is checked too
+	// Token is what the client has shown, as in an Authorization header. Whoever knows the policy puts a Principal in its
+	// place: it goes up an uplink, and never into a log or a queue.
+	Token string
 }
+
+// Named is b without its Token: what is kept of it.
+func (b By) Named() By { b.Token = ""; return b }
 
 // Unlimited is the MaxAge or StaleIfError that accepts any age, an unknown one included.
 const Unlimited = time.Duration(1<<63 - 1)

@@ -11,7 +11,7 @@ import "time"
 //	serializable  MaxAge Unlimited (gRPC: forwarded where the cache has no answer)
 type Query struct {
 	By           By
-	Ops          []Op          // Range, read-only Txn, LeaseTTL, LeaseList, Alarms; all at one revision
+	Ops          []Op          // Range, read-only Txn, LeaseTTL, LeaseList, Alarms, ReadAuth, Authenticate; all at one revision
 	MaxAge       time.Duration // oldest answer accepted
 	StaleIfError time.Duration // oldest answer accepted when a fresher one cannot be had
 	MinRevision  int64         // a node behind it waits up to Wait, then RevisionTimeout; 0 for none

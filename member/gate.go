@@ -35,6 +35,8 @@ func featureOf(ops []kv.Op) (level uint64) {
 		switch op := op.(type) {
 		case kv.SetAlarm, kv.Audit, kv.LeaseGrant, kv.LeaseRevoke:
 			level = max(level, kv.FeatureAdmin)
+		case kv.SetAuth, kv.SetDevice, kv.SetScope:
+			level = max(level, kv.FeatureAuth)
 		case kv.Each:
 			for _, c := range op.Commands {
 				level = max(level, featureOf(c.Ops))

@@ -3,6 +3,7 @@ package member
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,6 +41,7 @@ func (m *Member) do(ctx context.Context, c kv.Command) (kv.Result, error) {
 	if err := checkDoor(c); err != nil {
 		return kv.Result{}, err
 	}
+	c = withoutTokens(c)
 	buf := encodeBuffers.Get().(*encodeBuffer)
 	defer encodeBuffers.Put(buf)
 	buf.cmd = wire.AppendCommand(buf.cmd[:0], c)
@@ -59,6 +61,24 @@ func (m *Member) do(ctx context.Context, c kv.Command) (kv.Result, error) {
 		err = m.sweepFor(ctx, c.Ops)
 	}
 	return res, err
+}
+
+// withoutTokens leaves out what clients have shown: nobody is to find it in a log.
+func withoutTokens(c kv.Command) kv.Command {
+	c.By.Token = ""
+	if len(c.Ops) != 1 {
+		return c
+	}
+	each, ok := c.Ops[0].(kv.Each)
+	if !ok || !slices.ContainsFunc(each.Commands, func(c kv.Command) bool { return c.By.Token != "" }) {
+		return c
+	}
+	each.Commands = slices.Clone(each.Commands)
+	for i := range each.Commands {
+		each.Commands[i].By.Token = ""
+	}
+	c.Ops = []kv.Op{each}
+	return c
 }
 
 // encodeBuffers holds memory for commands on their way into the log, which makes a copy.

@@ -195,6 +195,9 @@ func (s *state) loadSides(b *bbolt.Bucket) error {
 		}
 		s.Feature = level
 	}
+	if err := s.loadPolicy(b); err != nil {
+		return err
+	}
 	c := b.Cursor()
 	for k, v := c.Seek([]byte{sideAlarm}); len(k) > 0 && k[0] == sideAlarm; k, v = c.Next() {
 		if _, err := openSide(k, v); err != nil {

@@ -213,7 +213,7 @@ func TestFormatRisesWithTheFeatureLevel(t *testing.T) {
 		return n
 	}
 	g := newRig(t, Options{})
-	for level, want := range []uint32{formatFirst, formatLeases} {
+	for level, want := range []uint32{formatFirst, formatLeases, formatLeases} {
 		g.do(kv.SetFeature{Level: uint64(level)})
 		g.put("a", "1")
 		must(t, g.s.Flush())

@@ -98,9 +98,12 @@ func (s *Store) applyOne(r *reader, c kv.Command) (kv.Outcome, error) {
 	if refused := barred(s.state.Alarms, c); refused != nil {
 		return s.refuse(refused), nil
 	}
+	if refused, err := s.permits(r, &c); err != nil || refused != nil {
+		return s.refuse(refused), err
+	}
 	x := s.scratch.exec(r)
 	x.base, x.compact, x.write = s.state.Revision, s.state.Compact, true
-	x.control, x.alarms, x.writer = s.state.control(), s.state.Alarms, c.ID.Seq
+	x.control, x.alarms, x.writer, x.policy = s.state.control(), s.state.Alarms, c.ID.Seq, s.state.Policy
 	r.base = s.state.Revision
 	results, err := x.run(c)
 	refused, ok := refusal(err)
@@ -184,7 +187,7 @@ func (s *Store) commit(r *reader, x *exec) {
 	for _, l := range x.leases {
 		s.opts.OnLease(l.ID, l.TTL)
 	}
-	s.state.Alarms = x.alarms
+	s.state.Alarms, s.state.Policy = x.alarms, x.policy
 	s.tellAudit(x)
 	if x.control == s.state.control() {
 		return

@@ -138,6 +138,12 @@ func checkOps(ops []kv.Op, depth int) (t touched, err *kv.Error) {
 			}
 		case kv.SetAlarm:
 			err = checkAlarm(op, depth)
+		case kv.SetAuth, kv.SetDevice, kv.SetScope, kv.ReadAuth:
+			if depth > 0 || len(ops) > 1 {
+				err = kv.Errorf(kv.Invalid, "%T has to be the only op of its command or query", op)
+			}
+		case kv.Authenticate:
+			err = kv.Errorf(kv.Invalid, "%T is answered by the door of a member, as the only op of a query", op)
 		case kv.SetFeature, kv.Audit:
 			if depth > 0 {
 				err = kv.Errorf(kv.Invalid, "%T cannot be part of a transaction", op)

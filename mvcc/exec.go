@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"holdfast/auth"
 	"holdfast/kv"
 )
 
@@ -24,6 +25,7 @@ type exec struct {
 	sides   map[string][]byte // changes of the side table
 	alarms  []kv.Alarm        // that stand, the changes included; in Apply only
 	audit   *kv.Audit         // asked for by the command
+	policy  *auth.Policy      // the changes included; in a query as of it
 	leases  []kv.Lease        // granted, and with a TTL of 0 ended
 	moved   []leaseKey        // keys that come under a lease, or leave one
 	writer  kv.Seq            // who the changes are by, zero for nobody who is remembered
@@ -145,6 +147,10 @@ func (x *exec) ops(ops []kv.Op, path []bool) ([]kv.OpResult, []bool, error) {
 			if x.control.epoch.IsZero() {
 				x.control.epoch = op.Epoch
 			}
+		case kv.SetAuth, kv.SetDevice, kv.SetScope:
+			err = x.setPolicy(op)
+		case kv.ReadAuth:
+			results[i], err = x.policy.Answer(op)
 		case kv.LeaseGrant:
 			results[i], err = x.grant(op)
 		case kv.LeaseRevoke:

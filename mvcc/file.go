@@ -23,7 +23,8 @@ const (
 	formatFirst   = 1
 	formatLeases  = 2 // the side table has leases, alarms or a feature level
 	formatRetries = 3 // it has writes with a retry key, which an earlier version would apply again
-	formatVersion = formatRetries
+	formatAuth    = 4 // it has users, roles or device tokens, by which an earlier version would not judge
+	formatVersion = formatAuth
 )
 
 var (

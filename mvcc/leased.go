@@ -105,9 +105,11 @@ func formatOf(sides map[string][]byte) uint32 {
 	for k := range sides {
 		switch k[0] {
 		case sideRetryNext:
-			return formatRetries
+			format = max(format, formatRetries)
+		case sidePolicy:
+			return formatAuth
 		case sideLease, sideAlarm, sideFeature:
-			format = formatLeases
+			format = max(format, formatLeases)
 		}
 	}
 	return format

@@ -10,6 +10,7 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	"holdfast/auth"
 	"holdfast/kv"
 )
 
@@ -168,7 +169,8 @@ type Renewal struct {
 }
 
 // Renew makes, at to, a state file of what the first size bytes at from hold, as the state of a log that begins: applied
-// up to index 0, in another epoch, without a term, without alarms, which name members that are no more. Everything is
+// up to index 0, in another epoch, without a term, without the key for tokens, without alarms, which name members that are
+// no more. Everything is
 // verified, from is not changed, and to is synced. An error leaves nothing at to.
 func Renew(from string, size int64, to string, r Renewal, stop <-chan struct{}) (c Contents, err error) {
 	sn, err := openImage(from, size)
@@ -240,7 +242,7 @@ func renew(tx *bbolt.Tx, st state, r Renewal) error {
 		var gone [][]byte
 		c := sides.Cursor()
 		for k, _ := c.First(); k != nil; k, _ = c.Next() {
-			if k[0] == sideAlarm || k[0] == sideRecord && r.Drop != nil && r.Drop(k[1:]) {
+			if k[0] == sideAlarm || k[0] == sidePolicy && auth.IsKey(string(k[1:])) || k[0] == sideRecord && r.Drop != nil && r.Drop(k[1:]) {
 				gone = append(gone, bytes.Clone(k))
 			}
 		}

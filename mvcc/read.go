@@ -32,7 +32,7 @@ func (s *Store) readOnce(q kv.Query) (page kv.Page, err error) {
 	r, h := s.now()
 	page.Header = h
 	defer r.close()
-	x := &exec{r: r, base: page.Revision}
+	x := &exec{r: r, base: page.Revision, policy: s.policy.Load()}
 	err = guard(func() error {
 		path, err := x.plan(q.Ops, nil)
 		if err != nil {

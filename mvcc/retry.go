@@ -48,6 +48,9 @@ func (s *Store) applyKeyed(r *reader, c kv.Command) (kv.Outcome, error) {
 		if err != nil {
 			return kv.Outcome{}, err
 		}
+		if refused, err := s.permits(r, &c); err != nil || refused != nil {
+			return s.refuse(refused), err // the answer may show what was there
+		}
 		return past.again(print), nil
 	}
 	if refused := barred(s.state.Alarms, c); refused != nil {

@@ -3,6 +3,7 @@ package mvcc
 import (
 	"encoding/binary"
 
+	"holdfast/auth"
 	"holdfast/kv"
 )
 
@@ -17,6 +18,8 @@ type state struct {
 	// These are kept in the side table.
 	Alarms  []kv.Alarm // that stand, in order; never changed in place
 	Feature uint64     // level of the cluster
+
+	Policy *auth.Policy // who may do what; nil is that of a new cluster
 }
 
 func (s *state) control() control { return control{s.Compact, s.Epoch, s.Term, s.Feature} }

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"holdfast/auth"
 	"holdfast/kv"
 )
 
@@ -30,7 +31,11 @@ type Store struct {
 	term     atomic.Uint64
 	alarms   atomic.Pointer[[]kv.Alarm]
 	feature  atomic.Uint64
+	policy   atomic.Pointer[auth.Policy]
 	records  atomic.Uint64 // moves when a record may have changed
+
+	policyMu      sync.Mutex
+	policyChanged chan struct{} // closed with the next change; guarded by policyMu
 
 	applyMu sync.Mutex
 	state   state   // guarded by applyMu: where Apply is
@@ -115,6 +120,7 @@ func (s *Store) publish() {
 	}
 	s.term.Store(s.state.Term)
 	s.feature.Store(s.state.Feature)
+	s.publishPolicy()
 	if a := s.alarms.Load(); a == nil || !slices.Equal(*a, s.state.Alarms) {
 		alarms := s.state.Alarms
 		s.alarms.Store(&alarms)

@@ -20,6 +20,13 @@ import (
 // If no round can be had and StaleIfError allows the age, or it is unknown, the cache answers and says how old it is. The
 // answer for a key that was forwarded is held, and the key is covered from then on (demand.go).
 func (p *Proxy) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
+	if q.By.Token != "" { // nobody here can tell what it is good for: the member judges, and nothing is served or held beside it
+		return p.forward(ctx, q)
+	}
+	if len(q.Ops) == 0 && q.MaxAge == kv.Unlimited && !q.LocalOnly {
+		epoch, newest := p.seen()
+		return kv.Page{Header: kv.Header{Epoch: epoch, Revision: newest}, Source: kv.SourceCache, Age: kv.AgeUnknown}, nil
+	}
 	r, span, ok := p.coverable(q)
 	if !ok {
 		return p.fetch(ctx, q)

@@ -5,7 +5,7 @@ package systemd
 
 import "embed"
 
-// Files are the units and holdfast.sysusers.
+// Files are the units, what belongs to them, and holdfast.sysusers.
 //
-//go:embed holdfast.service holdfast-backup.service holdfast-backup.timer holdfast.sysusers
+//go:embed holdfast.service holdfast-backup.service holdfast-backup.timer holdfast.socket holdfast.preset restart-steps.conf holdfast.sysusers
 var Files embed.FS

@@ -155,6 +155,25 @@ func TestTheBackupTimerIsOffUnlessEnabled(t *testing.T) {
 	}
 }
 
+// The socket is one that an agent with the packages' configuration asks for, and nothing starts it by itself.
+func TestTheSocketIsTheDefaultListener(t *testing.T) {
+	text, err := Files.ReadFile("holdfast.socket")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := parse(t, text)["Socket.ListenStream"]; !slices.Equal(got, []string{"127.0.0.1:2379"}) {
+		t.Errorf("it listens on %q", got)
+	}
+	if text, err = Files.ReadFile("holdfast.preset"); err != nil {
+		t.Fatal(err)
+	}
+	for _, unit := range []string{"holdfast.service", "holdfast.socket", "holdfast-backup.timer"} {
+		if !strings.Contains(string(text), "\ndisable "+unit+"\n") {
+			t.Errorf("nothing disables %s", unit)
+		}
+	}
+}
+
 // exposureMax is the most that `systemd-analyze security` may say, times ten.
 const exposureMax = "12"
 

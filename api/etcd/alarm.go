@@ -19,6 +19,9 @@ func (s maintenanceService) Alarm(ctx context.Context, r *pb.AlarmRequest) (*pb.
 	case pb.AlarmRequest_GET:
 		return s.alarms(ctx, r.Alarm)
 	case pb.AlarmRequest_ACTIVATE, pb.AlarmRequest_DEACTIVATE:
+		if err := s.mayHave(ctx, kv.AuthRoot); err != nil {
+			return nil, err
+		}
 		if _, err := s.replica(ctx); err != nil {
 			return nil, err
 		}

@@ -1,133 +1,251 @@
 package etcd
 
 import (
-	"bytes"
 	"context"
 
+	"go.etcd.io/etcd/api/v3/authpb"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
+	"holdfast/api"
 	"holdfast/kv"
 )
 
-// authService is etcdserverpb.Auth in the only state that this version has: off, with no user and no role. What etcd
-// answers in that state is answered letter for letter; what would leave it is refused, and nothing is stored. As no node
-// can be in another state, every node answers, proxies included.
+// authService is etcdserverpb.Auth. Everything in it is a command or a query, so that every kind of node serves it: a proxy
+// forwards. Passwords are hashed here, at the door; what goes on is the hash.
 type authService struct {
 	pb.UnimplementedAuthServer
 	*Server
 }
 
-// authRevision is that of an etcd to whose users and roles nothing has been done.
-const authRevision = 1
-
-const noAccounts = "holdfast: users, roles and authentication are not in this version; keep the listeners on loopback or on a network you trust"
-
-var errNoAccounts = status.Error(codes.Unimplemented, noAccounts)
-
-// AuthEnable would leave the state.
-func (s authService) AuthEnable(context.Context, *pb.AuthEnableRequest) (*pb.AuthEnableResponse, error) {
-	return nil, errNoAccounts
+// change makes one change of the policy.
+func (s authService) change(ctx context.Context, op kv.SetAuth) (*pb.ResponseHeader, error) {
+	res, err := s.do(ctx, op)
+	if err != nil {
+		return nil, err
+	}
+	return s.header(res.Header), nil
 }
 
-// AuthDisable has nothing to do, which is no error.
+// ask reads a part of the policy.
+func (s authService) ask(ctx context.Context, what kv.AuthPart, name string) (*pb.ResponseHeader, kv.OpResult, error) {
+	page, err := s.read(ctx, false, kv.ReadAuth{What: what, Name: name})
+	if err != nil {
+		return nil, kv.OpResult{}, err
+	}
+	if len(page.Ops) != 1 {
+		return nil, kv.OpResult{}, s.refusal(ctx, kv.Errorf(kv.Internal, "the answer about users and roles has another shape: %+v", page.Ops))
+	}
+	return s.header(page.Header), page.Ops[0], nil
+}
+
+func names(kvs []kv.KeyValue) []string {
+	list := make([]string, len(kvs))
+	for i, k := range kvs {
+		list[i] = string(k.Key)
+	}
+	return list
+}
+
+// AuthEnable turns authentication on.
+func (s authService) AuthEnable(ctx context.Context, _ *pb.AuthEnableRequest) (*pb.AuthEnableResponse, error) {
+	h, err := s.change(ctx, kv.SetAuth{Do: kv.AuthEnable})
+	if err != nil {
+		return nil, err
+	}
+	return &pb.AuthEnableResponse{Header: h}, nil
+}
+
+// AuthDisable turns it off.
 func (s authService) AuthDisable(ctx context.Context, _ *pb.AuthDisableRequest) (*pb.AuthDisableResponse, error) {
-	return &pb.AuthDisableResponse{Header: s.header(s.here(ctx))}, nil
+	h, err := s.change(ctx, kv.SetAuth{Do: kv.AuthDisable})
+	if err != nil {
+		return nil, err
+	}
+	return &pb.AuthDisableResponse{Header: h}, nil
 }
 
-// AuthStatus says that it is off.
+// AuthStatus tells whether it is on, to anybody.
 func (s authService) AuthStatus(ctx context.Context, _ *pb.AuthStatusRequest) (*pb.AuthStatusResponse, error) {
-	return &pb.AuthStatusResponse{Header: s.header(s.here(ctx)), AuthRevision: authRevision}, nil
-}
-
-// Authenticate gives no token. Clients that are configured with a password go on without one when they are told so.
-func (s authService) Authenticate(context.Context, *pb.AuthenticateRequest) (*pb.AuthenticateResponse, error) {
-	return nil, rpctypes.ErrGRPCAuthNotEnabled
-}
-
-// UserAdd would leave the state.
-func (s authService) UserAdd(_ context.Context, r *pb.AuthUserAddRequest) (*pb.AuthUserAddResponse, error) {
-	if r.Name == "" {
-		return nil, rpctypes.ErrGRPCUserEmpty
+	h, r, err := s.ask(ctx, kv.AuthStatus, "")
+	if err != nil {
+		return nil, err
 	}
-	return nil, errNoAccounts
+	return &pb.AuthStatusResponse{Header: h, Enabled: r.Succeeded, AuthRevision: uint64(r.Count)}, nil //nolint:gosec // a count
 }
 
-// UserGet finds nobody.
-func (s authService) UserGet(context.Context, *pb.AuthUserGetRequest) (*pb.AuthUserGetResponse, error) {
-	return nil, rpctypes.ErrGRPCUserNotFound
+// Authenticate gives a token for a password.
+func (s authService) Authenticate(ctx context.Context, r *pb.AuthenticateRequest) (*pb.AuthenticateResponse, error) {
+	page, err := s.read(ctx, false, kv.Authenticate{User: r.Name, Password: r.Password, From: callerAddress(ctx)})
+	if err != nil {
+		return nil, err
+	}
+	if len(page.Ops) != 1 || len(page.Ops[0].KVs) != 1 {
+		return nil, s.refusal(ctx, kv.Errorf(kv.Internal, "the answer with a token has another shape"))
+	}
+	return &pb.AuthenticateResponse{Header: s.header(page.Header), Token: string(page.Ops[0].KVs[0].Value)}, nil
 }
 
-// UserList is empty.
+// hash makes the hash of a new password, for those who may set one.
+func (s authService) hash(ctx context.Context, password string) ([]byte, error) {
+	if err := s.mayHave(ctx, kv.AuthRoot); err != nil {
+		return nil, err
+	}
+	h, err := s.opts.Hash(ctx, password)
+	if err != nil {
+		return nil, s.refusal(ctx, err)
+	}
+	return h, nil
+}
+
+// UserAdd makes a user. As in etcd an empty password is one, and a hash that is given is not looked at.
+func (s authService) UserAdd(ctx context.Context, r *pb.AuthUserAddRequest) (*pb.AuthUserAddResponse, error) {
+	op := kv.SetAuth{Do: kv.AuthAddUser, User: r.Name, NoPassword: r.Options.GetNoPassword()}
+	if !op.NoPassword {
+		var err error
+		if op.Secret, err = s.hash(ctx, r.Password); err != nil {
+			return nil, err
+		}
+	}
+	h, err := s.change(ctx, op)
+	if err != nil {
+		return nil, err
+	}
+	return &pb.AuthUserAddResponse{Header: h}, nil
+}
+
+// UserGet lists the roles of a user.
+func (s authService) UserGet(ctx context.Context, r *pb.AuthUserGetRequest) (*pb.AuthUserGetResponse, error) {
+	h, res, err := s.ask(ctx, kv.AuthUser, r.Name)
+	if err != nil {
+		return nil, err
+	}
+	return &pb.AuthUserGetResponse{Header: h, Roles: names(res.KVs)}, nil
+}
+
+// UserList lists users.
 func (s authService) UserList(ctx context.Context, _ *pb.AuthUserListRequest) (*pb.AuthUserListResponse, error) {
-	return &pb.AuthUserListResponse{Header: s.header(s.here(ctx))}, nil
-}
-
-// UserDelete finds nobody.
-func (s authService) UserDelete(context.Context, *pb.AuthUserDeleteRequest) (*pb.AuthUserDeleteResponse, error) {
-	return nil, rpctypes.ErrGRPCUserNotFound
-}
-
-// UserChangePassword finds nobody.
-func (s authService) UserChangePassword(context.Context, *pb.AuthUserChangePasswordRequest) (*pb.AuthUserChangePasswordResponse, error) {
-	return nil, rpctypes.ErrGRPCUserNotFound
-}
-
-// UserGrantRole finds nobody.
-func (s authService) UserGrantRole(context.Context, *pb.AuthUserGrantRoleRequest) (*pb.AuthUserGrantRoleResponse, error) {
-	return nil, rpctypes.ErrGRPCUserNotFound
-}
-
-// UserRevokeRole finds nobody.
-func (s authService) UserRevokeRole(context.Context, *pb.AuthUserRevokeRoleRequest) (*pb.AuthUserRevokeRoleResponse, error) {
-	return nil, rpctypes.ErrGRPCUserNotFound
-}
-
-// RoleAdd would leave the state.
-func (s authService) RoleAdd(_ context.Context, r *pb.AuthRoleAddRequest) (*pb.AuthRoleAddResponse, error) {
-	if r.Name == "" {
-		return nil, rpctypes.ErrGRPCRoleEmpty
+	h, res, err := s.ask(ctx, kv.AuthUsers, "")
+	if err != nil {
+		return nil, err
 	}
-	return nil, errNoAccounts
+	return &pb.AuthUserListResponse{Header: h, Users: names(res.KVs)}, nil
 }
 
-// RoleGet finds none.
-func (s authService) RoleGet(context.Context, *pb.AuthRoleGetRequest) (*pb.AuthRoleGetResponse, error) {
-	return nil, rpctypes.ErrGRPCRoleNotFound
+// UserDelete removes a user.
+func (s authService) UserDelete(ctx context.Context, r *pb.AuthUserDeleteRequest) (*pb.AuthUserDeleteResponse, error) {
+	h, err := s.change(ctx, kv.SetAuth{Do: kv.AuthDeleteUser, User: r.Name})
+	if err != nil {
+		return nil, err
+	}
+	return &pb.AuthUserDeleteResponse{Header: h}, nil
 }
 
-// RoleList is empty.
+// UserChangePassword gives a user another password. As in etcd an empty one is none: no password fits then.
+func (s authService) UserChangePassword(ctx context.Context, r *pb.AuthUserChangePasswordRequest) (*pb.AuthUserChangePasswordResponse, error) {
+	op := kv.SetAuth{Do: kv.AuthSetPassword, User: r.Name}
+	if r.Password != "" {
+		var err error
+		if op.Secret, err = s.hash(ctx, r.Password); err != nil {
+			return nil, err
+		}
+	}
+	h, err := s.change(ctx, op)
+	if err != nil {
+		return nil, err
+	}
+	return &pb.AuthUserChangePasswordResponse{Header: h}, nil
+}
+
+// UserGrantRole gives a user a role.
+func (s authService) UserGrantRole(ctx context.Context, r *pb.AuthUserGrantRoleRequest) (*pb.AuthUserGrantRoleResponse, error) {
+	h, err := s.change(ctx, kv.SetAuth{Do: kv.AuthGrantRole, User: r.User, Role: r.Role})
+	if err != nil {
+		return nil, err
+	}
+	return &pb.AuthUserGrantRoleResponse{Header: h}, nil
+}
+
+// UserRevokeRole takes it away.
+func (s authService) UserRevokeRole(ctx context.Context, r *pb.AuthUserRevokeRoleRequest) (*pb.AuthUserRevokeRoleResponse, error) {
+	h, err := s.change(ctx, kv.SetAuth{Do: kv.AuthRevokeRole, User: r.Name, Role: r.Role})
+	if err != nil {
+		return nil, err
+	}
+	return &pb.AuthUserRevokeRoleResponse{Header: h}, nil
+}
+
+// RoleAdd makes a role.
+func (s authService) RoleAdd(ctx context.Context, r *pb.AuthRoleAddRequest) (*pb.AuthRoleAddResponse, error) {
+	h, err := s.change(ctx, kv.SetAuth{Do: kv.AuthAddRole, Role: r.Name})
+	if err != nil {
+		return nil, err
+	}
+	return &pb.AuthRoleAddResponse{Header: h}, nil
+}
+
+// RoleGet lists the permissions of a role.
+func (s authService) RoleGet(ctx context.Context, r *pb.AuthRoleGetRequest) (*pb.AuthRoleGetResponse, error) {
+	h, res, err := s.ask(ctx, kv.AuthRole, r.Role)
+	if err != nil {
+		return nil, err
+	}
+	answer := &pb.AuthRoleGetResponse{Header: h}
+	for _, k := range res.KVs {
+		answer.Perm = append(answer.Perm, &authpb.Permission{PermType: authpb.Permission_Type(k.Version), Key: k.Key, RangeEnd: k.Value}) //nolint:gosec // three values
+	}
+	return answer, nil
+}
+
+// RoleList lists roles.
 func (s authService) RoleList(ctx context.Context, _ *pb.AuthRoleListRequest) (*pb.AuthRoleListResponse, error) {
-	return &pb.AuthRoleListResponse{Header: s.header(s.here(ctx))}, nil
+	h, res, err := s.ask(ctx, kv.AuthRoles, "")
+	if err != nil {
+		return nil, err
+	}
+	return &pb.AuthRoleListResponse{Header: h, Roles: names(res.KVs)}, nil
 }
 
-// RoleDelete finds none.
-func (s authService) RoleDelete(context.Context, *pb.AuthRoleDeleteRequest) (*pb.AuthRoleDeleteResponse, error) {
-	return nil, rpctypes.ErrGRPCRoleNotFound
+// RoleDelete removes a role, from those too who have it.
+func (s authService) RoleDelete(ctx context.Context, r *pb.AuthRoleDeleteRequest) (*pb.AuthRoleDeleteResponse, error) {
+	h, err := s.change(ctx, kv.SetAuth{Do: kv.AuthDeleteRole, Role: r.Role})
+	if err != nil {
+		return nil, err
+	}
+	return &pb.AuthRoleDeleteResponse{Header: h}, nil
 }
 
-// RoleGrantPermission finds no role, once what it asks for makes sense.
-func (s authService) RoleGrantPermission(_ context.Context, r *pb.AuthRoleGrantPermissionRequest) (*pb.AuthRoleGrantPermissionResponse, error) {
-	if r.Perm == nil {
+// RoleGrantPermission gives a role a range of keys.
+func (s authService) RoleGrantPermission(ctx context.Context, r *pb.AuthRoleGrantPermissionRequest) (*pb.AuthRoleGrantPermissionResponse, error) {
+	_, known := authpb.Permission_Type_name[int32(r.Perm.GetPermType())]
+	if r.Perm == nil || !known {
+		if err := s.mayHave(ctx, kv.AuthRoot); err != nil {
+			return nil, err
+		}
 		return nil, rpctypes.ErrGRPCPermissionNotGiven
 	}
-	if !isRange(r.Perm.Key, r.Perm.RangeEnd) {
-		return nil, rpctypes.ErrGRPCInvalidAuthMgmt
+	op := kv.SetAuth{Do: kv.AuthGrantPermission, Role: r.Name, Key: r.Perm.Key, End: r.Perm.RangeEnd, Permission: kv.Permission(r.Perm.PermType)} //nolint:gosec // three values
+	h, err := s.change(ctx, op)
+	if err != nil {
+		return nil, err
 	}
-	return nil, rpctypes.ErrGRPCRoleNotFound
+	return &pb.AuthRoleGrantPermissionResponse{Header: h}, nil
 }
 
-// isRange reports whether a permission on it could ever hold a key.
-func isRange(key, end []byte) bool {
-	if len(key) == 0 {
-		return false
+// RoleRevokePermission takes it away.
+func (s authService) RoleRevokePermission(ctx context.Context, r *pb.AuthRoleRevokePermissionRequest) (*pb.AuthRoleRevokePermissionResponse, error) {
+	h, err := s.change(ctx, kv.SetAuth{Do: kv.AuthRevokePermission, Role: r.Role, Key: r.Key, End: r.RangeEnd})
+	if err != nil {
+		return nil, err
 	}
-	return len(end) == 0 || bytes.Equal(end, kv.FromKey()) || bytes.Compare(key, end) < 0
+	return &pb.AuthRoleRevokePermissionResponse{Header: h}, nil
 }
 
-// RoleRevokePermission finds none.
-func (s authService) RoleRevokePermission(context.Context, *pb.AuthRoleRevokePermissionRequest) (*pb.AuthRoleRevokePermissionResponse, error) {
-	return nil, rpctypes.ErrGRPCRoleNotFound
+// callerAddress is where a client is, for slowing down who guesses.
+func callerAddress(ctx context.Context) string {
+	caller, ok := api.CallerFrom(ctx)
+	if !ok {
+		return ""
+	}
+	return caller.Device()
 }

@@ -22,6 +22,11 @@ var etcdErrors = []error{
 	rpctypes.ErrGRPCLeaseTTLTooLarge, rpctypes.ErrGRPCRequestTooLarge, rpctypes.ErrGRPCRequestTooManyRequests,
 	rpctypes.ErrGRPCPermissionDenied, rpctypes.ErrGRPCInvalidAuthToken, rpctypes.ErrGRPCNoLeader, rpctypes.ErrGRPCStopped,
 	rpctypes.ErrGRPCTimeout, rpctypes.ErrGRPCCorrupt,
+	rpctypes.ErrGRPCAuthNotEnabled, rpctypes.ErrGRPCAuthOldRevision, rpctypes.ErrGRPCAuthFailed, rpctypes.ErrGRPCInvalidAuthMgmt,
+	rpctypes.ErrGRPCUserEmpty, rpctypes.ErrGRPCUserNotFound, rpctypes.ErrGRPCUserAlreadyExist, rpctypes.ErrGRPCRoleEmpty,
+	rpctypes.ErrGRPCRoleNotFound, rpctypes.ErrGRPCRoleAlreadyExist, rpctypes.ErrGRPCRoleNotGranted,
+	rpctypes.ErrGRPCPermissionNotGiven, rpctypes.ErrGRPCPermissionNotGranted, rpctypes.ErrGRPCRootUserNotExist,
+	rpctypes.ErrGRPCRootRoleNotExist,
 }
 
 func TestTextsThatAreOursSayWhatWasWrong(t *testing.T) {

@@ -46,6 +46,9 @@ type Options struct {
 	// Audit hears of calls that change the node, the cluster or who may do what, once they have ended; nil: nobody does.
 	Audit func(ctx context.Context, call, outcome string)
 
+	// Hash makes the hash of a new password; nil: users cannot be given one here.
+	Hash func(ctx context.Context, password string) ([]byte, error)
+
 	Log     *slog.Logger          // nil: discarded
 	Metrics prometheus.Registerer // nil: not counted. New panics if another Server has registered there
 
@@ -73,6 +76,7 @@ type Server struct {
 	health  *health.Server
 	metrics *metrics
 	leaders *leaders
+	shared  sharedEvents // of all watches
 
 	receivers sync.WaitGroup // goroutines that end when their call has
 
@@ -89,6 +93,12 @@ func New(o Options) *Server {
 	o.TxnOpsMax = cmp.Or(o.TxnOpsMax, txnOpsMax)
 	o.WatchesMax = cmp.Or(o.WatchesMax, watchesMax)
 	o.BodyTimeout = cmp.Or(o.BodyTimeout, bodyTimeout)
+	if o.Hash == nil {
+		o.Hash = func(context.Context, string) ([]byte, error) {
+			return nil, kv.Errorf(kv.Unsupported, "this node does not take passwords")
+		}
+	}
+	o.Backend = api.Signed(o.Backend)
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}

@@ -38,7 +38,7 @@ func (s *Server) read(ctx context.Context, serializable bool, ops ...kv.Op) (kv.
 // here is a header for an answer that no part of the Backend gave. A node that cannot tell where it stands leaves it
 // empty.
 func (s *Server) here(ctx context.Context) kv.Header {
-	page, err := s.opts.Backend.Read(ctx, kv.Query{MaxAge: kv.Unlimited, Ops: []kv.Op{kv.Range{Key: []byte{0}, CountOnly: true}}})
+	page, err := s.opts.Backend.Read(ctx, kv.Query{MaxAge: kv.Unlimited})
 	if err != nil {
 		return kv.Header{}
 	}

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"holdfast/api"
+	"holdfast/kv"
 )
 
 // unary is around every call that has one request and one answer.
@@ -31,8 +32,11 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 		m.end(status.Code(err))
 		s.note(ctx, info.FullMethod, req, err)
 	}()
-	ctx = s.withCaller(ctx)
 	if _, err := s.admit(ctx); err != nil {
+		return nil, err
+	}
+	ctx = s.named(ctx)
+	if err := s.allowed(ctx, info.FullMethod); err != nil {
 		return nil, err
 	}
 	return handler(ctx, req)
@@ -43,18 +47,22 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
 	m := s.metrics.methods[info.FullMethod]
 	m.started.Add(1)
+	ctx := s.named(ss.Context())
 	defer func() {
 		if v := recover(); v != nil {
 			err = s.panicked(info.FullMethod, v)
 		}
 		m.end(status.Code(err))
-		s.note(s.withCaller(ss.Context()), info.FullMethod, nil, err)
+		s.note(ctx, info.FullMethod, nil, err)
 	}()
-	needsLeader, err := s.admit(ss.Context())
+	needsLeader, err := s.admit(ctx)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancelCause(s.withCaller(ss.Context()))
+	if err := s.allowed(ctx, info.FullMethod); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(s.stopping, func() { cancel(errStopped) })()
 	if needsLeader {
@@ -103,6 +111,60 @@ func (s *Server) note(ctx context.Context, method string, req any, err error) {
 	if caller, _ := api.CallerFrom(ctx); err == nil || caller.Admin {
 		s.opts.Audit(ctx, method, status.Code(err).String())
 	}
+}
+
+// named is the context of a call with all in it that is known of who makes it: its Caller, and the token that it shows, as
+// etcd's clients do, or through the gateway as HTTP does.
+func (s *Server) named(ctx context.Context) context.Context {
+	ctx = s.withCaller(ctx)
+	for _, name := range [2]string{rpctypes.TokenFieldNameGRPC, rpctypes.TokenFieldNameSwagger} {
+		if shown := metadata.ValueFromIncomingContext(ctx, name); len(shown) > 0 {
+			return api.WithToken(ctx, shown[0])
+		}
+	}
+	return ctx
+}
+
+// rights are what it takes to make a call that is about the node or the cluster as a whole, as in etcd: with
+// authentication on, everything that changes something there is for root.
+var rights = map[string]kv.AuthPart{
+	pb.Maintenance_Defragment_FullMethodName: kv.AuthRoot,
+	pb.Maintenance_Snapshot_FullMethodName:   kv.AuthRoot,
+	pb.Maintenance_Hash_FullMethodName:       kv.AuthRoot,
+	pb.Maintenance_HashKV_FullMethodName:     kv.AuthRoot,
+	pb.Maintenance_MoveLeader_FullMethodName: kv.AuthRoot,
+	pb.Maintenance_Downgrade_FullMethodName:  kv.AuthRoot,
+	pb.Maintenance_Status_FullMethodName:     kv.AuthSomeone,
+	pb.Maintenance_Alarm_FullMethodName:      kv.AuthSomeone, // what is not GET asks for more itself
+	pb.Cluster_MemberAdd_FullMethodName:      kv.AuthRoot,
+	pb.Cluster_MemberRemove_FullMethodName:   kv.AuthRoot,
+	pb.Cluster_MemberUpdate_FullMethodName:   kv.AuthRoot,
+	pb.Cluster_MemberPromote_FullMethodName:  kv.AuthRoot,
+	pb.Cluster_MemberList_FullMethodName:     kv.AuthSomeone,
+}
+
+// allowed refuses a call that takes more than who makes it has.
+func (s *Server) allowed(ctx context.Context, method string) error {
+	part, asks := rights[method]
+	if !asks {
+		return nil
+	}
+	return s.mayHave(ctx, part)
+}
+
+func (s *Server) mayHave(ctx context.Context, part kv.AuthPart) error {
+	ask := api.Allowed
+	if part == kv.AuthSomeone {
+		ask = api.AllowedHere
+	}
+	err := ask(ctx, s.opts.Backend, part)
+	switch code := kv.CodeOf(err); {
+	case code == kv.OK:
+		return nil
+	case part == kv.AuthSomeone && (code == kv.NotCached || code == kv.NoLeader || code == kv.UpstreamUnavailable):
+		return nil // a proxy has no policy, nor has a member that still replays: they say how they are all the same
+	}
+	return s.refusal(ctx, err)
 }
 
 // panicked keeps a fault in one call from ending the node.

@@ -143,6 +143,9 @@ func (l *leased) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var result kv.OpResult
+	if len(q.Ops) == 0 {
+		return l.Memory.Read(ctx, q)
+	}
 	switch op := q.Ops[0].(type) {
 	case kv.LeaseTTL:
 		result = l.ttl(op)

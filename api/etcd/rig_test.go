@@ -39,6 +39,7 @@ func openRig(t *testing.T, change func(*Options)) *rig {
 	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
 	n.ctx = ctx
 	o := Options{Backend: n.backend, Reporter: healthy{}, Admin: func() api.Admin { return n.admin }, Name: "box"}
+	withPolicy(&o)
 	if change != nil {
 		change(&o)
 	}

@@ -249,9 +249,9 @@ func (w *watchStream) wake() {
 	w.changed.Broadcast()
 }
 
-// send sends one message.
-func (w *watchStream) send(r *pb.WatchResponse) error {
+// send sends one message: a WatchResponse, or one that is encoded.
+func (w *watchStream) send(m any) error {
 	w.sending.Lock()
 	defer w.sending.Unlock()
-	return w.stream.Send(r)
+	return w.stream.SendMsg(m)
 }

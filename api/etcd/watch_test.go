@@ -528,7 +528,7 @@ func TestWatchThatTheBackendRefuses(t *testing.T) {
 	}}})
 	w := n.open(t)
 	w.create(&pb.WatchCreateRequest{Key: []byte("a")})
-	w.refused("etcdserver: permission denied")
+	w.refused("rpc error: code = PermissionDenied desc = etcdserver: permission denied") // as etcd has it
 }
 
 func TestFragmentsFit(t *testing.T) {

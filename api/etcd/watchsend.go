@@ -3,8 +3,11 @@ package etcd
 import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"holdfast/api"
 	"holdfast/kv"
 )
 
@@ -60,6 +63,11 @@ func reason(e *kv.Error) string {
 	if e == nil {
 		return ""
 	}
+	switch e.Code {
+	case kv.PermissionDenied, kv.Unauthenticated, kv.UserEmpty, kv.AuthOldRevision:
+		// etcd has the whole of the error here, and its clients tell by that whether to come again with another token.
+		return status.Error(codes.Code(api.FaceOf(e.Code).GRPC), text(e)).Error()
+	}
 	return text(e)
 }
 
@@ -69,7 +77,11 @@ func (w *watchStream) sendEvents(b kv.Batch) error {
 	one := w.watches[b.WatchID]
 	fragment := one != nil && one.fragment
 	w.mu.Unlock()
-	r := &pb.WatchResponse{Header: w.header(b.Header), WatchId: b.WatchID, Events: events(b.Events)}
+	header := w.header(b.Header)
+	if !fragment && shareable(b.Events) {
+		return w.send(w.shared.share(header, b.WatchID, b.Events))
+	}
+	r := &pb.WatchResponse{Header: header, WatchId: b.WatchID, Events: events(b.Events)}
 	if !fragment || len(r.Events) < 2 || proto.Size(r) < w.messageMax() {
 		return w.send(r)
 	}

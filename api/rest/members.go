@@ -169,7 +169,7 @@ func memberNamed(replicas []kv.Replica, name string) (found kv.Replica, err erro
 func (h *Handler) replica(r *http.Request, allowed bool) (api.Admin, error) {
 	if !allowed {
 		return nil, &refusal{status: http.StatusNotFound, code: "administration-only", title: "Administration only",
-			detail: "members are removed, and their number set, on the administration socket of a node only: use agent members on its machine, or curl --unix-socket with the path in the setting socket"}
+			detail: "members are removed, and their number set, on the administration socket of a node only: use agent members on its machine, or curl --unix-socket with the path in the setting socket; with authentication on (agent auth) the user root may do it over the network too"}
 	}
 	p, err := parseParams(r.URL.RawQuery)
 	if err == nil {

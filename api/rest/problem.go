@@ -53,6 +53,9 @@ func errNotAcceptable() error {
 		detail: "a watch comes as text/event-stream or application/x-ndjson; Accept allows neither"}
 }
 
+// challenges are how a client can say who it is.
+var challenges = []string{`Bearer realm="holdfast"`, `Basic realm="holdfast", charset="UTF-8"`}
+
 // clientGone is what is counted for a request whose client has left before the answer; nobody reads it.
 const clientGone = 499
 
@@ -74,6 +77,9 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, err error) int 
 	}
 	if p.retryAfter > 0 {
 		header.Set("Retry-After", strconv.FormatInt(wholeSeconds(p.retryAfter), 10))
+	}
+	if p.status == http.StatusUnauthorized {
+		header["Www-Authenticate"] = challenges
 	}
 	header["Content-Type"] = typeProblem
 	header["X-Content-Type-Options"] = nosniff

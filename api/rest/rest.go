@@ -110,6 +110,7 @@ func New(o Options) *Handler {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	o.Backend = api.Signed(o.Backend)
 	h := &Handler{opts: o, origins: newOrigins(o.Origins)}
 	h.metrics = newMetrics(o.Metrics, &h.watches, &h.batches)
 	h.stopping, h.stop = context.WithCancel(context.Background())
@@ -134,6 +135,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.handle(w
 
 // handle serves a request on a listener that is for administration, or is not.
 func (h *Handler) handle(w http.ResponseWriter, r *http.Request, admin bool) {
+	if shown := r.Header.Get("Authorization"); shown != "" {
+		r = r.WithContext(api.WithToken(r.Context(), shown))
+	}
 	h.metrics.inFlight.Add(1)
 	defer h.metrics.inFlight.Add(-1)
 	if r.ContentLength != 0 {
@@ -167,8 +171,12 @@ const (
 // serve answers a request and returns the status it has sent, or an error if it has sent nothing yet.
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, admin bool) (int, error) {
 	to, name := route(r.URL)
-	if preflight, err := h.origins.admit(w, r); preflight || err != nil {
+	preflight, err := h.origins.admit(w, r)
+	if preflight || err != nil {
 		return http.StatusNoContent, err
+	}
+	if admin, err = h.judge(r, to, admin); err != nil {
+		return 0, err
 	}
 	switch to {
 	case toKey:

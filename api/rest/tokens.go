@@ -95,7 +95,7 @@ func administered(there bool, what, command string) error {
 		return nil
 	}
 	return &refusal{status: http.StatusNotFound, code: "administration-only", title: "Administration only",
-		detail: what + " served on the administration socket of a node only: use " + command + " on its machine, or curl --unix-socket with the path in the setting socket"}
+		detail: what + " served on the administration socket of a node only: use " + command + " on its machine, or curl --unix-socket with the path in the setting socket; with authentication on (agent auth) the user root may do it over the network too"}
 }
 
 func (h *Handler) createToken(w http.ResponseWriter, r *http.Request, tokens api.Tokens) (int, error) {

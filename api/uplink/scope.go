@@ -2,6 +2,7 @@ package uplink
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 
 	"holdfast/kv"
@@ -61,6 +62,13 @@ func opInScope(op kv.Op, peer Peer) *kv.Error {
 		return originInScope(op.Origin, peer)
 	case kv.Skip, kv.LeaseGrant, kv.LeaseKeepAlive, kv.LeaseTTL, kv.LeaseList, kv.LeaseRevoke, kv.Compact, kv.Alarms:
 		return nil // name no key; see lease.go. Whether this peer may is for authorisation
+	case kv.ReadAuth, kv.Authenticate:
+		return nil // the policy says who may ask
+	case kv.SetAuth, kv.SetDevice, kv.SetScope:
+		if slices.Contains(peer.Scope, "") {
+			return nil // likewise
+		}
+		return kv.Errorf(kv.PermissionDenied, "node %s may touch a part of the keys only, and so not say who may do what", peer.Node)
 	case kv.Records:
 		if string(op.Prefix) == membersRecord {
 			return nil

@@ -246,24 +246,27 @@ Usage:
   agent [command]
 
 Available Commands:
-  cert          Show and renew this node's certificate, and replace the cluster's CA
-  completion    Generate the autocompletion script for the specified shell
-  config        Write, check and show the configuration
-  demote        Make a member a proxy
-  help          Help about any command
-  kv            Read, write and watch keys
-  leave         Take this node out of its cluster
-  members       List the members of the cluster, add and remove them
-  nodes         List the members and proxies of the cluster, and shut one out
-  prepare-image Take the identity out of a data directory, so that an image of this machine can be copied
-  promote       Make a proxy a member
-  queue         Look at the writes that wait for the cluster
-  recover       Make a cluster of one of a member whose cluster has lost its quorum for good
-  run           Run a node; the default
-  snapshot      Take, verify and restore backups
-  status        Show how the agent is doing
-  token         Make and end the tokens with which other nodes join
-  version       Print the version
+  cert           Show and renew this node's certificate, and replace the cluster's CA
+  check          Look for what is wrong with this machine and its agent, and say what to do about it
+  completion     Generate the autocompletion script for the specified shell
+  config         Write, check and show the configuration
+  demote         Make a member a proxy
+  help           Help about any command
+  kv             Read, write and watch keys
+  leave          Take this node out of its cluster
+  man            Print the manual page, or write all of them into a folder
+  members        List the members of the cluster, add and remove them
+  nodes          List the members and proxies of the cluster, and shut one out
+  prepare-image  Take the identity out of a data directory, so that an image of this machine can be copied
+  promote        Make a proxy a member
+  queue          Look at the writes that wait for the cluster
+  recover        Make a cluster of one of a member whose cluster has lost its quorum for good
+  run            Run a node; the default
+  snapshot       Take, verify and restore backups
+  status         Show how the agent is doing
+  support-bundle Collect what somebody who helps from afar needs, without secrets
+  token          Make and end the tokens with which other nodes join
+  version        Print the version
 
 Flags:
       --audit-file text`

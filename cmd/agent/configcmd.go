@@ -76,8 +76,17 @@ func (p *program) configCheckCommand() *cobra.Command {
 		Use:   "check [flags]",
 		Short: "Find everything wrong with the configuration, without starting anything",
 	})
+	pid := 0
+	cmd.Flags().IntVar(&pid, "pid", 0, "check with the flags and variables of the agent that runs as this process, as before an upgrade")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		loaded, err := p.load(cmd)
+		sources := p.sources(cmd.Flags())
+		if pid != 0 {
+			var err error
+			if sources, err = p.sourcesOf(pid); err != nil {
+				return err
+			}
+		}
+		loaded, err := p.loadFrom(sources)
 		if err != nil {
 			return err
 		}
@@ -121,7 +130,11 @@ func (p *program) configShowCommand() *cobra.Command {
 
 // load loads the settings as `agent run` with the same flags would, and notes the warnings.
 func (p *program) load(cmd *cobra.Command) (config.Loaded, error) {
-	loaded, err := config.Load(p.sources(cmd.Flags()))
+	return p.loadFrom(p.sources(cmd.Flags()))
+}
+
+func (p *program) loadFrom(sources config.Sources) (config.Loaded, error) {
+	loaded, err := config.Load(sources)
 	for _, w := range loaded.Warnings {
 		p.note("%s", w)
 	}

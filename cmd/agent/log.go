@@ -10,18 +10,30 @@ import (
 	"time"
 
 	"holdfast/config"
+	"holdfast/internal/journald"
 )
 
 // newLog returns the log of an agent in the form that the configuration and the surroundings ask for.
 func (p *program) newLog(cfg config.Config, level *slog.LevelVar) *slog.Logger {
+	return slog.New(journald.Thin(p.logHandler(logFormat(cfg.LogFormat, p.env, p.stderr), level)))
+}
+
+func (p *program) logHandler(format string, level *slog.LevelVar) slog.Handler {
 	options := &slog.HandlerOptions{Level: level}
-	switch logFormat(cfg.LogFormat, p.env, p.stderr) {
+	switch format {
 	case "journal":
-		return slog.New(newJournalHandler(p.stderr, level))
+		lines := newJournalHandler(p.stderr, level)
+		if !journalReads(p.env, p.stderr) {
+			return lines
+		}
+		if fields, err := journald.New(p.journal, level, lines); err == nil {
+			return fields
+		}
+		return lines // no such socket in this container: systemd reads standard error
 	case "text":
-		return slog.New(slog.NewTextHandler(p.stderr, options))
+		return slog.NewTextHandler(p.stderr, options)
 	default:
-		return slog.New(slog.NewJSONHandler(p.stderr, options))
+		return slog.NewJSONHandler(p.stderr, options)
 	}
 }
 
@@ -69,7 +81,7 @@ func isTerminal(out io.Writer) bool {
 	return err != nil || !os.SameFile(info, null)
 }
 
-// journalHandler writes lines for systemd's journal: the priority in front as sd-daemon(3) has it, no time and no level,
+// journalHandler writes lines for systemd's journal, where its socket cannot be had: the priority in front as sd-daemon(3) has it, no time and no level,
 // which the journal keeps itself.
 type journalHandler struct {
 	text slog.Handler // writes to buf

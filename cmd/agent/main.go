@@ -14,6 +14,7 @@ import (
 
 	"holdfast/agent"
 	"holdfast/config"
+	"holdfast/internal/journald"
 )
 
 func main() {
@@ -27,6 +28,8 @@ func Main(ctx context.Context, args, env []string, stdin io.Reader, stdout, stde
 		args: args, env: env, stdin: stdin, stdout: stdout, stderr: stderr,
 		configDir: config.DefaultDir,
 		systemDir: systemSocketDir,
+		procDir:   "/proc",
+		journal:   journald.Socket,
 		signals:   osSignals,
 		start: func(ctx context.Context, cfg config.Config, o agent.Options) (node, error) {
 			return agent.Start(ctx, cfg, o)
@@ -47,6 +50,8 @@ type program struct {
 	stderr io.Writer
 
 	configDir string // where configuration files are looked for
+	journal   string // socket of systemd's journal
+	procDir   string // where the processes are
 	systemDir string // where the socket of an installed agent is
 	signals   func(...os.Signal) (received <-chan os.Signal, stop func())
 	start     func(context.Context, config.Config, agent.Options) (node, error)

@@ -65,7 +65,7 @@ func (w *world) run(args ...string) int {
 	w.stderr.reset()
 	p := &program{
 		args: args, env: w.env, stdin: strings.NewReader(w.stdin), stdout: w.stdout, stderr: w.stderr,
-		configDir: w.path("etc"), systemDir: w.path("run"),
+		configDir: w.path("etc"), systemDir: w.path("run"), procDir: w.path("proc"),
 		signals: func(...os.Signal) (<-chan os.Signal, func()) { return w.send, func() {} },
 		start:   w.start,
 	}

@@ -60,6 +60,9 @@ func (p *program) run(cmd *cobra.Command, _ []string) error {
 	if err != nil {
 		return &exitError{exitConfig, err}
 	}
+	if limit := gcpace.Bound(); limit > 0 {
+		log.Info("memory is limited", "go_bytes", limit)
+	}
 	defer paceCollector(cmd.Context())()
 	n, err := p.start(cmd.Context(), loaded.Config, agent.Options{
 		Log: log, LogLevel: level, Getenv: p.getenv, Version: buildOf().Version,

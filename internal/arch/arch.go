@@ -38,11 +38,15 @@ var ours = []rule{
 	// what a node is, seen by its servers; the servers know a node by that and nothing else
 	{"api", []string{"kv", "internal/wire"}},
 	{"api/apitest", []string{"kv", "api", "internal/wire"}},
+	{"api/etcd", []string{"kv", "api", "auth", "internal/wire"}},
 	{"api/...", []string{"kv", "api", "internal/wire"}},
 
+	// who may do what
+	{"auth", []string{"kv", "internal/wire"}},
+
 	// nodes and what stands in front of them; they fit api.Backend by shape and never import api or each other
-	{"mvcc", []string{"kv", "internal/wire"}},
-	{"member", []string{"kv", "internal/wire", "mvcc", "member/nodehost"}},
+	{"mvcc", []string{"kv", "internal/wire", "auth"}},
+	{"member", []string{"kv", "internal/wire", "auth", "mvcc", "member/nodehost"}},
 	{"member/...", []string{"kv", "internal/wire", "mvcc", "member/...", "transport/courier"}},
 	{"proxy/cache", []string{"kv", "internal/wire", "mvcc"}},
 	{"proxy", []string{"kv", "internal/wire", "proxy/cache"}},
@@ -65,18 +69,20 @@ var ours = []rule{
 	{"internal/sniff", nil},
 	{"internal/servertls", nil},
 	{"internal/gcpace", nil},
+	{"internal/journald", nil},
 	{"internal/arch", nil},
 	{"systemd", nil},
 	{"packaging", nil},
+	{"packaging/sbom", nil},
 
 	// who puts them together; only agent and cmd read config
-	{"agent", []string{"kv", "internal/wire", "internal/failpoint", "internal/pivot", "internal/service", "internal/bridge", "internal/sniff", "internal/servertls", "internal/tracing", "config", "api/...", "mvcc", "member/...", "proxy/...",
+	{"agent", []string{"kv", "auth", "internal/wire", "internal/failpoint", "internal/pivot", "internal/service", "internal/bridge", "internal/sniff", "internal/servertls", "internal/tracing", "config", "api/...", "mvcc", "member/...", "proxy/...",
 		"queue", "client", "enroll", "transport", "transport/courier"}},
 	{"examples/...", []string{"kv", "config", "agent"}},
-	{"cmd/...", []string{"kv", "internal/wire", "internal/failpoint", "internal/gcpace", "config", "api", "agent", "client", "cmd/..."}},
+	{"cmd/...", []string{"kv", "internal/wire", "internal/failpoint", "internal/gcpace", "internal/journald", "config", "api", "agent", "client", "cmd/..."}},
 
 	// harnesses may know everything but main
-	{"test/...", []string{"kv", "api/...", "mvcc", "member/...", "proxy/...", "queue", "client", "transport", "config",
+	{"test/...", []string{"kv", "auth", "api/...", "mvcc", "member/...", "proxy/...", "queue", "client", "transport", "config",
 		"agent", "internal/...", "test/..."}},
 }
 
@@ -106,6 +112,7 @@ var libraries = []library{
 	{path: "google.golang.org/grpc", homes: []string{"api/etcd"}, tests: []string{"test/...", "agent"}},
 	{path: "google.golang.org/protobuf", homes: []string{"api/etcd"}, tests: []string{"test/..."}},
 	{path: "github.com/grpc-ecosystem/grpc-gateway/v2", homes: []string{"api/etcd"}},
+	{path: "golang.org/x/crypto/bcrypt", homes: []string{"auth"}},
 	{path: "golang.org/x/net", homes: []string{"internal/sniff"}, tests: []string{"test/e2e"}}, // to flood with frames
 	// of etcd's server the messages of two services, and nothing that would bring the server itself
 	{path: "go.etcd.io/etcd/server/v3/etcdserver/api/v3lock/v3lockpb", homes: []string{"api/etcd"}, tests: []string{"test/...", "agent"}},

@@ -82,7 +82,9 @@ func checkOp(op kv.Op, depth int) error {
 	case kv.Each, kv.Skip:
 		return kv.Errorf(kv.Invalid, "an op of type %T has to be the only one of its command", op)
 	case kv.Put, kv.Delete, kv.Compact, kv.LeaderTerm, kv.OpenEpoch, kv.OpenQueue, kv.SetRecord, kv.Records, kv.LeaseGrant, kv.LeaseRevoke,
-		kv.LeaseKeepAlive, kv.LeaseTTL, kv.LeaseList, kv.Alarms, kv.SetFeature, kv.Audit:
+		kv.LeaseKeepAlive, kv.LeaseTTL, kv.LeaseList, kv.Alarms, kv.SetFeature, kv.Audit, kv.Authenticate:
+	case kv.SetAuth, kv.SetDevice, kv.SetScope, kv.ReadAuth:
+		return checkAuthOp(op)
 	default:
 		return kv.Errorf(kv.Invalid, "an op of type %T is not known", op)
 	}

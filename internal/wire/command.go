@@ -11,7 +11,8 @@ const (
 	commandSeq byte = 1 << iota
 	commandKey
 	commandBy
-	commandFlags = commandSeq | commandKey | commandBy
+	commandToken // what the client has shown; on its way up an uplink only
+	commandFlags = commandSeq | commandKey | commandBy | commandToken
 )
 
 // AppendCommand appends the encoding of c to dst. It panics on a command that CheckCommand refuses for an op that is
@@ -21,8 +22,9 @@ func AppendCommand(dst []byte, c kv.Command) []byte {
 }
 
 func appendCommandBody(dst []byte, c *kv.Command) []byte {
-	hasSeq, hasKey, hasBy := c.ID.Seq != kv.Seq{}, c.ID.Key != [16]byte{}, c.By != kv.By{}
-	dst = append(dst, bit(hasSeq, commandSeq)|bit(hasKey, commandKey)|bit(hasBy, commandBy))
+	hasSeq, hasKey, hasBy := c.ID.Seq != kv.Seq{}, c.ID.Key != [16]byte{}, c.By.Named() != kv.By{}
+	hasToken := c.By.Token != ""
+	dst = append(dst, bit(hasSeq, commandSeq)|bit(hasKey, commandKey)|bit(hasBy, commandBy)|bit(hasToken, commandToken))
 	if hasSeq {
 		dst = appendSeq(dst, c.ID.Seq)
 	}
@@ -31,6 +33,9 @@ func appendCommandBody(dst []byte, c *kv.Command) []byte {
 	}
 	if hasBy {
 		dst = appendBy(dst, c.By)
+	}
+	if hasToken {
+		dst = appendBytes(dst, c.By.Token)
 	}
 	dst = appendList(dst, c.Guards, appendGuard)
 	return appendList(dst, c.Ops, appendOp)
@@ -51,6 +56,9 @@ func command(r *reader) (c kv.Command) {
 	}
 	if f&commandBy != 0 {
 		c.By = by(r)
+	}
+	if f&commandToken != 0 {
+		c.By.Token = token(r)
 	}
 	c.Guards = list(r, 7, "guards", guard)
 	c.Ops = list(r, 1, "ops", op)
@@ -88,6 +96,13 @@ func by(r *reader) (b kv.By) {
 	b.Node = string(r.bytes("node"))
 	r.present(b == kv.By{}, "principal")
 	return b
+}
+
+// token reads the optional Token of a By, which a message has apart from it.
+func token(r *reader) string {
+	t := string(r.bytes("token"))
+	r.present(t == "", "token")
+	return t
 }
 
 const guardOr byte = 1

@@ -59,7 +59,7 @@ func genSeq(t *rapid.T) (s kv.Seq) {
 
 func genBy(t *rapid.T) (b kv.By) {
 	if genBool(t) {
-		b = kv.By{Principal: genString(t), AuthRevision: genUint(t), Node: genString(t)}
+		b = kv.By{Principal: genString(t), AuthRevision: genUint(t), Node: genString(t), Token: genString(t)}
 	}
 	return b
 }
@@ -73,9 +73,9 @@ func genGuard(t *rapid.T) kv.Guard { return kv.Guard{Compare: genCompare(t), Or:
 
 func genOp(depth int) *rapid.Generator[kv.Op] {
 	return rapid.Custom(func(t *rapid.T) kv.Op {
-		last := 19
+		last := 24
 		if depth >= 3 {
-			last = 18
+			last = 23
 		}
 		switch rapid.IntRange(1, last).Draw(t, "op") {
 		case 1:
@@ -127,11 +127,39 @@ func genOp(depth int) *rapid.Generator[kv.Op] {
 			return kv.SetFeature{Level: genUint(t)}
 		case 18:
 			return kv.Audit{Term: genUint(t), Revision: genInt(t), Compact: genInt(t), Sum: draw(t, rapid.Uint32())}
+		case 19:
+			return kv.SetAuth{Do: genEnum(t, kv.AuthChanges-1), User: genString(t), Role: genString(t), Key: draw(t, genBytes()), End: draw(t, genBytes()),
+				Permission: genEnum(t, kv.PermitReadWrite), NoPassword: genBool(t), Secret: draw(t, genBytes())}
+		case 20:
+			return kv.SetDevice{ID: genString(t), Device: maybe(t, genDevice)}
+		case 21:
+			return kv.SetScope{Node: genString(t), Scope: maybe(t, genScope)}
+		case 22:
+			return kv.ReadAuth{What: genEnum(t, kv.AuthParts-1), Name: genString(t)}
+		case 23:
+			return kv.Authenticate{User: genString(t), Password: genString(t), From: genString(t)}
 		default:
 			return kv.Txn{Compares: genList(t, 3, rapid.Custom(genCompare), "compares"),
 				Then: genList(t, 3, genOp(depth+1), "then"), Else: genList(t, 3, genOp(depth+1), "else")}
 		}
 	})
+}
+
+func genDevice(t *rapid.T) kv.Device {
+	d := kv.Device{Name: genString(t), Verbs: genEnum(t, kv.VerbsAll), Prefixes: genList(t, 3, rapid.Custom(genString), "prefixes"),
+		Expires: genInt(t), Rate: draw(t, rapid.Uint32()), Share: draw(t, rapid.Uint32())}
+	copy(d.Hash[:], rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "hash"))
+	return d
+}
+
+func genScope(t *rapid.T) (s kv.NodeScope) {
+	if genBool(t) {
+		s.Roles = append([]string{}, genList(t, 3, rapid.Custom(genString), "roles")...)
+	}
+	if genBool(t) {
+		s.Prefixes = append([]string{}, genList(t, 3, rapid.Custom(genString), "prefixes")...)
+	}
+	return s
 }
 
 func genCommand(t *rapid.T) kv.Command {

@@ -31,6 +31,11 @@ const (
 	tagAlarms
 	tagSetFeature
 	tagAudit
+	tagSetAuth
+	tagSetDevice
+	tagSetScope
+	tagReadAuth
+	tagAuthenticate
 	tagEnd // one beyond the last
 )
 
@@ -123,6 +128,8 @@ func appendOp(dst []byte, o *kv.Op) []byte {
 	case kv.Audit:
 		dst = appendFixed64(append(dst, byte(tagAudit)), o.Term)
 		return appendUint(appendInt(appendInt(dst, o.Revision), o.Compact), uint64(o.Sum))
+	case kv.SetAuth, kv.SetDevice, kv.SetScope, kv.ReadAuth, kv.Authenticate:
+		return appendAuthOp(dst, o)
 	default:
 		panic(fmt.Sprintf("wire: an op is a %T, which has no tag", o))
 	}
@@ -198,6 +205,8 @@ func op(r *reader) kv.Op {
 		return kv.SetFeature{Level: r.uint("feature level")}
 	case tagAudit:
 		return kv.Audit{Term: r.fixed64("term"), Revision: r.int("revision"), Compact: r.int("compact revision"), Sum: r.uint32("sum")}
+	case tagSetAuth, tagSetDevice, tagSetScope, tagReadAuth, tagAuthenticate:
+		return authOp(r, t)
 	default:
 		r.fail(ErrNewer, "unknown kind of op %d", byte(t))
 		return nil

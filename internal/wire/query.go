@@ -9,16 +9,20 @@ import (
 const (
 	queryBy byte = 1 << iota
 	queryLocalOnly
-	queryFlags = queryBy | queryLocalOnly
+	queryToken
+	queryFlags = queryBy | queryLocalOnly | queryToken
 )
 
 // AppendQuery appends the encoding of q to dst. It panics where AppendCommand does; see CheckQuery.
 func AppendQuery(dst []byte, q kv.Query) []byte {
 	dst = appendStart(dst, kindQuery)
-	hasBy := q.By != kv.By{}
-	dst = append(dst, bit(hasBy, queryBy)|bit(q.LocalOnly, queryLocalOnly))
+	hasBy, hasToken := q.By.Named() != kv.By{}, q.By.Token != ""
+	dst = append(dst, bit(hasBy, queryBy)|bit(q.LocalOnly, queryLocalOnly)|bit(hasToken, queryToken))
 	if hasBy {
 		dst = appendBy(dst, q.By)
+	}
+	if hasToken {
+		dst = appendBytes(dst, q.By.Token)
 	}
 	dst = appendInt(appendInt(dst, q.MaxAge), q.StaleIfError)
 	dst = appendInt(appendInt(dst, q.MinRevision), q.Wait)
@@ -32,6 +36,9 @@ func query(r *reader) (q kv.Query) {
 	f := r.flags(queryFlags, "query")
 	if f&queryBy != 0 {
 		q.By = by(r)
+	}
+	if f&queryToken != 0 {
+		q.By.Token = token(r)
 	}
 	q.LocalOnly = f&queryLocalOnly != 0
 	q.MaxAge = time.Duration(r.int("greatest age"))

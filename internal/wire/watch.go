@@ -2,16 +2,22 @@ package wire
 
 import "holdfast/kv"
 
-const specBy byte = 1
+const (
+	specBy byte = 1 << iota
+	specToken
+)
 
 // AppendWatchSpec appends the encoding of w to dst. Control is not part of it: each request that comes through it is a
 // message of its own, see AppendWatchControl.
 func AppendWatchSpec(dst []byte, w kv.WatchSpec) []byte {
 	dst = appendStart(dst, kindWatchSpec)
-	hasBy := w.By != kv.By{}
-	dst = append(dst, bit(hasBy, specBy))
+	hasBy, hasToken := w.By.Named() != kv.By{}, w.By.Token != ""
+	dst = append(dst, bit(hasBy, specBy)|bit(hasToken, specToken))
 	if hasBy {
 		dst = appendBy(dst, w.By)
+	}
+	if hasToken {
+		dst = appendBytes(dst, w.By.Token)
 	}
 	return appendList(dst, w.Watches, appendWatch)
 }
@@ -20,8 +26,12 @@ func AppendWatchSpec(dst []byte, w kv.WatchSpec) []byte {
 func DecodeWatchSpec(b []byte) (kv.WatchSpec, error) { return decode(b, kindWatchSpec, watchSpec) }
 
 func watchSpec(r *reader) (w kv.WatchSpec) {
-	if r.flags(specBy, "watch") != 0 {
+	f := r.flags(specBy|specToken, "watch")
+	if f&specBy != 0 {
 		w.By = by(r)
+	}
+	if f&specToken != 0 {
+		w.By.Token = token(r)
 	}
 	w.Watches = list(r, 5, "watches", watch)
 	return w

@@ -159,6 +159,11 @@ func (n *badNet) dial(ctx context.Context, host int, addr string) (conn net.Conn
 	return d.DialContext(ctx, "tcp4", addr)
 }
 
+// dialer is dial for net/http.
+func (n *badNet) dialer(host int) func(ctx context.Context, network, addr string) (net.Conn, error) {
+	return func(ctx context.Context, _, addr string) (net.Conn, error) { return n.dial(ctx, host, addr) }
+}
+
 // client connects to a server in its own namespace, so that the link is not between them.
 func (n *badNet) client(ctx context.Context, host int, addr string) (*clientv3.Client, error) {
 	return clientv3.New(clientv3.Config{
@@ -186,7 +191,7 @@ func etcdLeads(c *clientv3.Client) func(context.Context) (bool, error) {
 func (n *badNet) holdfastLeads(host int, addr string) func(context.Context) (bool, error) {
 	c := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true,
-		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return n.dial(ctx, host, addr) },
+		DialContext:       n.dialer(host),
 	}}
 	return func(ctx context.Context) (bool, error) {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/v1/status", nil)

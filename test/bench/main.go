@@ -3,11 +3,12 @@
 //
 //	go run -C test/bench . [flags] [suite...]
 //
-// Suites are put, get, rest, trickle, floor, million, proxy, three, txn, watch and lossy; all is the first four. floor measures writes over gRPC
+// Suites are put, get, rest, trickle, floor, million, proxy, three, txn, watch, lossy and switch; all is the first four. floor measures writes over gRPC
 // beside a handler that only answers. proxy wants the product alone: it
 // measures a proxy beside the member behind it, and beside a bare net/http handler. three measures clusters of three
 // members on loopback. lossy measures such clusters over links of 50 ms that lose packets, and wants root, TUN and
-// iproute2.
+// iproute2. So does switch, of the product alone: the gap when a leader dies or a box changes its mode, and a box that joins
+// over a slow link.
 //
 // Only ratios taken in one run mean anything, so everything here is measured in rounds that alternate between the
 // systems (A B A B A B), the tables show medians with the spread beside them, and a ratio is the median of the ratios
@@ -84,6 +85,7 @@ var suites = []struct {
 	{"txn", false, runTxn},
 	{"watch", false, runWatch},
 	{"lossy", false, runLossy},
+	{"switch", false, runSwitch},
 }
 
 func main() {
@@ -123,7 +125,7 @@ func parse(args []string) (options, error) {
 	f.DurationVar(&o.trickle, "trickle", 90*time.Second, "length of the trickle of one PUT a second")
 	f.IntVar(&o.million, "million", 1_000_000, "number of keys of 100 B in the suite of that name")
 	f.BoolVar(&o.large, "large", false, "the suite watch takes 10,000 watchers, too, three ways")
-	f.StringVar(&o.only, "only", "", "measure those cells of the suite lossy whose names contain this")
+	f.StringVar(&o.only, "only", "", "measure those cells of the suites lossy and switch whose names contain this")
 	f.Uint64Var(&o.seed, "seed", 1, "seed of the keys and values")
 	f.DurationVar(&o.limit, "limit", 90*time.Minute, "longest time the whole run may take")
 	f.StringVar(&o.product, "product", filepath.Join("..", ".."), "directory of the product's module")
@@ -132,7 +134,7 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.dir, "dir", "", "where data directories are made, on the disk to measure (default: the temporary directory)")
 	f.StringVar(&o.json, "json", "", "write every sample to this file too")
 	f.Usage = func() {
-		fmt.Fprintln(f.Output(), "usage: go run -C test/bench . [flags] [put|get|rest|trickle|floor|million|proxy|three|txn|watch|lossy|all]...")
+		fmt.Fprintln(f.Output(), "usage: go run -C test/bench . [flags] [put|get|rest|trickle|floor|million|proxy|three|txn|watch|lossy|switch|all]...")
 		f.PrintDefaults()
 	}
 	if err := f.Parse(args); err != nil {
@@ -176,7 +178,7 @@ func (o *options) pick(names []string) error {
 	}
 	for _, n := range names {
 		if n != "all" && !slices.Contains(o.suites, n) {
-			return fmt.Errorf("no suite %q: there are put, get, rest, trickle, floor, million, proxy, three, txn, watch, lossy and all", n)
+			return fmt.Errorf("no suite %q: there are put, get, rest, trickle, floor, million, proxy, three, txn, watch, lossy, switch and all", n)
 		}
 	}
 	return nil

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -54,7 +54,7 @@ func (b *bench) startPair(ctx context.Context, memberDir string, more ...string)
 		return nil, err
 	}
 	token := filepath.Join(p.dir, "token")
-	if err := makeToken(ctx, memberDir, token); err != nil {
+	if err := makeToken(ctx, memberDir, "proxy", token); err != nil {
 		return nil, err
 	}
 	x := &system{name: "proxy", bin: bin, ready: synced, args: func(dir string, port, _ int) []string {
@@ -78,13 +78,13 @@ func (p *pair) end(b *bench) {
 }
 
 // makeToken asks a member for a join token over its socket and writes it to a file.
-func makeToken(ctx context.Context, dir, file string) error {
+func makeToken(ctx context.Context, dir, role, file string) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(dir, "agent.sock"))
 	}}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://member/v1/tokens", bytes.NewReader([]byte(`{"role":"proxy","ttl":"1h","scope":[""]}`)))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://member/v1/tokens", strings.NewReader(fmt.Sprintf(`{"role":%q,"ttl":"1h","scope":[""]}`, role)))
 	if err != nil {
 		return err
 	}

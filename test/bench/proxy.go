@@ -15,6 +15,7 @@ const (
 	onMirror     = "through a proxy that mirrors"
 	cached       = "proxy, cached"
 	bareHTTP     = "bare net/http"
+	labelledHTTP = "net/http with the headers of a reply"
 	whenCut      = "proxy, uplink cut"
 )
 
@@ -76,10 +77,6 @@ func (b *bench) proxyPuts(ctx context.Context) error {
 
 // cachedGets measures reads of what the proxy mirrors beside a bare handler, alternating.
 func (b *bench) cachedGets(ctx context.Context) error {
-	yard, err := bare(b.value)
-	if err != nil {
-		return err
-	}
 	dirs, clean, err := b.filled(ctx, []contender{{name: hfREST, system: b.system("holdfast"), dial: dialREST}}, b.options)
 	defer clean()
 	if err != nil {
@@ -90,21 +87,20 @@ func (b *bench) cachedGets(ctx context.Context) error {
 		return err
 	}
 	defer p.end(b)
-	dir, err := b.tempDir()
-	if err != nil {
-		return err
+	yards := map[string]*server{}
+	for _, name := range []string{bareHTTP, labelledHTTP} {
+		v, end, err := b.startBare(ctx, name == labelledHTTP)
+		if err != nil {
+			return err
+		}
+		defer end()
+		yards[name] = v
 	}
-	defer b.discard(dir)
-	bareServer, err := yard.start(ctx, dir, watched{})
-	if err != nil {
-		return err
-	}
-	defer bareServer.kill()
-	list := []contender{{name: cached, dial: dialREST}, {name: bareHTTP, dial: dialREST}}
+	list := []contender{{name: cached, dial: dialREST}, {name: bareHTTP, dial: dialREST}, {name: labelledHTTP, dial: dialREST}}
 	err = b.rounds(ctx, list, func(round, clients int, c contender) error {
 		v := p.proxy
-		if c.name == bareHTTP {
-			v = bareServer
+		if yard := yards[c.name]; yard != nil {
+			v = yard
 		}
 		out, err := drive(ctx, b.options, v, c, load{clients: clients, warmup: b.warmup, duration: b.duration, do: get(false)})
 		if err != nil {
@@ -123,9 +119,30 @@ func (b *bench) cachedGets(ctx context.Context) error {
 		claims = append(claims,
 			claim{what: "rate over bare net/http, " + clients(n), num: num, den: den, value: vRate, target: 0.9, must: 0.8},
 			claim{what: "server CPU over bare net/http, " + clients(n), num: num, den: den, value: vCPU})
+		den.contender = labelledHTTP
+		claims = append(claims,
+			claim{what: "rate over net/http with the headers of a reply, " + clients(n), num: num, den: den, value: vRate},
+			claim{what: "server CPU over it, " + clients(n), num: num, den: den, value: vCPU})
 	}
 	b.report.claims("GET of what the cache has: ratios", claims)
 	return nil
+}
+
+// startBare starts a yardstick, which end kills.
+func (b *bench) startBare(ctx context.Context, labels bool) (v *server, end func(), err error) {
+	yard, err := bare(b.value, labels)
+	if err != nil {
+		return nil, nil, err
+	}
+	dir, err := b.tempDir()
+	if err != nil {
+		return nil, nil, err
+	}
+	if v, err = yard.start(ctx, dir, watched{}); err != nil {
+		b.discard(dir)
+		return nil, nil, err
+	}
+	return v, func() { v.kill(); b.discard(dir) }, nil
 }
 
 // queuedClient is a device whose writes are answered with 202.

@@ -5,10 +5,49 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestTheBareServerAnswersWithAValue(t *testing.T) {
-	s, err := bare(128)
+	for _, labelled := range []bool{false, true} {
+		s, err := bare(128, labelled)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := s.start(t.Context(), t.TempDir(), watched{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer v.kill()
+		c, err := dialHTTP(t.Context(), v.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		for range 2 {
+			if n, err := (restClient{c}).Get([]byte("bench/1"), false); n != 128 || err != nil {
+				t.Errorf("%d bytes, %v; want 128", n, err)
+			}
+		}
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+v.addr, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		for _, l := range labels {
+			if got := res.Header.Get(l.name); (got == l.value[0]) != labelled {
+				t.Errorf("labelled %v: %s is %q", labelled, l.name, got)
+			}
+		}
+	}
+}
+
+func TestTheFloorAnswersPuts(t *testing.T) {
+	s, err := floor()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -17,15 +56,13 @@ func TestTheBareServerAnswersWithAValue(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer v.kill()
-	c, err := dialHTTP(t.Context(), v.addr)
-	if err != nil {
-		t.Fatal(err)
+	out, err := drive(t.Context(), quick(t), v, contender{name: floorGRPC, system: s, dial: dialGRPC},
+		load{clients: 2, duration: 200 * time.Millisecond, do: put})
+	if err != nil || out.done == 0 {
+		t.Fatalf("%d puts, %v", out.done, err)
 	}
-	defer c.Close()
-	for range 2 {
-		if n, err := (restClient{c}).Get([]byte("bench/1"), false); n != 128 || err != nil {
-			t.Errorf("%d bytes, %v; want 128", n, err)
-		}
+	if _, err := v.stop(); err != nil {
+		t.Errorf("stop: %v", err)
 	}
 }
 

@@ -101,6 +101,7 @@ func TestSystemdRunsTheAgent(t *testing.T) {
 		{"is hardened", hardened},
 		{"gives nothing away", givesNothingAway},
 		{"serves and administers", servesAndAdministers},
+		{"logs in fields, and nothing while nothing changes", logsInFields},
 		{"is restarted when killed", restartedWhenKilled},
 		{"reloads", reloads},
 		{"is restarted by the watchdog when it hangs", restartedByWatchdog},
@@ -177,6 +178,21 @@ func servesAndAdministers(t *testing.T, m *machine) {
 	}
 	if out := m.must("agent", "status"); !strings.Contains(out, "member") {
 		t.Errorf("agent status: %q", out)
+	}
+}
+
+// logsInFields asks the journal for an event, and then watches it for a while: a box that is idle wears no flash.
+func logsInFields(t *testing.T, m *machine) {
+	if out := m.must("journalctl", "--no-pager", "-b", "-u", "holdfast.service", "-o", "json", "HOLDFAST_EVENT=agent ready"); !strings.Contains(out, `"HOLDFAST_STATUS":"Serving`) {
+		t.Errorf("the event is not in the journal with its fields: %s", out)
+	}
+	count := func() int {
+		return strings.Count(m.must("journalctl", "--no-pager", "-b", "-u", "holdfast.service", "-o", "cat"), "\n")
+	}
+	before := count()
+	time.Sleep(10 * time.Second) // what is tested is that nothing happens
+	if after := count(); after != before {
+		t.Errorf("%d lines in 10 s of doing nothing:\n%s", after-before, m.must("journalctl", "--no-pager", "-b", "-u", "holdfast.service", "-n", fmt.Sprint(after-before)))
 	}
 }
 

@@ -1,0 +1,34 @@
+package agent
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"holdfast/api"
+	"holdfast/auth"
+)
+
+// guard puts the one who judges who may do what in front of the queue and the node.
+func (a *Agent) guard(next api.Backend) api.Backend {
+	refused := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "holdfast_auth_refusals_total",
+		Help: "Requests refused for a right that is missing (denied), a token (token) or a password (password) that is no good, too many passwords at once (slowed); watches ended because a right was withdrawn (cut)."},
+		[]string{"reason"})
+	a.opts.Metrics.MustRegister(refused)
+	for _, event := range auth.Events {
+		refused.WithLabelValues(event) // so that each is there from the start
+	}
+	return auth.NewGuard(next, a.policySource, auth.Options{
+		Now:       a.judgedTime,
+		Passwords: a.passwords,
+		Count:     func(event string) { refused.WithLabelValues(event).Inc() },
+	})
+}
+
+var _ api.Backend = (*auth.Guard)(nil)
+
+// policySource is what the node judges by at present.
+func (a *Agent) policySource() auth.Source {
+	if n := a.node.Load(); n != nil && n.policy.Policy != nil {
+		return n.policy
+	}
+	return auth.Source{Policy: func() (*auth.Policy, bool) { return nil, false }}
+}

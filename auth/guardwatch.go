@@ -1,0 +1,213 @@
+package auth
+
+import (
+	"context"
+	"iter"
+	"slices"
+	"sync"
+
+	"holdfast/kv"
+)
+
+// watching is a stream that passes through a Guard.
+//
+// A watch that is refused is passed on without a key, which every node refuses in its turn: so answers keep the order of
+// the questions, and there is one writer. A watch whose right is withdrawn is cancelled behind, and the answer to that gets
+// the reason.
+type watching struct {
+	g    *Guard
+	src  Source
+	by   kv.By                // as it came
+	out  chan kv.WatchControl // to the node behind; closed by run
+	poke chan struct{}        // of one slot: a watch has ended
+
+	mu   sync.Mutex
+	open map[int64]kv.Watch  // watches that go on
+	why  map[int64]*kv.Error // of those that were refused or cut, until the node behind has answered
+	who  kv.By               // as found out last
+	last *Policy             // by which
+}
+
+// watchControls is how many controls wait for the node behind; when they are full, no more are taken.
+const watchControls = 4
+
+// Watch judges each watch when it is asked for, and all of them again whenever the policy changes: those whose right is
+// gone are cut at once, and get no event that came after. A token that expires does not end a watch; that its user or
+// device is gone, or has another password, does.
+func (g *Guard) Watch(ctx context.Context, spec kv.WatchSpec) iter.Seq2[kv.Batch, error] {
+	src := g.source()
+	if _, known := src.Policy(); !known {
+		return g.next.Watch(ctx, spec)
+	}
+	return func(yield func(kv.Batch, error) bool) {
+		ctx, cancel := context.WithCancel(ctx)
+		w := &watching{g: g, src: src, by: spec.By, out: make(chan kv.WatchControl, watchControls), poke: make(chan struct{}, 1),
+			open: map[int64]kv.Watch{}, why: map[int64]*kv.Error{}}
+		inner := spec
+		inner.Watches = make([]kv.Watch, 0, len(spec.Watches))
+		for _, one := range spec.Watches {
+			inner.Watches = append(inner.Watches, w.admit(ctx, one))
+		}
+		inner.By, inner.Control = w.name(), w.out
+		var running sync.WaitGroup
+		defer running.Wait()
+		defer cancel()
+		running.Go(func() { w.run(ctx, spec.Control) })
+		for b, err := range g.next.Watch(ctx, inner) {
+			if err == nil && !w.pass(&b) {
+				continue
+			}
+			if !yield(b, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+func (w *watching) name() kv.By {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return kv.By{Principal: w.who.Principal, AuthRevision: w.who.AuthRevision, Node: w.by.Node}
+}
+
+// admit judges a new watch. What is refused comes back without a key.
+func (w *watching) admit(ctx context.Context, one kv.Watch) kv.Watch {
+	var who kv.By
+	var by *Policy
+	err := w.g.judged(ctx, w.src, true, func(p *Policy) (err error) {
+		by = p
+		if who, err = w.g.identify(ctx, p, w.by, false); err == nil {
+			err = p.PermitsWatch(who, one.Key, one.End)
+		}
+		return err
+	})
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if _, taken := w.open[one.ID]; taken {
+		return one // the node behind says so
+	}
+	if err == nil && w.why[one.ID] != nil {
+		err = kv.Errorf(kv.Invalid, "the watch id %d is in use on this stream", one.ID)
+	}
+	if err != nil {
+		w.why[one.ID] = asError(w.g.counted(err))
+		one.Key = nil
+		return one
+	}
+	w.who, w.open[one.ID] = who, one
+	if len(w.open) == 1 {
+		w.last = by
+	}
+	return one
+}
+
+// run passes controls on, and judges all watches again when the policy changes. It ends when no watch is left and no more
+// can be asked for, or ctx ends.
+func (w *watching) run(ctx context.Context, in <-chan kv.WatchControl) {
+	for {
+		changed := w.src.Changed()
+		for _, id := range w.again(ctx) {
+			w.send(ctx, kv.WatchControl{Cancel: id})
+		}
+		if in == nil && w.none() {
+			close(w.out)
+			return
+		}
+		select {
+		case c, ok := <-in:
+			switch {
+			case !ok:
+				in = nil
+				continue
+			case c.Add != nil:
+				one := w.admit(ctx, *c.Add)
+				c.Add = &one
+			}
+			w.send(ctx, c)
+		case <-w.poke:
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (w *watching) send(ctx context.Context, c kv.WatchControl) {
+	select {
+	case w.out <- c:
+	case <-ctx.Done():
+	}
+}
+
+func (w *watching) none() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.open) == 0 && len(w.why) == 0
+}
+
+// again judges all watches by the policy at present, and returns the ids of those that are to be cut.
+func (w *watching) again(ctx context.Context) (cut []int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.judge(ctx)
+	for id, err := range w.why {
+		if _, still := w.open[id]; still && err != nil {
+			delete(w.open, id)
+			cut = append(cut, id)
+		}
+	}
+	slices.Sort(cut)
+	return cut
+}
+
+// judge notes of each open watch why it may not go on. It is called with mu held.
+func (w *watching) judge(ctx context.Context) {
+	p, known := w.src.Policy()
+	if !known || p == w.last || len(w.open) == 0 {
+		return
+	}
+	who := w.who
+	var err error
+	if w.by.Token == "" || who.Principal == "" || !p.Enabled() {
+		who, err = w.g.identify(ctx, p, w.by, false)
+	}
+	w.last, w.who = p, who
+	for id, one := range w.open {
+		lost := err
+		if lost == nil {
+			lost = p.PermitsWatch(who, one.Key, one.End)
+		}
+		if lost != nil && w.why[id] == nil {
+			w.g.opts.Count(EventCut)
+			w.why[id] = asError(lost)
+		}
+	}
+}
+
+// pass reports whether a batch may be seen, and puts the reason into the end of a watch that has one.
+func (w *watching) pass(b *kv.Batch) bool {
+	if b.WatchID == kv.WatchAll {
+		return true
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(b.Events) > 0 {
+		w.judge(context.Background()) // what was applied after the right was withdrawn comes after the policy is seen here
+	}
+	reason := w.why[b.WatchID]
+	switch {
+	case b.Canceled:
+		if reason != nil {
+			b.Err = reason
+		}
+		delete(w.why, b.WatchID)
+		delete(w.open, b.WatchID)
+		select {
+		case w.poke <- struct{}{}:
+		default:
+		}
+	case reason != nil && len(b.Events) > 0:
+		return false
+	}
+	return true
+}

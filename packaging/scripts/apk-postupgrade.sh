@@ -1,0 +1,9 @@
+#!/bin/sh
+rc-service -q holdfast status >/dev/null 2>&1 || exit 0
+pid=$(cat /run/holdfast/agent.pid 2>/dev/null) || pid=
+if /usr/bin/agent config check ${pid:+--pid "$pid"}; then
+	rc-service holdfast restart || echo "holdfast: the restart failed: /var/log/holdfast.log says why" >&2
+else
+	echo "holdfast: the new version does not accept the configuration (above). The old one is left running: mend it, then rc-service holdfast restart" >&2
+fi
+exit 0
