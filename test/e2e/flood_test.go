@@ -29,7 +29,12 @@ const (
 	floodSource  = "10.99.0.2"
 	floodBystand = "10.99.0.3"
 	floodEnv     = "HOLDFAST_E2E_FLOOD"
+	floodNight   = "HOLDFAST_E2E_FLOODS" // set: all floods
+	floodBegun   = 400                   // more than one address has connections
 )
+
+// floodHits counts connections, requests or frames of the flood that runs.
+var floodHits atomic.Int64
 
 // TestFloodsLeaveOthersServed floods an agent from one address, in every way that costs the sender little, while a client at
 // another address writes. Every write of that one is acknowledged, /livez answers on the socket, and the process is the
@@ -62,29 +67,42 @@ func TestFloodsLeaveOthersServed(t *testing.T) {
 	for _, f := range []struct {
 		name  string
 		flood func(ctx context.Context, t *testing.T)
+		night bool // too long for every change
 	}{
-		{"5,000 connections on which nothing is said", func(ctx context.Context, t *testing.T) { holdOpen(ctx, t, plain, 5000, nil) }},
-		{"5,000 TLS handshakes that are not finished", func(ctx context.Context, t *testing.T) { holdOpen(ctx, t, secure, 5000, []byte{22, 3, 1, 2, 0}) }},
+		{"5,000 connections on which nothing is said", func(ctx context.Context, t *testing.T) { holdOpen(ctx, t, plain, 5000, nil) }, false},
+		{"5,000 TLS handshakes that are not finished", func(ctx context.Context, t *testing.T) { holdOpen(ctx, t, secure, 5000, []byte{22, 3, 1, 2, 0}) }, false},
 		{"slow headers", func(ctx context.Context, t *testing.T) {
 			holdOpen(ctx, t, plain, 1000, []byte("GET / HTTP/1.1\r\nX-Slow: "))
-		}},
+		}, true},
 		{"slow bodies", func(ctx context.Context, t *testing.T) {
 			holdOpen(ctx, t, plain, 1000, []byte("PUT /v1/kv/slow HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nx"))
-		}},
-		{"connections that come and go", func(ctx context.Context, t *testing.T) { comeAndGo(ctx, plain) }},
-		{"requests without end", func(ctx context.Context, t *testing.T) { requestFlood(ctx, "http://"+plain) }},
-		{"streams reset at once", func(ctx context.Context, t *testing.T) { frames(ctx, plain, "text/plain", rapidReset) }},
-		{"calls reset at once", func(ctx context.Context, t *testing.T) { frames(ctx, plain, "application/grpc", rapidReset) }},
-		{"settings", func(ctx context.Context, t *testing.T) { frames(ctx, plain, "text/plain", settingsFlood) }},
-		{"settings to gRPC", func(ctx context.Context, t *testing.T) { frames(ctx, plain, "application/grpc", settingsFlood) }},
-		{"pings", func(ctx context.Context, t *testing.T) { frames(ctx, plain, "text/plain", pingFlood) }},
-		{"pings to gRPC", func(ctx context.Context, t *testing.T) { frames(ctx, plain, "application/grpc", pingFlood) }},
+		}, false},
+		{"connections that come and go", func(ctx context.Context, t *testing.T) { comeAndGo(ctx, plain) }, true},
+		{"requests without end", func(ctx context.Context, t *testing.T) { requestFlood(ctx, "http://"+plain) }, false},
+		{"streams reset at once", func(ctx context.Context, t *testing.T) { frames(ctx, plain, "text/plain", rapidReset) }, false},
+		{"calls reset at once", func(ctx context.Context, t *testing.T) { frames(ctx, plain, "application/grpc", rapidReset) }, false},
+		{"settings", func(ctx context.Context, t *testing.T) { frames(ctx, plain, "text/plain", settingsFlood) }, true},
+		{"settings to gRPC", func(ctx context.Context, t *testing.T) { frames(ctx, plain, "application/grpc", settingsFlood) }, true},
+		{"pings", func(ctx context.Context, t *testing.T) { frames(ctx, plain, "text/plain", pingFlood) }, true},
+		{"pings to gRPC", func(ctx context.Context, t *testing.T) { frames(ctx, plain, "application/grpc", pingFlood) }, true},
 	} {
 		t.Run(f.name, func(t *testing.T) {
+			if f.night && os.Getenv(floodNight) == "" {
+				t.Skip("in .ci/nightly, which sets " + floodNight)
+			}
 			ctx, stop := context.WithCancel(t.Context())
 			var wg sync.WaitGroup
+			defer wg.Wait()
+			defer stop()
+			floodHits.Store(0)
 			wg.Go(func() { f.flood(ctx, t) })
 			b.t = t
+			eventually(t, startMax, func() string {
+				if n := floodHits.Load(); n < floodBegun {
+					return fmt.Sprintf("the flood has not begun: %d of %d", n, floodBegun)
+				}
+				return ""
+			})
 			b.works("during the flood")
 			stop()
 			wg.Wait()
@@ -151,6 +169,7 @@ func holdOpen(ctx context.Context, t *testing.T, addr string, n int, first []byt
 					return
 				}
 				opened.Add(1)
+				floodHits.Add(1)
 				stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 				_, _ = c.Write(first)
 				_, _ = io.Copy(io.Discard, c) // until it is closed
@@ -179,6 +198,7 @@ func comeAndGo(ctx context.Context, addr string) {
 		wg.Go(func() {
 			for ctx.Err() == nil {
 				if c, err := floodDial(ctx, addr); err == nil {
+					floodHits.Add(1)
 					_ = c.Close()
 				}
 			}
@@ -194,6 +214,7 @@ func requestFlood(ctx context.Context, url string) {
 	for range 64 {
 		wg.Go(func() {
 			for ctx.Err() == nil {
+				floodHits.Add(1)
 				_, _ = call(ctx, &http.Client{Transport: tr}, "GET", url+"/v1/kv/by/1", nil)
 			}
 		})
@@ -244,6 +265,7 @@ func oneConnection(c net.Conn, contentType string, flood func(f *http2.Framer, h
 		if flood(f, head.Bytes(), i) != nil {
 			return
 		}
+		floodHits.Add(1)
 	}
 }
 
