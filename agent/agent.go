@@ -38,6 +38,8 @@ type Agent struct {
 	net      *network
 	node     atomic.Pointer[node]          // nil until the node's store is open
 	queue    atomic.Pointer[queueView]     // nil until there is one
+	judge    atomic.Pointer[auth.Guard]    // in front of the node; nil until its store is open
+	mirror   atomic.Pointer[auth.Mirror]   // of the cluster's policy; nil unless this node is, or is about to be, a proxy
 	tokens   atomic.Pointer[tokenOffice]   // nil unless this node is a member, and open
 	uplinks  atomic.Pointer[uplink.Server] // nil unless this node is a member
 	mail     atomic.Pointer[raftnet.Net]   // of a member, to the others

@@ -24,8 +24,8 @@ import (
 const revokedFile = "revoked.json"
 
 // dialUplink opens an uplink, and its control stream beside it.
-func (a *Agent) dialUplink(ctx context.Context, endpoint string) (client.Conn, error) {
-	c, err := bridge.Dial(a.net.ep)(ctx, endpoint)
+func (a *Agent) dialUplink(ctx context.Context, endpoint string, early func(client.Conn)) (client.Conn, error) {
+	c, err := bridge.Dial(a.net.ep)(ctx, endpoint, early)
 	if err != nil {
 		return nil, err
 	}
@@ -74,6 +74,9 @@ func (a *Agent) selfReport() enroll.Report {
 // heard takes in what a member tells.
 func (a *Agent) heard(n enroll.News) {
 	a.net.told(n.Now)
+	if m := a.mirror.Load(); m != nil {
+		m.Heard(n.Policy)
+	}
 	if n.Trust == nil {
 		return
 	}

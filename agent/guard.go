@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"holdfast/api"
@@ -16,11 +18,21 @@ func (a *Agent) guard(next api.Backend) api.Backend {
 	for _, event := range auth.Events {
 		refused.WithLabelValues(event) // so that each is there from the start
 	}
-	return auth.NewGuard(next, a.policySource, auth.Options{
+	g := auth.NewGuard(next, a.policySource, auth.Options{
 		Now:       a.judgedTime,
 		Passwords: a.passwords,
 		Count:     func(event string) { refused.WithLabelValues(event).Inc() },
 	})
+	a.judge.Store(g)
+	return g
+}
+
+// lastSeen is when the tokens of devices were shown here last, by id.
+func (a *Agent) lastSeen() map[string]time.Time {
+	if g := a.judge.Load(); g != nil {
+		return g.LastSeen()
+	}
+	return nil
 }
 
 var _ api.Backend = (*auth.Guard)(nil)

@@ -42,7 +42,7 @@ func (a *Agent) buildDoors(force context.Context) *doors {
 		}
 		return 0, rest.StaleIfError
 	}
-	options.Tokens, options.Switch = tokens{a}, switcher{a}
+	options.Tokens, options.Switch, options.Devices = tokens{a}, switcher{a}, devices{a}
 	options.Admin = a.admin
 	options.Nodes, options.Certificates = nodes{a}, certificates{a}
 	options.Queue = func() api.Queue {

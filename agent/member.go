@@ -79,6 +79,7 @@ func (a *Agent) runMember(ctx context.Context, m *member.Member, peers *transpor
 		case <-ctx.Done():
 		}
 	})
+	leaving.Go(func() { tellPolicies(ctx, m, ca) })
 	err := runWithPeers(alone, m, peers, ca.Run)
 	over() // it may have ended by itself
 	leaving.Wait()

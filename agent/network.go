@@ -113,6 +113,9 @@ func (n *network) start(a *Agent) error {
 		Now:       a.judgedTime,
 		Log:       a.opts.Log,
 		ListenTCP: n.tcp,
+
+		EarlyData:  true,
+		SessionDir: a.dir.join(identityName),
 	}
 	if _, ok := n.conn.(*net.UDPConn); ok && a.cfg.Link.TCP != "off" {
 		cfg.DialTCP = dialTCP

@@ -34,7 +34,7 @@ func (a *Agent) openRoll(m *member.Member, auth *enroll.Authority) {
 		News: func() (enroll.News, <-chan struct{}) {
 			changed := auth.News() // before what it is about
 			trust := auth.Trust().Trust()
-			n := enroll.News{Now: auth.Time(), Revoked: auth.RevokedMembers()}
+			n := enroll.News{Now: auth.Time(), Revoked: auth.RevokedMembers(), Policy: m.Policy().Text()}
 			if len(trust.Roots) > 0 {
 				n.Trust = &trust
 			}

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"holdfast/api"
+	"holdfast/auth"
 	"holdfast/client"
 	"holdfast/config"
 	"holdfast/enroll"
@@ -31,6 +32,7 @@ type proxyAct struct {
 	up    *client.Client // to the cluster
 	above *pivot.Pivot   // what the cache is fed from: up, or a member of this node that is about to go
 	cache *proxy.Proxy
+	rules *auth.Mirror // who may do what
 }
 
 // openProxy opens the cache and the uplink. A proxy needs neither an uplink nor a cluster to serve: it opens also before it
@@ -51,7 +53,11 @@ func (a *Agent) openProxy(from proxy.Upstream) (*act, error) {
 	if err != nil {
 		return nil, err
 	}
-	x := &proxyAct{up: up}
+	rules, err := a.openMirror(up, from)
+	if err != nil {
+		return nil, err
+	}
+	x := &proxyAct{up: up, rules: rules}
 	upstream := proxy.Upstream(a.tracer.Backend("uplink", up))
 	if from != nil {
 		x.above = pivot.New()
@@ -66,6 +72,7 @@ func (a *Agent) openProxy(from proxy.Upstream) (*act, error) {
 		Prefixes: prefixes(a.cfg.Proxy.Prefixes),
 		MaxBytes: int64(a.cfg.Proxy.MaxBytes),
 		ReadOnly: a.cfg.Proxy.ReadOnly,
+		Self:     rules.Self(),
 		Clock:    bootTime,
 		Boot:     bootID(),
 		Log:      a.opts.Log,
@@ -76,17 +83,18 @@ func (a *Agent) openProxy(from proxy.Upstream) (*act, error) {
 	}
 	return &act{
 		mode:    config.ModeProxy,
-		node:    a.proxyNode(up, x.cache),
+		node:    a.proxyNode(x),
 		proxy:   x,
 		reach:   x.cache.Reach,
 		admit:   func() { a.letBelow(up) },
-		run:     func(ctx context.Context) error { return errors.Join(a.forward(ctx, up, x.cache), x.cache.Close()) },
+		run:     func(ctx context.Context) error { return errors.Join(a.forward(ctx, x), x.cache.Close()) },
 		discard: x.cache.Close,
 	}, nil
 }
 
 // forward runs the uplink and the cache on it, after joining if that is still to be done. The first failure ends both.
-func (a *Agent) forward(ctx context.Context, up *client.Client, p *proxy.Proxy) error {
+func (a *Agent) forward(ctx context.Context, x *proxyAct) error {
+	up := x.up
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	defer a.turnBelow(up)
@@ -109,12 +117,17 @@ func (a *Agent) forward(ctx context.Context, up *client.Client, p *proxy.Proxy) 
 	}
 	var wg sync.WaitGroup
 	var errs [2]error
-	for i, part := range []func(context.Context) error{up.Run, p.Run} {
+	cached := func(ctx context.Context) error {
+		x.rules.FirstWithin(ctx, policyWait)
+		return x.cache.Run(ctx)
+	}
+	for i, part := range []func(context.Context) error{up.Run, cached} {
 		wg.Go(func() {
 			errs[i] = part(ctx)
 			stop()
 		})
 	}
+	wg.Go(func() { x.rules.Run(ctx) })
 	wg.Go(func() { a.settle(ctx, true) })
 	wg.Go(func() { a.standBy(ctx, up) })
 	wg.Go(func() { a.keepCertificate(ctx, up.Endpoints) })
@@ -138,7 +151,8 @@ func prefixes(texts []string) (all [][]byte) {
 }
 
 // proxyNode shows a proxy to the rest of the agent.
-func (a *Agent) proxyNode(up *client.Client, p *proxy.Proxy) *node {
+func (a *Agent) proxyNode(x *proxyAct) *node {
+	up, p := x.up, x.cache
 	caughtUp := make(chan struct{})
 	close(caughtUp)
 	return &node{
@@ -153,6 +167,7 @@ func (a *Agent) proxyNode(up *client.Client, p *proxy.Proxy) *node {
 			return err
 		},
 		describe: func(s *api.Status) { a.describeProxy(s, up.State(), p.State()) },
+		policy:   x.rules.Source(),
 	}
 }
 

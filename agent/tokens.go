@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"holdfast/api"
+	"holdfast/config"
 	"holdfast/enroll"
 	"holdfast/kv"
 	"holdfast/transport"
@@ -23,16 +24,38 @@ type tokens struct{ a *Agent }
 
 var _ api.Tokens = tokens{}
 
-func (t tokens) office() (*tokenOffice, error) {
-	if o := t.a.tokens.Load(); o != nil {
-		return o, nil
+const (
+	// officeWait is how long somebody waits who asks a member that has just been started, as the next line of a script does.
+	officeWait = 8 * time.Second
+	officeLook = 50 * time.Millisecond
+)
+
+// office is this node's, once its store is open. A node that is no member has none.
+func (t tokens) office(ctx context.Context) (*tokenOffice, error) {
+	ctx, cancel := context.WithTimeout(ctx, officeWait)
+	defer cancel()
+	look := time.NewTicker(officeLook)
+	defer look.Stop()
+	for {
+		if o := t.a.tokens.Load(); o != nil {
+			return o, nil
+		}
+		if t.a.planned().record.Mode != config.ModeMember {
+			return nil, kv.Errorf(kv.Unsupported, "join tokens are made on a member, and this node is a proxy")
+		}
+		select {
+		case <-look.C:
+		case <-t.a.done:
+			return nil, kv.Errorf(kv.Busy, "the agent is stopping")
+		case <-ctx.Done():
+			return nil, kv.Errorf(kv.Busy, "join tokens are made once the store is open, and it is not yet: agent status shows how far it is, try again")
+		}
 	}
-	return nil, kv.Errorf(kv.Unsupported, "join tokens are made on a member; this node is a proxy, or its store is not open yet")
 }
 
 // Create makes a token.
 func (t tokens) Create(ctx context.Context, r api.TokenRequest) (api.CreatedToken, error) {
-	o, err := t.office()
+	o, err := t.office(ctx)
 	if err != nil {
 		return api.CreatedToken{}, err
 	}
@@ -50,7 +73,7 @@ func (t tokens) Create(ctx context.Context, r api.TokenRequest) (api.CreatedToke
 
 // List lists tokens.
 func (t tokens) List(ctx context.Context) ([]api.TokenInfo, error) {
-	o, err := t.office()
+	o, err := t.office(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +94,7 @@ func (t tokens) List(ctx context.Context) ([]api.TokenInfo, error) {
 
 // Revoke ends a token.
 func (t tokens) Revoke(ctx context.Context, id string) error {
-	o, err := t.office()
+	o, err := t.office(ctx)
 	if err != nil {
 		return err
 	}

@@ -34,8 +34,24 @@ type Source struct {
 	Changed func() <-chan struct{}
 	// Leases returns the keys under a lease; nil: somebody behind judges what touches leases.
 	Leases LeaseKeys
+	// Stale says why the policy is not to be judged by any more, nil if it is; nil: it always is.
+	Stale func() error
 	// Signs: this node answers kv.Authenticate and Basic by itself. A mirror has no hashes to compare with.
 	Signs bool
+}
+
+func (s Source) stale() error {
+	if s.Stale == nil {
+		return nil
+	}
+	return s.Stale()
+}
+
+// fromSocket reports whether a query is whether whoever came over the administration socket may look after this node. They
+// may, whatever the node knows of the cluster.
+func fromSocket(q kv.Query) bool {
+	op, ok := only[kv.ReadAuth](q.Ops)
+	return ok && (op.What == kv.AuthRoot || op.What == kv.AuthSomeone) && q.By == kv.By{Principal: kv.RootName}
 }
 
 // Options of a Guard. The zero value of a field is the default its comment names.
@@ -67,6 +83,7 @@ type Guard struct {
 	tokens memory[claims]   // by token, of the key that verified them
 	basics memory[struct{}] // by digest of user, password and hash
 	salt   [32]byte
+	paces  paces
 }
 
 // NewGuard returns a Guard. Source is asked for each request, because a node may change its kind.
@@ -101,6 +118,9 @@ func (g *Guard) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
 			c.Ops = []kv.Op{op}
 		}
 	}
+	if err := src.stale(); err != nil {
+		return kv.Result{}, err
+	}
 	for try := 1; ; try++ {
 		one, err := g.command(ctx, src, c)
 		if err != nil {
@@ -118,6 +138,7 @@ func (g *Guard) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
 
 // command is c as it may go on.
 func (g *Guard) command(ctx context.Context, src Source, c kv.Command) (kv.Command, error) {
+	root := false
 	err := g.judged(ctx, src, true, func(p *Policy) (err error) {
 		if each, ok := only[kv.Each](c.Ops); ok {
 			c.Ops, c.By = []kv.Op{g.each(ctx, p, each)}, c.By.Named()
@@ -132,16 +153,39 @@ func (g *Guard) command(ctx context.Context, src Source, c kv.Command) (kv.Comma
 		if err := p.Permits(&one, src.Leases); err != nil {
 			return err
 		}
+		if err := g.limit(p, &one); err != nil {
+			return err
+		}
+		root = p.IsRoot(by.Principal)
+		one.By = carried(src, by, c.By.Token, root)
 		c = one
 		return nil
 	})
-	if c.By.Token != "" && c.Write != kv.WriteSync { // what nobody here can judge is not queued
+	if err != nil {
+		return c, err
+	}
+	if root && !src.Signs && c.Write != kv.WriteSync { // a member believes that of nobody but the one who shows it
+		if c.Write == kv.WriteQueue {
+			return c, kv.Errorf(kv.PermissionDenied, "%s has every right, and what is queued here is applied without anything to show for it: write as somebody else, or without a queue", c.By.Principal)
+		}
+		c.Write = kv.WriteSync
+	}
+	if c.By.Token != "" && !root && c.Write != kv.WriteSync { // what nobody here can judge is not queued
 		if c.Write == kv.WriteQueue {
 			return c, kv.Errorf(kv.AuthStale, "this node has no policy yet to judge the token by, so it does not queue the write")
 		}
 		c.Write = kv.WriteSync
 	}
-	return c, err
+	return c, nil
+}
+
+// carried is who asks as the node behind is told. A proxy tells the name; of those who have every right it passes on what
+// they have shown, because no member takes its word for that.
+func carried(src Source, by kv.By, token string, root bool) kv.By {
+	if root && !src.Signs {
+		by.Token = token
+	}
+	return by
 }
 
 // each finds out who asks for what in a batch. One who cannot be found out is nobody, and apply says so.
@@ -183,6 +227,9 @@ func (g *Guard) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
 	if op, ok := only[kv.Authenticate](q.Ops); ok {
 		return g.authenticate(ctx, src, q, op)
 	}
+	if err := src.stale(); err != nil && !fromSocket(q) {
+		return kv.Page{}, err
+	}
 	for try := 1; ; try++ {
 		var by kv.By
 		before, known := src.Policy()
@@ -193,8 +240,11 @@ func (g *Guard) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
 			before = p
 			one := q
 			if one.By, err = g.identify(ctx, p, q.By, takesRoot(q.Ops)); err == nil {
-				by = one.By
+				by = carried(src, one.By, q.By.Token, p.IsRoot(one.By.Principal))
 				err = p.PermitsQuery(&one, src.Leases)
+			}
+			if err == nil {
+				err = g.rate(p, one.By.Principal)
 			}
 			return err
 		})
@@ -203,6 +253,10 @@ func (g *Guard) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
 		}
 		if op, ok := only[kv.ReadAuth](q.Ops); ok && (op.What == kv.AuthRoot || op.What == kv.AuthSomeone) {
 			return kv.Page{Ops: []kv.OpResult{{}}}, nil // that they may is the answer
+		}
+		if op, ok := only[kv.ReadAuth](q.Ops); ok && op.What == kv.AuthPolicy && !src.Signs {
+			res, err := before.Answer(op) // a mirror of a mirror
+			return kv.Page{Ops: []kv.OpResult{res}}, err
 		}
 		asked := q
 		asked.By = by

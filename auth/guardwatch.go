@@ -40,6 +40,10 @@ func (g *Guard) Watch(ctx context.Context, spec kv.WatchSpec) iter.Seq2[kv.Batch
 		return g.next.Watch(ctx, spec)
 	}
 	return func(yield func(kv.Batch, error) bool) {
+		if err := src.stale(); err != nil {
+			yield(kv.Batch{}, err)
+			return
+		}
 		ctx, cancel := context.WithCancel(ctx)
 		w := &watching{g: g, src: src, by: spec.By, out: make(chan kv.WatchControl, watchControls), poke: make(chan struct{}, 1),
 			open: map[int64]kv.Watch{}, why: map[int64]*kv.Error{}}
@@ -47,6 +51,15 @@ func (g *Guard) Watch(ctx context.Context, spec kv.WatchSpec) iter.Seq2[kv.Batch
 		inner.Watches = make([]kv.Watch, 0, len(spec.Watches))
 		for _, one := range spec.Watches {
 			inner.Watches = append(inner.Watches, w.admit(ctx, one))
+		}
+		if spec.Control == nil && len(w.open) == 0 { // nothing to ask a node for that may be out of reach
+			for _, one := range spec.Watches {
+				if !yield(kv.Batch{WatchID: one.ID, Created: true, Canceled: true, Err: w.why[one.ID]}, nil) {
+					break
+				}
+			}
+			cancel()
+			return
 		}
 		inner.By, inner.Control = w.name(), w.out
 		var running sync.WaitGroup
@@ -67,7 +80,8 @@ func (g *Guard) Watch(ctx context.Context, spec kv.WatchSpec) iter.Seq2[kv.Batch
 func (w *watching) name() kv.By {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return kv.By{Principal: w.who.Principal, AuthRevision: w.who.AuthRevision, Node: w.by.Node}
+	by := kv.By{Principal: w.who.Principal, AuthRevision: w.who.AuthRevision, Node: w.by.Node}
+	return carried(w.src, by, w.by.Token, w.last.IsRoot(by.Principal))
 }
 
 // admit judges a new watch. What is refused comes back without a key.

@@ -401,8 +401,8 @@ func (p *Policy) Answer(op kv.ReadAuth) (res kv.OpResult, err error) {
 			res.KVs = append(res.KVs, kv.KeyValue{Key: []byte(id), Value: deviceEntry(id, p.devices[id]).Value})
 		}
 	case kv.AuthPolicy:
-		if op.Name != revisionText(p.revision, p.enabled, p.public != nil) {
-			res.KVs = []kv.KeyValue{{Key: []byte(revisionText(p.revision, p.enabled, p.public != nil)), Value: p.Encode()}}
+		if op.Name != p.Text() {
+			res.KVs = []kv.KeyValue{{Key: []byte(p.Text()), Value: p.Encode()}}
 		}
 	}
 	res.Count = max(res.Count, int64(len(res.KVs)))

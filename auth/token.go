@@ -134,6 +134,12 @@ func (p *Policy) device(token string, now time.Time) (kv.By, error) {
 	return kv.By{Principal: kv.DevicePrincipal + id, AuthRevision: p.revision}, nil
 }
 
+// Text is by which two policies are told apart.
+func (p *Policy) Text() string {
+	p = p.or()
+	return revisionText(p.revision, p.enabled, p.public != nil)
+}
+
 func revisionText(revision uint64, enabled, key bool) string {
 	return fmt.Sprintf("%d %t %t", revision, enabled, key)
 }

@@ -46,8 +46,10 @@ type Stream interface {
 
 // Options of a Client. Dial and Endpoints are required.
 type Options struct {
-	// Dial opens a connection to an endpoint, which must have let this node in when it returns.
-	Dial func(ctx context.Context, endpoint string) (Conn, error)
+	// Dial opens a connection to an endpoint, which must have let this node in when it returns. Before that it may give a
+	// connection to early, at most one at a time: reads and watches go out on it, which may be done twice. If another one
+	// is returned, or none, that one has ended.
+	Dial func(ctx context.Context, endpoint string, early func(Conn)) (Conn, error)
 	// Endpoints are tried in this order at first, then the one that worked last comes first.
 	Endpoints []string
 	// OnGood hears of the order of endpoints when it has changed because another one worked. It may block.
@@ -72,6 +74,8 @@ type Client struct {
 	conn    Conn
 	at      string
 	last    error         // why there is no connection
+	early   Conn          // while there is no conn: one whose other end has not answered yet
+	silent  bool          // the last connection was lost, or the last dial failed: nothing is known to answer
 	changed chan struct{} // closed when conn changes
 	tried   bool          // the endpoints have been tried once
 }
@@ -108,7 +112,7 @@ func (c *Client) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		conn, at, err := c.dial(ctx, lost)
 		if err != nil {
-			c.down(err)
+			c.down(err, true)
 			// Jitter over the upper half: a fleet that lost the same member does not come back in step.
 			if !sleep(ctx, pause/2+rand.N(pause/2)) {
 				break
@@ -122,8 +126,9 @@ func (c *Client) Run(ctx context.Context) error {
 		if err = c.hold(ctx, conn); errors.Is(err, errLost) {
 			lost = at
 		}
+		silent, _ := conn.LossState()
 		conn.Close("done")
-		c.down(err)
+		c.down(err, silent)
 		if lost != "" || time.Since(began) >= holdsFor {
 			pause = c.opts.MinBackoff
 			continue
@@ -133,7 +138,7 @@ func (c *Client) Run(ctx context.Context) error {
 		}
 		pause = min(2*pause, c.opts.MaxBackoff)
 	}
-	c.down(kv.Errorf(kv.Stopping, "the client has stopped"))
+	c.down(kv.Errorf(kv.Stopping, "the client has stopped"), true)
 	return nil
 }
 
@@ -171,7 +176,7 @@ func (c *Client) dial(ctx context.Context, lost string) (Conn, string, error) {
 	begin := func(at string) {
 		dctx, cancel := context.WithTimeout(ctx, c.opts.DialTimeout)
 		defer cancel()
-		conn, err := c.opts.Dial(dctx, at)
+		conn, err := c.opts.Dial(dctx, at, c.tryEarly)
 		ended <- attempt{conn, at, err}
 	}
 	next := time.NewTimer(0)
@@ -202,9 +207,19 @@ func (c *Client) dial(ctx context.Context, lost string) (Conn, string, error) {
 	return nil, "", errors.Join(errs...)
 }
 
+// tryEarly lets requests that may be done twice go out with the first packet of a connection.
+func (c *Client) tryEarly(conn Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.conn == nil {
+		c.early = conn
+		c.signal()
+	}
+}
+
 func (c *Client) up(conn Conn, at string) {
 	c.mu.Lock()
-	c.conn, c.at, c.last, c.tried = conn, at, nil, true
+	c.conn, c.at, c.last, c.tried, c.early, c.silent = conn, at, nil, true, nil, false
 	news := c.order[0] != at
 	if news {
 		i := slices.Index(c.order, at)
@@ -219,10 +234,10 @@ func (c *Client) up(conn Conn, at string) {
 	}
 }
 
-func (c *Client) down(err error) {
+func (c *Client) down(err error, silent bool) {
 	c.mu.Lock()
 	was, first := c.at, !c.tried
-	c.conn, c.at, c.last, c.tried = nil, "", err, true
+	c.conn, c.at, c.last, c.tried, c.early, c.silent = nil, "", err, true, nil, silent
 	c.signal()
 	c.mu.Unlock()
 	switch {
@@ -330,11 +345,22 @@ func (c *Client) current() (conn Conn, at string, changed <-chan struct{}, err e
 
 // live returns a connection that is not known to be lost, or why there is none. Only in front of the very first
 // connection it waits.
-func (c *Client) live(ctx context.Context) (Conn, error) {
+func (c *Client) live(ctx context.Context) (Conn, error) { return c.liveOr(ctx, false) }
+
+// liveEarly is live for a read, which can go out before the other end has answered. After an outage it does not: there
+// requests fail at once until something has come back.
+func (c *Client) liveEarly(ctx context.Context) (Conn, error) { return c.liveOr(ctx, true) }
+
+func (c *Client) liveOr(ctx context.Context, early bool) (Conn, error) {
 	deadline := time.NewTimer(max(0, c.opts.Connecting-time.Since(c.began)))
 	defer deadline.Stop()
 	for {
 		conn, at, changed, err := c.current()
+		if conn == nil && early {
+			if conn := c.earlyConn(); conn != nil {
+				return conn, nil
+			}
+		}
 		switch {
 		case conn != nil:
 			if lost, _ := conn.LossState(); lost {
@@ -351,6 +377,21 @@ func (c *Client) live(ctx context.Context) (Conn, error) {
 		case <-ctx.Done():
 			return nil, unavailable(ctx.Err())
 		}
+	}
+}
+
+// earlyConn is a connection that reads may go out on before the other end has answered, nil if there is none.
+func (c *Client) earlyConn() Conn {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.early == nil || c.silent {
+		return nil
+	}
+	select {
+	case <-c.early.Done(): // another one won
+		return nil
+	default:
+		return c.early
 	}
 }
 
@@ -403,7 +444,7 @@ func (c *Client) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
 	body := wire.AppendQuery(nil, q)
 	var last error
 	for range 2 {
-		conn, err := c.live(ctx)
+		conn, err := c.liveEarly(ctx)
 		if err != nil {
 			return kv.Page{}, err
 		}

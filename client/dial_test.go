@@ -49,7 +49,7 @@ type town struct {
 	conns  map[string][]*fakeConn
 }
 
-func (w *town) dial(ctx context.Context, at string) (Conn, error) {
+func (w *town) dial(ctx context.Context, at string, _ func(Conn)) (Conn, error) {
 	w.mu.Lock()
 	w.dialed = append(w.dialed, at)
 	takes, there := w.takes[at]
@@ -159,5 +159,34 @@ func TestWhenNobodyAnswersEachIsSaid(t *testing.T) {
 				t.Errorf("%v does not name %s", err, e)
 			}
 		}
+	})
+}
+
+func TestReadsGoOutEarlyOnlyWhileSomethingIsKnownToAnswer(t *testing.T) {
+	inTown(t, map[string]time.Duration{"a": time.Second}, func(w *town, c *Client) {
+		early := func(want bool) {
+			t.Helper()
+			conn := &fakeConn{changed: make(chan struct{}), done: make(chan struct{})}
+			c.tryEarly(conn)
+			got, err := c.liveEarly(context.Background())
+			if (got == Conn(conn)) != want {
+				t.Errorf("early %v (%v), want %v", got == Conn(conn), err, want)
+			}
+			conn.Close("")
+			if got, _ := c.liveEarly(context.Background()); got == Conn(conn) {
+				t.Error("a connection that has ended is used")
+			}
+		}
+		early(true) // before the first one
+		at(t, c, 2*time.Second, "a")
+		early(false) // there is one
+		w.conns["a"][0].Close("the member stops")
+		synctest.Wait()
+		early(true)
+		at(t, c, 10*time.Second, "a")
+		w.conns["a"][1].lose()
+		time.Sleep(2600 * time.Millisecond)
+		synctest.Wait()
+		early(false) // requests are answered at once, that nothing answers
 	})
 }

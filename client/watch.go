@@ -17,7 +17,7 @@ import (
 // wants more (a proxy) opens another from the revision it has.
 func (c *Client) Watch(ctx context.Context, spec kv.WatchSpec) iter.Seq2[kv.Batch, error] {
 	return func(yield func(kv.Batch, error) bool) {
-		conn, err := c.live(ctx)
+		conn, err := c.liveEarly(ctx)
 		if err != nil {
 			yield(kv.Batch{}, err)
 			return

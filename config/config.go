@@ -165,5 +165,5 @@ type CORS struct {
 
 // Auth is how long this node decides on permissions by itself.
 type Auth struct {
-	MaxOffline time.Duration `mapstructure:"max-offline" default:"168h" min:"1m" planned:"check permissions" help:"age of the mirrored policy up to which a proxy grants access while the uplink is lost"`
+	MaxOffline time.Duration `mapstructure:"max-offline" default:"168h" min:"1m" help:"age of the mirrored policy up to which a proxy grants access while the uplink is lost"`
 }

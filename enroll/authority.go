@@ -467,6 +467,14 @@ func (a *Authority) RevokedMembers() (ids []string) {
 	return ids
 }
 
+// Tell closes News: something else that travels with it has changed.
+func (a *Authority) Tell() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	close(a.news)
+	a.news = make(chan struct{})
+}
+
 // News is closed when what the other methods tell may have changed.
 func (a *Authority) News() <-chan struct{} {
 	a.mu.Lock()

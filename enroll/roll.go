@@ -53,6 +53,7 @@ type News struct {
 	Ask     uint64           `json:"ask,omitempty"`     // a Report with this number is asked for
 	Order   *Order           `json:"order,omitempty"`   // with Ask: what the node is to do
 	Refused string           `json:"refused,omitempty"` // the node is sent away, and why
+	Policy  string           `json:"policy,omitempty"`  // which policy the cluster has, for a node to tell whether it is its own
 }
 
 // controlFrameMax bounds a frame of the control stream.

@@ -16,6 +16,7 @@ type Command struct {
 	Write  Write
 	Wait   time.Duration // how long WriteAuto waits for a quorum, 0 for the node's default
 	Device string        // principal, or address without one; empty for nobody
+	Share  int64         // bytes of the queue that Device may take, 0 for the node's own limit
 }
 
 // Write says what acknowledges a command.

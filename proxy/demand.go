@@ -307,7 +307,7 @@ func (f *feed) lostKeys(most int) (keys []string) {
 func (f *feed) anew(ctx context.Context, epoch kv.Epoch, keys []string) error {
 	var asks []*cache.Ask
 	var was []*kv.KeyValue
-	q := kv.Query{}
+	q := kv.Query{By: f.p.opts.Self}
 	for _, k := range keys {
 		r := kv.Range{Key: []byte(k)}
 		found, _, err := f.p.cache.Get(r.Key)

@@ -179,7 +179,7 @@ func (f *feed) load(ctx context.Context, epoch kv.Epoch, m *mirror) (span cache.
 	var size int64
 	from := m.key
 	for {
-		page, err := f.p.up.Read(ctx, kv.Query{Ops: []kv.Op{kv.Range{Key: from, End: m.end, Limit: pageKeys, Revision: span.Revision}}})
+		page, err := f.p.up.Read(ctx, kv.Query{By: f.p.opts.Self, Ops: []kv.Op{kv.Range{Key: from, End: m.end, Limit: pageKeys, Revision: span.Revision}}})
 		if err != nil {
 			return span, fmt.Errorf("mirror prefix %q: %w", m.prefix, err)
 		}

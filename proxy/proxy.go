@@ -35,6 +35,7 @@ type Options struct {
 	Prefixes [][]byte // what is mirrored; of other keys the cache holds those that are read
 	MaxBytes int64    // of the cache, 64 MiB
 	ReadOnly bool     // writes are refused with ReadOnlyNode
+	Self     kv.By    // as whom the cache is filled: this node itself
 	// Clock is time since boot, suspend included (CLOCK_BOOTTIME): nobody sets it.
 	Clock      func() time.Duration
 	Boot       [16]byte      // names the machine's present boot

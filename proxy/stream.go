@@ -30,7 +30,7 @@ func (s *stream) run(ctx context.Context) error {
 	defer cancel()
 	out := make(chan kv.WatchControl)
 	running.Go(func() { s.control.pump(ctx, out) })
-	spec := kv.WatchSpec{Watches: append(s.watches, s.demanded()...), Control: out}
+	spec := kv.WatchSpec{By: f.p.opts.Self, Watches: append(s.watches, s.demanded()...), Control: out}
 	for _, w := range spec.Watches {
 		s.waiting[w.ID] = true
 	}

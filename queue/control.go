@@ -81,7 +81,7 @@ func (q *Queue) Retry(ctx context.Context, id string) (newID string, found bool,
 	if err := q.check(c); err != nil {
 		return "", true, err
 	}
-	fresh, err := q.file(c, key, rule, kv.WriteQueue, q.seen(ctx, key, rule), "")
+	fresh, err := q.file(c, key, rule, kv.WriteQueue, q.seen(ctx, key, rule), device{})
 	if err != nil {
 		return "", true, err
 	}

@@ -8,10 +8,14 @@ import (
 
 // room makes sure that there is room for an op, or says why there is none. What has to go for it was surely not sent, and
 // the rule allows it. The caller holds q.mu.
-func (q *Queue) room(o *op) error {
-	if most := q.opts.DeviceBytes; most > 0 && o.device != "" && q.devices[o.device]+int64(o.size) > most {
+func (q *Queue) room(o *op, by device) error {
+	most, named := q.opts.DeviceBytes, "queue.device-max-bytes"
+	if by.share > 0 {
+		most, named = by.share, "--share of its token"
+	}
+	if most > 0 && o.device != "" && q.devices[o.device]+int64(o.size) > most {
 		return &kv.Error{Code: kv.RateLimited, RetryAfter: time.Second,
-			Detail: "the queued writes of this device take its whole share (queue.device-max-bytes); nothing was stored: wait until some have been sent"}
+			Detail: "the queued writes of this device take its whole share (" + named + "); nothing was stored: wait until some have been sent"}
 	}
 	r := &q.opts.Rules[o.rule]
 	why := q.full(o)

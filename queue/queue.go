@@ -263,8 +263,8 @@ func (q *Queue) ruleOf(key []byte) int {
 // without being kept. WriteAuto gets a receipt if a quorum does not answer in time; WriteQueue does not wait for one, but if
 // a quorum has it before this disk does, that is the answer.
 func (q *Queue) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
-	write, wait, device := c.Write, def(c.Wait, q.opts.Wait), c.Device
-	c.Write, c.Wait, c.Device = kv.WriteSync, 0, ""
+	write, wait, by := c.Write, def(c.Wait, q.opts.Wait), device{c.Device, c.Share}
+	c.Write, c.Wait, c.Device, c.Share = kv.WriteSync, 0, "", 0
 	key, rule := q.rule(c)
 	switch {
 	case rule < 0 && write == kv.WriteQueue:
@@ -277,7 +277,7 @@ func (q *Queue) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
 	if err := q.check(c); err != nil {
 		return kv.Result{}, err
 	}
-	o, err := q.file(c, key, rule, write, q.seen(ctx, key, rule), device)
+	o, err := q.file(c, key, rule, write, q.seen(ctx, key, rule), by)
 	if err != nil {
 		return kv.Result{}, err
 	}
@@ -295,6 +295,12 @@ func (q *Queue) check(c kv.Command) error {
 		}
 	}
 	return nil
+}
+
+// device is whose share of the queue a write takes, and how much that may be, 0 for the queue's own limit.
+type device struct {
+	name  string
+	share int64
 }
 
 // base is what a node knew of a key when it took a write for it.
@@ -332,7 +338,7 @@ func historyOf(e kv.Epoch) uint64 {
 }
 
 // file numbers the op and puts it in line.
-func (q *Queue) file(c kv.Command, key []byte, rule int, write kv.Write, b base, device string) (*op, error) {
+func (q *Queue) file(c kv.Command, key []byte, rule int, write kv.Write, b base, by device) (*op, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if why := q.holds(); why != "" && write == kv.WriteSync {
@@ -346,8 +352,8 @@ func (q *Queue) file(c kv.Command, key []byte, rule int, write kv.Write, b base,
 	now := time.Now()
 	o := &op{lane: q.lanes[r.Lane], key: string(key), loaded: true, guard: r.Guard, seen: b.revision, covered: b.covered, history: b.history,
 		at: now.UnixMilli(), size: int32(size), rule: int16(rule)}
-	o.wake().command, o.device = c, device
-	if err := q.room(o); err != nil {
+	o.wake().command, o.device = c, by.name
+	if err := q.room(o, by); err != nil {
 		q.met.refused.Inc()
 		return nil, err
 	}

@@ -2,7 +2,6 @@ package transport
 
 import (
 	"context"
-	"crypto/tls"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -46,11 +45,11 @@ type Config struct {
 	IdleTimeout time.Duration
 	// DisablePathMTUDiscovery saves about 10 kB of probes per connection on metered links, and keeps packets at 1200 B.
 	DisablePathMTUDiscovery bool
-	// Sessions keeps TLS sessions, which early data would build on. A resumed handshake saves the signatures, but the
-	// ticket holds the certificates: measured 8.0 kB on the wire instead of 6.8. Nil: every handshake is a full one.
-	Sessions tls.ClientSessionCache
-	// TicketKey seals the sessions that peers keep; members that share it take each other's. Nil: none are given out.
-	TicketKey *[32]byte
+	// EarlyData gives peers sessions by which an uplink opens with its first request (0-RTT), and uses theirs. What comes
+	// early may be a copy that somebody else sends: see Conn.Confirm.
+	EarlyData bool
+	// SessionDir is where sessions outlive a restart, in a file of mode 0600. Empty: they do not.
+	SessionDir string
 
 	MaxConns      int // incoming connections; default 16384
 	MaxHandshakes int // incoming, under way at once; default 256

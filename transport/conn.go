@@ -26,7 +26,7 @@ type Conn struct {
 	datagrams datagramQueue
 	wg        sync.WaitGroup // the goroutine of datagrams, and that of changeWays
 	loss      lossAverage
-	confirmed <-chan struct{} // dialed only: closed when the peer has let this node in
+	confirmed <-chan struct{} // dialed: closed when the peer has let this node in; accepted: at the end of the handshake
 
 	tcp    tcpSide // dialed only
 	relays *relays // accepted only: knows which peers come over TCP
@@ -80,8 +80,10 @@ func (c *Conn) Err() error {
 	return closeCause(c.qc.Context())
 }
 
-// Confirm waits until the peer has let this node in. Dial does so unless told not to; what is sent before is lost if the
-// peer refuses.
+// Confirm waits until it is certain who is at the other end. For a connection that this node dialed that is when the peer
+// has let it in: Dial waits for that unless told not to, and what is sent before is lost if the peer refuses. For one that a
+// peer opened it is at once, unless its first data came with its first packet: that may be a copy of what the peer has
+// sent once before, and only what does no harm when done twice may be done before Confirm returns.
 func (c *Conn) Confirm(ctx context.Context) error {
 	if c.confirmed == nil {
 		return c.Err()
@@ -93,6 +95,19 @@ func (c *Conn) Confirm(ctx context.Context) error {
 		return c.Err()
 	case <-ctx.Done():
 		return context.Cause(ctx)
+	}
+}
+
+// Early reports whether Confirm would wait.
+func (c *Conn) Early() bool {
+	if c.confirmed == nil {
+		return false
+	}
+	select {
+	case <-c.confirmed:
+		return false
+	default:
+		return true
 	}
 }
 

@@ -2,6 +2,8 @@ package transport
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -29,6 +31,10 @@ type Target struct {
 	// Early returns as soon as data can be sent, one round trip before the peer has let this node in. A refusal then
 	// shows as the end of the connection. See Conn.Confirm.
 	Early bool
+	// OnEarly gets a connection on which data can be sent before the peer has answered, where there was one to the same
+	// peer within a day (see Config.EarlyData). The peer acts on what does no harm twice, and holds the rest until Confirm.
+	// If Dial then returns another connection or none, this one has ended, and what was sent on it may have been done.
+	OnEarly func(*Conn)
 }
 
 const (
@@ -132,60 +138,149 @@ func (e *Endpoint) dialOne(ctx context.Context, p Protocol, t Target, addr netip
 
 // dialOver dials an address over UDP, or over the way that is given, which is the connection's from then on.
 func (e *Endpoint) dialOver(ctx context.Context, p Protocol, t Target, addr netip.AddrPort, way *tcpWay) (*Conn, error) {
-	dest, tr := addr.String(), e.tr
-	tlsConf, err := e.clientTLS(p, t, dest)
+	d, err := e.newDial(p, t, addr, way)
 	if err != nil {
 		return nil, err
-	}
-	if way != nil {
-		tr = &quic.Transport{Conn: way}
-		dest += " tcp" // where this node has another address
-		defer func() {
-			if err != nil {
-				closeTransport(tr)
-			}
-		}()
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, handshakeMax, ErrUnreachable)
 	defer cancel()
-	tokens := &keyedTokens{TokenStore: e.tokens, key: dest, let: make(chan struct{})}
-	conf := e.quicConfig()
-	conf.KeepAlivePeriod = e.cfg.KeepAlive
-	conf.TokenStore = tokens
-	qc, err := tr.Dial(ctx, net.UDPAddrFromAddrPort(addr), tlsConf, conf)
+	c, err := d.open(ctx)
+	if err == nil && !t.Early && c.qc.ConnectionState().Used0RTT {
+		return c, nil // it took what was sent early, so it has let this node in
+	}
+	if err == nil && !t.Early {
+		if err = c.Confirm(ctx); err != nil { // the end of c ends the way too
+			c.CloseWithError(CodeDone, "gave up on the handshake")
+		}
+	}
 	if err != nil {
-		err = e.dialError(p, addr, err)
-		return nil, err
+		return nil, e.dialError(p, addr, err)
 	}
-	peer, ca, refused := e.verifier(p, false, t).judge(qc.ConnectionState().TLS.PeerCertificates)
-	if refused != nil { // it passed a moment ago
-		_ = qc.CloseWithError(quic.ApplicationErrorCode(CodeDone), refused.Why.Error())
-		err = e.dialError(p, addr, refused)
-		return nil, err
-	}
-	c := newConn(qc, p, peer, ca.Raw, true)
-	c.confirmed = tokens.let
+	return c, nil
+}
+
+// dial is one attempt to open a connection.
+type dial struct {
+	ep     *Endpoint
+	p      Protocol
+	t      Target
+	addr   netip.AddrPort
+	way    *tcpWay
+	tr     *quic.Transport
+	tls    *tls.Config
+	conf   *quic.Config
+	tokens *keyedTokens
+	cache  *sessionCache       // nil: the protocol has no sessions
+	chain  []*x509.Certificate // that the peer showed before; with it the connection opens with early data
+}
+
+func (e *Endpoint) newDial(p Protocol, t Target, addr netip.AddrPort, way *tcpWay) (*dial, error) {
+	dest, tr := addr.String(), e.tr
 	if way != nil {
-		c.tcp.packets, c.tcp.tr = way, tr
+		tr = &quic.Transport{Conn: way}
+		dest += " tcp" // where this node has another address
+	}
+	d := &dial{ep: e, p: p, t: t, addr: addr, way: way, tr: tr, conf: e.quicConfig()}
+	d.tokens = &keyedTokens{TokenStore: e.tokens, key: dest, let: make(chan struct{})}
+	d.conf.KeepAlivePeriod, d.conf.TokenStore = e.cfg.KeepAlive, d.tokens
+	var err error
+	if d.tls, err = e.clientTLS(p, t); err != nil {
+		return nil, err
+	}
+	if e.cfg.EarlyData && p == Uplink && way == nil {
+		key := e.cfg.Identity().sessionKey(p, t, dest)
+		d.chain = e.known.get(key)
+		d.cache = &sessionCache{sessions: e.known, key: key, used: d.chain != nil, warn: func(err error) {
+			e.cfg.Log.Warn("TLS sessions are not kept", "err", err)
+		}}
+		d.tls.ClientSessionCache = d.cache
+	}
+	return d, nil
+}
+
+// open returns once the handshake is done. A session that the peer does not take costs another handshake.
+func (d *dial) open(ctx context.Context) (*Conn, error) {
+	c, err := d.attempt(ctx)
+	if d.chain == nil || err == nil && c.qc.ConnectionState().Used0RTT {
+		return c, err
+	}
+	d.cache.drop(d.cache.key)
+	_, refused := errors.AsType[*RefusedError](explain(err))
+	if err != nil && !refused { // such as no answer
+		return nil, err
+	}
+	if c != nil {
+		c.CloseWithError(CodeDone, "the session was not taken")
+	}
+	d.chain, d.cache.used = nil, false
+	return d.attempt(ctx)
+}
+
+func (d *dial) attempt(ctx context.Context) (c *Conn, err error) {
+	e := d.ep
+	if d.way != nil {
+		defer func() {
+			if err != nil && c == nil {
+				closeTransport(d.tr)
+			}
+		}()
+	}
+	open := d.tr.Dial
+	if d.chain != nil {
+		open = d.tr.DialEarly
+	}
+	qc, err := open(ctx, net.UDPAddrFromAddrPort(d.addr), d.tls, d.conf)
+	if err != nil {
+		return nil, err
+	}
+	chain, early := d.chain, d.chain != nil
+	select {
+	case <-qc.HandshakeComplete():
+		chain, early = qc.ConnectionState().TLS.PeerCertificates, false
+	default:
+	}
+	peer, ca, refused := e.verifier(d.p, false, d.t).judge(chain)
+	if refused != nil { // it passed a moment ago, or when the session began
+		_ = qc.CloseWithError(quic.ApplicationErrorCode(CodeDone), refused.Why.Error())
+		return nil, refused
+	}
+	c = newConn(qc, d.p, peer, ca.Raw, true)
+	c.confirmed = d.tokens.let
+	if d.way != nil {
+		c.tcp.packets, c.tcp.tr = d.way, d.tr
 		c.tcp.using.Store(true)
 	}
 	if e.cfg.DialTCP != nil {
-		c.wg.Go(func() { e.changeWays(c, addr) })
+		c.wg.Go(func() { e.changeWays(c, d.addr) })
 	}
 	if _, ok := e.register(c); !ok {
 		c.CloseWithError(CodeShutdown, "the node is stopping")
 		c.end()
-		err = ErrClosed
-		return nil, err
+		return nil, ErrClosed
 	}
-	if t.Early {
-		return c, nil
+	if early {
+		err = d.speakEarly(ctx, c)
 	}
-	if confirmErr := c.Confirm(ctx); confirmErr != nil { // the end of c ends the way too
+	if err == nil && d.cache != nil {
+		d.cache.shown(qc.ConnectionState().TLS.PeerCertificates)
+	}
+	return c, err
+}
+
+// speakEarly lets the caller send before the peer has answered, and waits for the answer.
+func (d *dial) speakEarly(ctx context.Context, c *Conn) error {
+	if d.t.OnEarly != nil {
+		d.t.OnEarly(c)
+	}
+	select {
+	case <-c.qc.HandshakeComplete():
+		return nil
+	case <-c.qc.Context().Done():
+		return context.Cause(c.qc.Context())
+	case <-ctx.Done():
 		c.CloseWithError(CodeDone, "gave up on the handshake")
-		return nil, e.dialError(p, addr, confirmErr)
+		return context.Cause(ctx)
 	}
-	return c, nil
 }
 
 func (e *Endpoint) dialError(p Protocol, addr netip.AddrPort, err error) error {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -25,6 +26,7 @@ type Endpoint struct {
 	tr     *quic.Transport
 	adm    admission
 	relays *relays // nil: no peers over TCP
+	known  *sessions
 	silent silent
 	tokens quic.TokenStore // of addresses validated before: they skip a Retry
 
@@ -47,6 +49,9 @@ func New(cfg Config) (*Endpoint, error) {
 		return nil, errors.New("transport: Conn and Identity are required")
 	}
 	cfg = cfg.withDefaults()
+	if err := withoutECN(); err != nil {
+		return nil, err
+	}
 	e := &Endpoint{
 		cfg:      cfg,
 		tokens:   quic.NewLRUTokenStore(64, 2),
@@ -63,6 +68,10 @@ func New(cfg Config) (*Endpoint, error) {
 			return nil, err
 		}
 	}
+	var err error
+	if e.known, err = openSessions(cfg.SessionDir); err != nil {
+		cfg.Log.Warn("uplinks open with a round trip more", "err", err)
+	}
 	id := cfg.Identity()
 	reset := quic.StatelessResetKey(id.derive("stateless reset"))
 	token := quic.TokenGeneratorKey(id.derive("address validation"))
@@ -75,6 +84,10 @@ func New(cfg Config) (*Endpoint, error) {
 	}
 	return e, nil
 }
+
+// withoutECN has quic-go not mark packets. It panics when a connection on which marks have arrived moves to a way that has
+// none, as TCP is (sys_conn.go: "cannot use ECN with a basicConn"), and it takes no other word than this one.
+func withoutECN() error { return os.Setenv("QUIC_GO_DISABLE_ECN", "true") }
 
 // Node is the id of this node.
 func (e *Endpoint) Node() string { return e.cfg.Identity().Node() }
@@ -105,7 +118,7 @@ func (e *Endpoint) Run(ctx context.Context) error {
 	e.running = true
 	e.mu.Unlock()
 
-	ln, err := e.tr.Listen(e.serverTLS(), e.quicConfig())
+	ln, err := e.tr.ListenEarly(e.serverTLS(), e.quicConfig())
 	if err != nil {
 		close(e.stopped)
 		if e.cfg.ListenTCP != nil {
@@ -127,17 +140,28 @@ func (e *Endpoint) Run(ctx context.Context) error {
 	return nil // on request
 }
 
-func (e *Endpoint) acceptAll(ctx context.Context, ln *quic.Listener) error {
+func (e *Endpoint) acceptAll(ctx context.Context, ln *quic.EarlyListener) error {
 	for {
 		qc, err := ln.Accept(ctx)
 		if err != nil {
 			return explain(err)
 		}
-		e.accept(qc)
+		if state := qc.ConnectionState(); state.Used0RTT && state.TLS.DidResume {
+			e.accept(qc) // the session says who it is
+			continue
+		}
+		e.wg.Go(func() {
+			select {
+			case <-qc.HandshakeComplete():
+				e.accept(qc)
+			case <-qc.Context().Done():
+			}
+		})
 	}
 }
 
-// accept hands a connection whose handshake has passed to its handler.
+// accept hands a connection to its handler: its handshake has passed, or it resumes a session and may be a copy of an
+// earlier one, by somebody who cannot read the answers. See Conn.Confirm.
 func (e *Endpoint) accept(qc *quic.Conn) {
 	state := qc.ConnectionState().TLS
 	p := Protocol(state.NegotiatedProtocol)
@@ -156,7 +180,7 @@ func (e *Endpoint) accept(qc *quic.Conn) {
 		authority = ca.Raw
 	}
 	c := newConn(qc, p, peer, authority, false)
-	c.relays = e.relays
+	c.relays, c.confirmed = e.relays, qc.HandshakeComplete()
 	h, ok := e.register(c)
 	if !ok {
 		c.CloseWithError(CodeShutdown, "the node is stopping")
@@ -210,7 +234,7 @@ func (e *Endpoint) forget(c *Conn) {
 }
 
 // shutdown ends everything in the order in which the peers get to know.
-func (e *Endpoint) shutdown(ln *quic.Listener, cancel context.CancelFunc) {
+func (e *Endpoint) shutdown(ln *quic.EarlyListener, cancel context.CancelFunc) {
 	_ = ln.Close() // refuses handshakes under way, waits for them; always nil
 	e.mu.Lock()
 	e.closing = true
@@ -223,7 +247,10 @@ func (e *Endpoint) shutdown(ln *quic.Listener, cancel context.CancelFunc) {
 	for _, c := range open {
 		c.CloseWithError(CodeShutdown, "the node is stopping")
 	}
-	cancel()         // and with it what carries packets over TCP, now that the peers have been told
+	cancel() // and with it what carries packets over TCP, now that the peers have been told
+	if err := e.known.save(); err != nil {
+		e.cfg.Log.Warn("TLS sessions are not kept", "err", err)
+	}
 	_ = e.tr.Close() // ends what is still being dialed; an error would be of a socket that is the caller's
 	e.wg.Wait()
 }

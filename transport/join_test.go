@@ -134,7 +134,7 @@ func TestNodeWithoutACertificateGetsNowhereElse(t *testing.T) {
 		member, joiner := w.start("m"), w.start("new")
 		member.Listen(Raft, func(context.Context, *Conn) { t.Error("served") })
 		// By hand: Dial would not even try.
-		conf, err := joiner.clientTLS(Join, Target{CAHash: w.ca.Hash()}, "")
+		conf, err := joiner.clientTLS(Join, Target{CAHash: w.ca.Hash()})
 		if err != nil {
 			t.Fatal(err)
 		}

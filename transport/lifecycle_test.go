@@ -2,7 +2,6 @@ package transport
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"net"
 	"sync/atomic"
@@ -154,9 +153,8 @@ func TestIdleLinkCostsSeventeenKilobytesAnHour(t *testing.T) {
 func TestResumedSessionIsJudgedAgain(t *testing.T) {
 	bubble(t, 1, func(t *testing.T, w *world) {
 		var denied atomic.Bool
-		key := [32]byte{1}
 		b := w.start("b", func(c *Config) {
-			c.TicketKey = &key
+			c.EarlyData = true
 			c.Allowed = func(PeerInfo) error {
 				if denied.Load() {
 					return Revoked
@@ -165,7 +163,7 @@ func TestResumedSessionIsJudgedAgain(t *testing.T) {
 			}
 		})
 		b.Listen(Uplink, echo)
-		a := w.start("a", func(c *Config) { c.Sessions = tls.NewLRUClientSessionCache(8) })
+		a := w.start("a", func(c *Config) { c.EarlyData = true })
 		bytesOf := func() int {
 			before := w.net.Link("a", "b").Stats().Bytes
 			c := w.dial(a, "b", Uplink)

@@ -22,6 +22,7 @@ func (e *Endpoint) quicConfig() *quic.Config {
 		InitialPacketSize:              initialPacketSize,
 		DisablePathMTUDiscovery:        e.cfg.DisablePathMTUDiscovery,
 		EnableDatagrams:                true,
+		Allow0RTT:                      e.cfg.EarlyData, // for whom there are tickets: see serverTLS
 	}
 }
 
@@ -53,10 +54,10 @@ func (e *Endpoint) serverTLS() *tls.Config {
 			Certificates:           []tls.Certificate{id.tlsCertificate(p.mayDial(None))},
 			ClientAuth:             auth,
 			VerifyConnection:       e.verifier(p, true, Target{}).verify,
-			SessionTicketsDisabled: e.cfg.TicketKey == nil || p.anonymous(),
+			SessionTicketsDisabled: !e.cfg.EarlyData || p != Uplink,
 		}
-		if e.cfg.TicketKey != nil {
-			cfg.SetSessionTicketKeys([][32]byte{*e.cfg.TicketKey})
+		if !cfg.SessionTicketsDisabled {
+			cfg.SetSessionTicketKeys(id.ticketKeys(e.cfg.Now()))
 		}
 		return cfg, nil
 	}
@@ -75,7 +76,7 @@ func (e *Endpoint) chooseProtocol(offered []string) (Protocol, bool) {
 }
 
 // clientTLS is for one dial.
-func (e *Endpoint) clientTLS(p Protocol, t Target, addr string) (*tls.Config, error) {
+func (e *Endpoint) clientTLS(p Protocol, t Target) (*tls.Config, error) {
 	cfg := &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		Time:       e.cfg.Now,
@@ -92,9 +93,6 @@ func (e *Endpoint) clientTLS(p Protocol, t Target, addr string) (*tls.Config, er
 		return nil, ErrNotJoined
 	}
 	cfg.Certificates = []tls.Certificate{id.tlsCertificate(false)}
-	if e.cfg.Sessions != nil {
-		cfg.ClientSessionCache = keyedSessions{e.cfg.Sessions, string(p) + " " + t.Node + " " + addr}
-	}
 	return cfg, nil
 }
 
@@ -109,17 +107,6 @@ func (e *Endpoint) verifier(p Protocol, serving bool, t Target) verifier {
 	}
 	return v
 }
-
-// keyedSessions files TLS sessions by protocol, expected node and address. crypto/tls would file them by host, and
-// members that share one would push each other's out.
-type keyedSessions struct {
-	cache tls.ClientSessionCache
-	key   string
-}
-
-func (s keyedSessions) Get(string) (*tls.ClientSessionState, bool) { return s.cache.Get(s.key) }
-
-func (s keyedSessions) Put(_ string, cs *tls.ClientSessionState) { s.cache.Put(s.key, cs) }
 
 // keyedTokens files address validation tokens by address, and tells when the first one arrives. A server sends one with
 // the end of the handshake, after it has accepted the client's certificate, and repeats it until it is acknowledged: it

@@ -35,11 +35,10 @@ type Tunnel struct {
 
 // OpenTunnel begins one over a stream that leads to a member, which is proven as in Dial. t.Addrs is not used.
 func (e *Endpoint) OpenTunnel(ctx context.Context, under Carrier, p Protocol, t Target) (*Tunnel, error) {
-	cfg, err := e.clientTLS(p, t, "")
+	cfg, err := e.clientTLS(p, t)
 	if err != nil {
 		return nil, err
 	}
-	cfg.ClientSessionCache = nil
 	u := &Tunnel{tls: tls.Client(carried{under}, cfg), under: under, protocol: p, refused: func(why Refusal) {
 		if e.cfg.Refused != nil {
 			e.cfg.Refused(p, why)

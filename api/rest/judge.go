@@ -18,7 +18,7 @@ func (h *Handler) judge(r *http.Request, to target, admin bool) (bool, error) {
 		return admin, nil
 	}
 	switch to {
-	case toTokens, toToken, toMember, toSwitch, toNodes, toNode, toCert, toRenew, toRotate, toFinish:
+	case toTokens, toToken, toDevices, toDevice, toScope, toMember, toSwitch, toNodes, toNode, toCert, toRenew, toRotate, toFinish:
 		return h.isRoot(r)
 	case toMembers:
 		if r.Method == http.MethodPut {

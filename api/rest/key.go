@@ -19,6 +19,9 @@ const (
 	toQueued
 	toTokens
 	toToken
+	toDevices
+	toDevice
+	toScope
 	toNodes
 	toNode
 	toCert
@@ -76,6 +79,7 @@ var exact = map[string]target{
 	resumePath:   toResume,
 	flushPath:    toFlush,
 	tokensPath:   toTokens,
+	devicesPath:  toDevices,
 	nodesPath:    toNodes,
 	certPath:     toCert,
 	renewPath:    toRenew,
@@ -115,6 +119,14 @@ func route(u *url.URL) (target, string) {
 	}
 	if id, ok := strings.CutPrefix(sent, tokenRoot); ok && isID(id) {
 		return toToken, id
+	}
+	if id, ok := strings.CutPrefix(sent, deviceRoot); ok && isID(id) {
+		return toDevice, id
+	}
+	if node, ok := strings.CutSuffix(sent, scopeLeaf); ok {
+		if node, ok = strings.CutPrefix(node, nodeRoot); ok && isID(node) {
+			return toScope, node
+		}
 	}
 	if name, ok := strings.CutPrefix(u.Path, memberRoot); ok && strings.HasPrefix(sent, memberRoot) && name != "" && !strings.Contains(name, "/") {
 		return toMember, name

@@ -29,9 +29,10 @@ type Options struct {
 	Backend  api.Backend  // required
 	Reporter api.Reporter // required: answers /v1/status
 
-	Queue  func() api.Queue // answers /v1/queue; nil, or returning nil: the node has no queue
-	Tokens api.Tokens       // answers /v1/tokens behind Admin and nowhere else; nil: nowhere
-	Switch api.Switcher     // answers /v1/nodes/{node}/promote, demote and leave, likewise
+	Queue   func() api.Queue // answers /v1/queue; nil, or returning nil: the node has no queue
+	Tokens  api.Tokens       // answers /v1/tokens behind Admin and nowhere else; nil: nowhere
+	Devices api.Devices      // answers /v1/devices and /v1/nodes/{id}/scope; nil: nowhere
+	Switch  api.Switcher     // answers /v1/nodes/{node}/promote, demote and leave, likewise
 
 	Admin func() api.Admin // answers /v1/snapshot and /v1/members; nil, or returning nil: the node is no full replica
 
@@ -195,6 +196,12 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, admin bool) (int
 		return h.serveTokens(w, r, admin)
 	case toToken:
 		return h.serveToken(w, r, admin, name)
+	case toDevices:
+		return h.serveDevices(w, r, admin)
+	case toDevice:
+		return h.serveDevice(w, r, admin, name)
+	case toScope:
+		return h.serveScope(w, r, admin, name)
 	case toMembers:
 		return h.serveMembers(w, r, admin)
 	case toMember:

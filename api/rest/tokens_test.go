@@ -52,6 +52,9 @@ func serveAdmin(t *testing.T, tokens api.Tokens, change ...func(*Options)) *node
 	t.Helper()
 	n := serve(t, append(change, func(o *Options) {
 		o.Tokens, o.Nodes, o.Certificates = tokens, &registry{}, &registry{}
+		if o.Devices == nil {
+			o.Devices = &shed{list: []api.DeviceInfo{{ID: "1", Name: "pump-7", Allow: []string{"put"}, Prefixes: []string{"site/"}, Expires: &issued, LastSeen: &issued}}}
+		}
 		if o.Switch == nil {
 			o.Switch = &lever{}
 		}

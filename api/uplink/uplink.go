@@ -23,6 +23,11 @@ import (
 // Conn is a connection that a peer opened.
 type Conn interface {
 	AcceptStream(ctx context.Context) (Stream, error)
+	// Early reports whether Confirm would wait.
+	Early() bool
+	// Confirm returns once it is certain that the peer itself speaks. What came before may be a copy of what it said
+	// before (0-RTT), and only what does no harm when done twice may be done.
+	Confirm(ctx context.Context) error
 }
 
 // Stream is one request and its answer. Close ends the writing half, CancelRead the reading one; Abort gives up both.
@@ -128,6 +133,10 @@ func (s *Server) stream(ctx, taking context.Context, conn Conn, st Stream, peer 
 		return
 	}
 	q, err := wire.DecodeUplinkRequest(frame)
+	if err == nil && conn.Early() && !harmlessTwice(q) && conn.Confirm(taking) != nil {
+		st.Abort(codeDone)
+		return
+	}
 	if err == nil && q.Verb == wire.UplinkWatch {
 		defer context.AfterFunc(taking, func() { st.Abort(codeDone) })()
 		err = s.watch(taking, st, r, q, peer)
@@ -151,6 +160,19 @@ func (s *Server) stream(ctx, taking context.Context, conn Conn, st Stream, peer 
 		return
 	}
 	st.CancelRead(codeDone) // so that the stream gives its place back; Abort would take back the answer
+}
+
+// harmlessTwice reports whether a request may be served that somebody else may have sent again: reads, watches, and commands
+// with a place in an origin's queue, which are applied once however often they come.
+func harmlessTwice(q wire.UplinkRequest) bool {
+	switch q.Verb {
+	case wire.UplinkRead, wire.UplinkWatch:
+		return true
+	case wire.UplinkDo:
+		c, err := wire.DecodeCommand(q.Body)
+		return err == nil && c.ID.Seq.N > 0
+	}
+	return false
 }
 
 func malformed(err error) *kv.Error {

@@ -265,7 +265,7 @@ Available Commands:
   snapshot       Take, verify and restore backups
   status         Show how the agent is doing
   support-bundle Collect what somebody who helps from afar needs, without secrets
-  token          Make and end the tokens with which other nodes join
+  token          Make and end the tokens with which nodes join and devices are let in
   version        Print the version
 
 Flags:

@@ -28,7 +28,7 @@ It works on a member, over its administration socket only. Without a command it 
 		}
 		return list.RunE(cmd, args)
 	}
-	cmd.AddCommand(list, p.nodesRevokeCommand(f))
+	cmd.AddCommand(list, p.nodesRevokeCommand(f), p.nodesScopeCommand(f))
 	for _, c := range cmd.Commands() {
 		c.DisableFlagsInUseLine = true
 	}

@@ -16,10 +16,11 @@ const tokensPath = "/v1/tokens"
 func (p *program) tokenCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "token",
-		Short: "Make and end the tokens with which other nodes join",
-		Long: `Make and end the tokens with which other nodes join this cluster.
+		Short: "Make and end the tokens with which nodes join and devices are let in",
+		Long: `Make and end the tokens with which other nodes join this cluster, and those that devices show
+once authentication is on (agent auth enable).
 
-It works on a member, over its administration socket only.`,
+It works over the administration socket of a member; over the network for the user root.`,
 		RunE: group,
 	}
 	f := addClientFlags(cmd)
@@ -43,13 +44,14 @@ func (p *program) tokenCreateCommand(f *clientFlags) *cobra.Command {
 	var ttl time.Duration
 	cmd := &cobra.Command{
 		Use:   "create [flags]",
-		Short: "Make a join token and print it, alone",
-		Long: `Make a join token and print it, alone on standard output, where it can go into a file:
+		Short: "Make a token and print it, alone",
+		Long: `Make a token and print it, alone on standard output, where it can go into a file:
 
   agent token create --role=proxy --scope=site/42/ > token
+  agent token create --device=pump-7 --allow=put,get --prefix=site/42/ --expires=90d > pump-7
 
-Nothing shows it again. A proxy that joins with it may touch the keys of its scope: every key unless
---scope is given.`,
+Nothing shows it again. A proxy that joins with the first may touch the keys of its scope: every key
+unless --scope is given. A device shows the second as a bearer token: Authorization: Bearer TOKEN.`,
 		Args: noArgs(exitUsage),
 	}
 	flags := cmd.Flags()
@@ -57,7 +59,14 @@ Nothing shows it again. A proxy that joins with it may touch the keys of its sco
 	flags.DurationVar(&ttl, "ttl", 24*time.Hour, "how long it is good")
 	flags.IntVar(&req.Uses, "uses", 0, "how many nodes may join with it; 0 is any number")
 	flags.StringArrayVar(&req.Scope, "scope", nil, "key prefix that a proxy may touch, repeated for more; without it every key")
+	device := addDeviceFlags(flags)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := device.check(flags); err != nil {
+			return err
+		}
+		if device.Name != "" {
+			return p.createDevice(cmd, f, device)
+		}
 		req.TTL = ttl.String()
 		body, err := json.Marshal(&req)
 		if err != nil {
@@ -141,8 +150,10 @@ func (p *program) tokenListCommand(f *clientFlags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "ls [flags]",
 		Short: "List the tokens, without their secrets",
-		Args:  noArgs(exitUsage),
-		RunE:  p.show(f, tokensPath, p.printTokens),
+		Long: `List the tokens with which nodes join, and those of devices, without their secrets. When a device
+was seen last is what this node knows, since it started.`,
+		Args: noArgs(exitUsage),
+		RunE: func(cmd *cobra.Command, _ []string) error { return p.listTokens(cmd, f) },
 	}
 }
 
@@ -183,10 +194,14 @@ func (p *program) printTokens(doc []byte) error {
 func (p *program) tokenRevokeCommand(f *clientFlags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "revoke ID [flags]",
-		Short: "End a token; nodes that joined with it stay",
+		Short: "End a token; nodes that joined with it stay, devices are refused from then on",
 		Args:  exactArgs("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			path, err := pathOf(tokensPath, args[0])
+			root := tokensPath
+			if len(args[0]) == deviceIDLen {
+				root = devicesPath
+			}
+			path, err := pathOf(root, args[0])
 			if err != nil {
 				return err
 			}

@@ -64,8 +64,8 @@ func TestTokenLsShowsWhatIsLeftOfEach(t *testing.T) {
 			t.Errorf("got\n%s\nwant the line %q", got, line)
 		}
 	}
-	if r := f.request(t); r.method != "GET" || r.uri != "/v1/tokens" {
-		t.Errorf("asked %+v", r)
+	if asked := f.requests(); len(asked) != 2 || asked[0].uri != "/v1/tokens" || asked[1].uri != "/v1/devices" {
+		t.Errorf("asked %+v", asked)
 	}
 	if got := w.runs(0, "token", "ls", "-o", "yaml", "--socket", f.socket); !strings.HasPrefix(got, "tokens:\n  - id: \"7f\"\n") {
 		t.Errorf("got %s", got)

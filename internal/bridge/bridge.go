@@ -93,9 +93,11 @@ func Serve(ep *transport.Endpoint, s *uplink.Server) {
 }
 
 // Dial is client.Options.Dial over ep. An endpoint may be marked as a proxy's, see transport.ViaPrefix.
-func Dial(ep *transport.Endpoint) func(ctx context.Context, endpoint string) (client.Conn, error) {
-	return func(ctx context.Context, endpoint string) (client.Conn, error) {
-		c, err := ep.Dial(ctx, transport.Uplink, transport.TargetOf(endpoint))
+func Dial(ep *transport.Endpoint) func(ctx context.Context, endpoint string, early func(client.Conn)) (client.Conn, error) {
+	return func(ctx context.Context, endpoint string, early func(client.Conn)) (client.Conn, error) {
+		target := transport.TargetOf(endpoint)
+		target.OnEarly = func(c *transport.Conn) { early(Dialed{c}) }
+		c, err := ep.Dial(ctx, transport.Uplink, target)
 		if err != nil {
 			return nil, err
 		}

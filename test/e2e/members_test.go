@@ -20,6 +20,7 @@ type memberRow struct {
 	Name   string `json:"name"`
 	Role   string `json:"role"`
 	Leader bool   `json:"leader"`
+	Away   bool   `json:"away"`
 }
 
 // members asks an agent for the list of members.

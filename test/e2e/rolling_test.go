@@ -3,10 +3,10 @@
 package e2e
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 )
@@ -92,6 +92,7 @@ const (
 // so it drains first.
 func (s *site) replace(b, other *box, how replacement) {
 	s.t.Helper()
+	was := other.member(b.name).ID
 	b.close()
 	b.idle()
 	if how == leaves {
@@ -120,15 +121,30 @@ func (s *site) replace(b, other *box, how replacement) {
 	case replaced:
 		mustRun(s.t, other.data, "members", "set", "--replace-after", "30s")
 		eventually(s.t, 2*startMax, func() string {
-			for _, o := range s.boxes {
-				if o != b && strings.Contains(o.logTail(), "its seat is free for another box") {
-					return ""
-				}
+			if m := other.member(b.name); !m.Away {
+				return fmt.Sprintf("the seat is not free: %+v", m)
 			}
-			return "nobody says that the seat of " + b.name + " is free"
+			return ""
 		})
 	}
 	b.start()
+	eventually(s.t, startMax, func() string {
+		if now := other.member(b.name); now.ID == was || now.Role != "voter" {
+			return fmt.Sprintf("%s was member %s, now %+v", b.name, was, now)
+		}
+		return ""
+	})
 	other.waitVoters(3, startMax)
 	s.t.Logf("%s is another member now: %+v", b.name, other.members())
+}
+
+// member is the member of that name, as an agent lists it.
+func (a *agent) member(name string) (is memberRow) {
+	a.t.Helper()
+	for _, m := range a.members() {
+		if m.Name == name {
+			return m
+		}
+	}
+	return is
 }

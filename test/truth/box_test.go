@@ -86,7 +86,7 @@ func (p *place) identity(name string, role transport.Role) *transport.Identity {
 func (p *place) endpoint(ctx context.Context, name string, role transport.Role, r *running) *transport.Endpoint {
 	id := p.identity(name, role)
 	conn := p.net.Node(name)
-	ep, err := transport.New(transport.Config{Conn: conn, Identity: func() *transport.Identity { return id }, Resolve: p.net.Resolve})
+	ep, err := transport.New(transport.Config{Conn: conn, Identity: func() *transport.Identity { return id }, EarlyData: true, Resolve: p.net.Resolve})
 	if err != nil {
 		p.t.Fatal(err)
 	}

@@ -1,0 +1,117 @@
+package contract
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"holdfast/api/apitest"
+	"holdfast/api/uplink"
+	"holdfast/client"
+	"holdfast/internal/bridge"
+	"holdfast/internal/simnet"
+	"holdfast/kv"
+	"holdfast/transport"
+)
+
+// place is a network with a cluster's CA.
+type place struct {
+	t   *testing.T
+	net *simnet.Net
+	ca  *transport.CA
+}
+
+// endpoint runs one until the test ends, or until it is stopped.
+func (p place) endpoint(name string, id *transport.Identity, dir string) (ep *transport.Endpoint, stop func()) {
+	p.t.Helper()
+	conn := p.net.Node(name)
+	ep, err := transport.New(transport.Config{Conn: conn, Identity: func() *transport.Identity { return id }, EarlyData: true, SessionDir: dir})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- ep.Run(ctx) }()
+	stop = func() {
+		cancel()
+		if err := <-done; err != nil {
+			p.t.Error(err)
+		}
+		_ = conn.Close()
+	}
+	return ep, stop
+}
+
+func (p place) identity(role transport.Role) *transport.Identity {
+	p.t.Helper()
+	id, err := transport.NewIdentity()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	csr, err := id.Request()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	cert, err := p.ca.IssueCSR(csr, transport.Grant{Node: id.Node(), Role: role, Scope: scopeOf(role), Life: time.Hour}, time.Now())
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if id, err = id.WithCertificate(cert, p.ca.Certificate()); err != nil {
+		p.t.Fatal(err)
+	}
+	return id
+}
+
+func scopeOf(role transport.Role) []string {
+	if role == transport.Proxy {
+		return []string{""}
+	}
+	return nil
+}
+
+// TestAProxyThatStartsAgainHasItsFirstReplyInOneRoundTrip is the row "reconnect to first reply" of the targets, from the
+// read to its answer, over a link with an RTT of 100 ms.
+func TestAProxyThatStartsAgainHasItsFirstReplyInOneRoundTrip(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		ca, err := transport.NewCA("c1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := place{t, simnet.New(t, 1), ca}
+		p.net.Link("m", "p").Delay(50 * time.Millisecond)
+		server, stopServer := p.endpoint("m", p.identity(transport.Member), "")
+		defer stopServer()
+		bridge.Serve(server, uplink.New(apitest.NewMemory(), nil))
+		proxy := p.identity(transport.Proxy)
+		var took [2]time.Duration
+		for i := range took {
+			ep, stop := p.endpoint("p", proxy, dir)
+			up, err := client.New(client.Options{Dial: bridge.Dial(ep), Endpoints: []string{p.net.Addr("m")}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(context.Background())
+			done := make(chan error, 1)
+			go func() { done <- up.Run(ctx) }()
+			start := time.Now()
+			if _, err := up.Read(t.Context(), kv.Query{}); err != nil {
+				t.Errorf("start %d: %v", i, err)
+			}
+			took[i] = time.Since(start)
+			if _, err := up.Do(t.Context(), kv.Command{Ops: []kv.Op{kv.Put{Key: []byte("k"), Value: []byte("v")}}}); err != nil {
+				t.Errorf("start %d: write: %v", i, err)
+			}
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+			stop()
+		}
+		t.Logf("first reply after %v, then %v", took[0], took[1])
+		if took[0] > 310*time.Millisecond || took[1] > 120*time.Millisecond {
+			t.Errorf("first reply after %v, and after a restart %v; want at most three round trips and 1.2", took[0], took[1])
+		}
+	})
+}

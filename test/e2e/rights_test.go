@@ -1,0 +1,224 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"bufio"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// gateway posts to etcd's JSON gateway and decodes the answer.
+func (a *agent) gateway(path, body, token string) (answer struct{ Token string }) {
+	a.t.Helper()
+	header := []string{"Content-Type", "application/json"}
+	if token != "" {
+		header = append(header, "Authorization", token)
+	}
+	r := a.do("POST", "/v3/"+path, []byte(body), header...)
+	if r.status != http.StatusOK {
+		a.t.Fatalf("/v3/%s %s: %d %s", path, body, r.status, r.body)
+	}
+	if err := json.Unmarshal(r.body, &answer); err != nil {
+		a.t.Fatal(err)
+	}
+	return answer
+}
+
+// as is a request by somebody who shows a token; "" by nobody.
+func (a *agent) as(token string, status int, method, path, body string) reply {
+	a.t.Helper()
+	var header []string
+	if token != "" {
+		header = []string{"Authorization", "Bearer " + token}
+	}
+	r := a.do(method, path, []byte(body), header...)
+	if r.status != status {
+		a.t.Errorf("%s %s on %s: %d %s, want %d", method, path, a.url, r.status, r.body, status)
+	}
+	return r
+}
+
+// deviceToken makes a token for a device on a member.
+func deviceToken(t *testing.T, dir string, args ...string) (token, id string) {
+	t.Helper()
+	out, said := command(t, 0, append([]string{"token", "create", "--data-dir", dir}, args...)...)
+	fields := strings.Fields(said)
+	if len(fields) < 3 {
+		t.Fatalf("token create said %q", said)
+	}
+	return strings.TrimSpace(out), fields[2] // agent: token ID lets ...
+}
+
+// lockedCluster is a member with authentication on and a proxy that knows so, and root's token.
+func lockedCluster(t *testing.T, more ...string) (c *cluster, member, proxy *agent, root string, args []string) {
+	t.Helper()
+	c = newCluster(t)
+	member = c.member()
+	args = append(c.proxyArgs(c.file("token", joinToken(t, c.memberDir(), "1h").Token)), more...)
+	proxy = start(t, filepath.Join(c.dir, "proxy"), freeAddr(t), args...)
+	proxy.waitSynced()
+	member.expect(201, "PUT", "/v1/kv/site/1", "secret", "")
+	proxy.expect(200, "GET", "/v1/kv/site/1?consistency=linearizable", "", "secret")
+	member.gateway("auth/user/add", `{"name":"root","password":"p"}`, "")
+	member.gateway("auth/user/grant", `{"user":"root","role":"root"}`, "")
+	member.gateway("auth/enable", `{}`, "")
+	root = member.gateway("auth/authenticate", `{"name":"root","password":"p"}`, "").Token
+	eventually(t, startMax, func() string { // within one propagation, by its own judgement
+		if r := proxy.do("GET", "/v1/kv/site/1?consistency=local", nil); r.status != http.StatusUnauthorized {
+			return fmt.Sprintf("the proxy answers nobody with %d", r.status)
+		}
+		return ""
+	})
+	return c, member, proxy, root, args
+}
+
+// TestRightsHoldOnMemberProxyAndOfflineProxy asks for what a device's token does not allow, everywhere.
+func TestRightsHoldOnMemberProxyAndOfflineProxy(t *testing.T) {
+	c, member, proxy, root, args := lockedCluster(t)
+	token, id := deviceToken(t, c.memberDir(), "--device=pump-7", "--allow=get,put,watch", "--prefix=q/", "--prefix=site/1", "--expires=90d")
+	stranger := token[:len(token)-4] + "AAAA"
+	key := base64.StdEncoding.EncodeToString([]byte("site/2"))
+
+	everywhere := func(a *agent, written int) {
+		t.Helper()
+		t.Logf("at %s", a.url)
+		a.as("", 401, "GET", "/v1/kv/site/1", "")
+		a.as(stranger, 401, "GET", "/v1/kv/site/1", "")
+		a.as(token, 200, "GET", "/v1/kv/site/1", "")
+		a.as(token, written, "PUT", "/v1/kv/q/1", "x")
+		a.as(token, 403, "GET", "/v1/kv/site/2", "")
+		a.as(token, 403, "PUT", "/v1/kv/site/2", "x")
+		a.as(token, 403, "DELETE", "/v1/kv/q/1", "")
+		a.as("", 401, "PUT", "/v1/kv/q/1", "x")
+		a.as(stranger, 401, "PUT", "/v1/kv/q/1", "x")
+		a.as(token, 403, "GET", "/v1/kv/?prefix", "")
+		a.as(token, 403, "GET", "/v1/kv/site/?watch&prefix", "")
+		a.as(token, 403, "POST", "/v1/txn", `{"compare":[{"key":"site/2","version":0}],"then":[{"put":{"key":"q/9","value":"x"}}]}`)
+		a.as(token, 403, "POST", "/v3/kv/range", `{"key":"`+key+`"}`)
+		a.as("", 400, "POST", "/v3/kv/range", `{"key":"`+key+`"}`)
+	}
+	for _, a := range []*agent{member, proxy} {
+		eventually(t, startMax, func() string {
+			if r := a.do("GET", "/v1/kv/site/1", nil, "Authorization", "Bearer "+token); r.status != http.StatusOK {
+				return fmt.Sprintf("the new token is answered with %d", r.status)
+			}
+			return ""
+		})
+		everywhere(a, 200+map[bool]int{true: 1}[a == member])
+		a.as(token, 403, "GET", "/v1/snapshot", "")
+		a.as(token, 403, "POST", "/v1/devices", `{}`)
+		a.as(root, 201, "PUT", "/v1/kv/site/root"+a.url[len(a.url)-3:], "by root") // also through a proxy: it shows its token
+	}
+
+	t.Log("the member is gone, and the proxy starts anew")
+	member.kill()
+	proxy.kill()
+	proxy = start(t, filepath.Join(c.dir, "proxy"), freeAddr(t), args...)
+	everywhere(proxy, 202)
+	proxy.as(root, 403, "PUT", "/v1/kv/q/root?write=queue", "x")
+
+	t.Log("the right is withdrawn before the queued write arrives: it is rejected, and says so")
+	command(t, 0, "queue", "pause", "--data-dir", filepath.Join(c.dir, "proxy"))
+	member = c.member()
+	command(t, 0, "token", "revoke", "--data-dir", c.memberDir(), id)
+	eventually(t, startMax, func() string {
+		if r := proxy.do("GET", "/v1/kv/site/1?consistency=local", nil, "Authorization", "Bearer "+token); r.status != http.StatusUnauthorized {
+			return fmt.Sprintf("the revoked token is answered with %d", r.status)
+		}
+		return ""
+	})
+	command(t, 0, "queue", "resume", "--data-dir", filepath.Join(c.dir, "proxy"))
+	eventually(t, startMax, func() string {
+		out, _ := command(t, 0, "queue", "ls", "--state=rejected", "--data-dir", filepath.Join(c.dir, "proxy"))
+		if !strings.Contains(out, "q/1") {
+			return "no rejected write is listed: " + out
+		}
+		return ""
+	})
+	if r := member.as(root, 200, "GET", "/v1/kv/q/1", ""); string(r.body) != "x" {
+		t.Errorf("q/1 is %q", r.body)
+	}
+}
+
+// TestAWatchOnAProxyEndsWithItsRight withdraws a token while its watch is open, on the proxy's own feed.
+func TestAWatchOnAProxyEndsWithItsRight(t *testing.T) {
+	c, member, proxy, root, _ := lockedCluster(t)
+	token, id := deviceToken(t, c.memberDir(), "--device=display", "--allow=watch", "--prefix=site/")
+	ctx, cancel := context.WithTimeout(t.Context(), startMax)
+	defer cancel()
+	var open *http.Response
+	eventually(t, startMax, func() string {
+		r, err := http.NewRequestWithContext(ctx, http.MethodGet, proxy.url+"/v1/kv/site/?watch&prefix", http.NoBody)
+		if err != nil {
+			return err.Error()
+		}
+		r.Header.Set("Authorization", "Bearer "+token)
+		r.Header.Set("Accept", "application/x-ndjson")
+		if open, err = http.DefaultClient.Do(r); err != nil {
+			return err.Error()
+		}
+		if open.StatusCode != http.StatusOK {
+			open.Body.Close()
+			return fmt.Sprintf("the watch is answered with %d", open.StatusCode)
+		}
+		return ""
+	})
+	defer open.Body.Close()
+	lines := bufio.NewScanner(open.Body)
+	next := func(part string) bool {
+		for lines.Scan() {
+			if strings.Contains(lines.Text(), part) {
+				return true
+			}
+		}
+		return false
+	}
+	value := func(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
+	member.as(root, 200, "PUT", "/v1/kv/site/1", "seen")
+	if !next(value("seen")) {
+		t.Fatal("the watch ended before it saw anything")
+	}
+	command(t, 0, "token", "revoke", "--data-dir", c.memberDir(), id)
+	eventually(t, startMax, func() string {
+		if r := proxy.do("GET", "/v1/kv/site/?watch&prefix", nil, "Authorization", "Bearer "+token); r.status != http.StatusUnauthorized {
+			return fmt.Sprintf("the revoked token is answered with %d", r.status)
+		}
+		return ""
+	})
+	member.as(root, 200, "PUT", "/v1/kv/site/1", "not for display")
+	if next(value("not for display")) {
+		t.Error("the watch saw a change that came after its right was withdrawn")
+	}
+}
+
+// TestAProxyForgetsWhoMayWhatInTime gives a proxy a short auth.max-offline.
+func TestAProxyForgetsWhoMayWhatInTime(t *testing.T) {
+	c, member, proxy, _, _ := lockedCluster(t, "--auth-max-offline", "1m")
+	token, _ := deviceToken(t, c.memberDir(), "--device=pump", "--allow=get", "--prefix=site/")
+	eventually(t, startMax, func() string {
+		if r := proxy.do("GET", "/v1/kv/site/1", nil, "Authorization", "Bearer "+token); r.status != http.StatusOK {
+			return fmt.Sprintf("the new token is answered with %d", r.status)
+		}
+		return ""
+	})
+	if os.Getenv("HOLDFAST_E2E_LONG") == "" { // the clock's part is tested in virtual time (package auth)
+		return
+	}
+	member.kill()
+	eventually(t, 3*time.Minute, func() string {
+		r := proxy.do("GET", "/v1/kv/site/1?consistency=local", nil, "Authorization", "Bearer "+token)
+		if r.status != http.StatusServiceUnavailable || !strings.Contains(string(r.body), "authz-stale") {
+			return fmt.Sprintf("answered with %d %s", r.status, r.body)
+		}
+		return ""
+	})
+}

@@ -1,0 +1,205 @@
+package courier
+
+import (
+	"time"
+)
+
+// This file is what leaves: messages, their copies, and the accounts that go along.
+
+// Send takes a message, of at most MaxMessage bytes, which is the courier's from now on. It tells whether the message was
+// taken: it is not without a path that works, nor when too much waits.
+func (c *Courier) Send(body []byte, care Care) bool {
+	if len(body) == 0 || len(body) > c.MaxMessage() {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	c.look(now)
+	if !c.in.account.known && len(c.paths) > 0 && now.Sub(c.greeted) >= c.retryWait() {
+		c.greet(c.pick(nil))
+	}
+	if len(c.paths) == 0 || c.lost || !c.in.account.known || care > Once && (len(c.waiting) >= maxWaiting || c.bytes+len(body) > maxWaitingBytes) {
+		c.stats.Refused++
+		return false
+	}
+	c.stats.Messages++
+	m := &message{body: body, care: care, first: now}
+	if care == Once {
+		c.stats.First += uint64(c.transmit(now, m, nil, false))
+		return true
+	}
+	c.busy = now
+	m.wait = c.retryWait()
+	m.retryAt = now.Add(m.wait)
+	c.waiting = append(c.waiting, m)
+	c.bytes += len(body)
+	p := c.pick(nil)
+	c.stats.First += uint64(c.transmit(now, m, p, true))
+	c.copy(now, m, p)
+	c.plan(now)
+	c.arm(c.due(m))
+	return true
+}
+
+// copy sends the copies that the loss asks for, or sets when.
+func (c *Courier) copy(now time.Time, m *message, first *path) {
+	m.copies = c.meter.copies() - 1
+	if m.care == Vital && c.meter.level >= levelRepeat {
+		m.copies++
+	}
+	if m.copies == 0 {
+		return
+	}
+	m.copyAt = now.Add(c.copyGap())
+	if c.meter.bursty || len(c.paths) < 2 {
+		return
+	}
+	m.copies--
+	c.spend(now, m, c.pick(first))
+}
+
+// copyGap is a tenth of a round trip, which costs the latest copy little.
+func (c *Courier) copyGap() time.Duration {
+	return min(max(c.rtt/10, copyGapLeast), copyGapMost)
+}
+
+// spend sends a copy if the budget has it.
+func (c *Courier) spend(now time.Time, m *message, p *path) {
+	if !c.afford(now, len(m.body)+maxHeader/2) {
+		return
+	}
+	c.stats.Copies += uint64(c.transmit(now, m, p, false))
+}
+
+func (c *Courier) afford(now time.Time, n int) bool {
+	budget := float64(c.opts.Budget)
+	c.tokens = min(budget, c.tokens+now.Sub(c.filled).Seconds()*budget)
+	c.filled = now
+	if c.tokens < float64(n) {
+		return false
+	}
+	c.tokens -= float64(n)
+	return true
+}
+
+// retryWait is how long a message waits for its acknowledgement.
+func (c *Courier) retryWait() time.Duration {
+	rtt := c.rtt
+	if rtt == 0 {
+		rtt = rttUnknown
+	}
+	return max(time.Duration(retryRTTs*float64(rtt)), rtt+retrySlack)
+}
+
+// Hold is how long whoever wants messages in order waits for a missing one: until it would have come at the second
+// attempt.
+func (c *Courier) Hold() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.look(time.Now())
+	return c.retryWait() + ackDelay
+}
+
+// transmit sends a datagram with a message on a path, any if it is nil, and returns its size without repeats. Where the loss asks for
+// it, earlier messages go along.
+func (c *Courier) transmit(now time.Time, m *message, p *path, repeats bool) int {
+	if p == nil {
+		if p = c.pick(nil); p == nil {
+			return 0
+		}
+	}
+	h := c.header()
+	h.patient = m.care == Once
+	b := make([]byte, 0, min(c.opts.MaxDatagram, maxHeader+len(m.body)+2))
+	b = appendMessage(h.append(b), m.body)
+	own := len(b)
+	held := []*message{m}
+	if repeats && c.meter.level >= levelRepeat {
+		b, held = c.repeat(now, b, held)
+	}
+	c.fly(now, held)
+	p.used = c.number
+	c.rateBytes += len(b)
+	_ = p.SendDatagram(b) // one that has ended loses it, as any may
+	return own
+}
+
+// repeat adds earlier messages that are not acknowledged yet, the latest first.
+func (c *Courier) repeat(now time.Time, b []byte, held []*message) ([]byte, []*message) {
+	for i := len(c.waiting) - 1; i >= 0 && len(held) <= maxRepeats; i-- {
+		m := c.waiting[i]
+		if m.done || m == held[0] || len(m.body) > repeatMax {
+			continue
+		}
+		if now.Sub(m.first) > c.rtt || len(b)+frameSize(m.body) > c.opts.MaxDatagram || !c.afford(now, frameSize(m.body)) {
+			break
+		}
+		c.stats.Repeats += uint64(frameSize(m.body))
+		b = appendMessage(b, m.body)
+		held = append(held, m)
+	}
+	return b, held
+}
+
+func (c *Courier) header() header {
+	c.number++
+	c.ackAt, c.ackCount = time.Time{}, 0
+	return header{wanted: c.wanted, life: c.opts.Life, number: c.number, account: c.in.account}
+}
+
+// fly remembers a datagram under way.
+func (c *Courier) fly(now time.Time, held []*message) {
+	if c.flights == nil {
+		c.flights = make([]flight, maxFlights)
+	}
+	c.flights[c.number%maxFlights] = flight{number: c.number, at: now, held: held, open: true}
+}
+
+func (c *Courier) flight(number uint64) *flight {
+	if c.flights == nil {
+		return nil
+	}
+	if f := &c.flights[number%maxFlights]; f.number == number {
+		return f
+	}
+	return nil
+}
+
+// pick chooses the path with the least waiting on it, then the one that was used longest ago, and not the one named if
+// there is another.
+func (c *Courier) pick(not *path) *path {
+	var best *path
+	var queued int
+	for _, p := range c.paths {
+		if p == not && len(c.paths) > 1 {
+			continue
+		}
+		q := p.Quality()
+		n := q.Queued
+		if q.Lost {
+			n += 1 << 20
+		}
+		if best == nil || n < queued || n == queued && p.used < best.used {
+			best, queued = p, n
+		}
+	}
+	return best
+}
+
+// look asks the paths how they are doing, now and then.
+func (c *Courier) look(now time.Time) {
+	if !c.looked.IsZero() && now.Sub(c.looked) < qualityEvery {
+		return
+	}
+	c.looked = now
+	c.rtt, c.pathLoss, c.lost = 0, 0, true
+	for _, p := range c.paths {
+		q := p.Quality()
+		if q.RTT > 0 && (c.rtt == 0 || q.RTT < c.rtt) {
+			c.rtt = q.RTT
+		}
+		c.pathLoss = max(c.pathLoss, q.Loss)
+		c.lost = c.lost && q.Lost
+	}
+}

@@ -1,0 +1,182 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// earlyWorld is a that dials b over a link with an RTT of 100 ms, both with early data.
+func earlyWorld(w *world, dir string) (a, b *node) {
+	w.net.Link("a", "b").Delay(50 * time.Millisecond)
+	b = w.start("b", func(c *Config) { c.EarlyData = true })
+	b.Listen(Uplink, echo)
+	return w.start("a", func(c *Config) { c.EarlyData, c.SessionDir = true, dir }), b
+}
+
+// firstReply dials with a question that goes out as early as it can, and returns when the answer was there.
+func firstReply(t *testing.T, w *world, a *node) (took time.Duration, early bool) {
+	t.Helper()
+	start := time.Now()
+	replied := make(chan error, 1)
+	target := w.target("b")
+	target.OnEarly = func(c *Conn) {
+		early = true
+		go func() {
+			_, err := ask(c, "early", time.Second)
+			replied <- err
+		}()
+	}
+	c, err := a.Dial(t.Context(), Uplink, target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.CloseWithError(CodeDone, "")
+	if early {
+		if err := <-replied; err == nil {
+			return time.Since(start), true
+		}
+	}
+	wantEcho(t, c, "after the handshake")
+	return time.Since(start), early
+}
+
+// TestReconnectAnswersInOneRoundTrip is the floor of targets.md: at most 1.2 round trips to the first reply.
+func TestReconnectAnswersInOneRoundTrip(t *testing.T) {
+	dir := t.TempDir()
+	bubble(t, 1, func(t *testing.T, w *world) {
+		a, b := earlyWorld(w, dir)
+		if took, early := firstReply(t, w, a); early || took > 310*time.Millisecond {
+			t.Errorf("the first time: %v, early %v", took, early)
+		}
+		for _, what := range []string{"again", "after both have restarted"} {
+			took, early := firstReply(t, w, a)
+			if !early || took > 120*time.Millisecond {
+				t.Errorf("%s: %v, early %v; want at most 120ms", what, took, early)
+			}
+			t.Logf("%s: %v at an RTT of 100ms", what, took)
+			a.stop()
+			b.stop()
+			a, b = earlyWorld(w, dir)
+		}
+	})
+	info, err := os.Stat(filepath.Join(dir, sessionsFile))
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the file of sessions: %v, %v; want mode 0600", info, err)
+	}
+}
+
+func TestSessionThatIsOfNoUseCostsAHandshakeOnly(t *testing.T) {
+	for name, change := range map[string]func(w *world, a, b *node) *node{
+		"the peer has another key": func(w *world, _, b *node) *node {
+			b.stop()
+			id := *w.ids["b"]
+			id.secret[0]++
+			w.ids["b"] = &id
+			n := w.start("b", func(c *Config) { c.EarlyData = true })
+			n.Listen(Uplink, echo)
+			return n
+		},
+		"it is old": func(_ *world, _, b *node) *node { time.Sleep(50 * time.Hour); return b },
+		"this node has another certificate": func(w *world, a, b *node) *node {
+			a.become(certify(w.t, a.id, w.ca, Grant{}))
+			return b
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, 1, func(t *testing.T, w *world) {
+				for _, n := range []string{"a", "b"} {
+					w.role(n, Grant{Life: 1000 * time.Hour})
+				}
+				a, b := earlyWorld(w, "")
+				firstReply(t, w, a)
+				b = change(w, a, b)
+				if took, _ := firstReply(t, w, a); took > 450*time.Millisecond {
+					t.Errorf("took %v, want at most a handshake more", took)
+				}
+				if took, early := firstReply(t, w, a); !early || took > 120*time.Millisecond {
+					t.Errorf("the one after that: %v, early %v", took, early)
+				}
+				_ = b
+			})
+		})
+	}
+}
+
+func TestEarlyDataIsNotTakenFromTheRevoked(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, w *world) {
+		var revoked, served atomic.Bool
+		b := w.start("b", func(c *Config) {
+			c.EarlyData = true
+			c.Allowed = func(PeerInfo) error {
+				if revoked.Load() {
+					return Revoked
+				}
+				return nil
+			}
+		})
+		b.Listen(Uplink, func(ctx context.Context, c *Conn) {
+			served.Store(true)
+			echo(ctx, c)
+		})
+		a := w.start("a", func(c *Config) { c.EarlyData = true })
+		firstReply(t, w, a)
+		revoked.Store(true)
+		served.Store(false)
+		target := w.target("b")
+		target.OnEarly = func(c *Conn) { go func() { _, _ = ask(c, "mine", time.Second) }() }
+		if _, err := a.Dial(t.Context(), Uplink, target); !errors.Is(err, Revoked) {
+			t.Errorf("dial: %v", err)
+		}
+		time.Sleep(2 * time.Second)
+		if served.Load() {
+			t.Error("its early data was served")
+		}
+	})
+}
+
+// TestCopyOfEarlyDataIsNotConfirmed sends early data from an end that hears nothing, as one that repeats a recorded packet does.
+func TestCopyOfEarlyDataIsNotConfirmed(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, w *world) {
+		a, b := earlyWorld(w, "")
+		firstReply(t, w, a)
+		heard, confirmed := make(chan string, 1), make(chan error, 1)
+		b.Listen(Uplink, func(ctx context.Context, c *Conn) {
+			s, err := c.AcceptStream(ctx)
+			if err != nil {
+				return
+			}
+			text, _ := io.ReadAll(s)
+			heard <- string(text)
+			confirmed <- c.Confirm(ctx)
+		})
+		w.net.CutOneWay("b", "a")
+		target := w.target("b")
+		target.OnEarly = func(c *Conn) { go func() { _, _ = ask(c, "pay 10", 30*time.Second) }() }
+		if _, err := a.Dial(t.Context(), Uplink, target); !errors.Is(err, ErrUnreachable) {
+			t.Errorf("dial: %v", err)
+		}
+		if text := <-heard; text != "pay 10" {
+			t.Errorf("heard %q", text)
+		}
+		if err := <-confirmed; err == nil {
+			t.Error("who sent it was taken for certain")
+		}
+	})
+}
+
+func TestDamagedFileOfSessionsIsSetAside(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, sessionsFile), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	bubble(t, 1, func(t *testing.T, w *world) {
+		a, _ := earlyWorld(w, dir)
+		firstReply(t, w, a)
+	})
+}
