@@ -120,7 +120,11 @@ func (a *Agent) play(ctx context.Context, first *act, front api.Backend) error {
 	for {
 		select {
 		case <-now.done:
-			return now.failure()
+			next, err := a.outlive(ctx, now)
+			if err != nil || next == nil {
+				return err
+			}
+			now = next
 		case <-ctx.Done():
 			return now.stop()
 		case e := <-a.errands.next:

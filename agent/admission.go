@@ -39,16 +39,26 @@ func (a *Agent) askedIn(ctx context.Context) error {
 // askCluster asks until there is an answer, and decides by it. It returns the plan, with nothing made yet, and where
 // members answer.
 func (a *Agent) askCluster(ctx context.Context) (*plan, []string, error) {
-	t, err := a.token()
-	if err != nil {
-		return nil, nil, err
-	}
 	s, err := a.dir.observe(a.cfg)
 	if err != nil {
 		return nil, nil, err
 	}
 	wish := enroll.Wish{Role: transport.Member, Fallback: s.mayBeProxy(), Addresses: a.peerAddresses(), ClientURLs: a.clientURLs()}
-	got, err := a.join(ctx, t, wish, "nothing is made meanwhile, and nothing served", func(error) {})
+	const meanwhile = "nothing is made meanwhile, and nothing served"
+	var got enroll.Joined
+	if s.lostMember() {
+		a.opts.Log.Warn("the data of this member is gone; it asks the others to take it in again, under another replica id", "missing", a.dir.join(memberName))
+		if err := a.loadRevoked(); err != nil { // whom to believe, until there are records
+			return nil, nil, err
+		}
+		got, err = a.askForSeat(ctx, wish, "", meanwhile, func(error) {})
+	} else {
+		var t enroll.Token
+		if t, err = a.token(); err != nil {
+			return nil, nil, err
+		}
+		got, err = a.join(ctx, t, wish, meanwhile, func(error) {})
+	}
 	switch {
 	case errors.Is(err, enroll.ErrFull):
 		s.answer = clusterFull

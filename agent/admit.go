@@ -18,6 +18,7 @@ type plan struct {
 	node   nodeID // set by make
 
 	admission json.RawMessage // for joinMember
+	again     bool            // for askCluster: it was a member before, and has lost its data
 }
 
 // admit decides what the node is. It makes nothing; it completes a node's leaving that was cut short. now dates the record for people.
@@ -52,7 +53,7 @@ func admit(d *dataDir, cfg config.Config, now time.Time) (*plan, error) {
 		p.record = *s.record
 		return p, nil
 	case askCluster:
-		p.record.Reason = "join"
+		p.record.Reason, p.again = "join", s.lostMember()
 		return p, nil
 	}
 	return nil, fmt.Errorf("data dir %s: nobody carries out action %d", d.path, decided.do)

@@ -110,7 +110,7 @@ func (a *Agent) prepare(ctx context.Context) (err error) {
 	if err = a.decide(); err != nil {
 		return errors.Join(err, closeAll(inherited))
 	}
-	if do := a.planned().do; do == serveUnjoined || do == askCluster { // a token that is not one is found before anything is made
+	if do := a.planned().do; do == serveUnjoined || do == askCluster && !a.planned().again { // a token that is not one is found before anything is made
 		if _, err := a.token(); err != nil {
 			return errors.Join(err, closeAll(inherited))
 		}

@@ -77,6 +77,9 @@ func decide(s situation) (decision, error) {
 	if s.wanted != config.ModeAuto && s.wanted != rec.Mode && s.wanted != rec.Wanted {
 		return decision{}, wrongMode(s)
 	}
+	if s.lostMember() {
+		return decideAnswer(s)
+	}
 	if rec.Switch != nil && !rec.Switch.live() {
 		return decision{do: finishSwitch, mode: rec.Mode, reason: rec.Reason}, nil
 	}
@@ -109,6 +112,19 @@ func decideJoin(s situation) (decision, error) {
 	if !s.token {
 		return decision{}, refusef("joining needs a token: make one with `agent token create` on a member, and set --token-file or HOLDFAST_TOKEN")
 	}
+	return decideAnswer(s)
+}
+
+// lostMember reports whether the data of a member is gone and nothing else is, and it is known where its cluster is: the
+// others have the data, and take it in again under another replica id. A folder that is there and empty may be one on
+// which nothing is mounted.
+func (s situation) lostMember() bool {
+	rec := s.record
+	return rec != nil && rec.Mode == config.ModeMember && rec.Switch == nil && s.member == absent && s.proxy == absent && s.join
+}
+
+// decideAnswer is for what the cluster answered, or not yet, to a node that is to join it.
+func decideAnswer(s situation) (decision, error) {
 	proxy := s.wanted == config.ModeProxy
 	switch s.answer {
 	case notAsked:
@@ -160,8 +176,8 @@ func contradiction(s situation) error {
 		return nil // every state of member/ and member.new/ is a step of it
 	case rec.Mode == config.ModeMember && s.proxy != absent, rec.Mode == config.ModeProxy && s.member != absent:
 		return bothThere(s)
-	case rec.Mode == config.ModeMember && s.member != filled:
-		return refusef("data dir %s is recorded as a member but %s/ is %s: mount or put back its data; a node that lost it for good starts anew with another --data-dir", s.dir, memberName, s.member)
+	case rec.Mode == config.ModeMember && s.member != filled && !s.lostMember():
+		return refusef("data dir %s is recorded as a member but %s/ is %s: mount or put back its data; a node that lost it for good takes its place again with --join=HOST:PORT of another member, once %s/ is not even there", s.dir, memberName, s.member, memberName)
 	}
 	return nil
 }

@@ -71,6 +71,14 @@ func TestModeTable(t *testing.T) {
 		// --join and tokens are ignored on a dir that has a mode.
 		{name: "recorded, join without a token", s: with(recorded(asMember, asAuto), func(s *situation) { s.join = true }), want: voting, do: goOn, mode: asMember},
 
+		// A member whose data is gone.
+		{name: "lost", s: with(recorded(asMember, asAuto), func(s *situation) { s.member = absent }), want: voting, says: []string{"member/ is missing", "--join"}},
+		{name: "lost, or not mounted", s: with(recorded(asMember, asAuto), func(s *situation) { s.member, s.join = empty, true }), want: voting, says: []string{"member/ is empty", "mount"}},
+		{name: "lost, join", s: with(recorded(asMember, asAuto), func(s *situation) { s.member, s.join = absent, true }), want: voting, do: askCluster},
+		{name: "lost, and taken in again", s: with(recorded(asMember, asAuto), func(s *situation) { s.member, s.join, s.answer = absent, true, voterWanted }), want: voting, do: joinMember, mode: asMember},
+		{name: "lost, and full", s: with(recorded(asMember, asAuto), func(s *situation) { s.member, s.join, s.answer = absent, true, clusterFull }), want: []config.Mode{asAuto}, do: becomeProxy, mode: asProxy},
+		{name: "lost, told to be a proxy", s: with(recorded(asMember, asAuto), func(s *situation) { s.member, s.join = absent, true }), want: []config.Mode{asProxy}, says: []string{"recorded as a member"}},
+
 		// A bootstrap cut short.
 		{name: "staged", s: situation{staged: empty, node: "01"}, want: voting, do: bootstrapMember, mode: asMember},
 		{name: "staged, and now a proxy is wanted", s: situation{staged: empty, node: "01"}, want: []config.Mode{asProxy}, says: []string{"--join"}},

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"log/slog"
 	"strings"
 	"sync"
 	"time"
@@ -20,6 +21,7 @@ type errand struct {
 	done  chan struct{}
 
 	mu      sync.Mutex
+	log     *slog.Logger // hears of each step; nil before the change has begun
 	step    string
 	trouble error // why the step does not get on
 	err     error // why it was refused, once done is closed
@@ -85,7 +87,17 @@ func newErrand(kind string, since time.Time) *errand {
 func (e *errand) say(step string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if e.log != nil && step != e.step {
+		e.log.Info("step of the change of mode", "step", step)
+	}
 	e.step, e.trouble = step, nil
+}
+
+// logTo has the steps from here on logged.
+func (e *errand) logTo(log *slog.Logger) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.log = log
 }
 
 // worry notes why a step does not get on. It reports whether that is news.

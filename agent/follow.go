@@ -41,6 +41,7 @@ func (a *Agent) follow(c *transport.Conn) {
 		a.followThrough(c)
 		return
 	}
+	a.net.above.Store(c)
 	err := bridge.Follow(c.Context(), c, func(in *bufio.Reader, out io.Writer) error {
 		return enroll.Follow(in, out, a.net.boot, a.selfReport, a.heard, func(o enroll.Order) enroll.Progress {
 			if c.Peer().Role != transport.Member {

@@ -272,9 +272,13 @@ func pauseFor(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// renew gets a new certificate from the cluster.
+// renew gets a proxy a new certificate from the cluster. One that has been a member may have that of one.
 func (a *Agent) renew(ctx context.Context, addrs []string) error {
-	got, err := enroll.Renew(ctx, a.net.ep, addrs, a.net.identity.Load())
+	id, ask := a.net.identity.Load(), enroll.Renew
+	if id.Info().Role == transport.Member {
+		ask = enroll.StepBack
+	}
+	got, err := ask(ctx, a.net.ep, addrs, id)
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"holdfast/config"
+	"holdfast/enroll"
 	"holdfast/internal/failpoint"
 	"holdfast/kv"
 )
@@ -31,10 +32,38 @@ func (a *Agent) leave(ctx context.Context, now *running, e *errand) (*running, e
 			return now, err
 		}
 	}
+	if !e.force {
+		a.depart(ctx, now, e)
+	}
 	e.say("stopping")
 	a.farewell.Store(true)
 	a.stop()
 	return now, nil
+}
+
+// departMax is how long the cluster is asked to forget a node that leaves.
+const departMax = 5 * time.Second
+
+// depart has the cluster forget this node. That it cannot be asked is no reason to stay.
+func (a *Agent) depart(ctx context.Context, now *running, e *errand) {
+	id := a.net.identity.Load()
+	if now.proxy == nil || !id.Joined() {
+		return
+	}
+	e.say("being taken off the list of nodes")
+	// ctx has ended with the member that was on stage when all began.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), departMax)
+	defer cancel()
+	for {
+		err := enroll.Depart(ctx, a.net.ep, now.proxy.up.Endpoints(), id)
+		if err == nil {
+			return
+		}
+		if a.again(ctx, e, err) != nil {
+			a.opts.Log.Warn("the cluster still lists this node: agent nodes revoke on a member takes it off", "node", id.Node(), "err", err)
+			return
+		}
+	}
 }
 
 // goAside is the last step of a node that has left. Everything has ended.

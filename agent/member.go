@@ -14,7 +14,6 @@ import (
 	"holdfast/enroll"
 	"holdfast/kv"
 	"holdfast/member"
-	"holdfast/transport"
 )
 
 // A member is a Backend, and serves its operator.
@@ -62,7 +61,7 @@ func (a *Agent) openMember(ctx context.Context) (*act, error) {
 }
 
 // runMember runs a member until ctx ends. Other nodes are turned away first.
-func (a *Agent) runMember(ctx context.Context, m *member.Member, peers *transport.Pool, ca *enroll.Authority) error {
+func (a *Agent) runMember(ctx context.Context, m *member.Member, peers *addressBook, ca *enroll.Authority) error {
 	ctx, over := context.WithCancel(ctx)
 	alone, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -79,8 +78,10 @@ func (a *Agent) runMember(ctx context.Context, m *member.Member, peers *transpor
 		case <-ctx.Done():
 		}
 	})
+	leaving.Go(func() { a.findOthers(alone, m, peers) })
 	leaving.Go(func() { tellPolicies(ctx, m, ca) })
-	err := runWithPeers(alone, m, peers, ca.Run)
+	err := runWithPeers(alone, m, peers.pool, ca.Run)
+	stop()
 	over() // it may have ended by itself
 	leaving.Wait()
 	if errors.Is(err, member.ErrRemoved) || errors.Is(err, member.ErrLogLost) {

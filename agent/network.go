@@ -39,11 +39,13 @@ type network struct {
 	floor     atomic.Int64                     // newest time that the cluster has told, in seconds since 1970
 	renew     chan bool                        // of one slot: look at the certificate; true: it may be of no use any more
 
-	boot      string         // random, another one each time that the agent starts
-	following sync.WaitGroup // control streams of uplinks that this node has dialed
+	boot      string                         // random, another one each time that the agent starts
+	above     atomic.Pointer[transport.Conn] // the newest uplink to a member that this node has dialed
+	following sync.WaitGroup                 // control streams of uplinks that this node has dialed
 }
 
-// peerListenDefault is where a member listens. A proxy only dials, so one beside it takes any port instead.
+// peerListenDefault is where a member listens. A proxy only dials, so one beside it takes any port instead. One that may
+// become a member by itself takes this one if it is free: the others are told of it then, and firewalls know it.
 const peerListenDefault = ":2380"
 
 // openNetwork takes the socket. A taken port is a temporary error.
@@ -51,6 +53,15 @@ func (a *Agent) openNetwork(ctx context.Context) (*network, error) {
 	address := a.cfg.PeerListen
 	if a.planned().record.Mode == config.ModeProxy && address == peerListenDefault {
 		address = ":0"
+		if a.cfg.Mode == config.ModeAuto {
+			conn, err := a.opts.ListenPacket(ctx, "udp", peerListenDefault)
+			if err == nil {
+				return &network{conn: conn, renew: make(chan bool, 1), boot: rand.Text()}, nil
+			}
+			if !errors.Is(err, syscall.EADDRINUSE) {
+				a.opts.Log.Info("the usual port for other nodes is not taken", "err", err)
+			}
+		}
 	}
 	conn, err := a.opts.ListenPacket(ctx, "udp", address)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"sync"
@@ -13,6 +14,7 @@ import (
 
 	"holdfast/api"
 	"holdfast/api/uplink"
+	"holdfast/config"
 	"holdfast/enroll"
 	"holdfast/internal/bridge"
 	"holdfast/kv"
@@ -41,6 +43,7 @@ func (a *Agent) openRoll(m *member.Member, auth *enroll.Authority) {
 			return n, changed
 		},
 		Elsewhere: r.elsewhere,
+		List:      a.listParts,
 		Now:       a.opts.Now,
 		Log:       a.opts.Log,
 	})
@@ -240,10 +243,76 @@ func (n nodes) roll() (*roll, error) {
 	return nil, kv.Errorf(kv.Unsupported, "the list of nodes is kept on members; this node is a proxy, or its store is not open yet")
 }
 
-// List lists the nodes.
+// listPage is how many nodes go together to a proxy that asks for them.
+const listPage = 100
+
+// listParts is the list of nodes in parts, for a proxy.
+func (a *Agent) listParts(ctx context.Context) (parts []json.RawMessage, err error) {
+	all, err := nodes{a}.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for first := true; first || len(all.Nodes) > 0; first = false {
+		part := api.NodeList{Nodes: all.Nodes[:min(len(all.Nodes), listPage)]}
+		all.Nodes = all.Nodes[len(part.Nodes):]
+		if first {
+			part.Missing = all.Missing
+		}
+		b, err := json.Marshal(part)
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, b)
+	}
+	return parts, nil
+}
+
+// askAbove is the list of nodes as the member has it that this proxy's uplink leads to.
+func (a *Agent) askAbove(ctx context.Context) (out api.NodeList, err error) {
+	c := a.net.above.Load()
+	if c == nil || c.Err() != nil {
+		return out, kv.Errorf(kv.UpstreamUnavailable, "the list of nodes is kept on members, and this proxy is connected to none: run the command on a member")
+	}
+	ctx, cancel := context.WithTimeout(ctx, askWait)
+	defer cancel()
+	var parts []json.RawMessage
+	err = bridge.Follow(ctx, c, func(in *bufio.Reader, w io.Writer) error {
+		parts, err = enroll.AskList(in, w, a.net.boot, a.selfReport())
+		return err
+	})
+	if err != nil {
+		if kv.CodeOf(err) != kv.Internal {
+			return out, err
+		}
+		return out, kv.Errorf(kv.UpstreamUnavailable, "ask the member above for the list of nodes: %w", err)
+	}
+	for _, b := range parts {
+		var part api.NodeList
+		if err := json.Unmarshal(b, &part); err != nil {
+			return out, kv.Errorf(kv.Internal, "read the list of nodes: %w", err)
+		}
+		out.Nodes = append(out.Nodes, part.Nodes...)
+		out.Missing = append(out.Missing, part.Missing...)
+	}
+	self := a.net.identity.Load().Node()
+	for i, n := range out.Nodes {
+		switch {
+		case n.ID == self:
+			out.Nodes[i].State = api.NodeHere
+		case n.State == api.NodeHere:
+			out.Nodes[i].State = api.NodeConnected
+		}
+	}
+	return out, nil
+}
+
+// List lists the nodes. A proxy asks the member that its uplink leads to.
 func (n nodes) List(ctx context.Context) (api.NodeList, error) {
 	r, err := n.roll()
 	if err != nil {
+		if node := n.a.node.Load(); node != nil && n.a.planned().record.Mode == config.ModeProxy {
+			return n.a.askAbove(ctx)
+		}
 		return api.NodeList{}, err
 	}
 	records, err := enroll.Nodes(ctx, r.member)
@@ -345,13 +414,44 @@ func (n nodes) Revoke(ctx context.Context, name string) (api.RevokedNode, error)
 	if err != nil {
 		return api.RevokedNode{}, err
 	}
+	note := r.dismiss(ctx, name, n.a.net.identity.Load().Node())
 	v, err := r.auth.Revoke(ctx, name)
 	if err != nil {
 		return api.RevokedNode{}, err
 	}
 	out := api.RevokedNode{ID: v.ID, Name: v.Name, Role: string(v.Role), At: v.At}
 	if v.Role == transport.Member {
-		out.Note = "it was a member and held the key of the cluster's CA and all data: replace the CA (agent cert rotate), and take it off the list of members (agent members remove)"
+		out.Note = "it was a member and held the key of the cluster's CA and all data: replace the CA (agent cert rotate)" + note
 	}
 	return out, nil
+}
+
+// dismissWait is how long a node that is to be shut out is given to leave the members first: as long as it answers, its vote
+// helps to do without it. Whoever revokes it waits, and the node may do harm meanwhile.
+const dismissWait = 3 * time.Second
+
+// dismiss takes a node that is to be shut out off the members, if it is one and that leaves a quorum. What it returns says
+// how that ended, to somebody who reads on from another sentence; nothing if there was nothing to do.
+func (l *roll) dismiss(ctx context.Context, name, self string) string {
+	records, err := enroll.Nodes(ctx, l.member)
+	if err != nil {
+		return ""
+	}
+	rec, err := enroll.Find(records, name)
+	if err != nil || rec.ID == self {
+		return "" // Revoke says so
+	}
+	seat := seatOf(l.member, rec.ID)
+	if seat == nil {
+		return ""
+	}
+	ctx, cancel := context.WithTimeout(ctx, dismissWait)
+	defer cancel()
+	switch gone, err := l.member.Dismiss(ctx, seat.Replica); {
+	case err != nil:
+		return fmt.Sprintf("; it stays on the list of members, because %v: take it off with agent members remove %d when that is possible", err, seat.Replica)
+	case !gone:
+		return "; it is taken off the list of members as soon as those that answer are a quorum without it: see agent members ls"
+	}
+	return "; it is off the list of members"
 }

@@ -56,6 +56,8 @@ func (a *Agent) obey(o enroll.Order) enroll.Progress {
 		s.taken, s.errand, s.refused = o.ID, nil, nil
 		if o.Kind != api.SwitchPromote && o.Kind != api.SwitchDemote {
 			s.refused = kv.Errorf(kv.Unsupported, "this node does not know the order %q", o.Kind)
+		} else if err := refuseMember(api.SwitchRequest{Node: api.SwitchSelf, Kind: o.Kind}); err != nil {
+			s.refused = err
 		} else {
 			e := newErrand(o.Kind, a.opts.Now())
 			e.token = o.Token

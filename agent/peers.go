@@ -22,9 +22,9 @@ import (
 // memberNodeID is a node id in the form that members use.
 func memberNodeID(node string) string { return bridge.MemberNode(node) }
 
-// reachMembers gives a member its network to the others: connections to all that its roster names, kept by the pool that
-// is returned.
-func (a *Agent) reachMembers(cfg *member.Config) (*transport.Pool, error) {
+// reachMembers gives a member its network to the others: connections to all that its roster names, kept by the pool in the
+// address book that is returned.
+func (a *Agent) reachMembers(cfg *member.Config) (*addressBook, error) {
 	cluster, err := member.ClusterOf(cfg.Dir)
 	if err != nil {
 		return nil, openError(err)
@@ -45,14 +45,9 @@ func (a *Agent) reachMembers(cfg *member.Config) (*transport.Pool, error) {
 	}
 	cfg.Network = raft
 	a.mail.Store(raft)
-	cfg.OnRoster = func(r member.Roster) {
-		peers := make(map[string][]string, len(r.Seats))
-		for _, s := range r.Seats {
-			peers[bridge.TransportNode(s.Node)] = s.Addresses
-		}
-		pool.Set(peers)
-	}
-	return pool, nil
+	book := &addressBook{pool: pool, join: a.cfg.Join}
+	cfg.OnRoster = book.told
+	return book, nil
 }
 
 // runWithPeers runs a member, and its connections and what is done beside it for as long as it may need them.

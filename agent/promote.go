@@ -67,7 +67,8 @@ func (a *Agent) promote(ctx context.Context, now *running, e *errand) (*running,
 // takeSeat asks the cluster for a seat and records what it says.
 func (a *Agent) takeSeat(ctx context.Context, rec *record, e *errand) error {
 	e.say("asking the cluster for a seat")
-	got, err := a.askForSeat(ctx, rec.Switch.Token, e)
+	wish := enroll.Wish{Role: transport.Member, Addresses: a.peerAddresses(), ClientURLs: a.clientURLs()}
+	got, err := a.askForSeat(ctx, wish, rec.Switch.Token, "it serves on as a proxy", func(err error) { e.worry(err) })
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
@@ -86,10 +87,8 @@ func (a *Agent) takeSeat(ctx context.Context, rec *record, e *errand) error {
 
 // askForSeat asks with the token that an operator gave; else by this node's certificate, which does not end as a token does,
 // if the cluster lets that be enough; else with the token in the configuration.
-func (a *Agent) askForSeat(ctx context.Context, text string, e *errand) (got enroll.Joined, err error) {
-	wish := enroll.Wish{Name: a.cfg.Name, Role: transport.Member, Addresses: a.peerAddresses(), ClientURLs: a.clientURLs()}
-	const meanwhile = "it serves on as a proxy"
-	worry := func(err error) { e.worry(err) }
+func (a *Agent) askForSeat(ctx context.Context, wish enroll.Wish, text, meanwhile string, worry func(error)) (got enroll.Joined, err error) {
+	wish.Name = a.cfg.Name
 	if text != "" {
 		t, err := enroll.ParseToken(text)
 		if err != nil {

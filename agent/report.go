@@ -66,17 +66,25 @@ func (a *Agent) state(n *node) (state string, ready bool, reason string) {
 }
 
 // statusLine is the state in a sentence, for the service manager and the log.
-func (a *Agent) statusLine() string {
-	s := a.Report()
+func (a *Agent) statusLine() string { return lineOf(a.Report()) }
+
+func lineOf(s api.Status) string {
 	switch {
 	case s.State == stateReplaying:
 		return "Replaying the log"
 	case s.State == stateStopping:
 		return "Stopping"
 	case s.Proxy != nil:
-		return proxyLine(s)
+		return proxyLine(s) + besides(s)
 	case s.Member == nil:
 		return "Serving"
+	}
+	return memberLine(s) + besides(s)
+}
+
+// memberLine is the state of a member in a sentence.
+func memberLine(s api.Status) string {
+	switch {
 	case s.Member.Leader == "":
 		return "No quorum: serving local reads, refusing what needs a leader"
 	case s.Member.WritesRefused != "":
@@ -89,17 +97,30 @@ func (a *Agent) statusLine() string {
 
 // proxyLine is the state of a proxy in a sentence.
 func proxyLine(s api.Status) string {
-	queued := ""
-	if s.Queue != nil && s.Queue.Depth > 0 {
-		queued = fmt.Sprintf(", %d writes queued", s.Queue.Depth)
-	}
 	switch {
 	case !s.Proxy.Joined:
-		return "Not joined yet: asking the cluster" + queued
+		return "Not joined yet: asking the cluster"
 	case s.Proxy.UplinkLost:
-		return "Uplink lost: serving what is cached" + queued
+		return "Uplink lost: serving what is cached"
 	}
-	return "Serving as proxy of " + s.Proxy.Upstream + queued
+	return "Serving as proxy of " + s.Proxy.Upstream
+}
+
+// besides is what else somebody should know who reads one line: writes that wait, and links over which nothing comes.
+func besides(s api.Status) (text string) {
+	if s.Queue != nil && s.Queue.Depth > 0 {
+		text += fmt.Sprintf(", %d writes queued", s.Queue.Depth)
+	}
+	lost := 0
+	for _, l := range s.Links {
+		if l.Lost {
+			lost++
+		}
+	}
+	if lost > 0 && s.Proxy == nil {
+		text += fmt.Sprintf(", %d of %d links lost", lost, len(s.Links))
+	}
+	return text
 }
 
 func isClosed(c <-chan struct{}) bool {

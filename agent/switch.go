@@ -74,6 +74,7 @@ func (a *Agent) carryOut(ctx context.Context, now *running, e *errand) (*running
 	}()
 	defer func() { cancel(); <-watched }()
 	log := a.opts.Log.With("change", e.kind)
+	e.logTo(log)
 	log.Info("changing mode", "from", string(now.mode))
 	change := map[string]func(context.Context, *running, *errand) (*running, error){
 		api.SwitchPromote: a.promote, api.SwitchDemote: a.demote, api.SwitchLeave: a.leave,

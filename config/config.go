@@ -31,10 +31,10 @@ type Config struct {
 	PeerListen    string   `mapstructure:"peer-listen" default:":2380" check:"udp" help:"UDP address for other nodes; a proxy takes any port instead of the default, and serves others (--join=proxy:host:port) only where one is named"`
 	PeerAdvertise []string `mapstructure:"peer-advertise" check:"peers" help:"addresses, as host:port, at which other nodes can reach this one; they are told to those that join"`
 	MetricsListen string   `mapstructure:"metrics-listen" shown:"on the client URLs" check:"url" help:"URL of a listener of its own for metrics and health"`
-	Join          []string `mapstructure:"join" check:"join" help:"addresses, as host:port, of any nodes of the cluster to join, or srv:NAME for those that the SRV record _holdfast._udp.NAME lists; proxy:host:port is a proxy that this one is to be behind; ignored once joined"`
-	TokenFile     string   `mapstructure:"token-file" check:"file" help:"file with the join token, made by agent token create on a member; ignored once joined"`
+	Join          []string `mapstructure:"join" check:"join" help:"addresses, as host:port, of any nodes of the cluster to join, or srv:NAME for those that the SRV record _holdfast._udp.NAME lists; proxy:host:port is a proxy that this one is to be behind; once joined it is where a member looks for the others when it has lost them all"`
+	TokenFile     string   `mapstructure:"token-file" check:"file" help:"file with the join token, made by agent token create on a member; once joined it is where a member looks for the others when it has lost them all"`
 	Token         Secret   `mapstructure:"token" from:"env" help:"the join token; token-file wins over it"`
-	Fallback      string   `mapstructure:"fallback" oneof:"proxy,none" shown:"proxy in auto, none in member" help:"what to become when the cluster needs no more members"`
+	Fallback      string   `mapstructure:"fallback" oneof:"proxy,none" shown:"proxy in auto, none in member" help:"what to become when the cluster needs no more members, or has removed this one"`
 	Insecure      bool     `mapstructure:"insecure" default:"false" help:"allow plaintext http beyond loopback"`
 	LogLevel      string   `mapstructure:"log-level" default:"info" oneof:"debug,info,warn,error" reload:"yes" help:"least severe log line to write"`
 	LogFormat     string   `mapstructure:"log-format" default:"auto" oneof:"auto,journal,text,json" help:"form of log lines; auto is journal under systemd, text on a terminal, else json"`

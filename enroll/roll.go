@@ -29,6 +29,7 @@ import (
 type Hello struct {
 	Boot   string `json:"boot"` // random, another one each time that the node starts
 	Report Report `json:"report"`
+	List   bool   `json:"list,omitempty"` // the node asks for the list of nodes; nothing else is said on this stream
 }
 
 // Report is what a node tells of itself when it is asked.
@@ -86,8 +87,10 @@ type RollOptions struct {
 	// Elsewhere reports whether a node with another boot is connected to another member, and from where. It may take as
 	// long as ctx lets it. Nil: there are no others.
 	Elsewhere func(ctx context.Context, node, boot string) (address string, found bool)
-	Now       func() time.Time
-	Log       *slog.Logger
+	// List is the list of nodes, in parts of less than 64 KiB, for a node that asks. Nil: none is kept.
+	List func(ctx context.Context) ([]json.RawMessage, error)
+	Now  func() time.Time
+	Log  *slog.Logger
 }
 
 // Roll is who is connected to this member, in memory.
@@ -141,6 +144,9 @@ func (r *Roll) Attend(ctx context.Context, node string, link Link, in *bufio.Rea
 	var h Hello
 	if err := readControl(in, &h); err != nil {
 		return fmt.Errorf("read the hello of node %s: %w", node, err)
+	}
+	if h.List {
+		return r.list(ctx, out)
 	}
 	s := &session{roll: r, node: node, boot: h.Boot, link: link, w: out, asks: make(chan News, 4), last: h.Report, at: r.opts.Now(), waits: make(map[uint64]chan Report)}
 	if err := r.enter(ctx, s); err != nil {

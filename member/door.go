@@ -119,6 +119,14 @@ func (d *door) open() {
 	}
 }
 
+// isShut reports whether commands that come now wait.
+func (d *door) isShut() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now, _ := d.leader.get()
+	return d.shut != nil && now == d.while && d.clock() < d.until
+}
+
 // holdMark begins what a leader asks before it hands over: its replica id and term follow. See questionMark.
 const (
 	holdMark = "\x00h"

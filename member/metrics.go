@@ -62,6 +62,19 @@ func newMetrics(m *Member) *metrics {
 		l, _ := m.leader.get()
 		return bit(l.replica == m.id.Replica)
 	})
+	x.counter("leader_changes_total", "Times that another leader was seen, since the start.", func(m *Member) float64 { return float64(m.leader.seen()) })
+	x.gauge("voters", "Members with a vote, on the list of members as known here.", func(m *Member) float64 { return float64(m.seats(SeatVoter)) })
+	x.gauge("learners", "Members that have a seat and no vote yet.", func(m *Member) float64 { return float64(m.seats(SeatJoining)) })
+	x.gauge("leaving", "Members that are to be removed as soon as a quorum is left.", func(m *Member) float64 { return float64(m.seats(SeatLeaving)) })
+	x.gauge("away", "Voters that are out of reach for so long that their seat is free.", func(m *Member) float64 {
+		r, n := m.Roster(), 0
+		for _, s := range r.Seats {
+			n += int(bit(s.Away))
+		}
+		return float64(n)
+	})
+	x.gauge("voters_wanted", "How many members with a vote the cluster wants.", func(m *Member) float64 { return float64(m.Roster().Voters) })
+	x.gauge("commands_held", "1 while commands wait here for a leader that takes over.", func(m *Member) float64 { return bit(m.door.isShut()) })
 	x.gauge("leases", "Leases that this replica looks after as the leader, 0 on others.", func(m *Member) float64 { n, _, _ := m.lessor.count(); return float64(n) })
 	x.counter("lease_renewals_total", "Renewals of leases that this replica answered as the leader.", func(m *Member) float64 { _, n, _ := m.lessor.count(); return float64(n) })
 	x.counter("leases_expired_total", "Leases that this replica has had revoked as the leader because their time was over.", func(m *Member) float64 { _, _, n := m.lessor.count(); return float64(n) })
@@ -128,6 +141,16 @@ func (x *metrics) unregister(r prometheus.Registerer) {
 }
 
 func (x *metrics) proposed(err error) { x.proposals.WithLabelValues(kv.CodeOf(err).String()).Inc() }
+
+// seats counts the members of a state, on the list as known here.
+func (m *Member) seats(state SeatState) (n int) {
+	for _, s := range m.Roster().Seats {
+		if s.State == state {
+			n++
+		}
+	}
+	return n
+}
 
 func bit(b bool) float64 {
 	if b {

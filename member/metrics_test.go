@@ -58,6 +58,11 @@ func TestMetricsTellWhatHappened(t *testing.T) {
 		"holdfast_member_leader_known":                    1,
 		"holdfast_member_leader":                          1,
 		"holdfast_member_writes_refused":                  0,
+		"holdfast_member_voters":                          1,
+		"holdfast_member_voters_wanted":                   3,
+		"holdfast_member_learners":                        0,
+		"holdfast_member_leader_changes_total":            1,
+		"holdfast_member_commands_held":                   0,
 		"holdfast_member_refused_writes_total":            0,
 		"holdfast_member_applied_index":                   float64(m.store.Applied()),
 	} {

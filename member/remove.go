@@ -45,6 +45,33 @@ func (m *Member) RemoveReplica(ctx context.Context, replica uint64) error {
 	}
 }
 
+// Dismiss asks the cluster to take a member out for good, and waits for that while ctx lasts: what has been asked for is
+// done later, once the voters left are a quorum. Gone is whether it is out. What RemoveReplica refuses is refused.
+func (m *Member) Dismiss(ctx context.Context, replica uint64) (gone bool, err error) {
+	ctx, done, err := m.join(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer done()
+	if err := m.removable(ctx, replica); err != nil {
+		return false, err
+	}
+	if _, err := m.changeRoster(ctx, func(r *Roster) (bool, error) { return r.leave(replica) }); err != nil {
+		return false, m.orStopping(err)
+	}
+	for {
+		r, changed := m.roster.get()
+		if r.Seat(replica) == nil && !r.none() {
+			return true, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return false, nil
+		}
+	}
+}
+
 // removable refuses what would cost the cluster its last voter or its quorum.
 func (m *Member) removable(ctx context.Context, replica uint64) error {
 	now, err := m.membership(ctx)
@@ -168,7 +195,7 @@ func (m *Member) watchRemoval(ctx context.Context) error {
 		}
 		if by := m.removedBy(ctx); by != "" {
 			return fmt.Errorf("%w, says node %s: replica %d of cluster %016x. Its data in %s is kept. To let this box join again, "+
-				"give it an empty data dir, --join and a token", ErrRemoved, by, m.id.Replica, m.id.Cluster, m.cfg.Dir)
+				"give it an empty data dir, --join and a token; to let it go on as a proxy, start it with --fallback=proxy", ErrRemoved, by, m.id.Replica, m.id.Cluster, m.cfg.Dir)
 		}
 		pause(ctx, lostEvery)
 	}

@@ -58,3 +58,21 @@ func (m *Member) answers(ctx context.Context, node string) error {
 	_, err := m.standing(ctx, node)
 	return err
 }
+
+// NewestRoster is the newest list of members of those that this member and those that it reaches have. One that has lost
+// the leader may be behind.
+func (m *Member) NewestRoster(ctx context.Context) Roster {
+	newest := m.Roster()
+	for _, s := range newest.Seats {
+		if s.Replica == m.id.Replica {
+			continue
+		}
+		asking, cancel := context.WithTimeout(ctx, standingWait)
+		_, r, err := m.ask(asking, s.Node)
+		cancel()
+		if err == nil && r.version > newest.version {
+			newest = r
+		}
+	}
+	return newest
+}

@@ -18,7 +18,8 @@ func (p *program) nodesCommand() *cobra.Command {
 		Short: "List the members and proxies of the cluster, and shut one out",
 		Long: `List the members and proxies of the cluster, and shut one out.
 
-It works on a member, over its administration socket only. Without a command it lists.`,
+It works over the administration socket only. A proxy asks the member that it is connected to; a node is
+shut out on a member. Without a command it lists.`,
 	}
 	f := addClientFlags(cmd)
 	list := p.nodesListCommand(f)

@@ -40,6 +40,12 @@ func (c *cluster) member() *agent {
 	return start(c.t, c.memberDir(), c.memberAddr, "--peer-listen", c.peerAddr, "--store-history", "1h")
 }
 
+// launchMember is member without the wait.
+func (c *cluster) launchMember() *agent {
+	c.t.Helper()
+	return launch(c.t, c.memberDir(), c.memberAddr, "--peer-listen", c.peerAddr, "--store-history", "1h")
+}
+
 // proxyArgs are the settings of a proxy that mirrors site/ and queues q/.
 func (c *cluster) proxyArgs(tokenFile string) []string {
 	return []string{"--mode", "proxy", "--join", c.peerAddr, "--token-file", tokenFile, "--proxy-prefixes", "site/", "--queue-prefixes", "q/"}

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -157,32 +158,68 @@ func nextCommit(t *testing.T, at *agent) time.Duration {
 	}
 }
 
-// TestARemovedBoxSaysSoAndAWipedOneTakesItsPlace removes a member: the box stops for good, and its place is free.
+// TestARemovedBoxSaysSoAndAWipedOneTakesItsPlace removes members: one goes on as a proxy, as a box does in auto mode, one stops
+// for good, as it was told to; and a place is free.
 func TestARemovedBoxSaysSoAndAWipedOneTakesItsPlace(t *testing.T) {
 	c, boxes, token, _ := threeBoxes(t)
-	r, err := call(t.Context(), overSocket(t, c.memberDir()), "DELETE", "http://member/v1/members/box3", nil)
-	if err != nil || r.status != 200 {
-		t.Fatalf("remove: %d %s %v", r.status, r.body, err)
+	remove := func(name string) {
+		r, err := call(t.Context(), overSocket(t, c.memberDir()), "DELETE", "http://member/v1/members/"+name, nil)
+		if err != nil || r.status != 200 {
+			t.Fatalf("remove %s: %d %s %v", name, r.status, r.body, err)
+		}
 	}
-	if code := boxes[2].waitExit(startMax); code != exitConfig {
+	if r := boxes[2].do(http.MethodPut, "/v1/kv/a", []byte("0")); r.status != 201 {
+		t.Fatalf("a write: %d %s", r.status, r.body)
+	}
+	remove("box3")
+	proxies := func(a *agent) {
+		t.Helper()
+		eventually(t, startMax, func() string {
+			s := a.status()
+			if s.Mode != "proxy" || s.Proxy == nil || s.Proxy.UplinkLost || s.Switch != nil {
+				return fmt.Sprintf("the removed box is a %s: %+v\n%s", s.Mode, s.Proxy, a.logTail())
+			}
+			return ""
+		})
+		if r := a.do(http.MethodGet, "/v1/kv/a", nil); r.status != 200 || string(r.body) != "0" {
+			t.Errorf("a read through the removed box: %d %s", r.status, r.body)
+		}
+	}
+	proxies(boxes[2])
+	if log := boxes[2].logTail(); !strings.Contains(log, "removed this member") {
+		t.Errorf("it does not say that it was removed:\n%s", log)
+	}
+	if there, err := os.ReadDir(filepath.Join(c.boxDir(3), "retired")); err != nil || len(there) != 1 {
+		t.Errorf("what it held is not kept: %v, %v", there, err)
+	}
+	boxes[2].stop()
+	boxes[2] = launch(t, c.boxDir(3), freeAddr(t), c.boxArgs(3, token)...)
+	boxes[2].waitReady()
+	proxies(boxes[2])
+	boxes[1].stop()
+	boxes[1] = launch(t, c.boxDir(2), freeAddr(t), append(c.boxArgs(2, token), "--fallback", "none")...)
+	boxes[1].waitReady()
+	boxes[0].waitVoters(2, startMax)
+	remove("box2")
+	if code := boxes[1].waitExit(startMax); code != exitConfig {
 		t.Errorf("the removed box ended with %d, want %d", code, exitConfig)
 	}
-	if log := boxes[2].logTail(); !strings.Contains(log, "removed from the cluster") || !strings.Contains(log, "--join") {
+	if log := boxes[1].logTail(); !strings.Contains(log, "removed from the cluster") || !strings.Contains(log, "--join") {
 		t.Errorf("it does not say that it was removed, or what to do:\n%s", log)
 	}
-	again := launch(t, c.boxDir(3), freeAddr(t), c.boxArgs(3, token)...)
+	again := launch(t, c.boxDir(2), freeAddr(t), append(c.boxArgs(2, token), "--fallback", "none")...)
 	if code := again.waitExit(startMax); code != exitConfig {
 		t.Errorf("started again the removed box ended with %d, want %d", code, exitConfig)
 	}
 	anew := launch(t, c.boxDir(6), freeAddr(t), c.boxArgs(6, token)...)
-	boxes[0].waitVoters(3, startMax)
+	boxes[0].waitVoters(2, startMax)
 	anew.waitReady()
 	for _, m := range boxes[0].members() {
 		if m.Name == "box6" && m.ID != "4" {
 			t.Errorf("the new member has id %s, want one that nobody had", m.ID)
 		}
 	}
-	if r := anew.do(http.MethodPut, "/v1/kv/a", []byte("1")); r.status != 201 {
+	if r := anew.do(http.MethodPut, "/v1/kv/b", []byte("1")); r.status != 201 {
 		t.Errorf("a write through it: %d %s", r.status, r.body)
 	}
 }

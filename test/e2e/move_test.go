@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -71,4 +72,33 @@ func TestIdleAgentLeavesTheDiskAlone(t *testing.T) {
 		}
 		return ""
 	})
+}
+
+// TestBoxesThatAllHaveOtherAddressesFindEachOther starts all members of a cluster at new addresses at once. Two of them are
+// told where the first is, as by a name that leads there now; the first is told nothing.
+func TestBoxesThatAllHaveOtherAddressesFindEachOther(t *testing.T) {
+	c, boxes, token, _ := threeBoxes(t)
+	boxes[1].expect(201, "PUT", "/v1/kv/a", "1", "")
+	for _, b := range boxes {
+		b.stop()
+	}
+	c.peerAddr = freeUDP(t)
+	boxes[0] = c.launchMember()
+	for n := 2; n <= 3; n++ {
+		boxes[n-1] = launch(t, c.boxDir(n), freeAddr(t), c.boxArgs(n, token)...)
+	}
+	for _, b := range boxes {
+		b.waitReady() // with a leader or without
+	}
+	eventually(t, startMax, func() string {
+		for _, b := range boxes {
+			if r := b.do("PUT", "/v1/kv/b", []byte("2")); r.status/100 != 2 {
+				return fmt.Sprintf("%d %s\n%s", r.status, r.body, b.logTail())
+			}
+		}
+		return ""
+	})
+	if log := boxes[0].logTail(); !strings.Contains(log, "start this one with --join") {
+		t.Errorf("the first does not say what it waits for:\n%s", log)
+	}
 }
