@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"holdfast/api"
-	"holdfast/auth"
 	"holdfast/config"
 	"holdfast/enroll"
 	"holdfast/kv"
@@ -160,12 +159,7 @@ func (a *Agent) memberNode(m *member.Member) *node {
 		caughtUp: m.Ready(),
 		alive:    func(ctx context.Context) error { return memberAlive(ctx, m) },
 		describe: func(s *api.Status) { describeMember(s, m.Status()) },
-		policy: auth.Source{
-			Policy:  func() (*auth.Policy, bool) { return m.Policy(), true },
-			Changed: m.PolicyChanged,
-			Leases:  m.LeaseKeys,
-			Signs:   true,
-		},
+		policy:   m.PolicySource(),
 	}
 }
 

@@ -19,7 +19,7 @@ type watching struct {
 	src  Source
 	by   kv.By                // as it came
 	out  chan kv.WatchControl // to the node behind; closed by run
-	poke chan struct{}        // of one slot: a watch has ended
+	poke chan struct{}        // of one slot: a watch has ended, or is to be cut
 
 	mu   sync.Mutex
 	open map[int64]kv.Watch  // watches that go on
@@ -216,12 +216,18 @@ func (w *watching) pass(b *kv.Batch) bool {
 		}
 		delete(w.why, b.WatchID)
 		delete(w.open, b.WatchID)
-		select {
-		case w.poke <- struct{}{}:
-		default:
-		}
+		w.nudge()
 	case reason != nil && len(b.Events) > 0:
+		w.nudge()
 		return false
 	}
 	return true
+}
+
+// nudge has run look again.
+func (w *watching) nudge() {
+	select {
+	case w.poke <- struct{}{}:
+	default:
+	}
 }

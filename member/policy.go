@@ -8,5 +8,12 @@ func (m *Member) Policy() *auth.Policy { return m.store.Policy() }
 // PolicyChanged returns a channel that is closed once Policy may return another than it did before.
 func (m *Member) PolicyChanged() <-chan struct{} { return m.store.PolicyChanged() }
 
-// LeaseKeys returns the keys that live under a lease, as far as it is applied here.
-func (m *Member) LeaseKeys(id int64) ([][]byte, error) { return m.store.LeaseKeys(id) }
+// PolicySource is what a Guard in front of a member judges by.
+func (m *Member) PolicySource() auth.Source {
+	return auth.Source{
+		Policy:  func() (*auth.Policy, bool) { return m.Policy(), true },
+		Changed: m.PolicyChanged,
+		Leases:  m.store.LeaseKeys,
+		Signs:   true,
+	}
+}

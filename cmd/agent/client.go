@@ -29,6 +29,8 @@ type client struct {
 	target  target
 	http    *http.Client
 	timeout time.Duration
+
+	user, password string // shown with each call; none on the administration socket, which is root
 }
 
 // connect returns a client for the agent that the flags mean. Nothing is sent yet.
@@ -44,7 +46,14 @@ func (p *program) connect(f *clientFlags) (*client, error) {
 	if err != nil {
 		return nil, err
 	}
+	password := ""
+	if f.user != "" {
+		if password, err = p.password("Password of "+f.user, f.passwordFile); err != nil {
+			return nil, err
+		}
+	}
 	return &client{
+		user: f.user, password: password,
 		target:  t,
 		timeout: f.timeout,
 		http: &http.Client{
@@ -118,6 +127,9 @@ func (c *client) request(ctx context.Context, call call) (*http.Request, error) 
 	for name, values := range call.header {
 		req.Header[name] = values
 	}
+	if c.user != "" {
+		req.SetBasicAuth(c.user, c.password)
+	}
 	req.Header.Set("User-Agent", "holdfast-agent/"+buildOf().Version)
 	return req, nil
 }
@@ -173,6 +185,12 @@ type problem struct {
 // refused turns an answer that is no success into an error.
 func (c *client) refused(resp *http.Response, body []byte) error {
 	var p problem
+	var call struct {
+		Message string `json:"message"`
+	}
+	if strings.HasPrefix(resp.Header.Get("Content-Type"), "application/json") && json.Unmarshal(body, &call) == nil && call.Message != "" {
+		return exitf(exitRefused, "%s", call.Message) // of etcd's gateway
+	}
 	kind, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 	if err != nil || kind != "application/problem+json" || json.Unmarshal(body, &p) != nil {
 		return exitf(exitRefused, "%s answered %s, which no agent would: is it one?", c.target.name, resp.Status)

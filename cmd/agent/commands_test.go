@@ -246,6 +246,7 @@ Usage:
   agent [command]
 
 Available Commands:
+  auth           Turn authentication on or off, or tell whether it is on
   cert           Show and renew this node's certificate, and replace the cluster's CA
   check          Look for what is wrong with this machine and its agent, and say what to do about it
   completion     Generate the autocompletion script for the specified shell
@@ -261,11 +262,13 @@ Available Commands:
   promote        Make a proxy a member
   queue          Look at the writes that wait for the cluster
   recover        Make a cluster of one of a member whose cluster has lost its quorum for good
+  role           Make and change roles, as etcdctl role does
   run            Run a node; the default
   snapshot       Take, verify and restore backups
   status         Show how the agent is doing
   support-bundle Collect what somebody who helps from afar needs, without secrets
   token          Make and end the tokens with which nodes join and devices are let in
+  user           Make and change users, as etcdctl user does
   version        Print the version
 
 Flags:

@@ -21,6 +21,7 @@ type clientFlags struct {
 	tls                       tlsFiles
 	timeout                   time.Duration
 	output                    output
+	user, passwordFile        string
 }
 
 // timeoutDefault is longer than an agent waits for a leader, so that its own answer arrives.
@@ -33,6 +34,8 @@ func addClientFlags(cmd *cobra.Command) *clientFlags {
 	flags.StringVar(&f.dataDir, "data-dir", "", "data directory of the agent, whose agent.sock is used")
 	flags.StringVar(&f.endpoint, "endpoint", "", "URL of an agent instead, as http://host:2379 or https://host:2379")
 	f.tls.add(flags)
+	flags.StringVar(&f.user, "user", "", "user to act as, where authentication is on; the password is a line of standard input")
+	flags.StringVar(&f.passwordFile, "password-file", "", "file with the password of --user instead")
 	flags.DurationVar(&f.timeout, "timeout", timeoutDefault, "how long to wait for an answer")
 	flags.VarP(&f.output, "output", "o", "form of the output: table, json or yaml")
 	cmd.MarkFlagsMutuallyExclusive("socket", "data-dir", "endpoint")

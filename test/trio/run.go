@@ -19,6 +19,7 @@ import (
 	"holdfast/api/etcd"
 	"holdfast/api/ops"
 	"holdfast/api/rest"
+	"holdfast/auth"
 	"holdfast/internal/bridge"
 	"holdfast/internal/gcpace"
 	"holdfast/internal/sniff"
@@ -107,10 +108,12 @@ const drain = 5 * time.Second
 // serve answers clients as the agent does, on one door: REST, etcd's API and health.
 func serve(ctx context.Context, door net.Listener, m *member.Member, registry *prometheus.Registry) error {
 	report := reporter{m}
-	devices := rest.New(rest.Options{Backend: m, Reporter: report, Metrics: registry})
+	passwords := auth.NewPasswords(time.Now, 0)
+	guard := auth.NewGuard(m, m.PolicySource, auth.Options{Passwords: passwords})
+	devices := rest.New(rest.Options{Backend: guard, Reporter: report, Metrics: registry})
 	operators := ops.New(ops.Options{Reporter: report, Gatherer: registry})
 	calls := etcd.New(etcd.Options{
-		Backend: m, Reporter: report, Metrics: registry, ClientURLs: []string{"http://" + door.Addr().String()},
+		Backend: guard, Hash: passwords.Hash, Reporter: report, Metrics: registry, ClientURLs: []string{"http://" + door.Addr().String()},
 		Admin: func() api.Admin { return m },
 	})
 	split := sniff.New(door, drain, nil)

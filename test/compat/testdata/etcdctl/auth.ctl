@@ -1,4 +1,4 @@
-# Users and roles: none are there, and none can be made.
+# Users and roles while authentication is off: what is refused, then what is made.
 etcdctl* auth status
 etcdctl* user list
 etcdctl* role list
@@ -22,23 +22,98 @@ etcdctl auth disable
 etcdctl auth
 etcdctl user add
 etcdctl role add
-# What this version refuses.
-gap: users and roles are not there yet
-says: Unimplemented desc = holdfast: users, roles and authentication are not in this version
-etcdctl auth enable
-gap: users and roles are not there yet
-says: Unimplemented desc = holdfast: users, roles and authentication are not in this version
+etcdctl* role add r
 etcdctl role add r
-gap: users and roles are not there yet
-says: Unimplemented desc = holdfast: users, roles and authentication are not in this version
+etcdctl* user add u:p
 etcdctl user add u:p
-gap: users and roles are not there yet
-says: Unimplemented desc = holdfast: users, roles and authentication are not in this version
 etcdctl user add v --new-user-password p
-gap: users and roles are not there yet
-says: Unimplemented desc = holdfast: users, roles and authentication are not in this version
 etcdctl user add w --no-password
-gap: users and roles are not there yet
-says: Unimplemented desc = holdfast: users, roles and authentication are not in this version
 etcdctl user add x --interactive=false
 < p
+etcdctl user passwd u --interactive=false
+< q
+etcdctl user passwd w --interactive=false
+< q
+etcdctl* user list
+etcdctl* role list
+etcdctl user grant-role u nothing
+etcdctl* user grant-role u r
+etcdctl user grant-role u r
+etcdctl user revoke-role v r
+etcdctl* user get u
+etcdctl user get u --detail
+etcdctl* role grant-permission r readwrite k
+etcdctl role grant-permission r read k
+etcdctl role grant-permission r write k/ --prefix
+etcdctl role grant-permission r readwrite m n
+etcdctl role grant-permission r read z --from-key
+etcdctl role grant-permission r read n m
+etcdctl* role get r
+etcdctl role revoke-permission r k/
+etcdctl role revoke-permission r k/ --prefix
+etcdctl role get r
+etcdctl* auth status
+etcdctl user get w
+# On. The user root and its role are made first.
+etcdctl user add root:r
+etcdctl auth enable
+etcdctl auth enable
+etcdctl put k 1
+etcdctl get k
+etcdctl user list
+etcdctl --user u:wrong get k
+etcdctl --user nobody:p get k
+gap: who guesses is not told that a user has no password
+says: etcdserver: authentication failed, invalid user ID or password
+etcdctl get k --user w:p
+etcdctl --user u:q get k
+etcdctl --user u:q put k 1
+etcdctl --user u:q put m 1
+etcdctl --user u:q put m 2 --prev-kv
+etcdctl --user u:q put n 1
+etcdctl --user u:q get m n
+etcdctl --user u:q get m o
+etcdctl --user u:q get z --from-key
+etcdctl --user u:q get y --from-key
+etcdctl --user u:q del m n
+etcdctl --user u:q del m n --prev-kv
+etcdctl --user u:q del k
+etcdctl --user u:q txn
+< mod("k") > "0"
+<
+< put m 1
+<
+< get n
+<
+etcdctl --user u:q txn
+< mod("k") = "0"
+<
+< put m 1
+<
+< get m
+<
+etcdctl --user u:q compaction 1
+etcdctl --user u:q user get u
+etcdctl --user u:q user get v
+etcdctl --user u:q role get r
+etcdctl --user u:q role list
+etcdctl --user u:q user add y:p
+etcdctl --user u:q auth disable
+etcdctl member list
+etcdctl --user u:q alarm list
+etcdctl --user u:q alarm disarm
+etcdctl --user u:q endpoint hashkv
+etcdctl --user u:q snapshot save $DIR/denied.db
+etcdctl --user root:r user list
+etcdctl --user root --password r role list
+etcdctl --user root:r put n 1
+etcdctl --user root:r user delete root
+etcdctl --user root:r user revoke-role root root
+etcdctl --user root:r role delete root
+etcdctl --user root:r role delete r
+etcdctl --user u:q put m 1
+etcdctl --user root:r user delete u
+etcdctl --user u:q get m
+etcdctl --user root:r auth disable
+etcdctl get n
+etcdctl user delete root

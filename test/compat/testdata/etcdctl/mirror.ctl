@@ -32,5 +32,5 @@ etcdctl make-mirror $DEST --prefix m/ --dest-prefix x --no-dest-prefix
 untested: make-mirror --dest-cacert: clients are served without TLS in this version
 untested: make-mirror --dest-cert: clients are served without TLS in this version
 untested: make-mirror --dest-key: clients are served without TLS in this version
-untested: make-mirror --dest-user: users are not there in this version
-untested: make-mirror --dest-password: users are not there in this version
+untested: make-mirror --dest-user: the second server of this script has no users
+untested: make-mirror --dest-password: the second server of this script has no users
