@@ -185,6 +185,7 @@ func (a *Agent) run(ctx context.Context) {
 		service.Part{Name: "network", Run: a.runNetwork},
 		service.Part{Name: "node", Run: a.runNode, StopTimeout: memberStopMax},
 		service.Part{Name: "doors", Run: a.doors.Run, StopTimeout: drainMax + time.Second},
+		service.Part{Name: "uplinks", Run: a.runUplinks, StopTimeout: leaveMax + time.Second},
 		service.Part{Name: "herald", Run: a.runHerald},
 		service.Part{Name: "https", Run: a.runHTTPS},
 	)

@@ -43,7 +43,7 @@ func (a *Agent) follow(c *transport.Conn) {
 	}
 	a.net.above.Store(c)
 	err := bridge.Follow(c.Context(), c, func(in *bufio.Reader, out io.Writer) error {
-		return enroll.Follow(in, out, a.net.boot, a.selfReport, a.heard, func(o enroll.Order) enroll.Progress {
+		return enroll.Follow(in, out, a.net.boot, a.selfReport, func(n enroll.News) { a.heardFrom(c, n) }, func(o enroll.Order) enroll.Progress {
 			if c.Peer().Role != transport.Member {
 				return enroll.Progress{Error: "only a member may ask for a change of mode", Code: kv.PermissionDenied}
 			}
@@ -72,8 +72,23 @@ func (a *Agent) selfReport() enroll.Report {
 	return r
 }
 
+// heardFrom takes in what the member at the other end of an uplink tells: also of itself, and where others are.
+func (a *Agent) heardFrom(c *transport.Conn, n enroll.News) {
+	up := a.net.up.Load()
+	if up != nil && n.Leaving {
+		up.Leave(bridge.Dialed{Conn: c})
+	}
+	if up != nil && len(n.Members) > 0 {
+		a.learn(up, n.Members)
+	}
+	a.heard(n)
+}
+
 // heard takes in what a member tells.
 func (a *Agent) heard(n enroll.News) {
+	if n.Leaving { // it says nothing else
+		return
+	}
 	a.net.told(n.Now)
 	if m := a.mirror.Load(); m != nil {
 		m.Heard(n.Policy)

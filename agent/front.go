@@ -111,6 +111,9 @@ func (a *Agent) behind(ctx context.Context, q *queue.Queue, next func(context.Co
 	return errors.Join(queueErr, err)
 }
 
+// Both are the size of a page; a difference does not compile.
+var _ = [1]struct{}{}[queue.ListMax-api.QueuePage]
+
 // queueView shows the queue to the servers.
 type queueView struct{ q *queue.Queue }
 
@@ -152,7 +155,7 @@ func (v *queueView) Last(key []byte) (api.QueueItem, bool, error) {
 }
 
 // List lists writes.
-func (v *queueView) List(state, prefix string) ([]api.QueueItem, error) {
+func (v *queueView) List(state, prefix, after string) ([]api.QueueItem, error) {
 	only := -1
 	if state != "" {
 		s, ok := queue.ParseState(state)
@@ -162,7 +165,11 @@ func (v *queueView) List(state, prefix string) ([]api.QueueItem, error) {
 		only = int(s)
 	}
 	items := []api.QueueItem{}
-	for _, i := range v.q.List(only, prefix) {
+	found, err := v.q.ListAfter(only, prefix, after)
+	if err != nil {
+		return nil, err
+	}
+	for _, i := range found {
 		items = append(items, describeItem(i))
 	}
 	return items, nil

@@ -189,6 +189,31 @@ func (a *Agent) letIn(m *member.Member, ca *enroll.Authority) {
 	})
 }
 
+// leaveMax bounds how long the nodes that use this member are given to turn to another one before it goes.
+const leaveMax = 1500 * time.Millisecond
+
+// sendAway has the nodes that use this member turn to others while it still answers, if there are others. Who comes meanwhile
+// is not let in.
+func (a *Agent) sendAway() {
+	r := a.roll.Load()
+	if r == nil || len(r.member.Roster().Seats) < 2 {
+		return
+	}
+	a.net.ep.Listen(transport.Uplink, nil)
+	a.net.ep.Listen(transport.Join, nil)
+	ctx, cancel := context.WithTimeout(context.Background(), leaveMax)
+	defer cancel()
+	r.Leave(ctx)
+}
+
+// runUplinks sends other nodes away before the doors close.
+func (a *Agent) runUplinks(ctx context.Context, ready func()) error {
+	ready()
+	<-ctx.Done()
+	a.sendAway()
+	return nil
+}
+
 // seatOf is the seat of a node, named as in certificates, nil if it has none.
 func seatOf(m *member.Member, node string) *member.Seat {
 	r := m.Roster()
@@ -201,6 +226,7 @@ func seatOf(m *member.Member, node string) *member.Seat {
 
 // letOut turns other nodes away, which find another member. What they have under way is answered within a moment.
 func (a *Agent) letOut() {
+	a.sendAway()
 	a.tokens.Store(nil)
 	a.roll.Store(nil)
 	a.net.authority.Store(nil)

@@ -36,7 +36,7 @@ func (a *Agent) openRoll(m *member.Member, auth *enroll.Authority) {
 		News: func() (enroll.News, <-chan struct{}) {
 			changed := auth.News() // before what it is about
 			trust := auth.Trust().Trust()
-			n := enroll.News{Now: auth.Time(), Revoked: auth.RevokedMembers(), Policy: m.Policy().Text()}
+			n := enroll.News{Now: auth.Time(), Revoked: auth.RevokedMembers(), Policy: m.Policy().Text(), Members: memberAddresses(m.Roster())}
 			if len(trust.Roots) > 0 {
 				n.Trust = &trust
 			}

@@ -5,16 +5,20 @@ import (
 	"time"
 )
 
+// QueuePage is the most writes that one list of a queue has.
+const QueuePage = 1000
+
 // Queue is a node's store-and-forward queue as its servers see it.
 type Queue interface {
 	// Status answers from memory.
 	Status() QueueStatus
-	// List returns writes in line and those kept for a look, oldest first, at most as many as the node lists at once.
-	// Empty arguments match everything. An unknown state is Invalid.
-	List(state, prefix string) ([]QueueItem, error)
+	// List returns writes in line and those kept for a look, by lane and number, at most QueuePage of them, and
+	// those behind the one with the id after. Empty arguments match everything. An unknown state is Invalid.
+	List(state, prefix, after string) ([]QueueItem, error)
 	// Get returns one write with its value. Waiting until it has ended, or ctx has, is up to wait.
 	Get(ctx context.Context, id string, wait bool) (item QueueItem, found bool, err error)
-	// Discard gives a write up that was surely not sent, or forgets one that has ended; done false: it may have been sent.
+	// Discard gives a write up that was surely not sent, or forgets one that has ended; one that
+	// may have been sent is given up if the cluster turns out not to have it: then done is false, and Get says how it ended.
 	Discard(id string) (done, found bool, err error)
 	// Pause stops sending until it is called with false, over restarts too.
 	Pause(on bool) error

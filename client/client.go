@@ -32,6 +32,8 @@ type Conn interface {
 	// Done is closed when the connection has ended; Err then says why.
 	Done() <-chan struct{}
 	Err() error
+	// Line is the round-trip time, and the share of packets that are lost of late.
+	Line() (rtt time.Duration, loss float64)
 	Close(reason string)
 }
 
@@ -70,13 +72,12 @@ type Client struct {
 	began time.Time
 
 	mu      sync.Mutex
-	order   []string
-	conn    Conn
-	at      string
+	known   []string // endpoints, the last good one first
+	link    *link
 	last    error         // why there is no connection
-	early   Conn          // while there is no conn: one whose other end has not answered yet
+	early   *link         // while there is no link: one whose other end has not answered yet
 	silent  bool          // the last connection was lost, or the last dial failed: nothing is known to answer
-	changed chan struct{} // closed when conn changes
+	changed chan struct{} // closed when link changes
 	tried   bool          // the endpoints have been tried once
 }
 
@@ -94,7 +95,7 @@ func New(o Options) (*Client, error) {
 	o.MaxBackoff = def(o.MaxBackoff, 30*time.Second)
 	o.LostGrace = def(o.LostGrace, 5*time.Second)
 	o.Connecting = def(o.Connecting, 2*time.Second)
-	return &Client{opts: o, began: time.Now(), order: slices.Clone(o.Endpoints), changed: make(chan struct{}),
+	return &Client{opts: o, began: time.Now(), known: slices.Clone(o.Endpoints), changed: make(chan struct{}),
 		last: errors.New("not connected yet")}, nil
 }
 
@@ -107,10 +108,12 @@ func def(v, d time.Duration) time.Duration {
 
 // Run keeps the connection until ctx ends.
 func (c *Client) Run(ctx context.Context) error {
+	var retiring sync.WaitGroup
+	defer retiring.Wait()
 	pause := c.opts.MinBackoff
 	lost := ""
 	for ctx.Err() == nil {
-		conn, at, err := c.dial(ctx, lost)
+		conn, at, err := c.dial(ctx, c.order(lost))
 		if err != nil {
 			c.down(err, true)
 			// Jitter over the upper half: a fleet that lost the same member does not come back in step.
@@ -120,14 +123,25 @@ func (c *Client) Run(ctx context.Context) error {
 			pause = min(2*pause, c.opts.MaxBackoff)
 			continue
 		}
-		c.up(conn, at)
+		l := newLink(conn, at)
+		c.up(l)
 		began := time.Now()
 		lost = ""
-		if err = c.hold(ctx, conn); errors.Is(err, errLost) {
-			lost = at
+		for {
+			var next *link
+			if next, err = c.hold(ctx, l); next == nil {
+				break
+			}
+			former := l
+			l = next
+			c.up(l)
+			retiring.Go(func() { former.retire(ctx) })
 		}
-		silent, _ := conn.LossState()
-		conn.Close("done")
+		if errors.Is(err, errLost) {
+			lost = l.at
+		}
+		silent, _ := l.LossState()
+		l.Close("done")
 		c.down(err, silent)
 		if lost != "" || time.Since(began) >= holdsFor {
 			pause = c.opts.MinBackoff
@@ -163,13 +177,18 @@ type attempt struct {
 	err  error
 }
 
-// dial tries each endpoint once, the last good one first, and last the one to which the link was just lost. The next one
-// begins when the one before has failed or has not answered for HeadStart; the first that answers is taken.
-func (c *Client) dial(ctx context.Context, lost string) (Conn, string, error) {
+// order is the present order of endpoints, with the one to which the link was just lost at the end.
+func (c *Client) order(lost string) []string {
 	order := c.Endpoints()
 	if i := slices.Index(order, lost); i >= 0 {
 		order = append(slices.Delete(order, i, i+1), lost)
 	}
+	return order
+}
+
+// dial tries each endpoint once, in order. The next one begins when the one before has failed or has not answered for
+// HeadStart; the first that answers is taken.
+func (c *Client) dial(ctx context.Context, order []string) (Conn, string, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ended := make(chan attempt, len(order))
@@ -211,24 +230,30 @@ func (c *Client) dial(ctx context.Context, lost string) (Conn, string, error) {
 func (c *Client) tryEarly(conn Conn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.conn == nil {
-		c.early = conn
+	if c.link == nil {
+		c.early = newLink(conn, "")
 		c.signal()
 	}
 }
 
-func (c *Client) up(conn Conn, at string) {
+func (c *Client) up(l *link) {
+	at := l.at
 	c.mu.Lock()
-	c.conn, c.at, c.last, c.tried, c.early, c.silent = conn, at, nil, true, nil, false
-	news := c.order[0] != at
+	former := c.link
+	c.link, c.last, c.tried, c.early, c.silent = l, nil, true, nil, false
+	news := c.known[0] != at
 	if news {
-		i := slices.Index(c.order, at)
-		c.order = slices.Insert(slices.Delete(c.order, i, i+1), 0, at)
+		i := slices.Index(c.known, at)
+		c.known = slices.Insert(slices.Delete(c.known, i, i+1), 0, at)
 	}
-	order := slices.Clone(c.order)
+	order := slices.Clone(c.known)
 	c.signal()
 	c.mu.Unlock()
-	c.opts.Log.Info("uplink up", "upstream", at)
+	if former == nil {
+		c.opts.Log.Info("uplink up", "upstream", at)
+	} else {
+		c.opts.Log.Info("uplink moved", "upstream", at, "from", former.at)
+	}
 	if news && c.opts.OnGood != nil {
 		c.opts.OnGood(order)
 	}
@@ -236,8 +261,11 @@ func (c *Client) up(conn Conn, at string) {
 
 func (c *Client) down(err error, silent bool) {
 	c.mu.Lock()
-	was, first := c.at, !c.tried
-	c.conn, c.at, c.last, c.tried, c.early, c.silent = nil, "", err, true, nil, silent
+	was, first := "", !c.tried
+	if c.link != nil {
+		was = c.link.at
+	}
+	c.link, c.last, c.tried, c.early, c.silent = nil, err, true, nil, silent
 	c.signal()
 	c.mu.Unlock()
 	switch {
@@ -257,37 +285,6 @@ func (c *Client) signal() {
 // errLost ends a connection that may be alive: nothing comes back.
 var errLost = errors.New("the link is lost: nothing comes back")
 
-// hold returns when the connection is of no more use, and why: errLost if it may come back.
-func (c *Client) hold(ctx context.Context, conn Conn) error {
-	grace := time.NewTimer(c.opts.LostGrace)
-	grace.Stop()
-	defer grace.Stop()
-	was := false
-	for {
-		lost, changed := conn.LossState()
-		switch {
-		case lost && !was:
-			wait := c.opts.LostGrace
-			if len(c.Endpoints()) > 1 {
-				wait /= 2
-			}
-			grace.Reset(wait)
-		case !lost:
-			grace.Stop()
-		}
-		was = lost
-		select {
-		case <-conn.Done():
-			return conn.Err()
-		case <-changed:
-		case <-grace.C:
-			return errLost
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
 // State is the uplink as an operator sees it.
 type State struct {
 	Endpoint string // connected to, empty while down
@@ -298,11 +295,12 @@ type State struct {
 // State answers from memory.
 func (c *Client) State() State {
 	c.mu.Lock()
-	s := State{Endpoint: c.at, Err: c.last}
-	conn := c.conn
+	s := State{Err: c.last}
+	l := c.link
 	c.mu.Unlock()
-	if conn != nil {
-		s.Lost, _ = conn.LossState()
+	if l != nil {
+		s.Endpoint = l.at
+		s.Lost, _ = l.LossState()
 	}
 	return s
 }
@@ -311,62 +309,66 @@ func (c *Client) State() State {
 func (c *Client) Endpoints() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return slices.Clone(c.order)
+	return slices.Clone(c.known)
 }
 
 // Learn adds endpoints to try after those that are known. It returns the new order, nil if there was nothing new.
 func (c *Client) Learn(endpoints []string) []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	before := len(c.order)
+	before := len(c.known)
 	for _, e := range endpoints {
-		if !slices.Contains(c.order, e) && len(c.order) < endpointsMax {
-			c.order = append(c.order, e)
+		if !slices.Contains(c.known, e) && len(c.known) < endpointsMax {
+			c.known = append(c.known, e)
 		}
 	}
-	if len(c.order) == before {
+	if len(c.known) == before {
 		return nil
 	}
-	return slices.Clone(c.order)
+	return slices.Clone(c.known)
 }
 
 // endpointsMax bounds what is learned: a cluster has up to seven members, each with a few addresses.
 const endpointsMax = 64
 
-// current returns the connection, and a channel that is closed when it changes.
-func (c *Client) current() (conn Conn, at string, changed <-chan struct{}, err error) {
+// current returns the link in use, with one more user, and a channel that is closed when it changes.
+func (c *Client) current() (l *link, changed <-chan struct{}, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.conn == nil && !c.tried {
-		return nil, "", c.changed, nil
+	if c.link == nil && !c.tried {
+		return nil, c.changed, nil
 	}
-	return c.conn, c.at, c.changed, c.last
+	if c.link != nil {
+		c.link.enter()
+	}
+	return c.link, c.changed, c.last
 }
 
-// live returns a connection that is not known to be lost, or why there is none. Only in front of the very first
-// connection it waits.
-func (c *Client) live(ctx context.Context) (Conn, error) { return c.liveOr(ctx, false) }
+// live returns a link that is not known to be lost, or why there is none. Whoever gets one leaves it when done. Only in
+// front of the very first connection it waits.
+func (c *Client) live(ctx context.Context) (*link, error) { return c.liveOr(ctx, false) }
 
 // liveEarly is live for a read, which can go out before the other end has answered. After an outage it does not: there
 // requests fail at once until something has come back.
-func (c *Client) liveEarly(ctx context.Context) (Conn, error) { return c.liveOr(ctx, true) }
+func (c *Client) liveEarly(ctx context.Context) (*link, error) { return c.liveOr(ctx, true) }
 
-func (c *Client) liveOr(ctx context.Context, early bool) (Conn, error) {
+func (c *Client) liveOr(ctx context.Context, early bool) (*link, error) {
 	deadline := time.NewTimer(max(0, c.opts.Connecting-time.Since(c.began)))
 	defer deadline.Stop()
 	for {
-		conn, at, changed, err := c.current()
-		if conn == nil && early {
-			if conn := c.earlyConn(); conn != nil {
-				return conn, nil
+		l, changed, err := c.current()
+		if l == nil && early {
+			if l := c.earlyLink(); l != nil {
+				return l, nil
 			}
 		}
 		switch {
-		case conn != nil:
-			if lost, _ := conn.LossState(); lost {
-				return nil, unavailable(fmt.Errorf("%s: nothing comes back", at))
+		case l != nil:
+			if lost, _ := l.LossState(); lost {
+				l.leave()
+				return nil, unavailable(fmt.Errorf("%s: nothing comes back", l.at))
 			}
-			return conn, nil
+			return l, nil
 		case err != nil:
 			return nil, unavailable(err)
 		}
@@ -380,19 +382,15 @@ func (c *Client) liveOr(ctx context.Context, early bool) (Conn, error) {
 	}
 }
 
-// earlyConn is a connection that reads may go out on before the other end has answered, nil if there is none.
-func (c *Client) earlyConn() Conn {
+// earlyLink is a connection that reads may go out on before the other end has answered, with one more user; nil if there is none.
+func (c *Client) earlyLink() *link {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.early == nil || c.silent {
+	if c.early == nil || c.silent || isClosed(c.early.Done()) { // another one won
 		return nil
 	}
-	select {
-	case <-c.early.Done(): // another one won
-		return nil
-	default:
-		return c.early
-	}
+	c.early.enter()
+	return c.early
 }
 
 func unavailable(err error) error {
@@ -411,11 +409,12 @@ func (c *Client) Do(ctx context.Context, cmd kv.Command) (kv.Result, error) {
 	if err := wire.CheckCommand(cmd); err != nil {
 		return kv.Result{}, err
 	}
-	conn, err := c.live(ctx)
+	l, err := c.live(ctx)
 	if err != nil {
 		return kv.Result{}, err
 	}
-	b, sent, err := exchange(ctx, conn, wire.UplinkDo, wire.AppendCommand(nil, cmd))
+	defer l.leave()
+	b, sent, err := exchange(ctx, l, wire.UplinkDo, wire.AppendCommand(nil, cmd))
 	switch {
 	case err != nil && !sent:
 		return kv.Result{}, unavailable(err)
@@ -444,11 +443,12 @@ func (c *Client) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
 	body := wire.AppendQuery(nil, q)
 	var last error
 	for range 2 {
-		conn, err := c.liveEarly(ctx)
+		l, err := c.liveEarly(ctx)
 		if err != nil {
 			return kv.Page{}, err
 		}
-		b, _, err := exchange(ctx, conn, wire.UplinkRead, body)
+		b, _, err := exchange(ctx, l, wire.UplinkRead, body)
+		l.leave()
 		if err == nil {
 			return page(b)
 		}

@@ -15,6 +15,7 @@ import (
 type fakeConn struct {
 	mu      sync.Mutex
 	lost    bool
+	rtt     time.Duration
 	changed chan struct{}
 	done    chan struct{}
 	once    sync.Once
@@ -22,6 +23,11 @@ type fakeConn struct {
 
 func (c *fakeConn) OpenStream(context.Context) (Stream, error) {
 	return nil, errors.New("carries nothing")
+}
+func (c *fakeConn) Line() (time.Duration, float64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.rtt, 0
 }
 func (c *fakeConn) Done() <-chan struct{} { return c.done }
 func (c *fakeConn) Err() error            { return errors.New("closed") }
@@ -66,7 +72,7 @@ func (w *town) dial(ctx context.Context, at string, _ func(Conn)) (Conn, error) 
 		}
 		// It answered at the very moment it was given up.
 	}
-	c := &fakeConn{changed: make(chan struct{}), done: make(chan struct{})}
+	c := &fakeConn{rtt: takes, changed: make(chan struct{}), done: make(chan struct{})}
 	w.mu.Lock()
 	w.conns[at] = append(w.conns[at], c)
 	w.mu.Unlock()
@@ -162,18 +168,89 @@ func TestWhenNobodyAnswersEachIsSaid(t *testing.T) {
 	})
 }
 
+func TestAMemberThatIsAboutToGoIsLeftFirst(t *testing.T) {
+	inTown(t, map[string]time.Duration{"a": 0, "b": 100 * time.Millisecond}, func(w *town, c *Client) {
+		at(t, c, time.Millisecond, "a")
+		l, _, err := c.current() // a request under way
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Leave(w.conns["a"][0])
+		at(t, c, 50*time.Millisecond, "a") // until the other one has answered
+		at(t, c, 60*time.Millisecond, "b")
+		if w.open("a") != 1 || !isClosed(l.retired) {
+			t.Error("the link was closed under a request")
+		}
+		l.leave()
+		synctest.Wait()
+		if w.open("a") != 0 {
+			t.Error("the link is still open, and nobody uses it")
+		}
+		c.Leave(w.conns["a"][0]) // of long ago
+		at(t, c, time.Second, "b")
+	})
+}
+
+func TestAMemberThatIsAboutToGoIsKeptIfThereIsNoOther(t *testing.T) {
+	inTown(t, map[string]time.Duration{"a": 0}, func(w *town, c *Client) {
+		at(t, c, time.Millisecond, "a")
+		c.Leave(w.conns["a"][0])
+		at(t, c, 20*time.Second, "a")
+		w.conns["a"][0].lose() // the loss is found as ever
+		at(t, c, 10*time.Second, "a")
+		if len(w.conns["a"]) != 2 {
+			t.Errorf("%d connections", len(w.conns["a"]))
+		}
+	})
+}
+
+func TestANearerMemberIsMovedToAndAlikeOnesAreNot(t *testing.T) {
+	inTown(t, map[string]time.Duration{"a": 60 * time.Millisecond, "b": 45 * time.Millisecond, "c": 20 * time.Millisecond}, func(w *town, c *Client) {
+		at(t, c, time.Second, "a")
+		at(t, c, 2*time.Minute, "c")
+		if n := w.open("a") + w.open("b"); n != 0 {
+			t.Errorf("%d connections beside it", n)
+		}
+		dialed := len(w.dialed)
+		at(t, c, 23*time.Hour, "c")
+		if n := len(w.dialed) - dialed; n != 0 {
+			t.Errorf("%d dials in nearly a day of calm", n)
+		}
+		w.mu.Lock()
+		w.takes["b"] = 16 * time.Millisecond // nearer, but not by enough
+		w.mu.Unlock()
+		at(t, c, 25*time.Hour, "c")
+		w.conns["c"][0].slow(300 * time.Millisecond)
+		at(t, c, time.Hour, "b")
+	})
+}
+
+// slow makes a link slower.
+func (c *fakeConn) slow(rtt time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.rtt = rtt
+}
+
 func TestReadsGoOutEarlyOnlyWhileSomethingIsKnownToAnswer(t *testing.T) {
 	inTown(t, map[string]time.Duration{"a": time.Second}, func(w *town, c *Client) {
 		early := func(want bool) {
 			t.Helper()
 			conn := &fakeConn{changed: make(chan struct{}), done: make(chan struct{})}
 			c.tryEarly(conn)
-			got, err := c.liveEarly(context.Background())
-			if (got == Conn(conn)) != want {
-				t.Errorf("early %v (%v), want %v", got == Conn(conn), err, want)
+			uses := func() (bool, error) {
+				l, err := c.liveEarly(context.Background())
+				if l == nil {
+					return false, err
+				}
+				defer l.leave()
+				return l.Conn == Conn(conn), err
+			}
+			if got, err := uses(); got != want {
+				t.Errorf("early %v (%v), want %v", got, err, want)
 			}
 			conn.Close("")
-			if got, _ := c.liveEarly(context.Background()); got == Conn(conn) {
+			if got, _ := uses(); got {
 				t.Error("a connection that has ended is used")
 			}
 		}

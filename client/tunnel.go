@@ -15,11 +15,23 @@ const tunnelBuffer = 1 << 10
 // Carry connects a stream of a node below with one to the node above, both ways, until either ends. The error is why what comes from
 // above has ended early, nil if it came to its end.
 func (c *Client) Carry(ctx context.Context, low Stream) error {
-	conn, err := c.live(ctx)
+	l, err := c.live(ctx)
 	if err != nil {
 		return err
 	}
-	high, err := conn.OpenStream(ctx)
+	l.leave() // whoever is behind opens another tunnel when the client moves
+	ctx, cancel := context.WithCancel(ctx)
+	var moving sync.WaitGroup
+	defer moving.Wait()
+	defer cancel()
+	moving.Go(func() {
+		select {
+		case <-l.retired:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	high, err := l.OpenStream(ctx)
 	if err != nil {
 		return unavailable(err)
 	}

@@ -17,25 +17,37 @@ import (
 // wants more (a proxy) opens another from the revision it has.
 func (c *Client) Watch(ctx context.Context, spec kv.WatchSpec) iter.Seq2[kv.Batch, error] {
 	return func(yield func(kv.Batch, error) bool) {
-		conn, err := c.liveEarly(ctx)
+		l, err := c.liveEarly(ctx)
 		if err != nil {
 			yield(kv.Batch{}, err)
 			return
 		}
-		if err := watch(ctx, conn, spec, yield); err != nil {
+		l.leave() // whoever watches goes along when the client moves
+		if err := watch(ctx, l, spec, yield); err != nil {
 			yield(kv.Batch{}, err)
 		}
 	}
 }
 
 // watch runs one stream. It returns nil if the consumer had enough or ctx ended.
-func watch(ctx context.Context, conn Conn, spec kv.WatchSpec, yield func(kv.Batch, error) bool) error {
-	st, err := conn.OpenStream(ctx)
+func watch(ctx context.Context, l *link, spec kv.WatchSpec, yield func(kv.Batch, error) bool) error {
+	st, err := l.OpenStream(ctx)
 	if err != nil {
 		return unavailable(err)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(ctx, func() { st.Abort(0) })
+	moved := make(chan struct{})
+	var moving sync.WaitGroup
+	moving.Go(func() {
+		select {
+		case <-l.retired:
+			st.Abort(0)
+		case <-moved:
+		}
+	})
+	defer moving.Wait()
+	defer close(moved)
 	var controlling sync.WaitGroup
 	defer controlling.Wait()
 	defer stop()
@@ -61,8 +73,10 @@ func watch(ctx context.Context, conn Conn, spec kv.WatchSpec, yield func(kv.Batc
 		case errors.Is(err, io.EOF): // its last watch is gone, and no more can come
 			return nil
 		case err != nil:
-			if e := conn.Err(); e != nil {
+			if e := l.Err(); e != nil {
 				err = e
+			} else if isClosed(l.retired) {
+				err = errMoved
 			}
 			return unavailable(err)
 		}

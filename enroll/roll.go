@@ -54,6 +54,8 @@ type News struct {
 	Ask     uint64           `json:"ask,omitempty"`     // a Report with this number is asked for
 	Order   *Order           `json:"order,omitempty"`   // with Ask: what the node is to do
 	Refused string           `json:"refused,omitempty"` // the node is sent away, and why
+	Leaving bool             `json:"leaving,omitempty"` // this member is about to go: the node had better use another one
+	Members []string         `json:"members,omitempty"` // where members answer, with Trust
 	Policy  string           `json:"policy,omitempty"`  // which policy the cluster has, for a node to tell whether it is its own
 }
 
@@ -100,6 +102,10 @@ type Roll struct {
 	mu       sync.Mutex
 	sessions map[string]*session // by node
 	away     map[string]Seen     // of nodes that were here before, at most awayMax
+	going    bool                // Leave was called
+
+	leaving chan struct{} // closed by Leave
+	left    chan struct{} // of one place: a session has ended
 }
 
 // Bounds of a Roll.
@@ -116,7 +122,32 @@ const (
 
 // NewRoll returns an empty Roll.
 func NewRoll(o RollOptions) *Roll {
-	return &Roll{opts: o, sessions: make(map[string]*session), away: make(map[string]Seen)}
+	return &Roll{opts: o, sessions: make(map[string]*session), away: make(map[string]Seen),
+		leaving: make(chan struct{}), left: make(chan struct{}, 1)}
+}
+
+// Leave tells every node that is connected that this member is about to go, and waits until they have all turned to others, or
+// ctx ends. Who has no other stays.
+func (r *Roll) Leave(ctx context.Context) {
+	r.mu.Lock()
+	if !r.going {
+		r.going = true
+		close(r.leaving)
+	}
+	r.mu.Unlock()
+	for {
+		r.mu.Lock()
+		n := len(r.sessions)
+		r.mu.Unlock()
+		if n == 0 {
+			return
+		}
+		select {
+		case <-r.left:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // session is one node's control stream.
@@ -238,6 +269,10 @@ func (r *Roll) leave(s *session) {
 		return
 	}
 	delete(r.sessions, s.node)
+	select {
+	case r.left <- struct{}{}:
+	default:
+	}
 	if len(r.away) >= awayMax {
 		for id := range r.away { // any: the records name the nodes, this only dates them
 			delete(r.away, id)
@@ -326,6 +361,7 @@ func (s *session) heard(r Report) {
 // tell sends the news, now and whenever they change, and what is asked.
 func (s *session) tell(ctx context.Context) {
 	news, changed := s.roll.opts.News()
+	leaving := s.roll.leaving
 	for {
 		if s.send(news) != nil {
 			return // the reader finds out why
@@ -334,6 +370,8 @@ func (s *session) tell(ctx context.Context) {
 		case <-changed:
 			news, changed = s.roll.opts.News()
 		case news = <-s.asks:
+		case <-leaving:
+			news, leaving = News{Leaving: true}, nil
 		case <-ctx.Done():
 			return
 		}

@@ -179,7 +179,8 @@ type Each struct {
 }
 
 // Skip gives up the sequences From to the command's own ID.Seq.N of its lane, both inclusive, as far as they were not
-// used. It is the only Op of its command.
+// used. It is the only Op of its command. Of its own sequence the result tells what became: Succeeded if it is given up, a Count
+// of 1 if a command had it before, with that command's revision or error.
 type Skip struct {
 	From uint64
 }

@@ -144,7 +144,18 @@ func (s *Store) lane(r *reader, seq kv.Seq) (l laneState, key string, refused *k
 
 // skip gives up sequences up to n.
 func (s *Store) skip(r *reader, key string, l laneState, n uint64, op kv.Skip) kv.Outcome {
-	if n > l.last {
+	if n <= l.last {
+		if i := slices.IndexFunc(l.ring, func(p past) bool { return p.n == n }); i >= 0 {
+			out := l.again(n, l.ring[i].print)
+			if out.Err == nil {
+				out.Result.Ops[0].Count = 1
+			}
+			return out
+		}
+		if n+kv.OutcomeRing <= l.last {
+			return l.again(n, [16]byte{})
+		}
+	} else {
 		if op.From > l.last+1 {
 			return kv.Outcome{Err: gap(op.From, l.last)}
 		}
@@ -152,7 +163,7 @@ func (s *Store) skip(r *reader, key string, l laneState, n uint64, op kv.Skip) k
 		s.setSide(r, key, l.append(nil))
 	}
 	out := kv.Outcome{}
-	out.Result.Ops = []kv.OpResult{{}}
+	out.Result.Ops = []kv.OpResult{{Succeeded: true}}
 	out.Result.Epoch, out.Result.Revision = s.state.Epoch, s.state.Revision
 	return out
 }

@@ -175,6 +175,38 @@ func TestASkipGivesSequencesUpAndNoOtherCommandTakesThem(t *testing.T) {
 	}
 }
 
+func TestASkipTellsWhatBecameOfItsSequence(t *testing.T) {
+	r := newSequenceStore(t)
+	r.apply(openQueue(0))
+	applied := r.apply(queued(1, 1, "k", "one"))
+	lost := queued(1, 2, "k", "two")
+	lost.Guards = []kv.Guard{{Compare: kv.Compare{Key: []byte("k"), Target: kv.TargetMod}}}
+	r.apply(lost)
+	skip := func(n uint64) kv.Outcome {
+		return r.apply(kv.Command{ID: kv.ID{Seq: kv.Seq{Origin: origin, Epoch: 1, Lane: kv.LaneNormal, N: n}}, Ops: []kv.Op{kv.Skip{From: n}}})
+	}
+	if got := skip(1); got.Err != nil || got.Result.Ops[0].Count != 1 || got.Result.Revision != applied.Result.Revision {
+		t.Errorf("of one that was applied: %+v", got)
+	}
+	if got := skip(2); codeIn(got) != kv.PreconditionFailed {
+		t.Errorf("of a conflict: %+v", got)
+	}
+	for range 2 {
+		if got := skip(3); got.Err != nil || !got.Result.Ops[0].Succeeded || got.Result.Ops[0].Count != 0 {
+			t.Errorf("of one that is given up: %+v", got)
+		}
+	}
+	if got := skip(5); codeIn(got) != kv.SequenceGap {
+		t.Errorf("beyond the next: %+v", got)
+	}
+	for n := range uint64(kv.OutcomeRing) {
+		r.apply(queued(1, 4+n, "k", "more"))
+	}
+	if got := skip(1); codeIn(got) != kv.OutcomeUnknown {
+		t.Errorf("of one that is forgotten: %+v", got)
+	}
+}
+
 func TestAGuardHoldsIfThePredecessorWroteTheKeyLast(t *testing.T) {
 	for _, flush := range []bool{false, true} {
 		r := newSequenceStore(t)

@@ -52,6 +52,9 @@ func (p *Proxy) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
 		return p.degrade(ctx, q, r, age, err)
 	}
 	sent, err := p.round(ctx, q)
+	if err != nil && q.StaleIfError == 0 && p.revived(ctx) {
+		sent, err = p.round(ctx, q)
+	}
 	if err == nil {
 		p.met.rounds.Inc()
 		age := p.opts.Clock() - sent
@@ -85,6 +88,29 @@ func (p *Proxy) round(ctx context.Context, q kv.Query) (sent time.Duration, err 
 		defer cancel()
 	}
 	return p.feed.round(ctx)
+}
+
+// revived waits for a feed that has ended though the uplink works, as it does when that has moved to another member. If the uplink is
+// lost it says so at once.
+func (p *Proxy) revived(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, feedWait)
+	defer cancel()
+	if up, _, _ := p.feed.news(); !up {
+		if _, err := p.up.Read(ctx, kv.Query{MaxAge: kv.Unlimited}); err != nil {
+			return false
+		}
+	}
+	for {
+		up, _, changed := p.feed.news()
+		if up {
+			return true
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return false
+		}
+	}
 }
 
 var errOverdue = kv.Errorf(kv.UpstreamUnavailable, "nothing has come back from the cluster for %v", slowRound)

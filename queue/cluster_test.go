@@ -145,8 +145,15 @@ func (c *cluster) sequenced(cmd kv.Command, s kv.Seq) kv.Outcome {
 	if s.N <= l.last {
 		p, found := l.ring[s.N]
 		switch {
+		case isSkip && found:
+			if p.out.Err != nil {
+				return p.out
+			}
+			out := c.ok(kv.OpResult{Count: 1})
+			out.Result.Revision = p.out.Result.Revision
+			return out
 		case isSkip:
-			return c.ok(kv.OpResult{})
+			return c.ok(kv.OpResult{Succeeded: true})
 		case !found:
 			return kv.Outcome{Err: &kv.Error{Code: kv.OutcomeUnknown}}
 		case p.print != print:
@@ -156,7 +163,7 @@ func (c *cluster) sequenced(cmd kv.Command, s kv.Seq) kv.Outcome {
 	}
 	if isSkip && skip.From <= l.last+1 {
 		l.last = s.N
-		return c.ok(kv.OpResult{})
+		return c.ok(kv.OpResult{Succeeded: true})
 	}
 	if s.N != l.last+1 {
 		return kv.Outcome{Err: &kv.Error{Code: kv.SequenceGap, Revision: int64(l.last)}}

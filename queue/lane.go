@@ -54,6 +54,7 @@ type op struct {
 	loaded  bool // live has the command
 	durable bool
 	rebased bool // its base is another than when it was filed
+	recall  bool // it may have been sent, and is to be given up if the cluster does not have it
 	skip    bool // stands for numbers up to n that are given up
 	*live        // nil for an op that is only on disk
 }
@@ -64,6 +65,7 @@ type live struct {
 	outcome kv.Outcome
 	done    chan struct{}
 	keeping chan struct{} // closed when keep has the disk's answer
+	asked   bool          // it went up last as a skip of its own number
 	device  string
 }
 
@@ -106,6 +108,9 @@ func (o *op) wire(origin [16]byte) kv.Command {
 	l := o.lane
 	if o.skip {
 		return kv.Command{ID: kv.ID{Seq: l.seq(origin, o.n)}, Ops: []kv.Op{kv.Skip{From: 1}}}
+	}
+	if o.asked = o.recall; o.asked {
+		return kv.Command{ID: kv.ID{Seq: l.seq(origin, o.n)}, Ops: []kv.Op{kv.Skip{From: o.n - l.base}}}
 	}
 	c := o.command
 	c.ID.Seq = l.seq(origin, o.n)

@@ -105,6 +105,10 @@ func (q *Queue) visit(ld *loading, r record, at place) error {
 			return q.visitEnd(o, &r)
 		}
 	case recordForget:
+		if _, o := ld.find(r.lane, r.n); o != nil && !o.state.Ended() {
+			o.recall = true
+			return nil
+		}
 		q.kept = slices.DeleteFunc(q.kept, func(o *op) bool {
 			gone := o.lane == l && o.n == r.n
 			if gone {

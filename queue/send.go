@@ -332,6 +332,12 @@ func (q *Queue) settle(batch []*op, res kv.Result) error {
 			return out.Err
 		}
 		o.lane.remove(o)
+		if o.asked && s == Committed {
+			s, out = recalled(out)
+		}
+		if s == Discarded {
+			q.relink(o)
+		}
 		if !o.skip {
 			q.sent.add(time.Now(), 1)
 			o.lane.recovering = max(0, o.lane.recovering-1)
@@ -339,6 +345,17 @@ func (q *Queue) settle(batch []*op, res kv.Result) error {
 		}
 	}
 	return nil
+}
+
+// recalled is what became of an op that went up as a skip of its own number.
+func recalled(out kv.Outcome) (State, kv.Outcome) {
+	switch r := out.Result.Ops; {
+	case len(r) == 1 && r[0].Count == 1:
+		return Committed, out
+	case len(r) == 1 && r[0].Succeeded:
+		return Discarded, kv.Outcome{Err: kv.Errorf(kv.UpstreamUnavailable, "the write was discarded; the cluster did not have it")}
+	}
+	return Unknown, kv.Outcome{Err: kv.Errorf(kv.OutcomeUnknown, "the members are of a version that does not say whether they have the write; read the key")}
 }
 
 // errOf keeps a nil *kv.Error from becoming an error that is not nil.

@@ -1,7 +1,9 @@
 package queue
 
 import (
+	"cmp"
 	"context"
+	"iter"
 	"slices"
 	"strings"
 	"time"
@@ -64,37 +66,70 @@ func (q *Queue) Status() Status {
 // ListMax is the most items one List returns.
 const ListMax = 1000
 
-// List returns up to ListMax ops: those kept, those in line, oldest first in each lane, and of the last that were settled
-// otherwise those that were given up (superseded, discarded), until a restart. A state below zero matches all of them.
+// List is the first page of ListAfter.
 func (q *Queue) List(state int, prefix string) []Item {
+	items, _ := q.ListAfter(state, prefix, "") // fails for a bad id only
+	return items
+}
+
+// ListAfter returns up to ListMax ops, by lane and number, those behind after if that is the id of one: those in line, those kept, and of
+// the last that were settled otherwise those that were given up (superseded, discarded), until a restart. A state below zero
+// matches all of them. An after that is no id is Invalid; one whose op is gone still says where to go on.
+func (q *Queue) ListAfter(state int, prefix, after string) ([]Item, error) {
+	var lane uint8
+	var n uint64
+	if after != "" {
+		var ok bool
+		if lane, n, ok = parseID(after); !ok {
+			return nil, kv.Errorf(kv.Invalid, "after=%q is not the id of a queued write, as normal-7", after)
+		}
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	items := []Item{}
-	add := func(o *op) (more bool) {
-		if (state < 0 || State(state) == o.state) && strings.HasPrefix(o.key, prefix) {
-			items = append(items, o.item())
+	for _, l := range q.lanes[lane:] {
+		for o := range q.listed(l, n) {
+			if (state < 0 || State(state) == o.state) && strings.HasPrefix(o.key, prefix) {
+				items = append(items, o.item())
+			}
+			if len(items) == ListMax {
+				return items, nil
+			}
 		}
-		return len(items) < ListMax
+		n = 0 // after is in the first of these lanes
 	}
+	return items, nil
+}
+
+// listed are the ops of a lane to be listed whose number is above after, in order. The caller holds q.mu.
+func (q *Queue) listed(l *lane, after uint64) iter.Seq[*op] {
+	var ended []*op
 	for _, o := range q.kept {
-		if !add(o) {
-			return items
+		if o.lane == l && o.n > after {
+			ended = append(ended, o)
 		}
 	}
-	for _, l := range q.lanes {
-		for _, o := range l.pending {
-			if o.durable && !add(o) {
-				return items
+	for _, o := range q.recent {
+		if o.lane == l && o.n > after && (o.state == Superseded || o.state == Discarded) {
+			ended = append(ended, o)
+		}
+	}
+	slices.SortFunc(ended, func(a, b *op) int { return cmp.Compare(a.n, b.n) })
+	i, _ := l.find(after + 1)
+	waiting := l.pending[i:]
+	return func(yield func(*op) bool) {
+		for len(ended)+len(waiting) > 0 {
+			var o *op
+			if len(waiting) == 0 || len(ended) > 0 && ended[0].n < waiting[0].n {
+				o, ended = ended[0], ended[1:]
+			} else if o, waiting = waiting[0], waiting[1:]; !o.durable {
+				continue
+			}
+			if !yield(o) {
+				return
 			}
 		}
 	}
-	for i := range q.recent {
-		o := q.recent[(q.recentAt+i)%len(q.recent)]
-		if (o.state == Superseded || o.state == Discarded) && !add(o) {
-			return items
-		}
-	}
-	return items
 }
 
 func (o *op) item() Item {
@@ -179,14 +214,15 @@ func (q *Queue) Wait(ctx context.Context, id string) (Item, bool, error) {
 	return item, true, nil
 }
 
-// Discard forgets a kept op, or gives up one in line that was surely not sent. It reports whether it did.
-func (q *Queue) Discard(id string) (bool, error) {
+// Discard forgets a kept op, or gives up one in line that was surely not sent. One that may have been sent is given up as soon as
+// the cluster has said that it does not have it, over restarts too; then done is false, and the op's state says how it ended.
+func (q *Queue) Discard(id string) (done bool, err error) {
 	o := q.find(id)
 	if o == nil {
 		return false, nil
 	}
 	q.mu.Lock()
-	done := true
+	done = true
 	switch {
 	case o.state.Ended() && o.place.seg == nil: // settled, and nothing of it is kept
 	case o.state.Ended():
@@ -198,10 +234,17 @@ func (q *Queue) Discard(id string) (bool, error) {
 		done = false
 	}
 	q.mu.Unlock()
-	if !done {
-		return false, nil
+	if done {
+		return true, q.flushEnds()
 	}
-	return true, q.flushEnds()
+	if err := q.log.append([]record{{kind: recordForget, lane: o.lane.id, n: o.n}}, nil); err != nil {
+		return false, err
+	}
+	q.mu.Lock()
+	o.recall = true
+	q.mu.Unlock()
+	q.again()
+	return false, nil
 }
 
 func (q *Queue) find(id string) *op {

@@ -61,6 +61,8 @@ func (q *Queue) move(o *op, seg *segment) error {
 	recs := []record{o.record(b)}
 	if o.state.Ended() {
 		recs = append(recs, o.endRecord())
+	} else if o.recall {
+		recs = append(recs, record{kind: recordForget, lane: o.lane.id, n: o.n})
 	}
 	q.mu.Unlock()
 	var at place

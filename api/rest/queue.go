@@ -27,6 +27,7 @@ func (h *Handler) serveQueue(w http.ResponseWriter, r *http.Request) (int, error
 	}
 	state, byState := p.text("state")
 	prefix, byPrefix := p.text("prefix")
+	after, goOn := p.text("after")
 	if err := p.done(); err != nil {
 		return 0, err
 	}
@@ -34,10 +35,10 @@ func (h *Handler) serveQueue(w http.ResponseWriter, r *http.Request) (int, error
 	if err != nil {
 		return 0, err
 	}
-	if !byState && !byPrefix {
+	if !byState && !byPrefix && !goOn {
 		return replyJSON(w, http.StatusOK, q.Status())
 	}
-	found, err := q.List(state, prefix)
+	found, err := q.List(state, prefix, after)
 	if err != nil {
 		return 0, err
 	}
@@ -45,9 +46,14 @@ func (h *Handler) serveQueue(w http.ResponseWriter, r *http.Request) (int, error
 	for i := range found {
 		items[i] = shown(found[i])
 	}
+	next := ""
+	if len(items) == api.QueuePage {
+		next = found[len(found)-1].ID
+	}
 	return replyJSON(w, http.StatusOK, struct {
 		Items []queueItem `json:"items"`
-	}{items})
+		Next  string      `json:"next,omitempty"` // what after is to be for what follows; absent at the end
+	}{items, next})
 }
 
 // serveQueued is for one write in the queue: what became of it, or to give it up.
@@ -115,8 +121,11 @@ func discard(w http.ResponseWriter, q api.Queue, id string) (int, error) {
 	case !found:
 		return 0, errNotQueued(id)
 	case !done:
-		return 0, &refusal{status: http.StatusConflict, code: "may-be-sent", title: "May have been sent",
-			detail: "write " + quoted(id) + " may be with the cluster already and is not given up: GET " + queueRoot + id + "?wait=30s says what becomes of it"}
+		w.Header().Set("Location", queueRoot+id)
+		return replyJSON(w, http.StatusAccepted, struct {
+			Op    string `json:"op"`
+			State string `json:"state"`
+		}{id, "sending"})
 	}
 	return replyJSON(w, http.StatusOK, struct {
 		Op string `json:"op"`

@@ -111,18 +111,22 @@ func (w *queuedWrite) why() string {
 }
 
 func (p *program) queueListCommand(f *clientFlags) *cobra.Command {
-	var state, prefix string
+	var state, prefix, after string
 	cmd := &cobra.Command{
 		Use:   "ls [flags]",
-		Short: "List the writes that wait, and those that need a look, oldest first",
+		Short: "List the writes that wait, and those that need a look, oldest first in each lane, a thousand at a time",
 		Args:  noArgs(exitUsage),
 	}
 	cmd.Flags().StringVar(&state, "state", "", "only those in this state: queued, sending, conflict, rejected, expired or unknown")
 	cmd.Flags().StringVar(&prefix, "prefix", "", "only those whose key begins with this")
+	cmd.Flags().StringVar(&after, "after", "", "only those behind the one with this ID")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		query := url.Values{"prefix": {prefix}}
 		if state != "" {
 			query.Set("state", state)
+		}
+		if after != "" {
+			query.Set("after", after)
 		}
 		a, err := p.ask(cmd, f, call{method: http.MethodGet, path: queuePath, query: query})
 		if err != nil {
@@ -133,6 +137,7 @@ func (p *program) queueListCommand(f *clientFlags) *cobra.Command {
 		}
 		var list struct {
 			Items []queuedWrite `json:"items"`
+			Next  string        `json:"next"`
 		}
 		if err := json.Unmarshal(a.body, &list); err != nil {
 			return exitf(exitRefused, "the list of the queue is no JSON: %w", err)
@@ -145,6 +150,9 @@ func (p *program) queueListCommand(f *clientFlags) *cobra.Command {
 		for i := range list.Items {
 			w := &list.Items[i]
 			rows[i] = []string{w.ID, w.State, w.Lane, ageText(time.Since(w.Queued)), keyText(w.KeyBase64), w.why()}
+		}
+		if list.Next != "" {
+			p.note("there may be more: agent queue ls --after %s", list.Next)
 		}
 		return printTable(p.stdout, []string{"ID", "STATE", "LANE", "AGE", "KEY", "WHY"}, rows)
 	}
@@ -353,7 +361,7 @@ and the like are left out. The old one is forgotten. It prints the id of the new
 func (p *program) queueDiscardCommand(f *clientFlags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "discard ID [flags]",
-		Short: "Give up a write that was not sent yet, or forget one that has ended",
+		Short: "Give up a write that the cluster does not have, or forget one that has ended",
 		Args:  exactArgs("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			path, err := pathOf(queuePath, args[0])
@@ -367,7 +375,11 @@ func (p *program) queueDiscardCommand(f *clientFlags) *cobra.Command {
 			if f.output != outputTable {
 				return f.output.printJSON(p.stdout, a.body)
 			}
-			_, err = fmt.Fprintf(p.stdout, "discarded %s\n", args[0])
+			line := "discarded " + args[0]
+			if a.status == http.StatusAccepted {
+				line = args[0] + " may have been sent: it is given up if the cluster does not have it; agent queue show " + args[0] + " says what became of it"
+			}
+			_, err = fmt.Fprintln(p.stdout, line)
 			return err
 		},
 	}

@@ -25,6 +25,12 @@ func (d Dialed) OpenStream(ctx context.Context) (client.Stream, error) {
 	return s, nil
 }
 
+// Line is the round-trip time of the link, and its loss.
+func (d Dialed) Line() (rtt time.Duration, loss float64) {
+	q := d.Quality()
+	return q.RTT, q.Loss
+}
+
 // Done is closed when the connection has ended.
 func (d Dialed) Done() <-chan struct{} { return d.Context().Done() }
 
