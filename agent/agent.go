@@ -33,6 +33,7 @@ type Agent struct {
 	opening  *opening    // of the goroutine that has the node
 	farewell atomic.Bool // this node has left its cluster: its data goes aside when everything has ended
 	notifier *notifier
+	https    *https          // nil: no listener speaks it
 	tracer   *tracing.Tracer // nil: nothing is traced
 	net      *network
 	node     atomic.Pointer[node]          // nil until the node's store is open
@@ -44,6 +45,8 @@ type Agent struct {
 	mail     atomic.Pointer[raftnet.Net]   // of a member, to the others
 	roll     atomic.Pointer[roll]          // nil unless this node is a member, and open
 	clients  *limiter
+	ledger   *ledger
+	audit    *audit
 
 	passwords *auth.Passwords
 	reload    reloader
@@ -112,6 +115,13 @@ func (a *Agent) prepare(ctx context.Context) (err error) {
 			return errors.Join(err, closeAll(inherited))
 		}
 	}
+	if err := a.openHTTPS(); err != nil {
+		return errors.Join(err, closeAll(inherited))
+	}
+	if a.audit, err = newAudit(a.cfg.Audit.File, int64(a.cfg.Audit.MaxBytes), a.opts.Log, a.opts.Metrics); err != nil {
+		return errors.Join(err, closeAll(inherited))
+	}
+	a.gate.audit = a.audit
 	keys := &locksmith{log: a.opts.Log, listen: a.opts.Listen, inherited: inherited}
 	if a.open, err = keys.open(ctx, a.cfg); err != nil {
 		return err
@@ -165,14 +175,19 @@ func (a *Agent) run(ctx context.Context) {
 	log.Info("agent starting", "version", a.opts.Version, "mode", string(a.planned().record.Mode), "node_id", a.planned().node.String(),
 		"name", a.cfg.Name, "data_dir", a.dir.path, "recorded", a.planned().record.Reason)
 	for _, d := range a.open {
-		log.Info("listening", "for", d.purpose.String(), "address", d.listener.Addr().String())
+		log.Info("listening", "for", d.purpose.String(), "url", d.String())
+		if d.isExposed() {
+			log.Warn("PLAINTEXT BEYOND THIS MACHINE, as --insecure allows: whoever is on the network reads and changes what clients send; use an https:// listener", "url", d.String(), "for", d.purpose.String())
+		}
 	}
 	group := service.New(log,
+		service.Part{Name: "audit", Run: a.audit.Run},
 		service.Part{Name: "network", Run: a.runNetwork},
 		service.Part{Name: "node", Run: a.runNode, StopTimeout: memberStopMax},
 		service.Part{Name: "doors", Run: a.doors.Run, StopTimeout: drainMax + time.Second},
 		service.Part{Name: "uplinks", Run: a.runUplinks, StopTimeout: leaveMax + time.Second},
 		service.Part{Name: "herald", Run: a.runHerald},
+		service.Part{Name: "https", Run: a.runHTTPS},
 	)
 	err := group.Run(ctx)
 	a.stop()

@@ -390,7 +390,7 @@ func TestRefusalsAreForAPerson(t *testing.T) {
 		"a proxy of nothing":          {settings(t), func(c *config.Config) { c.Mode = asProxy }, nil, []string{"--join"}},
 		"a join without a token":      {settings(t), func(c *config.Config) { c.Join = []string{"10.0.0.1:2380"} }, nil, []string{"token"}},
 		"a token that is not there":   {settings(t), func(c *config.Config) { c.Join, c.TokenFile = []string{"10.0.0.1:2380"}, "t" }, nil, []string{"token-file"}},
-		"https":                       {settings(t), func(c *config.Config) { c.Listen = []string{"https://127.0.0.1:0"} }, nil, []string{"cannot serve https yet"}},
+		"https":                       {settings(t), func(c *config.Config) { c.Listen = []string{"https://127.0.0.1:0"} }, nil, []string{"no certificate: set tls.cert-file"}},
 		"a member told to be a proxy": {made, func(c *config.Config) { c.Mode = asProxy }, nil, []string{"recorded as a member", "agent demote", "agent leave --force"}},
 		"both dirs":                   {made, func(*config.Config) {}, proxyDir, []string{"member/ is there", "proxy/ is empty"}},
 		"a truncated mode.json": {made, func(*config.Config) {}, func(t *testing.T) {

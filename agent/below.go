@@ -123,15 +123,15 @@ func (a *Agent) shutOut(node string) {
 			break
 		}
 		all := append(slices.Clone(*was), node)
-		if !a.net.shut.CompareAndSwap(was, &all) {
-			continue
-		}
-		b, err := json.Marshal(all)
+		b, err := json.Marshal(all) // written down first: who is cut off stays so
 		if err == nil {
 			err = writeFile(a.dir.join(identityName, shutFile), b)
 		}
 		if err != nil {
 			a.opts.Log.Error("a revoked node is shut out until this proxy restarts; it is not remembered", "node", node, "file", shutFile, "err", err)
+		}
+		if !a.net.shut.CompareAndSwap(was, &all) {
+			continue
 		}
 		break
 	}

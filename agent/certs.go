@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"encoding/pem"
 	"time"
 
 	"holdfast/api"
@@ -31,7 +32,7 @@ func (c certificates) Certificate() api.CertificateInfo {
 		if err != nil {
 			continue // the identity was checked when it was loaded
 		}
-		ca := api.CAInfo{Hash: hash, Ends: ends}
+		ca := api.CAInfo{Hash: hash, Ends: ends, PEM: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))}
 		if r != nil {
 			ca.KeyHeld = r.auth.Holds(hash)
 			for _, rec := range r.auth.Trust().CAs {

@@ -167,7 +167,7 @@ func TestPanicInAHandlerIsAnErrorLineAndNoOutage(t *testing.T) {
 	}
 	ctx, leave := context.WithCancel(t.Context())
 	ds := &doors{log: slog.New(slog.NewTextHandler(&log, nil)), gate: newGate(), force: t.Context()}
-	ds.add(&door{listener: l}, newLimiter(forClients, 8, withDefaults(nil).Metrics), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	ds.add(&door{listener: l}, newLimiter(forClients, 8, nil, withDefaults(nil).Metrics), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/panic" {
 			panic("no")
 		}

@@ -16,6 +16,8 @@ import (
 //	waiting --open--> open --drain--> draining
 //	   \---------------drain------------^
 type gate struct {
+	ledger   *ledger         // of what clients have under way; nil: nobody counts
+	audit    *audit          // nil: nothing is written down
 	opened   chan struct{}   // closed by open
 	draining context.Context // ended by drain
 	refuse   context.CancelFunc
@@ -72,8 +74,8 @@ func (g *gate) isDraining() bool { return g.draining.Err() != nil }
 
 // enter returns the backend and counts the request until leave.
 func (g *gate) enter(ctx context.Context) (api.Backend, error) {
-	if isBeyond(ctx) {
-		return nil, kv.Errorf(kv.Busy, "this node has all the connections it may have (limits.connections): keep connections open and use them again, or raise the limit")
+	if why := whyBeyond(ctx); why != nil {
+		return nil, why
 	}
 	select {
 	case <-g.opened:
@@ -120,8 +122,31 @@ func stopping() *kv.Error {
 	return kv.Errorf(kv.Stopping, "this node is shutting down: ask another one, or this one again when it is back")
 }
 
+// charge has the client of a request pay for it, if it came from one; what it returns gives back.
+func (g *gate) charge(ctx context.Context, u use) (give func(), err error) {
+	c, ok := api.CallerFrom(ctx)
+	if !ok || g.ledger == nil {
+		return func() {}, nil
+	}
+	if err := g.ledger.take(c, u); err != nil {
+		return nil, err
+	}
+	return func() { g.ledger.give(c, u) }, nil
+}
+
 // Do passes c on.
 func (g *gate) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
+	r, err := g.do(ctx, c)
+	g.audit.command(ctx, c, r, err)
+	return r, err
+}
+
+func (g *gate) do(ctx context.Context, c kv.Command) (kv.Result, error) {
+	give, err := g.charge(ctx, useRequest)
+	if err != nil {
+		return kv.Result{}, err
+	}
+	defer give()
 	b, err := g.enter(ctx)
 	if err != nil {
 		return kv.Result{}, err
@@ -132,6 +157,11 @@ func (g *gate) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
 
 // Read passes q on.
 func (g *gate) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
+	give, err := g.charge(ctx, useRequest)
+	if err != nil {
+		return kv.Page{}, err
+	}
+	defer give()
 	b, err := g.enter(ctx)
 	if err != nil {
 		return kv.Page{}, err
@@ -143,6 +173,12 @@ func (g *gate) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
 // Watch passes w on. When the node drains the stream ends with kv.Stopping, after everything already under way.
 func (g *gate) Watch(ctx context.Context, w kv.WatchSpec) iter.Seq2[kv.Batch, error] {
 	return func(yield func(kv.Batch, error) bool) {
+		give, err := g.charge(ctx, useWatch)
+		if err != nil {
+			yield(kv.Batch{}, err)
+			return
+		}
+		defer give()
 		b, err := g.enter(ctx)
 		if err != nil {
 			yield(kv.Batch{}, err)

@@ -63,27 +63,39 @@ func (a *Agent) buildDoors(force context.Context) *doors {
 			forAdmin:   ops.New(ops.Options{Reporter: a, Gatherer: reg, Pprof: true}),
 			forMetrics: ops.New(ops.Options{Reporter: a, Gatherer: reg}),
 		}
+		shares   = a.openLedger()
 		limiters = map[purpose]*limiter{
-			forClients: newLimiter(forClients, a.cfg.Limits.Connections, reg),
-			forAdmin:   newLimiter(forAdmin, adminConnections, reg),
-			forMetrics: newLimiter(forMetrics, metricsConnections, reg),
+			forClients: newLimiter(forClients, a.cfg.Limits.Connections, shares, reg),
+			forAdmin:   newLimiter(forAdmin, adminConnections, nil, reg),
+			forMetrics: newLimiter(forMetrics, metricsConnections, nil, reg),
 		}
 	)
 	reg.MustRegister(figures{a}) // unchecked, so that one agent after the other may use a registry
 	a.clients = limiters[forClients]
-	ds := &doors{log: a.opts.Log, gate: a.gate, force: force, etcd: a.buildEtcd()}
+	a.registerHTTPS()
+	ds := &doors{log: a.opts.Log, gate: a.gate, force: force, etcd: a.buildEtcd(), secure: a.secure}
 	for _, d := range a.open {
 		h, l := operators[d.purpose], limiters[d.purpose]
 		switch d.purpose {
 		case forClients:
 			ds.addEtcd(d, l, split(h, traced, devices.Guard(ds.etcd), ds.etcd), a.cfg.Limits, devices.EndWatches)
 		case forAdmin:
-			ds.addEtcd(d, l, split(h, devices.Admin(), devices.Guard(ds.etcd), ds.etcd), a.cfg.Limits, devices.EndWatches)
+			ds.addEtcd(d, l, a.audit.watchAdmin(split(h, devices.Admin(), devices.Guard(ds.etcd), ds.etcd), d), a.cfg.Limits, devices.EndWatches)
 		default:
 			ds.add(d, l, h, a.cfg.Limits, devices.EndWatches)
 		}
 	}
 	return ds
+}
+
+// openLedger bounds what clients take, by the configuration.
+func (a *Agent) openLedger() *ledger {
+	limits := a.cfg.Limits
+	a.ledger = newLedger(limits.ClientShare, limits.Rate, [uses]int64{
+		useConnection: int64(limits.Connections), useHandshake: int64(limits.Handshakes), useRequest: int64(limits.Requests), useWatch: int64(limits.Watches),
+	}, a.opts.Metrics)
+	a.gate.ledger = a.ledger
+	return a.ledger
 }
 
 // buildEtcd is the server of etcd's API, for all listeners that have it.
@@ -102,6 +114,7 @@ func (a *Agent) buildEtcd() *etcd.Server {
 		Hash:        a.passwords.Hash,
 		BodyTimeout: a.cfg.Limits.BodyTimeout,
 		IdleTimeout: a.cfg.Limits.IdleTimeout,
+		Audit:       a.audit.deed,
 	})
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"holdfast/api"
 	"holdfast/internal/sniff"
+	"holdfast/kv"
 )
 
 // limiter bounds the connections of the listeners of one purpose. A connection beyond the limit is not left hanging: it
@@ -18,6 +19,8 @@ import (
 // set aside for those answers; beyond it a connection is closed at once.
 type limiter struct {
 	purpose purpose
+	ledger  *ledger      // of clients; nil: each may have all
+	beyond  atomic.Int64 // of open, those that get one answer
 	max     atomic.Int64
 	open    atomic.Int64
 	refused atomic.Int64 // got a 503
@@ -33,8 +36,8 @@ const (
 // reserve is how many connections beyond the limit are answered at a time.
 const reserve = 64
 
-func newLimiter(p purpose, limit int, reg prometheus.Registerer) *limiter {
-	l := &limiter{purpose: p}
+func newLimiter(p purpose, limit int, clients *ledger, reg prometheus.Registerer) *limiter {
+	l := &limiter{purpose: p, ledger: clients}
 	l.max.Store(int64(limit))
 	const refusals = "holdfast_agent_connections_refused_total"
 	help := "Connections beyond the limit: answered once with 503, or dropped when the reserve was used up too."
@@ -76,15 +79,34 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		open, limit := l.limiter.open.Add(1), l.limiter.max.Load()
-		if open <= limit+reserve {
-			return &limitedConn{Conn: c, limiter: l.limiter, beyond: open > limit, caller: l.limiter.callerOf(c)}, nil
+		if limited := l.limiter.admit(c); limited != nil {
+			return limited, nil
 		}
-		l.limiter.open.Add(-1)
 		l.limiter.dropped.Add(1)
 		_ = c.Close() // nothing was said on it that could be lost
 	}
 }
+
+// admit finds a place for a connection, nil if there is none.
+func (l *limiter) admit(c net.Conn) *limitedConn {
+	lc := &limitedConn{Conn: c, limiter: l, caller: l.callerOf(c)}
+	regular := l.open.Add(1) - l.beyond.Load()
+	if regular > l.max.Load() {
+		lc.beyond = errTooManyConnections
+	} else if l.ledger != nil {
+		if err := l.ledger.take(lc.caller, useConnection); err != nil {
+			lc.beyond = err
+		}
+	}
+	if lc.beyond != nil && l.beyond.Add(1) > reserve {
+		l.beyond.Add(-1)
+		l.open.Add(-1)
+		return nil
+	}
+	return lc
+}
+
+var errTooManyConnections = kv.Errorf(kv.Busy, "this node has all the connections it may have (limits.connections): keep connections open and use them again, or raise the limit")
 
 // callerOf is who has opened a connection, as the listener knows it.
 func (l *limiter) callerOf(c net.Conn) api.Caller {
@@ -96,7 +118,7 @@ type limitedConn struct {
 	net.Conn
 	limiter *limiter
 	caller  api.Caller
-	beyond  bool // gets one answer
+	beyond  error // gets one answer, this; nil: it is one of those that may be
 	once    sync.Once
 	bounded atomic.Bool  // a handler has set a write deadline of its own
 	stall   atomic.Int64 // when the write deadline that is in force was set, in nanoseconds since 1970; 0 for never
@@ -106,7 +128,15 @@ type limitedConn struct {
 func (c *limitedConn) Caller() api.Caller { return c.caller }
 
 func (c *limitedConn) Close() error {
-	c.once.Do(func() { c.limiter.open.Add(-1) })
+	c.once.Do(func() {
+		c.limiter.open.Add(-1)
+		switch {
+		case c.beyond != nil:
+			c.limiter.beyond.Add(-1)
+		case c.limiter.ledger != nil:
+			c.limiter.ledger.give(c.caller, useConnection)
+		}
+	})
 	return c.Conn.Close()
 }
 
@@ -157,23 +187,32 @@ type beyondKey struct{}
 // mark is for http.Server.ConnContext.
 func (l *limiter) mark(ctx context.Context, c net.Conn) context.Context {
 	ctx = api.WithCaller(ctx, api.CallerOf(c))
-	if limited(c) {
+	if why := beyond(c); why != nil {
 		l.refused.Add(1)
-		return context.WithValue(ctx, beyondKey{}, true)
+		return context.WithValue(ctx, beyondKey{}, why)
 	}
 	return ctx
 }
 
-// limited reports whether a connection is beyond the limit.
-func limited(c net.Conn) bool {
-	if outer, ok := c.(interface{ NetConn() net.Conn }); ok {
+// beyond says why a connection gets one answer only, nil if it does not.
+func beyond(c net.Conn) error {
+	for {
+		if lc, ok := c.(*limitedConn); ok {
+			return lc.beyond
+		}
+		outer, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			return nil
+		}
 		c = outer.NetConn()
 	}
-	lc, ok := c.(*limitedConn)
-	return ok && lc.beyond
 }
 
-func isBeyond(ctx context.Context) bool { return ctx.Value(beyondKey{}) != nil }
+// whyBeyond is the answer for a request of a connection beyond the limit, nil for any other.
+func whyBeyond(ctx context.Context) error {
+	why, _ := ctx.Value(beyondKey{}).(error)
+	return why
+}
 
 // turnAway is l without the connections beyond the limit: gRPC has a word for that, and clients try another node.
 func (l *limiter) turnAway(inner net.Listener) net.Listener { return &turningListener{inner, l} }
@@ -189,7 +228,7 @@ const farewellTimeout = time.Second
 func (l *turningListener) Accept() (net.Conn, error) {
 	for {
 		c, err := l.Listener.Accept()
-		if err != nil || !limited(c) {
+		if err != nil || beyond(c) == nil {
 			return c, err
 		}
 		l.limiter.refused.Add(1)

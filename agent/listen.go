@@ -40,7 +40,11 @@ func (d *door) String() string {
 	if d.url.Network == "unix" {
 		return "unix://" + d.url.Address
 	}
-	return "http://" + d.listener.Addr().String()
+	scheme := "http://"
+	if d.url.TLS {
+		scheme = "https://"
+	}
+	return scheme + d.listener.Addr().String()
 }
 
 // locksmith opens listeners.
@@ -88,9 +92,6 @@ func (s *locksmith) openURL(ctx context.Context, p purpose, text string) (*door,
 	u, err := config.ParseURL(text)
 	if err != nil {
 		return nil, refusef("listen %s: %w", text, err)
-	}
-	if u.TLS {
-		return nil, refusef("listen %s: this version cannot serve https yet: use http on loopback or a unix socket", text)
 	}
 	return s.openAt(ctx, p, u)
 }
@@ -180,7 +181,7 @@ func listenError(p purpose, u config.URL, err error) error {
 
 // noIPv6 reports whether a loopback listener failed because the machine has no IPv6.
 func noIPv6(err error, text string) bool {
-	return strings.HasPrefix(text, "http://[::1]:") && (errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT))
+	return (strings.HasPrefix(text, "http://[::1]:") || strings.HasPrefix(text, "https://[::1]:")) && (errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT))
 }
 
 func closeDoors(doors []*door) error {

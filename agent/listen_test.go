@@ -151,14 +151,6 @@ func TestMissingIPv6IsSkippedOnLoopbackOnly(t *testing.T) {
 	}
 }
 
-func TestHTTPSIsRefusedHonestly(t *testing.T) {
-	cfg := settings(t)
-	cfg.Listen = []string{"https://127.0.0.1:0"}
-	if _, err := openAll(t, locks(), cfg); ExitCode(err) != ExitConfig || !strings.Contains(err.Error(), "cannot serve https yet") {
-		t.Errorf("https: %v", err)
-	}
-}
-
 // inheritEnv makes the test binary play an agent that a service manager has passed sockets to.
 const inheritEnv = "HOLDFAST_TEST_INHERIT"
 

@@ -187,7 +187,7 @@ func (a *Agent) pursue(ctx context.Context, l *roll, o *order, to enroll.NodeRec
 }
 
 // order passes an order to a node, wherever it is connected. It reports whether the node has answered.
-func (r *roll) order(ctx context.Context, node string, o enrolr.Order) (p enroll.Progress, reached bool) {
+func (r *roll) order(ctx context.Context, node string, o enroll.Order) (p enroll.Progress, reached bool) {
 	if p, reached = r.Order(ctx, node, o); reached {
 		return p, true
 	}

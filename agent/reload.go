@@ -31,6 +31,9 @@ func (a *Agent) Reload(cfg config.Config) (applied, needRestart []string, err er
 		}
 	}
 	r.mu.Unlock()
+	if a.https != nil {
+		_ = a.https.keeper.Reload() // it says itself what is wrong, and the former files stay in force
+	}
 	a.opts.Log.Info("configuration reloaded", "applied", applied, "need_restart", needRestart)
 	a.tell("READY=1", status(a.statusLine()))
 	return applied, needRestart, nil
@@ -48,6 +51,12 @@ func (a *Agent) apply(key string, cfg config.Config) bool {
 	case "limits.connections":
 		a.clients.max.Store(int64(cfg.Limits.Connections))
 		r.cfg.Limits.Connections = cfg.Limits.Connections
+	case "limits.client-share":
+		a.ledger.share.Store(int64(cfg.Limits.ClientShare))
+		r.cfg.Limits.ClientShare = cfg.Limits.ClientShare
+	case "limits.rate":
+		a.ledger.rate.Store(int64(cfg.Limits.Rate))
+		r.cfg.Limits.Rate = cfg.Limits.Rate
 	default:
 		return false
 	}

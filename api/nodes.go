@@ -102,5 +102,6 @@ type CAInfo struct {
 	Hash    string     `json:"hash"`
 	Ends    time.Time  `json:"ends"`
 	KeyHeld bool       `json:"key_held"`          // this member can issue with it
+	PEM     string     `json:"pem"`               // its certificate, by which clients trust https listeners with tls.auto
 	Dropped *time.Time `json:"dropped,omitempty"` // when it will be, of one that is being replaced
 }

@@ -3,10 +3,12 @@ package config
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode"
@@ -123,9 +125,24 @@ func (f *field) verifyContent(v reflect.Value) error {
 		return verifyMirrors(v)
 	case "queued":
 		return verifyQueued(v)
+	case "names":
+		return verifyEach(v, verifyName)
 	}
 	return nil
 }
+
+// verifyName accepts what a certificate may be for: a host name, with a star for its first label perhaps, or an address.
+func verifyName(name string) error {
+	if _, err := netip.ParseAddr(name); err == nil {
+		return nil
+	}
+	if len(name) > labelMax || !hostName.MatchString(name) {
+		return errors.New("must be a host name or an IP address, without a port")
+	}
+	return nil
+}
+
+var hostName = regexp.MustCompile(`^(\*\.)?[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?)*$`)
 
 // verifyCollector accepts the URL of somebody else's server.
 func verifyCollector(text string) error {
@@ -210,7 +227,7 @@ func (c *Config) verifyWhole(from Provenance) []*Fault {
 			fault(key, url, "would serve plaintext beyond this machine: use a loopback address or a unix socket, or allow it with --insecure")
 		}
 		if u.TLS && c.TLS.CertFile == "" && !c.TLS.Auto {
-			fault(key, url, "needs a certificate: "+httpsRemedy())
+			fault(key, url, "needs a certificate: set tls.cert-file and tls.key-file, or tls.auto")
 		}
 		at := u.Network + " " + u.Address
 		if other, taken := seen[at]; taken && !u.anyPort() {
@@ -218,6 +235,7 @@ func (c *Config) verifyWhole(from Provenance) []*Fault {
 		}
 		seen[at] = key
 	}
+	c.TLS.verify(fault)
 	if c.Limits.Value+c.Limits.Key > c.Limits.Request {
 		fault("limits.request", c.Limits.Request.String(), fmt.Sprintf("must be at least limits.value and limits.key together, %s", c.Limits.Value+c.Limits.Key))
 	}
@@ -236,6 +254,7 @@ func (c *Config) openSecrets() (warnings []string) {
 	for _, f := range []struct{ key, path, power string }{
 		{"token-file", c.TokenFile, "join the cluster"},
 		{"cluster.ca-file", c.Cluster.CAFile, "make certificates of this cluster"},
+		{"tls.key-file", c.TLS.KeyFile, "pose as this node to its clients"},
 	} {
 		if f.path == "" {
 			continue
@@ -264,10 +283,20 @@ func (c *Config) urls() func(func(key, url string) bool) {
 	}
 }
 
-func httpsRemedy() string {
-	f, ok := settings().find("tls.cert-file")
-	if !ok || f.planned != "" {
-		return "this version cannot serve https yet"
+// verify checks what concerns several of the settings of https.
+func (t TLS) verify(fault func(key, value, problem string)) {
+	switch {
+	case t.CertFile != "" && t.KeyFile == "":
+		fault("tls.key-file", "", "must name the key of tls.cert-file")
+	case t.KeyFile != "" && t.CertFile == "":
+		fault("tls.cert-file", "", "must name the certificate of tls.key-file")
+	case t.CertFile != "" && t.Auto:
+		fault("tls.auto", "true", "makes a certificate, and tls.cert-file names one: leave one of the two out")
 	}
-	return "set tls.cert-file and tls.key-file, or tls.auto"
+	if t.CRLFile != "" && t.ClientCAFile == "" {
+		fault("tls.crl-file", t.CRLFile, "revokes certificates of clients, which nobody asks for: set tls.client-ca-file too")
+	}
+	if t.ClientAuth == "optional" && t.ClientCAFile == "" {
+		fault("tls.client-auth", t.ClientAuth, "lets clients show certificates, which nothing here can judge: set tls.client-ca-file too")
+	}
 }

@@ -27,7 +27,7 @@ func TestListenersAreJudged(t *testing.T) {
 		{"http://[::]:2379", "plaintext beyond this machine"},
 		{"http://192.168.1.1:2379", "--insecure"},
 		{"http://localhost.example.com:2379", "plaintext beyond this machine"},
-		{"https://127.0.0.1:2379", "this version cannot serve https yet"},
+		{"https://127.0.0.1:2379", "needs a certificate: set tls.cert-file and tls.key-file, or tls.auto"},
 		{"http://127.0.0.1", "must name a port"},
 		{"http://127.0.0.1:", "must name a port"},
 		{"http://127.0.0.1:70000", "from 0 to 65535"},

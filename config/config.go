@@ -48,6 +48,7 @@ type Config struct {
 	Limits  Limits  `mapstructure:"limits"`
 	CORS    CORS    `mapstructure:"cors"`
 	Auth    Auth    `mapstructure:"auth"`
+	Audit   Audit   `mapstructure:"audit"`
 	Trace   Trace   `mapstructure:"trace"`
 }
 
@@ -67,12 +68,17 @@ const (
 	ModeProxy  Mode = "proxy"
 )
 
-// TLS is for https listeners.
+// TLS is for https listeners. The files are looked at while the agent runs, and on a HUP: new contents are taken over, a
+// broken file is not.
 type TLS struct {
-	CertFile     string `mapstructure:"cert-file" planned:"serve https" help:"PEM certificate chain of the https listeners"`
-	KeyFile      string `mapstructure:"key-file" planned:"serve https" help:"PEM private key of the https listeners"`
-	ClientCAFile string `mapstructure:"client-ca-file" planned:"serve https" help:"PEM certificates that sign client certificates; set, clients must have one"`
-	Auto         bool   `mapstructure:"auto" default:"false" planned:"serve https" help:"let the cluster's CA issue the certificate of the https listeners"`
+	CertFile     string   `mapstructure:"cert-file" check:"file" help:"PEM certificate chain of the https listeners; a new one is taken over while the agent runs"`
+	KeyFile      string   `mapstructure:"key-file" check:"file" help:"PEM private key of the https listeners, mode 0600 or 0640"`
+	ClientCAFile string   `mapstructure:"client-ca-file" check:"file" help:"PEM certificates of the CAs that sign client certificates; set, clients of https must have one"`
+	ClientAuth   string   `mapstructure:"client-auth" default:"require" oneof:"require,optional" help:"whether a client of https must have a certificate; of use with tls.client-ca-file only. One that is shown is judged in either case"`
+	CRLFile      string   `mapstructure:"crl-file" check:"file" help:"revocation lists of the CAs of clients, PEM or DER; a client that is on one is refused, and cut off if it is connected"`
+	MinVersion   string   `mapstructure:"min-version" default:"tls1.3" oneof:"tls1.3,tls1.2" help:"oldest version of TLS that https listeners speak"`
+	Auto         bool     `mapstructure:"auto" default:"false" help:"let the cluster's CA issue the certificate of the https listeners; agent cert ca shows what clients trust it by"`
+	Names        []string `mapstructure:"names" check:"names" help:"further host names and addresses for the certificate of tls.auto, which has the host name, name and the addresses of this machine anyway"`
 }
 
 // Cluster seeds replicated values when a cluster is made; afterwards what is replicated counts.
@@ -135,12 +141,21 @@ type Limits struct {
 	Key           Size          `mapstructure:"key" default:"4KiB" min:"64B" max:"64KiB" help:"longest key of a REST request"`
 	Request       Size          `mapstructure:"request" default:"1.5MiB" min:"64KiB" max:"8MiB" help:"largest request of any kind"`
 	TxnOps        int           `mapstructure:"txn-ops" default:"128" min:"1" max:"16384" help:"most operations of a transaction, and most conditions; over REST those of nested ones included, over gRPC as etcd counts them"`
+	Handshakes    int           `mapstructure:"handshakes" default:"256" min:"1" max:"100000" help:"most TLS handshakes of https listeners under way at a time"`
+	Requests      int           `mapstructure:"requests" default:"4096" min:"1" max:"1000000" help:"most requests of clients under way at a time, of any kind but watches"`
+	ClientShare   int           `mapstructure:"client-share" default:"25" min:"1" max:"100" reload:"yes" help:"percent of connections, handshakes, requests and watches that one client may have, by its address (of IPv6 the first 64 bits); clients on this machine may have all"`
 	Connections   int           `mapstructure:"connections" default:"1024" min:"1" max:"1000000" reload:"yes" help:"most client connections at a time"`
 	HeaderTimeout time.Duration `mapstructure:"header-timeout" default:"10s" min:"100ms" max:"10m" help:"time a client has to send the header of a request"`
 	BodyTimeout   time.Duration `mapstructure:"body-timeout" default:"1m" min:"100ms" max:"24h" help:"time a client has to send the body of a request"`
 	IdleTimeout   time.Duration `mapstructure:"idle-timeout" default:"10m" min:"1s" max:"24h" help:"time after which an unused client connection is closed"`
 	Watches       int           `mapstructure:"watches" default:"1024" min:"1" max:"1000000" help:"most open watches at a time"`
-	Rate          int           `mapstructure:"rate" default:"none" min:"0" planned:"limit the rate of a client" help:"most requests per second of one client"`
+	Rate          int           `mapstructure:"rate" default:"none" min:"0" reload:"yes" help:"most requests per second of one client, by its address as for limits.client-share; not for clients on this machine"`
+}
+
+// Audit is the record of who changed what.
+type Audit struct {
+	File     string `mapstructure:"file" check:"file" help:"file in which changes of data are written down: who, from where, which keys and what came of it, never a value; log is the log. What administrators do is in the log anyway"`
+	MaxBytes Size   `mapstructure:"max-bytes" default:"16MiB" min:"64KiB" help:"size at which audit.file is renamed to FILE.1, in the place of the one before"`
 }
 
 // CORS is which web pages may use the API.

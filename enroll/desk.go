@@ -39,6 +39,8 @@ type request struct {
 	// or, with Depart, to be forgotten. Nil: the box joins.
 	Renew  *renewal `json:"renew,omitempty"`
 	Depart bool     `json:"depart,omitempty"`
+	// With Renew: a certificate for https, and no other.
+	Server *serverWish `json:"server,omitempty"`
 }
 
 type answer struct {
@@ -47,6 +49,7 @@ type answer struct {
 	Trust       *transport.Trust `json:"trust,omitempty"`
 	Now         time.Time        `json:"now,omitzero"`        // of the cluster
 	Endpoints   []string         `json:"endpoints,omitempty"` // where members answer
+	Server      []byte           `json:"server,omitempty"`    // certificate for https
 
 	Admission json.RawMessage `json:"admission,omitempty"` // of a member
 	Full      bool            `json:"full,omitempty"`      // no member is wanted
@@ -125,7 +128,7 @@ func (d *Desk) Serve(ctx context.Context, st Stream, from string) error {
 			a = answer{Error: err.Error(), Code: kv.CodeOf(err)}
 			d.Log.Warn("certificate not renewed", "from", from, "node", q.Node, "as", string(q.Role), "error", err)
 		} else if !q.Depart {
-			d.Log.Info("certificate renewed", "from", from, "node", q.Node, "as", string(q.Role))
+			d.Log.Info("certificate renewed", "from", from, "node", q.Node, "as", string(q.Role), "https", q.Server != nil)
 		}
 	} else if a, err = d.admit(ctx, q); err != nil {
 		a = answer{Error: err.Error(), Code: kv.CodeOf(err)}

@@ -179,6 +179,8 @@ func (d *Desk) renew(ctx context.Context, q request, binding []byte) (answer, er
 			continue
 		}
 		switch {
+		case q.Server != nil:
+			return d.server(ctx, n, *q.Server, now)
 		case q.Depart:
 			return answer{}, d.forget(ctx, n)
 		case q.Role == transport.Member:

@@ -18,7 +18,6 @@ var (
 	descLost       = desc("connections_lost", "Connections on which something was sent and nothing comes back.")
 	descWindows    = desc("window_bytes", "What receive windows have grown by, out of 128 MiB.")
 	descOpened     = desc("connections_opened_total", "Connections opened, both ways.")
-	descDials      = desc("dials_total", "Addresses dialed, by outcome.", "outcome")
 	descHandshakes = desc("handshakes_failed_total", "Incoming handshakes that did not finish.")
 	descRefused    = desc("refused_total", "Handshakes in which one end refused the other, by reason.", "reason")
 	descTurned     = desc("turned_away_total", "Incoming attempts turned away at a limit: busy (connections or handshakes), full (only places for members left), tcp (connections over TCP); retry are those that had to prove their address first.", "limit")
@@ -31,7 +30,7 @@ var (
 
 // Describe is of prometheus.Collector.
 func (collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descConns, descLost, descWindows, descOpened, descDials, descHandshakes, descRefused,
+	for _, d := range []*prometheus.Desc{descConns, descLost, descWindows, descOpened, descHandshakes, descRefused,
 		descTurned, descMoves, descLosses, descBytes, descPackets, descDatagrams} {
 		ch <- d
 	}
@@ -51,8 +50,6 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descLost, n.Lost)
 	gauge(descWindows, int(n.WindowBytes))
 	count(descOpened, n.Opened)
-	count(descDials, n.Dials-n.DialsFailed, "connected")
-	count(descDials, n.DialsFailed, "failed")
 	count(descHandshakes, n.HandshakesFailed)
 	for reason, v := range n.Refused {
 		count(descRefused, v, reason)

@@ -43,6 +43,9 @@ type Options struct {
 	Name       string
 	ClientURLs []string
 
+	// Audit hears of calls that change the node, the cluster or who may do what, once they have ended; nil: nobody does.
+	Audit func(ctx context.Context, call, outcome string)
+
 	// Hash makes the hash of a new password; nil: users cannot be given one here.
 	Hash func(ctx context.Context, password string) ([]byte, error)
 

@@ -30,6 +30,7 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 			m.msgsSent.Add(1)
 		}
 		m.end(status.Code(err))
+		s.note(ctx, info.FullMethod, req, err)
 	}()
 	if _, err := s.admit(ctx); err != nil {
 		return nil, err
@@ -46,17 +47,18 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
 	m := s.metrics.methods[info.FullMethod]
 	m.started.Add(1)
+	ctx := s.named(ss.Context())
 	defer func() {
 		if v := recover(); v != nil {
 			err = s.panicked(info.FullMethod, v)
 		}
 		m.end(status.Code(err))
+		s.note(ctx, info.FullMethod, nil, err)
 	}()
-	needsLeader, err := s.admit(ss.Context())
+	needsLeader, err := s.admit(ctx)
 	if err != nil {
 		return err
 	}
-	ctx := s.named(ss.Context())
 	if err := s.allowed(ctx, info.FullMethod); err != nil {
 		return err
 	}
@@ -87,6 +89,28 @@ func (s *Server) admit(ctx context.Context) (needsLeader bool, err error) {
 		return true, rpctypes.ErrGRPCNoLeader
 	}
 	return true, nil
+}
+
+// deeds are the calls that an administrator makes: all but those on data, and those that only look.
+var deeds = map[string]bool{
+	pb.Cluster_MemberAdd_FullMethodName: true, pb.Cluster_MemberRemove_FullMethodName: true, pb.Cluster_MemberUpdate_FullMethodName: true, pb.Cluster_MemberPromote_FullMethodName: true,
+	pb.Maintenance_Defragment_FullMethodName: true, pb.Maintenance_MoveLeader_FullMethodName: true, pb.Maintenance_Downgrade_FullMethodName: true, pb.Maintenance_Alarm_FullMethodName: true, pb.Maintenance_Snapshot_FullMethodName: true,
+	pb.Auth_AuthEnable_FullMethodName: true, pb.Auth_AuthDisable_FullMethodName: true,
+	pb.Auth_UserAdd_FullMethodName: true, pb.Auth_UserDelete_FullMethodName: true, pb.Auth_UserChangePassword_FullMethodName: true, pb.Auth_UserGrantRole_FullMethodName: true, pb.Auth_UserRevokeRole_FullMethodName: true,
+	pb.Auth_RoleAdd_FullMethodName: true, pb.Auth_RoleDelete_FullMethodName: true, pb.Auth_RoleGrantPermission_FullMethodName: true, pb.Auth_RoleRevokePermission_FullMethodName: true,
+}
+
+// note tells Options.Audit of a deed. Of one that was refused to a client it says nothing: anybody can ask.
+func (s *Server) note(ctx context.Context, method string, req any, err error) {
+	if s.opts.Audit == nil || !deeds[method] {
+		return
+	}
+	if a, ok := req.(*pb.AlarmRequest); ok && a.Action == pb.AlarmRequest_GET {
+		return
+	}
+	if caller, _ := api.CallerFrom(ctx); err == nil || caller.Admin {
+		s.opts.Audit(ctx, method, status.Code(err).String())
+	}
 }
 
 // named is the context of a call with all in it that is known of who makes it: its Caller, and the token that it shows, as

@@ -29,6 +29,7 @@ over the administration socket only.`,
 	cmd.AddCommand(
 		p.certCallCommand(f, "show", "Show this node's certificate and the CAs that it trusts", http.MethodGet, certPath),
 		p.certCallCommand(f, "renew", "Get this node a new certificate now", http.MethodPost, certPath+"/renew"),
+		p.certCACommand(f),
 		p.certRotateCommand(f),
 	)
 	for _, c := range cmd.Commands() {
@@ -56,7 +57,7 @@ func (p *program) printCert(f *clientFlags, doc []byte) error {
 	if f.output != outputTable {
 		return f.output.printJSON(p.stdout, doc)
 	}
-	return printStatus(p.stdout, doc)
+	return printStatus(p.stdout, withoutPEM(doc))
 }
 
 func (p *program) certRotateCommand(f *clientFlags) *cobra.Command {

@@ -42,6 +42,10 @@ func (p *program) connect(f *clientFlags) (*client, error) {
 	if f.timeout <= 0 {
 		return nil, exitf(exitUsage, "--timeout must be more than nothing, as 10s")
 	}
+	tlsConfig, err := f.tls.config()
+	if err != nil {
+		return nil, err
+	}
 	password := ""
 	if f.user != "" {
 		if password, err = p.password("Password of "+f.user, f.passwordFile); err != nil {
@@ -54,7 +58,7 @@ func (p *program) connect(f *clientFlags) (*client, error) {
 		timeout: f.timeout,
 		http: &http.Client{
 			// No Proxy: an agent is on this machine or on this network.
-			Transport:     &http.Transport{DialContext: t.dial, DisableCompression: true, DisableKeepAlives: true},
+			Transport:     &http.Transport{DialContext: t.dial, TLSClientConfig: tlsConfig, DisableCompression: true, DisableKeepAlives: true},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 	}, nil
@@ -142,6 +146,9 @@ func readAnswer(body io.Reader) ([]byte, error) {
 func (c *client) failed(call call, err error) error {
 	if e, ok := errors.AsType[*url.Error](err); ok {
 		err = e.Err
+	}
+	if said := distrust(c.target.name, err); said != nil {
+		return said
 	}
 	op, dialed := errors.AsType[*net.OpError](err)
 	unconnected := dialed && op.Op == "dial"

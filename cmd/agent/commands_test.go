@@ -141,10 +141,10 @@ func TestConfigCheckFindsEverything(t *testing.T) {
 	w.says("Kubernetes")
 	w.write("etc/agent.yaml", "mode: chief\nxyz: 1\n")
 	w.env = []string{"HOLDFAST_LOG_LEVEL=loud"}
-	if got := w.runs(78, "config", "check", "--lisen=x", "--tls-auto"); got != "" {
+	if got := w.runs(78, "config", "check", "--lisen=x", "--link-budget=1MiB"); got != "" {
 		t.Errorf("printed %q", got)
 	}
-	w.says("--lisen", `mode: "chief"`, "agent.yaml:1", "xyz", "agent.yaml:2", "HOLDFAST_LOG_LEVEL", "this version cannot serve https yet")
+	w.says("--lisen", `mode: "chief"`, "agent.yaml:1", "xyz", "agent.yaml:2", "HOLDFAST_LOG_LEVEL", "this version cannot keep a link to a budget yet")
 	if lines := strings.Count(w.stderr.String(), "\n"); lines != 5 {
 		t.Errorf("got %d lines, want one for each fault:\n%s", lines, w.stderr)
 	}
@@ -272,7 +272,7 @@ Available Commands:
   version        Print the version
 
 Flags:
-      --auth-max-offline duration`
+      --audit-file text`
 
 func TestHelp(t *testing.T) {
 	w := newWorld(t)

@@ -18,6 +18,7 @@ import (
 // clientFlags are the flags of every command that talks to an agent.
 type clientFlags struct {
 	socket, dataDir, endpoint string
+	tls                       tlsFiles
 	timeout                   time.Duration
 	output                    output
 	user, passwordFile        string
@@ -31,7 +32,8 @@ func addClientFlags(cmd *cobra.Command) *clientFlags {
 	flags := cmd.PersistentFlags()
 	flags.StringVar(&f.socket, "socket", "", "unix socket of the agent")
 	flags.StringVar(&f.dataDir, "data-dir", "", "data directory of the agent, whose agent.sock is used")
-	flags.StringVar(&f.endpoint, "endpoint", "", "URL of an agent instead, as http://host:2379")
+	flags.StringVar(&f.endpoint, "endpoint", "", "URL of an agent instead, as http://host:2379 or https://host:2379")
+	f.tls.add(flags)
 	flags.StringVar(&f.user, "user", "", "user to act as, where authentication is on; the password is a line of standard input")
 	flags.StringVar(&f.passwordFile, "password-file", "", "file with the password of --user instead")
 	flags.DurationVar(&f.timeout, "timeout", timeoutDefault, "how long to wait for an answer")

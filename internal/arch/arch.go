@@ -67,6 +67,7 @@ var ours = []rule{
 	{"internal/simnet", nil},
 	{"internal/tracing", []string{"kv"}},
 	{"internal/sniff", nil},
+	{"internal/servertls", nil},
 	{"internal/gcpace", nil},
 	{"internal/journald", nil},
 	{"internal/arch", nil},
@@ -75,7 +76,7 @@ var ours = []rule{
 	{"packaging/sbom", nil},
 
 	// who puts them together; only agent and cmd read config
-	{"agent", []string{"kv", "auth", "internal/wire", "internal/failpoint", "internal/pivot", "internal/service", "internal/bridge", "internal/sniff", "internal/tracing", "config", "api/...", "mvcc", "member/...", "proxy/...",
+	{"agent", []string{"kv", "auth", "internal/wire", "internal/failpoint", "internal/pivot", "internal/service", "internal/bridge", "internal/sniff", "internal/servertls", "internal/tracing", "config", "api/...", "mvcc", "member/...", "proxy/...",
 		"queue", "client", "enroll", "transport", "transport/courier"}},
 	{"examples/...", []string{"kv", "config", "agent"}},
 	{"cmd/...", []string{"kv", "internal/wire", "internal/failpoint", "internal/gcpace", "internal/journald", "config", "api", "agent", "client", "cmd/..."}},
@@ -112,7 +113,7 @@ var libraries = []library{
 	{path: "google.golang.org/protobuf", homes: []string{"api/etcd"}, tests: []string{"test/..."}},
 	{path: "github.com/grpc-ecosystem/grpc-gateway/v2", homes: []string{"api/etcd"}},
 	{path: "golang.org/x/crypto/bcrypt", homes: []string{"auth"}},
-	{path: "golang.org/x/net", homes: []string{"internal/sniff"}},
+	{path: "golang.org/x/net", homes: []string{"internal/sniff"}, tests: []string{"test/e2e"}}, // to flood with frames
 	// of etcd's server the messages of two services, and nothing that would bring the server itself
 	{path: "go.etcd.io/etcd/server/v3/etcdserver/api/v3lock/v3lockpb", homes: []string{"api/etcd"}, tests: []string{"test/...", "agent"}},
 	{path: "go.etcd.io/etcd/server/v3/etcdserver/api/v3election/v3electionpb", homes: []string{"api/etcd"}, tests: []string{"test/...", "agent"}},

@@ -25,6 +25,7 @@ import (
 type Splitter struct {
 	inner   net.Listener
 	timeout time.Duration
+	open    func(net.Conn) (net.Conn, error)
 	http    branch
 	grpc    branch
 
@@ -37,9 +38,11 @@ type Splitter struct {
 // New returns a Splitter of l. Nothing is accepted before Run. A connection whose first request does not come within the
 // timeout is closed, or handed to GRPC if it is HTTP/2.
 //
-// Connections wait for their server in a goroutine each: what bounds the connections of l bounds them.
-func New(l net.Listener, timeout time.Duration) *Splitter {
-	s := &Splitter{inner: l, timeout: timeout, closed: make(chan struct{}), looking: map[net.Conn]struct{}{}}
+// Connections wait for their server in a goroutine each: what bounds the connections of l bounds them. In it a connection
+// is opened first: open may speak TLS on it. It bounds its own time, and its error closes the connection. Nil: nothing is
+// to be done.
+func New(l net.Listener, timeout time.Duration, open func(net.Conn) (net.Conn, error)) *Splitter {
+	s := &Splitter{inner: l, timeout: timeout, open: open, closed: make(chan struct{}), looking: map[net.Conn]struct{}{}}
 	s.http = branch{s, make(chan accepted)}
 	s.grpc = branch{s, make(chan accepted)}
 	return s
@@ -114,10 +117,19 @@ func (s *Splitter) close() {
 
 // look finds out whose a connection is, and hands it over.
 func (s *Splitter) look(c net.Conn) {
-	to, conn := s.judge(c)
+	opened := c
+	if s.open != nil {
+		var err error
+		if opened, err = s.open(c); err != nil {
+			s.end(c)
+			_ = c.Close() // open has said what there was to say
+			return
+		}
+	}
+	to, conn := s.judge(opened)
 	s.end(c)
 	if to == nil || !to.offer(accepted{conn: conn}) {
-		_ = c.Close() // its peer did, or everything ends
+		_ = opened.Close() // its peer did, or everything ends
 	}
 }
 

@@ -1,0 +1,192 @@
+package agent
+
+import (
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"holdfast/api"
+	"holdfast/kv"
+)
+
+// ledger bounds what clients take of this node at one time: each in all, and each client its share of it, so that one
+// that floods leaves room for the others. A client is an IPv4 address, or the first 64 bits of an IPv6 one, of which a
+// household has as many as it likes. Clients on this machine, over loopback or a unix socket, have no share of their own
+// but the whole, and the administration socket is not counted at all: it stays open to the person who looks into it.
+type ledger struct {
+	share atomic.Int64 // percent that one client may take
+	rate  atomic.Int64 // requests a second of one client, 0: as it likes
+	max   [uses]int64  // in all; 0: somebody else counts that
+
+	mu      sync.Mutex
+	total   [uses]int64
+	clients map[netip.Prefix]*account
+
+	refused [uses]atomic.Int64
+	limited atomic.Int64 // by rate
+}
+
+// use is what a client takes.
+type use int
+
+const (
+	useConnection use = iota
+	useHandshake      // of TLS, not finished
+	useRequest        // under way
+	useWatch
+	uses
+)
+
+func (u use) String() string {
+	return [...]string{useConnection: "connections", useHandshake: "handshakes", useRequest: "requests", useWatch: "watches"}[u]
+}
+
+// account is what one client has.
+type account struct {
+	has    [uses]int64
+	tokens float64 // requests that it may begin at once, at the time of at
+	at     time.Time
+}
+
+// clientsMax bounds the accounts. Those with nothing open are let go; beyond it new clients share one account, that of
+// the zero prefix.
+const clientsMax = 1 << 16
+
+func newLedger(shares int, rate int, most [uses]int64, reg prometheus.Registerer) *ledger {
+	l := &ledger{max: most, clients: map[netip.Prefix]*account{}}
+	l.share.Store(int64(shares))
+	l.rate.Store(int64(rate))
+	for u := range uses {
+		reg.MustRegister(counter("holdfast_agent_client_refusals_total", "Refused because one client, or all together, had their share; limit says of what.", prometheus.Labels{"limit": u.String()}, &l.refused[u]))
+	}
+	reg.MustRegister(
+		counter("holdfast_agent_client_refusals_total", "Refused because one client, or all together, had their share; limit says of what.", prometheus.Labels{"limit": "rate"}, &l.limited),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "holdfast_agent_clients", Help: "Client addresses that have something open."}, func() float64 {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			return float64(len(l.clients))
+		}),
+	)
+	return l
+}
+
+// clientOf is whose share a caller takes from; false: it has none.
+func clientOf(c api.Caller) (netip.Prefix, bool) {
+	addr := c.Addr.Addr()
+	if !addr.IsValid() || addr.IsLoopback() {
+		return netip.Prefix{}, false
+	}
+	bits := 64
+	if addr.Is4() {
+		bits = 32
+	}
+	p, err := addr.WithZone("").Prefix(bits)
+	return p, err == nil
+}
+
+// take counts one more use in, or refuses it. What was taken is given back by give.
+func (l *ledger) take(c api.Caller, u use) error {
+	if c.Admin {
+		return nil
+	}
+	client, shares := clientOf(c)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	most := l.max[u]
+	if most > 0 && l.total[u] >= most {
+		l.refused[u].Add(1)
+		return kv.Errorf(kv.Busy, "this node has %d %s under way, which is its limit (limits.%s)", most, u, u)
+	}
+	if !shares {
+		l.total[u]++
+		return nil
+	}
+	a := l.account(client)
+	if most > 0 && a.has[u] >= max(1, most*l.share.Load()/100) {
+		l.refused[u].Add(1)
+		return kv.Errorf(kv.RateLimited, "this client has %d %s under way, its share of this node (limits.client-share)", a.has[u], u)
+	}
+	if u == useRequest && !l.spend(a, time.Now()) {
+		l.limited.Add(1)
+		err := kv.Errorf(kv.RateLimited, "this client sends more than %d requests a second (limits.rate)", l.rate.Load())
+		err.RetryAfter = time.Second
+		return err
+	}
+	l.total[u]++
+	a.has[u]++
+	return nil
+}
+
+// spend takes one request of a client's rate. A second's worth may come at once.
+func (l *ledger) spend(a *account, now time.Time) bool {
+	rate := float64(l.rate.Load())
+	if rate == 0 {
+		return true
+	}
+	if a.at.IsZero() {
+		a.tokens = rate
+	} else if passed := now.Sub(a.at).Seconds(); passed > 0 {
+		a.tokens = min(rate, a.tokens+passed*rate)
+	}
+	a.at = now
+	if a.tokens < 1 {
+		return false
+	}
+	a.tokens--
+	return true
+}
+
+// account finds a client's, or opens one.
+func (l *ledger) account(p netip.Prefix) *account {
+	a, ok := l.clients[p]
+	if ok {
+		return a
+	}
+	if len(l.clients) >= clientsMax {
+		l.sweep(time.Now())
+	}
+	if len(l.clients) >= clientsMax {
+		p = netip.Prefix{}
+		if a, ok = l.clients[p]; ok {
+			return a
+		}
+	}
+	a = &account{}
+	l.clients[p] = a
+	return a
+}
+
+// sweep closes accounts that are idle, and whose rate has grown back.
+func (l *ledger) sweep(now time.Time) {
+	for p, a := range l.clients {
+		if a.has == [uses]int64{} && now.Sub(a.at) > time.Second {
+			delete(l.clients, p)
+		}
+	}
+}
+
+// give gives back what take counted in.
+func (l *ledger) give(c api.Caller, u use) {
+	if c.Admin {
+		return
+	}
+	client, shares := clientOf(c)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.total[u]--
+	if !shares {
+		return
+	}
+	a, ok := l.clients[client]
+	if !ok { // it was one too many
+		if a, ok = l.clients[netip.Prefix{}]; !ok {
+			return
+		}
+	}
+	if a.has[u]--; a.has == [uses]int64{} && (l.rate.Load() == 0 || time.Since(a.at) > time.Second) {
+		delete(l.clients, client)
+	}
+}

@@ -1,0 +1,170 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"holdfast/api"
+	"holdfast/kv"
+)
+
+func from(addr string) api.Caller {
+	return api.Caller{Addr: netip.AddrPortFrom(netip.MustParseAddr(addr), 4711)}
+}
+
+func testLedger(share, rate int) *ledger {
+	return newLedger(share, rate, [uses]int64{useConnection: 8, useHandshake: 8, useRequest: 8, useWatch: 8}, prometheus.NewRegistry())
+}
+
+// takes counts how often a client may have something.
+func takes(l *ledger, c api.Caller, u use) (n int, last error) {
+	for n < 100 && last == nil {
+		if last = l.take(c, u); last == nil {
+			n++
+		}
+	}
+	return n, last
+}
+
+func TestAClientGetsItsShareAndLeavesTheRest(t *testing.T) {
+	for u := range uses {
+		l := testLedger(25, 0)
+		a, err := takes(l, from("192.0.2.1"), u)
+		if a != 2 || kv.CodeOf(err) != kv.RateLimited {
+			t.Errorf("%s: one client got %d, then %v; want 2 of 8", u, a, err)
+		}
+		for i, want := range []int{2, 2, 2, 0} { // all have their share, and the last finds nothing left
+			n, err := takes(l, from(fmt.Sprintf("192.0.2.%d", i+2)), u)
+			if n != want || want == 0 && kv.CodeOf(err) != kv.Busy {
+				t.Errorf("%s: client %d got %d, then %v; want %d", u, i, n, err, want)
+			}
+		}
+		if n, _ := takes(l, api.Caller{Admin: true}, u); n != 100 {
+			t.Errorf("%s: the administration socket got %d", u, n)
+		}
+		l.give(from("192.0.2.1"), u)
+		if n, _ := takes(l, from("192.0.2.1"), u); n != 1 {
+			t.Errorf("%s: what was given back was had %d times", u, n)
+		}
+		if l.refused[u].Load() == 0 {
+			t.Errorf("%s: refusals are not counted", u)
+		}
+	}
+}
+
+func TestWhoSharesAnAccount(t *testing.T) {
+	l := testLedger(25, 0)
+	if n, _ := takes(l, from("2001:db8::1"), useRequest); n != 2 {
+		t.Errorf("got %d", n)
+	}
+	if n, _ := takes(l, from("2001:db8::ffff"), useRequest); n != 0 {
+		t.Errorf("another address of the same 64 bits got %d", n)
+	}
+	if n, _ := takes(l, from("2001:db8:0:1::1"), useRequest); n != 2 {
+		t.Errorf("another network got %d", n)
+	}
+	if n, _ := takes(testLedger(25, 0), from("127.0.0.1"), useRequest); n != 8 {
+		t.Errorf("this machine got %d, want all", n)
+	}
+	if n, _ := takes(testLedger(25, 0), api.Caller{Process: &api.Process{}}, useRequest); n != 8 {
+		t.Errorf("a unix socket got %d, want all", n)
+	}
+}
+
+func TestAccountsAreClosedWhenNothingIsOpen(t *testing.T) {
+	l := testLedger(100, 0)
+	for i := range 1000 {
+		c := from(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}).String())
+		if err := l.take(c, useConnection); err != nil {
+			t.Fatal(err)
+		}
+		l.give(c, useConnection)
+	}
+	if len(l.clients) != 0 || l.total[useConnection] != 0 {
+		t.Errorf("%d accounts, %d connections are left", len(l.clients), l.total[useConnection])
+	}
+}
+
+func TestTheRateOfAClientIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := testLedger(100, 5)
+		c := from("192.0.2.1")
+		send := func() (n int, last error) {
+			for range 20 {
+				if last = l.take(c, useRequest); last != nil {
+					return n, last
+				}
+				l.give(c, useRequest)
+				n++
+			}
+			return n, last
+		}
+		n, err := send()
+		e, _ := errors.AsType[*kv.Error](err)
+		if n != 5 || e == nil || e.Code != kv.RateLimited || e.RetryAfter == 0 {
+			t.Errorf("%d requests at once, then %v; want 5", n, err)
+		}
+		time.Sleep(400 * time.Millisecond)
+		if n, _ := send(); n != 2 {
+			t.Errorf("%d requests after 400 ms, want 2", n)
+		}
+		time.Sleep(time.Hour)
+		if n, _ := send(); n != 5 {
+			t.Errorf("%d requests after an hour, want a second's worth", n)
+		}
+		if l.limited.Load() != 3 {
+			t.Errorf("counted %d refusals", l.limited.Load())
+		}
+	})
+}
+
+// farConn is a connection from somewhere.
+type farConn struct {
+	net.Conn
+	addr string
+}
+
+func (c farConn) RemoteAddr() net.Addr {
+	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(c.addr), 4711))
+}
+func (farConn) LocalAddr() net.Addr { return &net.TCPAddr{} }
+func (farConn) Close() error        { return nil }
+
+// One address that opens connections without end gets its share, a few answers that say so, and then nothing; others go on.
+func TestAFloodOfConnectionsLeavesRoomForOthers(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	l := newLimiter(forClients, 8, newLedger(25, 0, [uses]int64{useConnection: 8}, reg), reg)
+	var open []*limitedConn
+	regular, answered := 0, 0
+	for range 5000 {
+		c := l.admit(farConn{addr: "192.0.2.1"})
+		if c == nil {
+			continue
+		}
+		open = append(open, c)
+		if c.beyond == nil {
+			regular++
+		} else if answered++; kv.CodeOf(c.beyond) != kv.RateLimited {
+			t.Fatalf("the answer is %v", c.beyond)
+		}
+	}
+	if regular != 2 || answered != reserve {
+		t.Errorf("%d connections served and %d answered; want 2 and %d", regular, answered, reserve)
+	}
+	if c := l.admit(farConn{addr: "192.0.2.2"}); c == nil || c.beyond != nil {
+		t.Error("another client found no room")
+	}
+	for _, c := range open {
+		_ = c.Close()
+	}
+	if l.open.Load() != 1 || l.beyond.Load() != 0 {
+		t.Errorf("%d open, %d beyond after all were closed", l.open.Load(), l.beyond.Load())
+	}
+}
