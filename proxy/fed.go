@@ -324,7 +324,7 @@ func (f *fed) ask() {
 	answer := make(chan error, 1)
 	f.round = answer
 	f.asking.Go(func() {
-		_, err := f.w.p.feed.round(f.ctx)
+		_, _, err := f.w.p.feed.round(f.ctx)
 		answer <- err
 	})
 }

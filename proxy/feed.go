@@ -42,6 +42,7 @@ type feed struct {
 type wait struct {
 	done chan struct{}
 	sent time.Duration
+	at   int64 // revision up to which everything is in the cache
 	err  error
 }
 
@@ -269,6 +270,7 @@ func (f *feed) finish(b kv.Batch) {
 	}
 	if w != nil && b.Err == nil {
 		f.provenAt, f.proven = w.sent, true
+		w.at = b.Revision
 	}
 	if w != nil {
 		f.end(w, errOf(b.Err))
@@ -289,8 +291,9 @@ func (f *feed) end(w *wait, err error) {
 	close(w.done)
 }
 
-// round waits for a round that is sent after the call, and returns when it was sent.
-func (f *feed) round(ctx context.Context) (sent time.Duration, err error) {
+// round waits for a round that is sent after the call, and returns when it was sent and the revision that it proves. What was
+// held when it was sent is known at that revision; a key that was let go and let in again meanwhile may not be.
+func (f *feed) round(ctx context.Context) (sent time.Duration, at int64, err error) {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, roundTimeout)
@@ -299,7 +302,7 @@ func (f *feed) round(ctx context.Context) (sent time.Duration, err error) {
 	f.mu.Lock()
 	if !f.live {
 		defer f.mu.Unlock()
-		return 0, f.err
+		return 0, 0, f.err
 	}
 	if f.next == nil {
 		f.next = &wait{done: make(chan struct{})}
@@ -309,9 +312,9 @@ func (f *feed) round(ctx context.Context) (sent time.Duration, err error) {
 	f.mu.Unlock()
 	select {
 	case <-w.done:
-		return w.sent, w.err
+		return w.sent, w.at, w.err
 	case <-ctx.Done():
-		return 0, fmt.Errorf("no answer from the cluster: %w", ctx.Err())
+		return 0, 0, fmt.Errorf("no answer from the cluster: %w", ctx.Err())
 	}
 }
 

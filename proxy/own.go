@@ -41,7 +41,7 @@ func (p *Proxy) remember(ctx context.Context, c kv.Command, res kv.Result) {
 	if behind {
 		ctx, cancel := context.WithTimeout(ctx, feedWait)
 		defer cancel()
-		_, _ = p.feed.round(ctx) // see above
+		_, _, _ = p.feed.round(ctx) // see above
 	}
 }
 

@@ -218,7 +218,7 @@ func (p *Proxy) Reach(ctx context.Context, h kv.Header) error {
 		if p.behind(h.Revision) == 0 {
 			return nil
 		}
-		if _, err := p.feed.round(ctx); err != nil {
+		if _, _, err := p.feed.round(ctx); err != nil {
 			if ctx.Err() != nil {
 				return err
 			}

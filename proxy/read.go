@@ -41,7 +41,7 @@ func (p *Proxy) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
 	}
 	age, joined := p.age(span)
 	if q.LocalOnly || q.MaxAge == kv.Unlimited || q.MaxAge > 0 && age >= 0 && age <= q.MaxAge {
-		return p.local(ctx, q, r, age)
+		return p.local(ctx, q, r, age, 0)
 	}
 	if !joined {
 		// No round speaks for the key yet, or there are none though the uplink may be fine.
@@ -51,9 +51,9 @@ func (p *Proxy) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
 		}
 		return p.degrade(ctx, q, r, age, err)
 	}
-	sent, err := p.round(ctx, q)
+	sent, at, err := p.round(ctx, q)
 	if err != nil && q.StaleIfError == 0 && p.revived(ctx) {
-		sent, err = p.round(ctx, q)
+		sent, at, err = p.round(ctx, q)
 	}
 	if err == nil {
 		p.met.rounds.Inc()
@@ -61,7 +61,7 @@ func (p *Proxy) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
 		if q.MaxAge == 0 {
 			age = 0
 		}
-		return p.local(ctx, q, r, age)
+		return p.local(ctx, q, r, age, at)
 	}
 	age, _ = p.age(span)
 	return p.degrade(ctx, q, r, age, err)
@@ -78,10 +78,10 @@ func (p *Proxy) age(s cache.Span) (age time.Duration, joined bool) {
 }
 
 // round waits for a round. Whoever takes what is at hand too does not wait for one that is overdue.
-func (p *Proxy) round(ctx context.Context, q kv.Query) (sent time.Duration, err error) {
+func (p *Proxy) round(ctx context.Context, q kv.Query) (sent time.Duration, at int64, err error) {
 	if q.StaleIfError > 0 {
 		if p.feed.overdue() {
-			return 0, errOverdue
+			return 0, 0, errOverdue
 		}
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, slowRound)
@@ -123,7 +123,7 @@ func (p *Proxy) degrade(ctx context.Context, q kv.Query, r kv.Range, age time.Du
 			Detail: "a linearizable read needs the cluster, which does not answer: " + cause.Error() + "; ask for consistency=local or auto to get what this node knows"}
 	case q.StaleIfError > 0 && age <= q.StaleIfError: // an unknown age is below every bound: what it says is honest
 		p.met.stale.Inc()
-		return p.local(ctx, q, r, age)
+		return p.local(ctx, q, r, age, 0)
 	}
 	return kv.Page{}, kv.Errorf(kv.StalenessExceeded, "what this node knows is %s old, the request allows %s, and the cluster does not answer: %v",
 		ageText(age), max(q.MaxAge, q.StaleIfError), cause)
@@ -170,7 +170,7 @@ func (p *Proxy) await(ctx context.Context, q kv.Query, r kv.Range) error {
 		}
 		if up && !asked {
 			asked = true
-			if _, err := p.feed.round(ctx); err == nil {
+			if _, _, err := p.feed.round(ctx); err == nil {
 				continue
 			}
 		}
@@ -190,10 +190,10 @@ func (p *Proxy) ahead(ctx context.Context, q kv.Query) (kv.Page, error) {
 	return p.fetch(ctx, q)
 }
 
-// local answers from the cache.
-func (p *Proxy) local(ctx context.Context, q kv.Query, r kv.Range, age time.Duration) (kv.Page, error) {
+// local answers from the cache, if that knows what it is asked for at a revision at least.
+func (p *Proxy) local(ctx context.Context, q kv.Query, r kv.Range, age time.Duration, least int64) (kv.Page, error) {
 	if len(r.End) == 0 && plain(r) {
-		return p.localKey(ctx, q, r, age)
+		return p.localKey(ctx, q, r, age, least)
 	}
 	kvs, f, covered, err := p.cache.Range(r.Key, r.End, r.Revision)
 	if err != nil {
@@ -201,7 +201,7 @@ func (p *Proxy) local(ctx context.Context, q kv.Query, r kv.Range, age time.Dura
 		return p.forward(ctx, q)
 	}
 	epoch, newest := p.seen()
-	if !covered || !shows(f.Span, r) || f.Epoch != epoch { // the cluster turned to another history meanwhile, or went on
+	if !covered || f.Span.Revision < least || !shows(f.Span, r) || f.Epoch != epoch { // the cluster turned to another history meanwhile, or went on
 		return p.forward(ctx, q)
 	}
 	if f.Partial && (len(r.End) > 0 || len(kvs) == 0) {
@@ -223,14 +223,14 @@ func plain(r kv.Range) bool {
 }
 
 // localKey is local for one key as it is, which most reads ask for: its answer is one piece of memory.
-func (p *Proxy) localKey(ctx context.Context, q kv.Query, r kv.Range, age time.Duration) (kv.Page, error) {
+func (p *Proxy) localKey(ctx context.Context, q kv.Query, r kv.Range, age time.Duration, least int64) (kv.Page, error) {
 	f, covered, err := p.cache.Get(r.Key)
 	if err != nil {
 		p.opts.Log.Error("cache cannot be read; the answer is fetched instead", "key", string(r.Key), "error", err)
 		return p.fetch(ctx, q)
 	}
 	epoch, newest := p.seen()
-	if !covered || f.Epoch != epoch {
+	if !covered || f.Span.Revision < least || f.Epoch != epoch {
 		return p.fetch(ctx, q)
 	}
 	if f.Partial && f.KV == nil {
