@@ -98,11 +98,8 @@ func (c *Cache) redone(e kv.Event) {
 		if !s.contains(e.KV.Key, nil) {
 			continue
 		}
-		if of != nil { // which of the two has come that far is not known
-			if e.Delete {
-				c.own[string(e.KV.Key)] = e
-			}
-			return
+		if of != nil {
+			return // which of the two has come that far is not known
 		}
 		of = &c.spans[i]
 	}

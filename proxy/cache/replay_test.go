@@ -141,28 +141,18 @@ func TestAnOwnDeleteOutlivesAPowerCutAndAKill(t *testing.T) {
 
 // The feed goes on behind what was replayed.
 func TestADeletedKeyDoesNotComeBackWhileTheFeedCatchesUp(t *testing.T) {
-	for _, spans := range []int{1, 2} {
-		path := filepath.Join(t.TempDir(), "c.db")
-		c := loaded(t, path)
-		if spans == 2 {
-			if err := c.Load(epoch, Span{Key: []byte("a"), End: []byte("b"), Revision: 5}, []kv.KeyValue{wide("a/1", 5)}); err != nil {
-				t.Fatal(err)
-			}
-			if err := c.Flush(); err != nil {
-				t.Fatal(err)
-			}
-		}
-		apply(t, c, event("a/1", "two", 6), event("a/2", "x", 7), kv.Event{Delete: true, KV: kv.KeyValue{Key: []byte("a/1"), ModRevision: 8}})
-		want(t, c, "a/1", "")
-		d := open(t, crashed(t, path), boot1)
-		if s, _ := d.Covered([]byte("a/1"), nil); spans == 1 && s.Revision != 7 {
-			t.Errorf("the span is known as of %d, want 7", s.Revision)
-		}
-		apply(t, d, event("a/1", "two", 6))
-		want(t, d, "a/1", "")
-		want(t, d, "a/2", "x")
-		apply(t, d, event("a/2", "x", 7), kv.Event{Delete: true, KV: kv.KeyValue{Key: []byte("a/1"), ModRevision: 8}}, event("a/3", "y", 8))
-		want(t, d, "a/1", "")
-		want(t, d, "a/3", "y")
+	path := filepath.Join(t.TempDir(), "c.db")
+	c := loaded(t, path)
+	gone := kv.Event{Delete: true, KV: kv.KeyValue{Key: []byte("a/1"), ModRevision: 8}}
+	apply(t, c, event("a/1", "two", 6), event("a/2", "x", 7), gone)
+	d := open(t, crashed(t, path), boot1)
+	if s, _ := d.Covered([]byte("a/1"), nil); s.Revision != 7 {
+		t.Errorf("the span is known as of %d, want 7", s.Revision)
 	}
+	apply(t, d, event("a/1", "two", 6))
+	want(t, d, "a/1", "")
+	want(t, d, "a/2", "x")
+	apply(t, d, event("a/2", "x", 7), gone, event("a/3", "y", 8))
+	want(t, d, "a/1", "")
+	want(t, d, "a/3", "y")
 }
