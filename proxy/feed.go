@@ -246,6 +246,7 @@ func (f *feed) ask() {
 // finish ends the round under way: everything up to its revision is in the cache.
 func (f *feed) finish(b kv.Batch) {
 	if b.Err == nil {
+		f.p.catchUp()
 		f.holding.Lock() // no key comes or goes between
 		f.p.cache.Progress(b.Revision)
 		f.mu.Lock()

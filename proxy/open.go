@@ -34,7 +34,7 @@ func openCache(o Options) (*cache.Cache, error) {
 			return bytes.Equal(s.Key, key) && bytes.Equal(s.End, end)
 		})
 		if !wanted {
-			if err := c.Drop(s.Key, s.End); err != nil {
+			if err := errors.Join(c.Drop(s.Key, s.End), c.Flush()); err != nil {
 				return nil, errors.Join(err, c.Close())
 			}
 		}

@@ -68,6 +68,7 @@ type Proxy struct {
 
 	mu       sync.Mutex
 	newest   int64 // highest revision seen in epoch
+	caught   bool  // nothing that an earlier process of this node acknowledged or showed is above newest
 	epoch    kv.Epoch
 	watchers int
 }
@@ -146,6 +147,19 @@ func (p *Proxy) seen() (kv.Epoch, int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.epoch, p.newest
+}
+
+// catchUp takes note that the newest revision seen is the cluster's: a round has come, or a linearizable answer.
+func (p *Proxy) catchUp() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.caught = true
+}
+
+func (p *Proxy) caughtUp() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.caught
 }
 
 // Do forwards. What this node acknowledges it also serves from then on.

@@ -380,3 +380,39 @@ func TestTheNextPageOfAListComesFromTheCacheWhileNothingChanges(t *testing.T) {
 		}
 	})
 }
+
+// behind answers who does not ask for the newest as a member does that has not come further.
+type behind struct {
+	*link
+	was kv.Page
+}
+
+func (b *behind) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
+	if q.MaxAge > 0 && q.MinRevision <= b.was.Revision && len(q.Ops) > 0 {
+		return b.was, nil
+	}
+	return b.link.Read(ctx, q)
+}
+
+func TestAMemberThatIsBehindIsNotBelievedAfterAKill(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLink()
+		put(t, l, "k", "one")
+		was, err := l.Read(t.Context(), kv.Query{Ops: []kv.Op{kv.Range{Key: []byte("k")}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		was.Age = kv.AgeUnknown
+		dir := t.TempDir()
+		p, shut := open(t, l, dir)
+		put(t, p, "k", "two") // not held
+		dir = crash(t, dir)
+		shut()
+		q, err := New(Options{Upstream: &behind{l, was}, Path: filepath.Join(dir, "cache.db"), Clock: func() time.Duration { return 0 }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer q.Close() // it does not run: its feed has not come up yet
+		wants(t, q, auto, "k", "two", kv.SourceUpstream)
+	})
+}

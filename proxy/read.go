@@ -303,6 +303,11 @@ func (p *Proxy) forward(ctx context.Context, q kv.Query) (kv.Page, error) {
 	if up.MinRevision == 0 && !epoch.IsZero() {
 		up.MinRevision, up.Wait = newest, feedWait
 	}
+	if !p.caughtUp() {
+		// A member may be behind what an earlier process of this node has seen. As far as the cluster can tell this one is
+		// shown the newest; else it gets what it would take.
+		up.MaxAge, up.StaleIfError = 0, max(q.StaleIfError, q.MaxAge)
+	}
 	page, err := p.up.Read(ctx, up)
 	if errors.Is(err, &kv.Error{Code: kv.RevisionTimeout}) && q.MinRevision == 0 {
 		// A member behind us, or another history with smaller revisions: ask who it is.
@@ -316,6 +321,9 @@ func (p *Proxy) forward(ctx context.Context, q kv.Query) (kv.Page, error) {
 	}
 	p.met.misses.Inc()
 	p.saw(page.Header)
+	if up.MaxAge == 0 && page.Age == 0 {
+		p.catchUp()
+	}
 	for _, op := range q.Ops {
 		key, end := kv.FromKey(), kv.FromKey()
 		if r, ok := op.(kv.Range); ok {

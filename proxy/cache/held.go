@@ -124,7 +124,8 @@ func (c *Cache) Shown(key, end []byte, revision int64) {
 // now. A key is let in when it is first read while there is room. Else the one that was read longest ago makes room, but
 // only for a key that is asked for a second time within a thousand others: reading through many keys once changes nothing.
 //
-// An answer that is older than a write of this node is left out. Evicted says which keys had to go.
+// An answer that is older than what the cache has, or than what was written or shown here while it was on its way, is left
+// out. Evicted says which keys had to go.
 func (c *Cache) Hold(a *Ask, epoch kv.Epoch, v *kv.KeyValue, revision int64) (held bool, err error) {
 	err = c.write(func() error {
 		held, err = c.hold(a, epoch, v, revision)
@@ -142,24 +143,25 @@ func (c *Cache) hold(a *Ask, epoch kv.Epoch, v *kv.KeyValue, revision int64) (bo
 	if v != nil {
 		e = kv.Event{KV: *v}
 	}
-	if err := c.journal.add(change{Event: e, held: revision}); err != nil {
-		return false, err
+	if at, ok := c.at(key, nil); ok && at >= revision {
+		return true, nil // known as of later; the journal gets only what has an effect, since a replay may not tell
 	}
+	err := c.journal.add(change{Event: e, held: revision}) // it is held all the same: it may be shown as soon as this returns
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return true, c.take(e, revision)
+	err = errors.Join(err, c.take(e, revision), c.fit())
+	return c.held[a.key] != nil, err
 }
 
-// take makes a key held as of revision. mu is held.
+// take makes a key held as of revision, whether there is room or not. mu is held.
 func (c *Cache) take(e kv.Event, revision int64) error {
 	k := string(e.KV.Key)
+	was, err := c.peek(e.KV.Key)
+	if err != nil {
+		return err
+	}
 	h := c.held[k]
 	if h == nil {
-		if len(c.held) >= HeldMax {
-			if err := c.evict(); err != nil {
-				return err
-			}
-		}
 		h = &held{key: []byte(k)}
 		h.used.Store(c.missed.now.Add(1))
 		c.held[k] = h
@@ -168,35 +170,31 @@ func (c *Cache) take(e kv.Event, revision int64) error {
 	}
 	h.rev = revision
 	c.changed[k], c.stale = struct{}{}, true
-	was, err := c.peek(e.KV.Key)
-	if err != nil {
-		return err
-	}
+	defer c.settle()
 	if was == nil && e.Delete || was != nil && !e.Delete && was.ModRevision >= e.KV.ModRevision {
-		c.settle()
 		return nil // as it was; an own write may even be ahead
 	}
-	if err := c.change(e); err != nil {
-		return err
-	}
-	c.settle()
-	return c.makeRoom(0)
+	return c.change(e)
 }
 
 // admit decides whether an answer is worth holding, and ends its Ask.
 func (c *Cache) admit(a *Ask, epoch kv.Epoch, v *kv.KeyValue, revision int64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.leave(a) || c.epoch != epoch || revision <= 0 || a.wrote > revision {
+	if !c.leave(a) || c.epoch != epoch || revision <= 0 {
 		return false
 	}
-	a.wrote = revision // for others who ask
+	wrote := a.wrote
+	a.wrote = max(a.wrote, revision) // for others who ask
 	key := []byte(a.key)
 	if _, mirrored := c.mirrored(key, nil); mirrored {
 		return false
 	}
 	if c.held[a.key] != nil {
-		return true
+		return true // who asked is shown this, so nothing older may be read from here on; own writes lie over it
+	}
+	if wrote > revision {
+		return false
 	}
 	size := int64(len(key)) + overhead
 	if v != nil {
@@ -222,6 +220,16 @@ func (c *Cache) makeRoom(size int64) error {
 		}
 	}
 	return nil
+}
+
+// fit lets held keys go until there are no more of them and of bytes than allowed. mu is held.
+func (c *Cache) fit() error {
+	for len(c.held) > HeldMax {
+		if err := c.evict(); err != nil {
+			return err
+		}
+	}
+	return c.makeRoom(0)
 }
 
 // evict lets the held key go that was read longest ago. mu is held.

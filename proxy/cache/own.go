@@ -109,8 +109,11 @@ func (c *Cache) hide(v veil) bool {
 		return false
 	}
 	if len(c.veils) >= veilsMax {
-		c.veils = c.veils[:1]
-		c.veils[0] = veil{kv.FromKey(), kv.FromKey(), v.revision}
+		one := veil{kv.FromKey(), kv.FromKey(), v.revision}
+		for _, w := range c.veils {
+			one.revision = max(one.revision, w.revision)
+		}
+		c.veils = []veil{one}
 		return true
 	}
 	c.veils = append(c.veils, v)

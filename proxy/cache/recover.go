@@ -20,6 +20,9 @@ func (c *Cache) recover() error {
 		if err := c.redo(ch); err != nil {
 			return err
 		}
+		if !partial && !ch.own && !ch.gone && !ch.veil && ch.held == 0 {
+			c.redone(ch.Event)
+		}
 	}
 	if partial {
 		// Whether what is absent exists is not known, so there is no use in holding that it does not.
@@ -32,11 +35,12 @@ func (c *Cache) recover() error {
 		}
 	}
 	c.settle()
-	if err := c.makeRoom(0); err != nil && !errors.Is(err, ErrFull) { // spans that do not fit are given up when they grow
+	// Only now: which key makes room is not known to a replay, and what follows in the journal of one may be older than what it knew.
+	if err := c.fit(); err != nil && !errors.Is(err, ErrFull) { // spans that do not fit are given up when they grow
 		return err
 	}
 	c.gone, c.leaving = nil, nil
-	if len(changes) == 0 && !partial {
+	if len(changes) == 0 && !partial && !c.stale {
 		return nil
 	}
 	c.partial = true // the journal stays as it is until all of it is written
@@ -48,7 +52,7 @@ func (c *Cache) recover() error {
 		return errors.Join(c.journal.forget(), c.rewrite())
 	}
 	// The mark stays until what it warns of is over.
-	return errors.Join(c.journal.begin(), c.journal.forgetOld())
+	return errors.Join(c.journal.begin(), c.journal.forgetOld(), c.rewrite())
 }
 
 // redo takes in one change. The file may be ahead of it.
@@ -84,6 +88,24 @@ func (c *Cache) redo(ch change) error {
 		c.changed[string(ch.KV.Key)] = struct{}{}
 	}
 	return c.change(kv.Event{Delete: ch.Delete, KV: ch.KV})
+}
+
+// redone notes how far the span of an event has come by it. All before it is in the journal too, but of its own revision there
+// may be more. Without that the feed would go on from further back, and bring back for a moment what the event deleted.
+func (c *Cache) redone(e kv.Event) {
+	var of *Span
+	for i, s := range c.spans {
+		if !s.contains(e.KV.Key, nil) {
+			continue
+		}
+		if of != nil {
+			return // which of the two has come that far is not known
+		}
+		of = &c.spans[i]
+	}
+	if of != nil {
+		of.Revision = max(of.Revision, e.KV.ModRevision-1)
+	}
 }
 
 // known is Get behind the veils.

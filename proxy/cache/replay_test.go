@@ -1,0 +1,158 @@
+package cache
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"holdfast/kv"
+)
+
+// full is a cache with room for two keys of the weight of wide.
+func full(t *testing.T, path string) *Cache {
+	t.Helper()
+	c := open(t, path, boot1)
+	if err := c.Turn(epoch); err != nil {
+		t.Fatal(err)
+	}
+	c.maxBytes = heldShare * weight(wide("k", 1))
+	s := all
+	s.Revision = 1
+	var kvs []kv.KeyValue
+	for _, k := range strings.Split("bcdefghijklmno", "") {
+		kvs = append(kvs, wide(k, 1))
+	}
+	s.Key, s.End = []byte("b"), []byte("p")
+	if err := c.Load(epoch, s, kvs); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func wide(key string, mod int64) kv.KeyValue {
+	return kv.KeyValue{Key: []byte(key), Value: []byte{byte(mod)}, CreateRevision: 1, ModRevision: mod, Version: mod}
+}
+
+// hold asks for a key and lets in the answer.
+func hold(t *testing.T, c *Cache, key string, mod, revision int64) {
+	t.Helper()
+	for range 2 { // when it is full, a key is let in the second time
+		v := wide(key, mod)
+		held, err := c.Hold(c.Ask([]byte(key)), epoch, &v, revision)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if held {
+			return
+		}
+	}
+	t.Fatalf("%s is not held", key)
+}
+
+// A replay makes room otherwise than the process that was killed did, since it does not know what was read when. What was
+// left out then must not come back in by that.
+func TestAnOldAnswerThatWasLeftOutIsNotLetInByAReplay(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.db")
+	c := full(t, path)
+	hold(t, c, "z", 2, 2)
+	if err := c.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	slow := c.Ask([]byte("z"))
+	if _, err := c.Apply([]byte("z"), nil, []kv.Event{{KV: wide("z", 4)}}, 4); err != nil {
+		t.Fatal(err)
+	}
+	hold(t, c, "y", 2, 3)
+	want(t, c, "z", "\x04") // so y is the one to go
+	hold(t, c, "x", 2, 3)
+	old := wide("z", 2)
+	if _, err := c.Hold(slow, epoch, &old, 3); err != nil {
+		t.Fatal(err)
+	}
+	want(t, c, "z", "\x04")
+	want(t, c, "x", "\x02")
+	d, err := Open(crashed(t, path), c.maxBytes, boot1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.db.Close()
+	want(t, d, "z", "\x04")
+	want(t, d, "x", "\x02")
+}
+
+// Whoever asked is shown the answer, so what is held must not stay older, though somebody was shown something newer yet.
+func TestWhatIsHeldIsNotOlderThanAnAnswer(t *testing.T) {
+	c := full(t, filepath.Join(t.TempDir(), "c.db"))
+	hold(t, c, "z", 2, 2)
+	one, other := c.Ask([]byte("z")), c.Ask([]byte("z"))
+	c.Shown([]byte("z"), nil, 5)
+	v := wide("z", 4)
+	if held, err := c.Hold(one, epoch, &v, 4); err != nil || !held {
+		t.Fatalf("held %v, %v", held, err)
+	}
+	want(t, c, "z", "\x04")
+	v = wide("z", 5)
+	if _, err := c.Hold(other, epoch, &v, 5); err != nil {
+		t.Fatal(err)
+	}
+	want(t, c, "z", "\x05")
+}
+
+func TestAKeyThatMakesRoomForItselfIsNotHeld(t *testing.T) {
+	c := full(t, filepath.Join(t.TempDir(), "c.db"))
+	hold(t, c, "z", 2, 2)
+	hold(t, c, "y", 2, 2)
+	v := wide("z", 4)
+	v.Value = []byte("grown")
+	if held, err := c.Hold(c.Ask([]byte("z")), epoch, &v, 4); err != nil || held {
+		t.Errorf("held %v, %v, though it was read longest ago and is too much", held, err)
+	}
+}
+
+func TestAKeyThatIsLetGoAtTheStartDoesNotComeBack(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.db")
+	c := full(t, path)
+	hold(t, c, "z", 2, 2)
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	less, err := Open(path, c.bytes-1, boot1) // another setting
+	if err != nil || less.HeldLen() != 0 {
+		t.Fatalf("%d held, %v", less.HeldLen(), err)
+	}
+	defer less.db.Close()
+	if d := open(t, crashed(t, path), boot1); d.HeldLen() != 0 {
+		t.Error("it came back")
+	}
+}
+
+// After a power cut and a kill, before the feed was back.
+func TestAnOwnDeleteOutlivesAPowerCutAndAKill(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.db")
+	c := loaded(t, path)
+	if known, err := c.Own(kv.Event{Delete: true, KV: kv.KeyValue{Key: []byte("a/1"), ModRevision: 7}}, false); err != nil || !known {
+		t.Fatal(known, err)
+	}
+	d := open(t, crashed(t, path), boot2)
+	e := open(t, crashed(t, d.db.Path()), boot2)
+	apply(t, e, event("a/1", "two", 6)) // what came between
+	want(t, e, "a/1", "")
+}
+
+// The feed goes on behind what was replayed.
+func TestADeletedKeyDoesNotComeBackWhileTheFeedCatchesUp(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.db")
+	c := loaded(t, path)
+	gone := kv.Event{Delete: true, KV: kv.KeyValue{Key: []byte("a/1"), ModRevision: 8}}
+	apply(t, c, event("a/1", "two", 6), event("a/2", "x", 7), gone)
+	d := open(t, crashed(t, path), boot1)
+	if s, _ := d.Covered([]byte("a/1"), nil); s.Revision != 7 {
+		t.Errorf("the span is known as of %d, want 7", s.Revision)
+	}
+	apply(t, d, event("a/1", "two", 6))
+	want(t, d, "a/1", "")
+	want(t, d, "a/2", "x")
+	apply(t, d, event("a/2", "x", 7), gone, event("a/3", "y", 8))
+	want(t, d, "a/1", "")
+	want(t, d, "a/3", "y")
+}
