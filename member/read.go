@@ -130,22 +130,56 @@ func (m *Member) readIndex(ctx context.Context, sent func()) error {
 	}
 }
 
+// A follower's question to its leader, or the answer, is lost when the connection that carries it ends, and raft does not
+// repeat it. So it is put again while no answer has come; any answer counts.
+const (
+	readAsks  = 3
+	readAgain = 900 * time.Millisecond
+)
+
 // askIndex makes one attempt. Again says that raft turned it away and may not the next time, or that the leader has
 // changed, which closes changed: the former one may never answer.
 func (m *Member) askIndex(ctx context.Context, changed <-chan struct{}) (again bool, err error) {
-	rs, err := m.host.ReadIndex(shardID, leaderWait)
-	switch {
-	case err == nil:
-	case closedHost(err):
-		return false, errStopping()
-	case errors.Is(err, nodehost.ErrShardNotReady), errors.Is(err, nodehost.ErrSystemBusy):
-		return true, nil
-	default:
-		return false, kv.Errorf(kv.Internal, "read index: %w", err)
+	var asked [readAsks]*nodehost.RequestState
+	var answer [readAsks]chan nodehost.RequestResult
+	if asked[0], err = m.host.ReadIndex(shardID, leaderWait); err != nil {
+		switch {
+		case closedHost(err):
+			return false, errStopping()
+		case errors.Is(err, nodehost.ErrShardNotReady), errors.Is(err, nodehost.ErrSystemBusy):
+			return true, nil
+		default:
+			return false, kv.Errorf(kv.Internal, "read index: %w", err)
+		}
 	}
-	select {
-	case r := <-rs.ResultC():
-		rs.Release()
+	answer[0] = asked[0].ResultC()
+	repeat := time.NewTimer(readAgain)
+	defer repeat.Stop()
+	for n := 1; ; {
+		which := 0
+		var r nodehost.RequestResult
+		select {
+		case r = <-answer[0]:
+		case r = <-answer[1]:
+			which = 1
+		case r = <-answer[2]:
+			which = 2
+		case <-repeat.C:
+			if rs, err := m.host.ReadIndex(shardID, leaderWait); err == nil { // else those under way may be answered yet
+				asked[n], answer[n] = rs, rs.ResultC()
+			}
+			if n++; n < readAsks {
+				repeat.Reset(readAgain)
+			}
+			continue
+		case <-changed:
+			return true, nil
+		case <-ctx.Done():
+			return false, noLeader("the caller gave up waiting: %v", context.Cause(ctx))
+		case <-m.halt.done:
+			return false, errStopping()
+		}
+		asked[which].Release()
 		switch {
 		case r.Completed():
 			return false, nil
@@ -156,12 +190,6 @@ func (m *Member) askIndex(ctx context.Context, changed <-chan struct{}) (again b
 		default:
 			return true, nil
 		}
-	case <-changed:
-		return true, nil
-	case <-ctx.Done():
-		return false, noLeader("the caller gave up waiting: %v", context.Cause(ctx))
-	case <-m.halt.done:
-		return false, errStopping()
 	}
 }
 
