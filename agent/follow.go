@@ -62,7 +62,7 @@ func (a *Agent) follow(c *transport.Conn) {
 // selfReport is what this node tells of itself.
 func (a *Agent) selfReport() enroll.Report {
 	s := a.Report()
-	r := enroll.Report{Name: s.Name, Version: s.Version, Mode: s.Mode, Revision: s.Revision}
+	r := enroll.Report{Name: s.Name, Version: s.Version, Mode: s.Mode, Revision: s.Revision, Feature: kv.FeatureNewest}
 	if s.Proxy != nil {
 		r.AgeSeconds = s.Proxy.AgeSeconds
 	}

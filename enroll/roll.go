@@ -42,6 +42,7 @@ type Report struct {
 	AgeSeconds *float64 `json:"age_seconds,omitempty"` // proven age of a cache
 	QueueDepth int      `json:"queue_depth"`
 	QueueBytes int64    `json:"queue_bytes"`
+	Feature    uint64   `json:"feature,omitempty"` // newest feature level that its version knows; 0: of one that does not say
 
 	Progress *Progress `json:"progress,omitempty"` // of the Order that was asked with
 }

@@ -13,8 +13,8 @@ import (
 )
 
 // lead does what a new leader owes its cluster: after every election that this replica wins it commits a LeaderTerm
-// with a fresh nonce, and before that, in a cluster without one, the epoch, and the feature level if it is below this
-// version's: every version that can be in a cluster knows level FeatureAdmin. Randomness enters the log here, once.
+// with a fresh nonce, and before that, in a cluster without one, the epoch, and the feature level as far as nobody needs to be
+// asked: see feature.go. Randomness enters the log here, once.
 func (m *Member) lead(ctx context.Context) error {
 	done := uint64(0) // term whose LeaderTerm is committed
 	for ctx.Err() == nil {
@@ -59,8 +59,8 @@ func (m *Member) takeOffice(ctx context.Context) (nonce uint64, err error) {
 		rand.Read(epoch.Nonce[:])
 		ops = append(ops, kv.OpenEpoch{Epoch: epoch})
 	}
-	if m.store.Feature() < kv.FeatureNewest {
-		ops = append(ops, kv.SetFeature{Level: kv.FeatureNewest})
+	if level := m.ownFeature(); m.store.Feature() < level {
+		ops = append(ops, kv.SetFeature{Level: level})
 	}
 	for nonce == 0 {
 		nonce = random64()

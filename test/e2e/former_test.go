@@ -52,8 +52,8 @@ func former(t *testing.T, commit string) string {
 func instead(binary string) []string { return []string{"sh", "-c", `shift && exec "$0" "$@"`, binary} }
 
 // TestARollingUpgradeUnderLoadLosesNothing starts three boxes and a proxy of a former version and upgrades one after the
-// other, while devices write; for as long as both are there they are one cluster. A downgrade of one box is then allowed,
-// because the feature level is the same.
+// other, while devices write; for as long as both are there they are one cluster, at the former feature level, and a box may go
+// back. When all are upgraded the level is raised.
 func TestARollingUpgradeUnderLoadLosesNothing(t *testing.T) {
 	t.Parallel()
 	old := instead(former(t, formerVersion))
@@ -96,12 +96,19 @@ func TestARollingUpgradeUnderLoadLosesNothing(t *testing.T) {
 	}
 	move(proxy, nil, stop(proxy)) // before the last member
 	proxy.waitSynced()
-	if now := s.metric("holdfast_member_feature_level"); now == level {
-		move(s.boxes[0], old, stop(s.boxes[0])) // there is a way back
-		move(s.boxes[0], nil, stop(s.boxes[0]))
+	if now := s.metric("holdfast_member_feature_level"); now != level {
+		t.Fatalf("the feature level went from %s to %s while there was a member of the former version", level, now)
 	}
+	move(s.boxes[0], old, stop(s.boxes[0])) // there is a way back
+	move(s.boxes[0], nil, stop(s.boxes[0]))
 	move(s.boxes[2], nil, stop(s.boxes[2]))
 	time.Sleep(between)
+	eventually(t, startMax, func() string { // once all know it, and not before
+		if now := s.metric("holdfast_member_feature_level"); now == level {
+			return "the feature level is " + now + " still"
+		}
+		return ""
+	})
 	proxy.waitSynced()
 	s.finish()
 	if v := versions(); strings.Contains(v, "former") {
