@@ -321,7 +321,7 @@ func (f *feed) anew(ctx context.Context, epoch kv.Epoch, keys []string) error {
 	}
 	sent := f.p.opts.Clock()
 	var late error
-	page, err := f.p.forward(ctx, q)
+	page, err := f.p.answer(ctx, q)
 	if err == nil && (page.Epoch != epoch || len(page.Ops) != len(keys)) {
 		err = errors.New("the cluster turned to another history")
 	}

@@ -3,6 +3,7 @@ package proxy
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -174,12 +175,14 @@ func TestAnOwnWriteOfAHeldKeyIsReadBack(t *testing.T) {
 			t.Fatal(err)
 		}
 		wants(t, p, local, "k", "", kv.SourceCache)
-		// What a transaction does to a key is not known here: it is let go, and read anew.
+		// What a transaction does to a key is not known here: it is let go, and read anew, unless the feed was there first.
 		put(t, p, "k", "before")
 		if _, err := p.Do(t.Context(), kv.Command{Ops: []kv.Op{kv.Txn{Then: []kv.Op{kv.Put{Key: []byte("k"), Value: []byte("by a txn")}}}}}); err != nil {
 			t.Fatal(err)
 		}
-		wants(t, p, kv.Query{MaxAge: kv.Unlimited}, "k", "by a txn", kv.SourceUpstream)
+		if _, got, err := get(p, "k", kv.Query{MaxAge: kv.Unlimited}); err != nil || got != "by a txn" {
+			t.Errorf("after the transaction: %q, %v", got, err)
+		}
 		wants(t, p, local, "k", "by a txn", kv.SourceCache)
 	})
 }
@@ -360,6 +363,60 @@ func TestARoundThatDoesNotSpeakForAKeyIsNotTakenForIt(t *testing.T) {
 		put(t, l.Memory, "k", "two")
 		if _, v, err := get(p, "k", kv.Query{}); err != nil || v != "two" {
 			t.Errorf("got %q, %v, want two", v, err)
+		}
+	})
+}
+
+// What a read shows past the cache is not read older from it, neither from a mirror that was loaded meanwhile nor from a key that
+// is held.
+func TestWhatWasShownPastTheCacheIsNotReadOlderFromIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLink()
+		put(t, l, "k", "one")
+		at := put(t, l, "a/1", "one")
+		was, err := l.Read(t.Context(), kv.Query{Ops: []kv.Op{kv.Range{Key: []byte("a/1")}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir := t.TempDir()
+		p, err := New(Options{Upstream: l, Path: filepath.Join(dir, "cache.db"), Clock: func() time.Duration { return 0 }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Close() // it does not run: its feed is slow
+		wants(t, p, auto, "k", "one", kv.SourceUpstream)
+		wants(t, p, local, "k", "one", kv.SourceCache)
+		for _, key := range []string{"k", "a/1"} {
+			put(t, l.Memory, key, "two")
+		}
+		var reading sync.WaitGroup
+		release := l.holdAnswers()
+		reading.Go(func() { wants(t, p, auto, "a/1", "two", kv.SourceUpstream) })
+		synctest.Wait()
+		key, end := kv.PrefixRange([]byte("a/"))
+		if err := p.cache.Load(was.Epoch, cache.Span{Key: key, End: end, Revision: at}, was.Ops[0].KVs); err != nil {
+			t.Fatal(err)
+		}
+		wants(t, p, local, "a/1", "one", kv.SourceCache)
+		release()
+		reading.Wait()
+		if _, err := p.Read(t.Context(), kv.Query{By: kv.By{Token: "somebody"}, Ops: []kv.Op{kv.Range{Key: []byte("k"), KeysOnly: true}}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.cache.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		q, err := New(Options{Upstream: l, Path: filepath.Join(crash(t, dir), "cache.db"), Prefixes: [][]byte{[]byte("a/")}, Clock: func() time.Duration { return 0 }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer q.Close()
+		for _, p := range []*Proxy{p, q} {
+			for _, key := range []string{"k", "a/1"} {
+				if page, _, err := get(p, key, local); kv.CodeOf(err) != kv.NotCached {
+					t.Errorf("%s: %+v, %v, want not-cached", key, page.Ops, err)
+				}
+			}
 		}
 	})
 }

@@ -319,6 +319,16 @@ func (f *feed) round(ctx context.Context) (sent time.Duration, at int64, err err
 	}
 }
 
+// nudge has a round sent that nobody waits for, if there can be one.
+func (f *feed) nudge() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.live && f.next == nil {
+		f.next = &wait{done: make(chan struct{})}
+		f.ask()
+	}
+}
+
 // age is the proven age of what is mirrored, kv.AgeUnknown without proof.
 func (f *feed) age() time.Duration {
 	f.mu.Lock()

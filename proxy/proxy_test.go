@@ -241,6 +241,7 @@ func TestARevisionTheCacheDoesNotHaveYetIsAskedForAbove(t *testing.T) {
 			}
 		}
 		at := put(t, l.Memory, "a/1", "last")
+		synctest.Wait() // until then the key is not shown: a newer one was
 		if _, _, err := get(p, "a/1", kv.Query{MaxAge: kv.Unlimited, LocalOnly: true, MinRevision: at + 1}); kv.CodeOf(err) != kv.RevisionTimeout {
 			t.Errorf("a read that may not ask above: %v, want RevisionTimeout", err)
 		}

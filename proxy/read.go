@@ -269,7 +269,7 @@ func (p *Proxy) fetch(ctx context.Context, q kv.Query) (kv.Page, error) {
 	}
 	ask := p.cache.Ask(r.Key)
 	sent := p.opts.Clock()
-	page, err := p.forward(ctx, q)
+	page, err := p.answer(ctx, q)
 	if err != nil || len(page.Ops) != 1 {
 		p.cache.Leave(ask)
 		return page, err
@@ -288,12 +288,66 @@ func (p *Proxy) fetch(ctx context.Context, q kv.Query) (kv.Page, error) {
 	if kvs := page.Ops[0].KVs; len(kvs) > 0 {
 		v = &kvs[0]
 	}
-	p.feed.hold(ask, page, sent, v)
+	if !p.feed.hold(ask, page, sent, v) {
+		p.showing(q, page)
+	}
 	return page, nil
 }
 
-// forward asks the upstream, which must not be behind what this node has seen.
+// forward asks the upstream, and sees to it that what it says of single keys is not read older here.
 func (p *Proxy) forward(ctx context.Context, q kv.Query) (kv.Page, error) {
+	page, err := p.answer(ctx, q)
+	if err == nil {
+		p.showing(q, page)
+	}
+	return page, err
+}
+
+// showing takes what the cache has of single keys out of sight if an answer that goes past it says otherwise.
+func (p *Proxy) showing(q kv.Query, page kv.Page) {
+	behind := false
+	for i, op := range q.Ops[:min(len(q.Ops), len(page.Ops))] {
+		r, ok := op.(kv.Range)
+		if !ok || len(r.End) > 0 || r.Revision != 0 {
+			continue
+		}
+		if least := p.older(r.Key, page.Ops[i], page.Revision); least > 0 {
+			behind = p.feed.touch(r.Key, nil, least) || behind
+		}
+	}
+	if behind {
+		p.feed.nudge()
+	}
+}
+
+// older returns the revision from which on a key is as an answer as of a revision has it, or later, if the cache knows it from before
+// that and may have it otherwise; else 0.
+func (p *Proxy) older(key []byte, res kv.OpResult, revision int64) (least int64) {
+	least = revision
+	if len(res.KVs) > 0 {
+		least = res.KVs[0].ModRevision
+	}
+	f, covered, err := p.cache.Get(key)
+	if !covered {
+		if s, mirrored := p.cache.Mirrored(key, nil); !mirrored || s.Revision >= least {
+			return 0
+		}
+		return least // it is not shown already, but maybe not for as long
+	}
+	exists := res.Count > 0 || len(res.KVs) > 0
+	switch {
+	case f.Span.Revision >= least:
+		return 0
+	case err != nil, exists != (f.KV != nil):
+		return least
+	case len(res.KVs) > 0 && f.KV.ModRevision < least:
+		return least
+	}
+	return 0
+}
+
+// answer asks the upstream, which must not be behind what this node has seen.
+func (p *Proxy) answer(ctx context.Context, q kv.Query) (kv.Page, error) {
 	epoch, newest := p.seen()
 	if q.LocalOnly {
 		return kv.Page{}, &kv.Error{Code: kv.NotCached, Revision: newest,

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"io/fs"
 	"os"
 
@@ -34,7 +35,14 @@ type journal struct {
 	boot  [16]byte
 	mark  [16]byte // what begin writes: boot, or something that no boot is called while the contents are partial
 	epoch kv.Epoch // records of another one are void
-	f     *os.File
+	f     file     // nil before the first change since the last flush
+	size  int64    // of what is whole in f
+}
+
+// file is what a journal needs of an *os.File that is appended to.
+type file interface {
+	io.WriteCloser
+	Truncate(size int64) error
 }
 
 const (
@@ -87,10 +95,11 @@ func (j *journal) add(c change) error {
 	}
 	rec := binary.LittleEndian.AppendUint32(make([]byte, 0, len(body)+8), uint32(len(body)))
 	rec = binary.LittleEndian.AppendUint32(rec, crc32.Checksum(body, castagnoli))
-	_, err := j.f.Write(append(rec, body...))
-	if err != nil {
-		return fmt.Errorf("write %s: %w", j.path, err)
+	rec = append(rec, body...)
+	if _, err := j.f.Write(rec); err != nil { // a part of it would make all that comes behind unreadable
+		return fmt.Errorf("write %s: %w", j.path, errors.Join(err, j.f.Truncate(j.size)))
 	}
+	j.size += int64(len(rec))
 	return nil
 }
 
@@ -106,7 +115,7 @@ func (j *journal) begin() error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("begin %s: %w", j.path, err), f.Close())
 	}
-	j.f = f
+	j.f, j.size = f, int64(journalHeader)
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"bytes"
 	"slices"
 
 	"holdfast/kv"
@@ -100,13 +101,21 @@ func (c *Cache) touch(key, end []byte, revision int64) (behind bool, err error) 
 			}
 		}
 	}
-	return c.hide(veil{key, end, revision}), nil
+	behind = c.hide(veil{key, end, revision})
+	c.stale = c.stale || behind // a flush takes together what the journal has of veils
+	return behind, nil
 }
 
 // hide puts up a veil if a span needs it.
 func (c *Cache) hide(v veil) bool {
 	if !c.needs(v) {
 		return false
+	}
+	for i, w := range c.veils {
+		if bytes.Equal(w.key, v.key) && bytes.Equal(w.end, v.end) {
+			c.veils[i].revision = max(w.revision, v.revision)
+			return true
+		}
 	}
 	if len(c.veils) >= veilsMax {
 		one := veil{kv.FromKey(), kv.FromKey(), v.revision}

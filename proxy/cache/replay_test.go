@@ -1,8 +1,10 @@
 package cache
 
 import (
+	"errors"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"holdfast/kv"
@@ -155,4 +157,30 @@ func TestADeletedKeyDoesNotComeBackWhileTheFeedCatchesUp(t *testing.T) {
 	apply(t, d, event("a/2", "x", 7), gone, event("a/3", "y", 8))
 	want(t, d, "a/1", "")
 	want(t, d, "a/3", "y")
+}
+
+// fullDisk takes half of what is written to it.
+type fullDisk struct{ file }
+
+func (f fullDisk) Write(b []byte) (int, error) {
+	n, err := f.file.Write(b[:len(b)/2])
+	return n, errors.Join(err, syscall.ENOSPC)
+}
+
+func TestWhatComesBehindAFullDiskIsReplayed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.db")
+	c := loaded(t, path)
+	apply(t, c, event("a/1", "two", 6))
+	disk := c.journal.f
+	c.journal.f = fullDisk{disk}
+	if _, err := c.Apply(all.Key, all.End, []kv.Event{event("a/1", "three", 7)}, 7); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("%v, want ENOSPC", err)
+	}
+	c.journal.f = disk
+	apply(t, c, event("a/1", "three", 7), event("a/1", "four", 8))
+	d := open(t, crashed(t, path), boot1)
+	want(t, d, "a/1", "four")
+	if d.Partial() {
+		t.Error("it does not believe what it has")
+	}
 }
