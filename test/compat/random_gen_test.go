@@ -174,7 +174,9 @@ func (g *generator) op(depth int) *pb.RequestOp {
 		}
 		return &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: r}}
 	case n < 9 || depth == 0:
-		return &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: g.read()}}
+		r := g.read()
+		r.Revision = max(r.Revision, 0) // after a compaction etcd refuses a negative one here, and nowhere else
+		return &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: r}}
 	default:
 		return &pb.RequestOp{Request: &pb.RequestOp_RequestTxn{RequestTxn: g.txn(depth - 1)}}
 	}
