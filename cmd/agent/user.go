@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"holdfast/kv"
 )
@@ -230,7 +231,7 @@ func (p *program) authCommand() *cobra.Command {
 	return cmd
 }
 
-// password is the first line of a file, or of standard input.
+// password is the first line of a file, or of standard input, which is asked for and not shown where somebody types it.
 func (p *program) password(what, file string) (string, error) {
 	in := p.stdin
 	if file != "" {
@@ -240,8 +241,13 @@ func (p *program) password(what, file string) (string, error) {
 		}
 		defer f.Close()
 		in = f
-	} else {
-		p.note("%s:", what)
+	} else if f, ok := in.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		p.note("%s (it is not shown):", what)
+		typed, err := term.ReadPassword(int(f.Fd()))
+		if err != nil || len(typed) == 0 {
+			return "", exitf(exitUsage, "the password is empty (%v)", err)
+		}
+		return string(typed), nil
 	}
 	line, err := passwordLine(in)
 	if line == "" {

@@ -125,6 +125,7 @@ var libraries = []library{
 	{path: "github.com/pelletier/go-toml/v2", homes: []string{"config"}},                              // viper's own parsers, for
 	{path: "go.yaml.in/yaml/v3", homes: []string{"config"}, tests: []string{"api/rest", "packaging"}}, // line numbers and duplicates; to read the OpenAPI document
 	{path: "github.com/spf13/pflag", homes: []string{"config", "cmd/..."}},
+	{path: "golang.org/x/term", homes: []string{"cmd/..."}},
 	{path: "github.com/spf13/cobra", homes: []string{"cmd/..."}},
 
 	// Whoever has something to count owns its metrics and registers them where it is told to. The store and the
