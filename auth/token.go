@@ -16,7 +16,7 @@ import (
 )
 
 // A token of etcd's Authenticate is a JSON Web Token that any member, and any proxy with a mirrored policy, can verify:
-// nothing is kept for it. See docs/adr/0012 for why, and how that differs from etcd's simple tokens.
+// nothing is kept for it. See docs/adr/0014 for why, and how that differs from etcd's simple tokens.
 //
 // It names a user and the revision of the policy it was given at. It is void once it has expired, the user was deleted or
 // has another password, or authentication was turned off since.
