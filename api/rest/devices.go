@@ -29,7 +29,7 @@ const (
 
 // The bounds of a request about a device.
 const (
-	deviceBodyMax   = 16 << 10
+	deviceBodyMax   = 16 << 10 // of a request for any kind of token
 	deviceNameMax   = 128
 	devicePrefixMax = 64
 	deviceTTLMax    = 20 * 366 * 24 * time.Hour
@@ -118,7 +118,7 @@ func (h *Handler) smallBody(w http.ResponseWriter, r *http.Request) ([]byte, err
 	return body, err
 }
 
-// one decodes the only JSON document of a body.
+// one decodes the only JSON document of a body; a body without any is all defaults.
 func one(body []byte, into any, example string) error {
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.DisallowUnknownFields()

@@ -1,10 +1,6 @@
 package rest
 
 import (
-	"bytes"
-	"encoding/json"
-	"errors"
-	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -22,7 +18,6 @@ func (h *Handler) Admin() http.Handler {
 
 // The bounds of a request for a token. Those of the scope are what a certificate has room for.
 const (
-	tokenBodyMax       = 16 << 10
 	tokenTTLDefault    = 24 * time.Hour
 	tokenTTLMax        = 366 * 24 * time.Hour
 	tokenUsesMax       = 1_000_000
@@ -99,13 +94,7 @@ func administered(there bool, what, command string) error {
 }
 
 func (h *Handler) createToken(w http.ResponseWriter, r *http.Request, tokens api.Tokens) (int, error) {
-	if err := checkBody(r.Header); err != nil {
-		return 0, err
-	}
-	body, err := h.readBody(w, r, tokenBodyMax)
-	if errors.Is(err, errOverLimit) {
-		return 0, kv.Errorf(kv.TooLarge, "a request for a token has at most %d bytes", tokenBodyMax)
-	}
+	body, err := h.smallBody(w, r)
 	if err != nil {
 		return 0, err
 	}
@@ -129,13 +118,8 @@ func parseTokenRequest(body []byte) (api.TokenRequest, error) {
 		Uses  int      `json:"uses"`
 		Scope []string `json:"scope"`
 	}
-	d := json.NewDecoder(bytes.NewReader(body))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&given); err != nil && !errors.Is(err, io.EOF) { // nothing at all is all defaults
-		return api.TokenRequest{}, kv.Errorf(kv.Invalid, `the body is not {"role":"any","ttl":"24h","uses":0,"scope":["site/42/"]} or a part of that: %w`, err)
-	}
-	if d.More() {
-		return api.TokenRequest{}, kv.Errorf(kv.Invalid, "the body has more than one JSON document")
+	if err := one(body, &given, `{"role":"any","ttl":"24h","uses":0,"scope":["site/42/"]}`); err != nil {
+		return api.TokenRequest{}, err
 	}
 	req := api.TokenRequest{Role: given.Role, TTL: tokenTTLDefault, Uses: given.Uses, Scope: given.Scope}
 	if given.TTL != "" {

@@ -149,7 +149,7 @@ func TestARequestForATokenIsChecked(t *testing.T) {
 			t.Errorf("%.60s: %s, want %q in it", body, r.body, part)
 		}
 	}
-	n.call("POST", "/v1/tokens", large(tokenBodyMax+1)).refused(t, 413, "too-large")
+	n.call("POST", "/v1/tokens", large(deviceBodyMax+1)).refused(t, 413, "too-large")
 	n.call("POST", "/v1/tokens", "{}", "Content-Encoding", "gzip").refused(t, 415, "unsupported-encoding")
 	n.call("POST", "/v1/tokens?x", "{}").refused(t, 400, "invalid")
 	n.call("GET", "/v1/tokens?x", "").refused(t, 400, "invalid")

@@ -34,7 +34,7 @@ func deb(t *testing.T, version string) string {
 func TestAPackageLivesItsLife(t *testing.T) {
 	m := newMachine(t)
 	for _, version := range []string{"0.0.1", "0.0.2", "0.0.3"} {
-		m.copyIn(deb(t, version), "/root/"+version+".deb", 0o644)
+		m.copyIn(deb(t, version), "/srv/"+version+".deb", 0o644)
 	}
 	m.boot()
 	t.Cleanup(func() {
@@ -67,7 +67,7 @@ func (m *machine) dpkg(args ...string) string {
 }
 
 func installsAndStartsNothing(t *testing.T, m *machine) {
-	m.dpkg("-i", "/root/0.0.1.deb")
+	m.dpkg("-i", "/srv/0.0.1.deb")
 	if u := m.unit(); u["LoadState"] != "loaded" || u["ActiveState"] != "inactive" || u["UnitFileState"] != "disabled" {
 		t.Errorf("%s, %s, %s", u["LoadState"], u["ActiveState"], u["UnitFileState"])
 	}
@@ -166,7 +166,7 @@ func upgradedUnderLoad(t *testing.T, m *machine) {
 	m.write("/etc/holdfast/agent.yaml", "# of this box\ndata-dir: /var/lib/holdfast\nsocket: /run/holdfast/agent.sock\n", 0o644)
 	before := m.unit()
 	l := m.load()
-	out := m.dpkg("--force-confold", "-i", "/root/0.0.2.deb")
+	out := m.dpkg("--force-confold", "-i", "/srv/0.0.2.deb")
 	u := m.waitUnit(30*time.Second, active)
 	m.put("after", "the upgrade")
 	l.ends(t, m)
@@ -185,7 +185,7 @@ func upgradedUnderLoad(t *testing.T, m *machine) {
 func leavesTheOldOneRunning(t *testing.T, m *machine) {
 	m.write("/etc/holdfast/agent.d/new.yaml", "log-levle: debug\n", 0o644)
 	before := m.unit()
-	out := m.dpkg("-i", "/root/0.0.3.deb")
+	out := m.dpkg("-i", "/srv/0.0.3.deb")
 	if !strings.Contains(out, "log-level") || !strings.Contains(out, "left running") || !strings.Contains(out, "systemctl restart holdfast") {
 		t.Errorf("the upgrade does not say what to do:\n%s", out)
 	}
@@ -209,7 +209,7 @@ func keepsDataWhenRemoved(t *testing.T, m *machine) {
 	}
 	m.must("test", "-d", "/var/lib/holdfast/member")
 	m.must("test", "-f", "/etc/holdfast/agent.yaml")
-	m.dpkg("-i", "/root/0.0.3.deb")
+	m.dpkg("-i", "/srv/0.0.3.deb")
 	if u := m.unit(); u["UnitFileState"] != "enabled" {
 		t.Errorf("it was enabled before it was removed, and is %s", u["UnitFileState"])
 	}
