@@ -126,9 +126,10 @@ func TestFloodsLeaveOthersServed(t *testing.T) {
 	}
 }
 
-// floodMemory is what the agent may take in all while it is flooded: a client's share of limits.bodies twice, because the collector
-// waits for as much garbage as there is data, and what it has at rest and in buffers of a thousand connections.
-const floodMemory = 256 << 20
+// floodMemory is what the agent may take in all while it is flooded. A client's share of limits.bodies is 32 MiB; around it
+// are copies that the collector has not taken yet, and buffers and goroutines of hundreds of connections. Without limits.bodies
+// it was 1 GB within seconds.
+const floodMemory = 400 << 20
 
 // residentMax is the most memory that the process has had.
 func (a *agent) residentMax() int64 {
