@@ -70,7 +70,7 @@ func (p *Proxy) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
 // age is how old what the cache has of a span is, by proof. joined: it is worth waiting for a round.
 func (p *Proxy) age(s cache.Span) (age time.Duration, joined bool) {
 	if len(s.End) > 0 {
-		return p.feed.age(), true
+		return p.feed.age(), !p.feed.lost(s)
 	}
 	up, _ := p.feed.state() // if it is not, the uplink may be all the same; who asks is told at once if it is lost
 	age, joined = p.feed.stands(s.Key)

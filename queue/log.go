@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -34,6 +35,7 @@ type file interface {
 	ReadAt([]byte, int64) (int, error)
 	Truncate(size int64) error
 	Sync() error // durable, size included
+	Trim() error // the file ends for good with what was written
 	Close() error
 }
 
@@ -208,14 +210,16 @@ func (l *log) write(c *commit) error {
 
 // tail returns the segment to append to, a new one if the last is full, and whether it is still empty.
 func (l *log) tail() (s *segment, fresh bool, err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	id := uint64(1)
-	if n := len(l.segments); n > 0 {
-		if s := l.segments[n-1]; s.size < segmentBytes {
+	if s := l.last(); s != nil {
+		if s.size < segmentBytes { // only this goroutine writes it
 			return s, s.size == int64(len(magic)), nil
 		}
-		id = l.segments[n-1].id + 1
+		// Before the next one is there: zeros in front of acknowledged writes would be damage.
+		if err := s.f.Trim(); err != nil {
+			return nil, false, fmt.Errorf("queue: end %s: %w; restart the agent to read what is there", s.path, err)
+		}
+		id = s.id + 1
 	}
 	path := filepath.Join(l.dir, fmt.Sprintf("%016x.seg", id))
 	f, err := l.disk.create(path)
@@ -226,8 +230,32 @@ func (l *log) tail() (s *segment, fresh bool, err error) {
 		return nil, false, fmt.Errorf("queue: create %s: %w", path, err)
 	}
 	s = &segment{path: path, id: id, f: f, size: int64(len(magic))}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.segments = append(l.segments, s)
 	return s, true, nil
+}
+
+// last is the segment that is appended to, nil if there is none.
+func (l *log) last() *segment {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := len(l.segments); n > 0 {
+		return l.segments[n-1]
+	}
+	return nil
+}
+
+// trim ends the log in order: the zeros ahead of it go. After a fault nothing is touched any more.
+func (l *log) trim() error {
+	s := l.last()
+	if s == nil || l.fault() != nil {
+		return nil
+	}
+	if err := s.f.Trim(); err != nil {
+		return fmt.Errorf("queue: end %s: %w", s.path, err)
+	}
+	return nil
 }
 
 // read returns the command at p.
@@ -348,7 +376,9 @@ func (l *log) openSegment(path string, b []byte, last bool, visit func(record, p
 			if !last || framesFollow(rest) {
 				return nil, &kv.Error{Code: kv.Corrupt, Detail: fmt.Sprintf("queue: %s is damaged at byte %d, and acknowledged writes follow; restore the file, or move %s away to give up what was queued", path, s.size, l.dir)}
 			}
-			l.slog.Warn("queue tail cut off: a commit was interrupted", "file", path, "at", s.size, "bytes", len(rest))
+			if !empty(rest) { // zeros are what was filled ahead
+				l.slog.Warn("queue tail cut off: a commit was interrupted", "file", path, "at", s.size, "bytes", len(rest))
+			}
 			break
 		}
 		for len(body) > 0 {
@@ -365,11 +395,11 @@ func (l *log) openSegment(path string, b []byte, last bool, visit func(record, p
 		s.size = int64(len(b) - len(after))
 		rest = after
 	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND, 0o600)
+	f, err := os.OpenFile(path, os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("queue: %w", err)
 	}
-	s.f = f
+	s.f = newTail(f, s.size)
 	if s.size < int64(len(b)) {
 		if err := errors.Join(f.Truncate(s.size), f.Sync()); err != nil {
 			return nil, errors.Join(fmt.Errorf("queue: cut the end off %s: %w", path, err), f.Close())
@@ -441,6 +471,9 @@ func readInto(b []byte, path string) ([]byte, error) {
 	return b, errors.Join(err, f.Close())
 }
 
+// empty reports whether there is nothing but zeros.
+func empty(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 }
+
 // framesFollow reports whether a whole frame stands anywhere behind a damaged one.
 func framesFollow(b []byte) bool {
 	for i := 1; i+frameHeader < len(b); i++ {
@@ -457,7 +490,7 @@ func framesFollow(b []byte) bool {
 type folder struct{}
 
 func (folder) create(path string) (file, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -470,7 +503,7 @@ func (folder) create(path string) (file, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close(), os.Remove(path))
 	}
-	return f, nil
+	return newTail(f, int64(len(magic))), nil
 }
 
 func (folder) remove(path string) error {
