@@ -51,8 +51,6 @@ type log struct {
 	// called without locks held.
 	checkpoint func() []byte
 
-	buffer []byte // of the segment being read, while the log is opened
-
 	mu       sync.Mutex
 	filling  *commit
 	busy     bool // a leader is writing
@@ -70,11 +68,11 @@ type segment struct {
 	live int
 }
 
-// place is where a record's command is: enough to read it again.
+// place is where a record's command is: enough to read it again. A segment and the last frame in it are far below 4 GiB.
 type place struct {
 	seg  *segment
-	off  int64
-	size int
+	off  uint32
+	size uint32
 }
 
 // commit is one group of records on its way to disk.
@@ -204,7 +202,7 @@ func (l *log) write(c *commit) error {
 	defer l.mu.Unlock()
 	l.commits++
 	for _, p := range c.places {
-		*p.dst = place{seg: seg, off: seg.size + start + frameHeader + int64(p.off), size: p.size}
+		*p.dst = place{seg: seg, off: uint32(seg.size + start + frameHeader + int64(p.off)), size: uint32(p.size)}
 	}
 	seg.size += int64(len(frame))
 	return nil
@@ -263,7 +261,7 @@ func (l *log) trim() error {
 // read returns the command at p.
 func (l *log) read(p place) ([]byte, error) {
 	b := make([]byte, p.size)
-	if _, err := p.seg.f.ReadAt(b, p.off); err != nil {
+	if _, err := p.seg.f.ReadAt(b, int64(p.off)); err != nil {
 		return nil, fmt.Errorf("queue: read %s at %d: %w", p.seg.path, p.off, err)
 	}
 	return b, nil
@@ -338,28 +336,29 @@ func (l *log) open(visit func(record, place) error) error {
 		return err
 	}
 	slices.Sort(names)
-	defer func() { l.buffer = nil }()
+	r := readAhead(names)
+	defer r.stop()
 	for i, path := range names {
-		s, err := l.openSegment(path, i == len(names)-1, visit)
+		b, err := r.next()
+		if err != nil {
+			return fmt.Errorf("queue: %w", err)
+		}
+		s, err := l.openSegment(path, b, i == len(names)-1, visit)
 		if err != nil {
 			return err
 		}
+		r.free <- b
 		l.segments = append(l.segments, s)
 	}
 	return nil
 }
 
-func (l *log) openSegment(path string, last bool, visit func(record, place) error) (*segment, error) {
+func (l *log) openSegment(path string, b []byte, last bool, visit func(record, place) error) (*segment, error) {
 	var id uint64
 	name := strings.TrimSuffix(filepath.Base(path), ".seg")
 	if _, err := fmt.Sscanf(name, "%016x", &id); err != nil {
 		return nil, fmt.Errorf("queue: %s: not a segment; move it away", path)
 	}
-	b, err := readInto(l.buffer, path)
-	if err != nil {
-		return nil, fmt.Errorf("queue: %w", err)
-	}
-	l.buffer = b
 	s := &segment{path: path, id: id, size: int64(len(magic))}
 	if len(b) < len(magic) && last { // cut while it was made
 		if err := os.WriteFile(path, []byte(magic), 0o600); err != nil {
@@ -388,7 +387,7 @@ func (l *log) openSegment(path string, last bool, visit func(record, place) erro
 				return nil, &kv.Error{Code: kv.Corrupt, Detail: fmt.Sprintf("queue: %s at byte %d: %v", path, s.size, err)}
 			}
 			end := int64(len(b)-len(after)) - int64(len(more))
-			if err := visit(r, place{seg: s, off: end - int64(len(r.command)), size: len(r.command)}); err != nil {
+			if err := visit(r, place{seg: s, off: uint32(end - int64(len(r.command))), size: uint32(len(r.command))}); err != nil {
 				return nil, fmt.Errorf("queue: %s at byte %d: %w", path, s.size, err)
 			}
 			body = more
@@ -407,6 +406,55 @@ func (l *log) openSegment(path string, last bool, visit func(record, place) erro
 		}
 	}
 	return s, nil
+}
+
+// reader reads files one ahead of whoever looks at them, into two buffers by turns.
+type reader struct {
+	free  chan []byte // buffers that may be filled
+	ready chan read
+	done  chan struct{}
+}
+
+type read struct {
+	b   []byte
+	err error
+}
+
+func readAhead(paths []string) *reader {
+	r := &reader{free: make(chan []byte, 2), ready: make(chan read), done: make(chan struct{})}
+	r.free <- nil
+	r.free <- nil
+	go func() {
+		defer close(r.ready)
+		for _, path := range paths {
+			var got read
+			select {
+			case b := <-r.free:
+				got.b, got.err = readInto(b, path)
+			case <-r.done:
+				return
+			}
+			select {
+			case r.ready <- got:
+			case <-r.done:
+				return
+			}
+		}
+	}()
+	return r
+}
+
+// next returns the contents of the next file; they are valid until the buffer is put back into free.
+func (r *reader) next() ([]byte, error) {
+	got := <-r.ready
+	return got.b, got.err
+}
+
+// stop ends the reading and waits for that.
+func (r *reader) stop() {
+	close(r.done)
+	for range r.ready { //nolint:revive // closed when it has ended
+	}
 }
 
 // readInto is os.ReadFile into the memory of b.
