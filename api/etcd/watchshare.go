@@ -112,8 +112,9 @@ func (s *sharedEvents) share(h kv.Header, watchID int64, changes []kv.Event) *en
 	}
 	m := &encoded{begin, make(mem.BufferSlice, 2, 1+len(changes))}
 	m.parts[0], m.parts[1] = begin.encode(), &first.field
-	for i := range changes[1:] {
-		m.parts = append(m.parts, &s.find(&changes[1+i]).field)
+	rest := changes[1:]
+	for i := range rest {
+		m.parts = append(m.parts, &s.find(&rest[i]).field)
 	}
 	if len(changes) == 1 {
 		first.alone.Store(m)

@@ -41,20 +41,11 @@ func authentication(k *talk) error {
 	if err := k.users(); err != nil {
 		return err
 	}
-	all := []*talk{k}
-	if k.side.members != nil {
-		if all, err = k.each(); err != nil {
-			return err
-		}
+	conns, hangUp, err := k.bare()
+	if err != nil {
+		return err
 	}
-	conns := make([]*grpc.ClientConn, len(all))
-	for i, m := range all {
-		// A bare one: clientv3 asks for another token again and again before it says that one is refused.
-		if conns[i], err = grpc.NewClient(m.Endpoints()[0], grpc.WithTransportCredentials(insecure.NewCredentials())); err != nil {
-			return err
-		}
-		defer conns[i].Close()
-	}
+	defer hangUp()
 	root, err := token(k.ctx, conns[0], "root", "r")
 	if err != nil {
 		return err
@@ -79,6 +70,29 @@ func authentication(k *talk) error {
 		}
 	}
 	return k.rightsGone(root, user, conns[len(conns)-1])
+}
+
+// bare are connections to each member of the side. clientv3's own ask for another token again and again before they say that
+// one is refused.
+func (k *talk) bare() (conns []*grpc.ClientConn, hangUp func(), err error) {
+	hangUp = func() {
+		for _, c := range conns {
+			_ = c.Close() // nothing is lost with it
+		}
+	}
+	all := k.side.members
+	if all == nil {
+		all = []*server{k.side.server}
+	}
+	for _, m := range all {
+		c, err := grpc.NewClient(m.addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			hangUp()
+			return nil, nil, err
+		}
+		conns = append(conns, c)
+	}
+	return conns, hangUp, nil
 }
 
 // users makes root, and u who may read and write below u/, and turns authentication on.
@@ -212,8 +226,8 @@ func (k *talk) watched(ctx context.Context, conn *grpc.ClientConn, key []byte) {
 func (k *talk) rightsGone(root, user context.Context, conn *grpc.ClientConn) error {
 	kv, auth := pb.NewKVClient(conn), pb.NewAuthClient(conn)
 	try := func(what string) {
-		k.note("put, "+what)(kv.Put(user, &pb.PutRequest{Key: []byte("u/1")}))
-		k.note("range, "+what)(kv.Range(user, &pb.RangeRequest{Key: []byte("u/1")}))
+		k.note("put, " + what)(kv.Put(user, &pb.PutRequest{Key: []byte("u/1")}))
+		k.note("range, " + what)(kv.Range(user, &pb.RangeRequest{Key: []byte("u/1")}))
 	}
 	k.note("revoke permission")(auth.RoleRevokePermission(root, &pb.AuthRoleRevokePermissionRequest{Role: "r", Key: []byte("u/"), RangeEnd: []byte("u0")}))
 	try("without the permission")
