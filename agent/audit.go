@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -40,7 +41,7 @@ type audit struct {
 type note struct {
 	Time    time.Time `json:"time"`
 	From    string    `json:"from"`
-	As      string    `json:"as,omitempty"` // user, or name in the client's certificate
+	As      string    `json:"as,omitempty"` // user, device:ID, or name in the client's certificate
 	Door    string    `json:"door"`         // clients or administration
 	Do      string    `json:"do"`
 	Keys    []string  `json:"keys,omitempty"` // quoted where they are no plain text; a range is from..end
@@ -147,6 +148,14 @@ func (a *audit) count(err error, n int64) {
 	}
 }
 
+// names makes a place for the name of who asks, if that is going to be written down.
+func (a *audit) names(ctx context.Context) context.Context {
+	if a == nil || !a.data {
+		return ctx
+	}
+	return api.WithName(ctx)
+}
+
 // noteOf is a note of what somebody does now.
 func noteOf(c api.Caller, as, do string) note {
 	n := note{Time: time.Now().UTC(), From: c.String(), As: as, Door: forClients.String(), Do: do}
@@ -173,7 +182,7 @@ func (a *audit) command(ctx context.Context, c kv.Command, r kv.Result, err erro
 	if len(did.verbs) == 0 {
 		return // nothing of it changes anything
 	}
-	n := noteOf(caller, c.By.Principal, strings.Join(did.verbs, "+"))
+	n := noteOf(caller, cmp.Or(api.NameIn(ctx), c.By.Principal), strings.Join(did.verbs, "+"))
 	n.Keys, n.More = did.keys, did.more
 	switch {
 	case err != nil:
@@ -247,32 +256,57 @@ func keyText(key []byte) string {
 	return text
 }
 
+// call is deed for a gRPC call, which anybody can make: one that was refused to a client is for audit.file alone.
+func (a *audit) call(ctx context.Context, do, outcome string) {
+	if caller, _ := api.CallerFrom(ctx); outcome != "OK" && !caller.Admin {
+		a.refusal(ctx, do, outcome)
+		return
+	}
+	a.deed(ctx, do, outcome)
+}
+
 // deed notes what an administrator has done.
 func (a *audit) deed(ctx context.Context, do, outcome string) {
 	if a == nil {
 		return
 	}
 	caller, _ := api.CallerFrom(ctx)
-	n := noteOf(caller, "", do)
+	n := noteOf(caller, api.NameIn(ctx), do)
 	n.Outcome, n.admin = outcome, true
 	a.put(n)
 }
 
-// watchAdmin is h with what it changes noted, but for the data itself. Of what is asked on a listener for clients only what
-// was done is an administrator's deed: anybody can ask.
+// refusal notes what somebody at a listener for clients was not let do. Anybody can ask, so it is for audit.file alone.
+func (a *audit) refusal(ctx context.Context, do, outcome string) {
+	if a == nil || !a.data {
+		return
+	}
+	caller, _ := api.CallerFrom(ctx)
+	n := noteOf(caller, api.NameIn(ctx), do)
+	n.Outcome = outcome
+	a.put(n)
+}
+
+// watchAdmin is h with what it changes noted, but for the data itself, which the gate notes.
 func (a *audit) watchAdmin(h http.Handler, d *door) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !isDeed(r) {
 			h.ServeHTTP(w, r)
 			return
 		}
+		r = r.WithContext(api.WithName(r.Context()))
 		s := &statusWriter{ResponseWriter: w, status: http.StatusOK}
 		h.ServeHTTP(s, r)
-		if d.purpose == forAdmin || s.status < http.StatusBadRequest {
-			a.deed(r.Context(), r.Method+" "+r.URL.Path, strconv.Itoa(s.status))
+		note := a.deed
+		if d.purpose != forAdmin && s.status >= http.StatusBadRequest {
+			note = a.refusal
 		}
+		note(r.Context(), r.Method+" "+doText(r.URL.Path), strconv.Itoa(s.status))
 	})
 }
+
+// doText is a path that anybody may have sent, as keyText.
+func doText(path string) string { return keyText([]byte(path)) }
 
 // isDeed tells what changes the node or the cluster from what reads, and from what changes data.
 func isDeed(r *http.Request) bool {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -56,7 +57,8 @@ func TestTheAuditLogSaysWhoChangedWhatAndNeverAValue(t *testing.T) {
 			t.Errorf("nobody, or at no time: %+v", n)
 		}
 	}
-	want := []string{"clients put door revision 2", "clients delete site/..site0 revision 2", "clients put a revision 3", "administration POST /v1/tokens  201"}
+	want := []string{"clients put door revision 2", "clients delete site/..site0 revision 2", "clients put a revision 3",
+		"clients POST /v1/tokens  404", "administration POST /v1/tokens  201"}
 	if strings.Join(did, "\n") != strings.Join(want, "\n") {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(did, "\n"), strings.Join(want, "\n"))
 	}
@@ -74,10 +76,56 @@ func TestAdministratorsAreAlwaysNoted(t *testing.T) {
 	a := launch(t, settings(t), Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
 	within(t, "ready", a.Ready())
 	expect(t, httpClient(t, nil), "PUT", a.Addrs()[0]+"/v1/kv/door", "b", http.StatusCreated)
+	expect(t, httpClient(t, nil), "POST", a.Addrs()[0]+"/v1/tokens", "{}", http.StatusNotFound) // anybody can ask
 	expect(t, overSocket(t, a), "POST", "http://x/v3/maintenance/defragment", `{}`, http.StatusOK)
 	halt(t, a)
 	if n := strings.Count(log.String(), "msg=audit"); n != 1 || !strings.Contains(log.String(), "/etcdserverpb.Maintenance/Defragment") {
 		t.Errorf("%d lines of audit, want the administrator's alone", n)
+	}
+}
+
+func TestARefusedChangeIsNoted(t *testing.T) {
+	cfg := settings(t)
+	cfg.Audit.File, cfg.Audit.MaxBytes = filepath.Join(t.TempDir(), "audit"), 1<<20
+	a := launch(t, cfg, Options{})
+	within(t, "ready", a.Ready())
+	c, base := httpClient(t, nil), a.Addrs()[0]
+	expect(t, c, "POST", base+"/v3/auth/user/add", `{"name":"root","password":"p"}`, http.StatusOK)
+	expect(t, c, "POST", base+"/v3/auth/user/grant", `{"user":"root","role":"root"}`, http.StatusOK)
+	expect(t, c, "POST", base+"/v3/auth/enable", `{}`, http.StatusOK)
+	expect(t, c, "PUT", base+"/v1/kv/door", "s3cret", http.StatusUnauthorized)
+	expect(t, c, "DELETE", base+"/v1/kv/door", "", http.StatusUnauthorized)
+	expect(t, c, "POST", base+"/v3/auth/user/add", `{"name":"mallory","password":"p"}`, http.StatusBadRequest)
+	as := func(method, path, body string, want int) {
+		t.Helper()
+		r, err := http.NewRequestWithContext(t.Context(), method, base+path, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.SetBasicAuth("root", "p")
+		res, err := c.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _ = res.Body.Close(); res.StatusCode != want {
+			t.Errorf("%s %s: %d, want %d", method, path, res.StatusCode, want)
+		}
+	}
+	as("PUT", "/v1/kv/door", "s3cret", http.StatusCreated)
+	as("POST", "/v1/tokens", `{"role":"proxy"}`, http.StatusCreated)
+	as("POST", "/v3/auth/user/add", `{"name":"ann","password":"p"}`, http.StatusOK)
+	halt(t, a)
+	var noted []string
+	for _, n := range auditFile(t, cfg.Audit.File) {
+		noted = append(noted, strings.TrimSpace(n.As+" "+n.Do+" "+strings.Join(n.Keys, ",")+" "+n.Outcome))
+	}
+	want := []string{
+		"/etcdserverpb.Auth/UserAdd  OK", "/etcdserverpb.Auth/UserGrantRole  OK", "/etcdserverpb.Auth/AuthEnable  OK",
+		"put door user-empty", "delete door user-empty", "/etcdserverpb.Auth/UserAdd  InvalidArgument",
+		"root put door revision 2", "root POST /v1/tokens  201", "root /etcdserverpb.Auth/UserAdd  OK",
+	}
+	if !slices.Equal(noted, want) {
+		t.Errorf("noted:\n%s\nwant:\n%s", strings.Join(noted, "\n"), strings.Join(want, "\n"))
 	}
 }
 

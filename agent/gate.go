@@ -133,6 +133,7 @@ func (g *gate) charge(ctx context.Context, u use) (c api.Caller, paid bool, err 
 
 // Do passes c on.
 func (g *gate) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
+	ctx = g.audit.names(ctx)
 	r, err := g.do(ctx, c)
 	g.audit.command(ctx, c, r, err)
 	return r, err

@@ -19,6 +19,7 @@ func (a *Agent) guard(next api.Backend) api.Backend {
 		refused.WithLabelValues(event) // so that each is there from the start
 	}
 	g := auth.NewGuard(next, a.policySource, auth.Options{
+		Named:     api.SetName,
 		Now:       a.judgedTime,
 		Passwords: a.passwords,
 		Count:     func(event string) { refused.WithLabelValues(event).Inc() },

@@ -84,7 +84,7 @@ func (a *Agent) buildDoors(force context.Context) *doors {
 		h, l := operators[d.purpose], limiters[d.purpose]
 		switch d.purpose {
 		case forClients:
-			ds.addEtcd(d, l, split(h, traced, devices.Guard(ds.etcd), ds.etcd), a.cfg.Limits, devices.EndWatches)
+			ds.addEtcd(d, l, a.audit.watchAdmin(split(h, traced, devices.Guard(ds.etcd), ds.etcd), d), a.cfg.Limits, devices.EndWatches)
 		case forAdmin:
 			ds.addEtcd(d, l, a.audit.watchAdmin(split(h, devices.Admin(), devices.Guard(ds.etcd), ds.etcd), d), a.cfg.Limits, devices.EndWatches)
 		default:
@@ -129,7 +129,7 @@ func (a *Agent) buildEtcd(shown api.Backend) *etcd.Server {
 		Hash:        a.passwords.Hash,
 		BodyTimeout: a.cfg.Limits.BodyTimeout,
 		IdleTimeout: a.cfg.Limits.IdleTimeout,
-		Audit:       a.audit.deed,
+		Audit:       a.audit.call,
 		Trace:       a.tracer.Call(),
 	})
 }

@@ -60,6 +60,8 @@ type Options struct {
 	TokenTTL  time.Duration      // DefaultTokenTTL
 	Passwords *Passwords         // one of its own
 	Count     func(event string) // told of each of Events; nil: nobody is
+	// Named is told who a request turned out to be from; nil: nobody is.
+	Named func(ctx context.Context, principal string)
 }
 
 // Events are what a Guard counts.
@@ -96,6 +98,9 @@ func NewGuard(next Next, source func() Source, o Options) *Guard {
 	}
 	if o.Count == nil {
 		o.Count = func(string) {}
+	}
+	if o.Named == nil {
+		o.Named = func(context.Context, string) {}
 	}
 	o.TokenTTL = cmp.Or(o.TokenTTL, DefaultTokenTTL)
 	g := &Guard{next: next, source: source, opts: o}
@@ -147,6 +152,9 @@ func (g *Guard) command(ctx context.Context, src Source, c kv.Command) (kv.Comma
 		by, err := g.identify(ctx, p, c.By, takesRoot(c.Ops))
 		if err != nil {
 			return err
+		}
+		if by.Principal != "" {
+			g.opts.Named(ctx, by.Principal)
 		}
 		one := c
 		one.By = by
@@ -240,6 +248,9 @@ func (g *Guard) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
 			before = p
 			one := q
 			if one.By, err = g.identify(ctx, p, q.By, takesRoot(q.Ops)); err == nil {
+				if takesRoot(q.Ops) && one.By.Principal != "" { // of an administrator's deed, or of nothing that is written down
+					g.opts.Named(ctx, one.By.Principal)
+				}
 				by = carried(src, one.By, q.By.Token, p.IsRoot(one.By.Principal))
 				err = p.PermitsQuery(&one, src.Leases)
 			}

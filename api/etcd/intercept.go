@@ -36,7 +36,7 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	if _, err := s.admit(ctx); err != nil {
 		return nil, err
 	}
-	ctx = s.named(ctx)
+	ctx = s.named(ctx, info.FullMethod)
 	if s.opts.Trace != nil {
 		var end func(code string, err error)
 		ctx, end = s.opts.Trace(ctx, strings.TrimPrefix(info.FullMethod, "/"), traceparent(ctx))
@@ -61,7 +61,7 @@ func traceparent(ctx context.Context) string {
 func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
 	m := s.metrics.methods[info.FullMethod]
 	m.started.Add(1)
-	ctx := s.named(ss.Context())
+	ctx := s.named(ss.Context(), info.FullMethod)
 	defer func() {
 		if v := recover(); v != nil {
 			err = s.panicked(info.FullMethod, v)
@@ -114,7 +114,7 @@ var deeds = map[string]bool{
 	pb.Auth_RoleAdd_FullMethodName: true, pb.Auth_RoleDelete_FullMethodName: true, pb.Auth_RoleGrantPermission_FullMethodName: true, pb.Auth_RoleRevokePermission_FullMethodName: true,
 }
 
-// note tells Options.Audit of a deed. Of one that was refused to a client it says nothing: anybody can ask.
+// note tells Options.Audit of a deed.
 func (s *Server) note(ctx context.Context, method string, req any, err error) {
 	if s.opts.Audit == nil || !deeds[method] {
 		return
@@ -122,15 +122,16 @@ func (s *Server) note(ctx context.Context, method string, req any, err error) {
 	if a, ok := req.(*pb.AlarmRequest); ok && a.Action == pb.AlarmRequest_GET {
 		return
 	}
-	if caller, _ := api.CallerFrom(ctx); err == nil || caller.Admin {
-		s.opts.Audit(ctx, method, status.Code(err).String())
-	}
+	s.opts.Audit(ctx, method, status.Code(err).String())
 }
 
 // named is the context of a call with all in it that is known of who makes it: its Caller, and the token that it shows, as
 // etcd's clients do, or through the gateway as HTTP does.
-func (s *Server) named(ctx context.Context) context.Context {
+func (s *Server) named(ctx context.Context, method string) context.Context {
 	ctx = s.withCaller(ctx)
+	if s.opts.Audit != nil && deeds[method] {
+		ctx = api.WithName(ctx)
+	}
 	for _, name := range [2]string{rpctypes.TokenFieldNameGRPC, rpctypes.TokenFieldNameSwagger} {
 		if shown := metadata.ValueFromIncomingContext(ctx, name); len(shown) > 0 {
 			return api.WithToken(ctx, shown[0])
