@@ -3,13 +3,13 @@
 //
 //	go run -C test/bench . [flags] [suite...]
 //
-// Suites are put, get, rest, trickle, floor, million, proxy, three, txn, watch, lossy and switch; all is the first four. floor measures writes over gRPC
+// Suites are put, get, rest, trickle, floor, million, proxy, three, txn, watch, lossy, switch and door; all is the first four. floor measures writes over gRPC
 // beside a handler that only answers. proxy measures a proxy beside the member behind it, its reads beside a bare net/http
 // handler, nginx's proxy cache and etcd's grpc-proxy, and its 202s beside a handler that only writes to a file; what is not
 // there is left out, with a line that says so. three measures clusters of three
 // members on loopback. lossy measures such clusters over links of 50 ms that lose packets, and wants root, TUN and
 // iproute2. So does switch, of the product alone: the gap when a leader dies or a box changes its mode, and a box that joins
-// over a slow link.
+// over a slow link. door measures the product alone too: what TLS and rights cost a request, handshakes, half-open ones.
 //
 // Only ratios taken in one run mean anything, so everything here is measured in rounds that alternate between the
 // systems (A B A B A B), the tables show medians with the spread beside them, and a ratio is the median of the ratios
@@ -87,6 +87,7 @@ var suites = []struct {
 	{"watch", false, runWatch},
 	{"lossy", false, runLossy},
 	{"switch", false, runSwitch},
+	{"door", false, runDoor},
 }
 
 func main() {
@@ -135,7 +136,7 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.dir, "dir", "", "where data directories are made, on the disk to measure (default: the temporary directory)")
 	f.StringVar(&o.json, "json", "", "write every sample to this file too")
 	f.Usage = func() {
-		fmt.Fprintln(f.Output(), "usage: go run -C test/bench . [flags] [put|get|rest|trickle|floor|million|proxy|three|txn|watch|lossy|switch|all]...")
+		fmt.Fprintln(f.Output(), "usage: go run -C test/bench . [flags] [put|get|rest|trickle|floor|million|proxy|three|txn|watch|lossy|switch|door|all]...")
 		f.PrintDefaults()
 	}
 	if err := f.Parse(args); err != nil {
@@ -179,7 +180,7 @@ func (o *options) pick(names []string) error {
 	}
 	for _, n := range names {
 		if n != "all" && !slices.Contains(o.suites, n) {
-			return fmt.Errorf("no suite %q: there are put, get, rest, trickle, floor, million, proxy, three, txn, watch, lossy, switch and all", n)
+			return fmt.Errorf("no suite %q: there are put, get, rest, trickle, floor, million, proxy, three, txn, watch, lossy, switch, door and all", n)
 		}
 	}
 	return nil
