@@ -122,69 +122,58 @@ func stopping() *kv.Error {
 	return kv.Errorf(kv.Stopping, "this node is shutting down: ask another one, or this one again when it is back")
 }
 
-// charge has the client of a request pay for it, if it came from one; what it returns gives back.
-func (g *gate) charge(ctx context.Context, u use) (give func(), err error) {
-	c, ok := api.CallerFrom(ctx)
-	if !ok || g.ledger == nil {
-		return func() {}, nil
+// pass is enter for a request whose client, if it came from one, has to pay for it. Out ends both.
+func (g *gate) pass(ctx context.Context, u use) (b api.Backend, out func(), err error) {
+	c, pays := api.CallerFrom(ctx)
+	if pays = pays && g.ledger != nil; pays {
+		if err := g.ledger.take(c, u); err != nil {
+			return nil, nil, err
+		}
 	}
-	if err := g.ledger.take(c, u); err != nil {
-		return nil, err
+	if b, err = g.enter(ctx); err != nil {
+		if pays {
+			g.ledger.give(c, u)
+		}
+		return nil, nil, err
 	}
-	return func() { g.ledger.give(c, u) }, nil
+	return b, func() {
+		g.leave()
+		if pays {
+			g.ledger.give(c, u)
+		}
+	}, nil
 }
 
 // Do passes c on.
-func (g *gate) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
-	r, err := g.do(ctx, c)
-	g.audit.command(ctx, c, r, err)
-	return r, err
-}
-
-func (g *gate) do(ctx context.Context, c kv.Command) (kv.Result, error) {
-	give, err := g.charge(ctx, useRequest)
-	if err != nil {
-		return kv.Result{}, err
+func (g *gate) Do(ctx context.Context, c kv.Command) (res kv.Result, err error) {
+	b, out, err := g.pass(ctx, useRequest)
+	if err == nil {
+		defer out()
+		res, err = b.Do(ctx, c)
 	}
-	defer give()
-	b, err := g.enter(ctx)
-	if err != nil {
-		return kv.Result{}, err
-	}
-	defer g.leave()
-	return b.Do(ctx, c)
+	g.audit.command(ctx, c, res, err)
+	return res, err
 }
 
 // Read passes q on.
 func (g *gate) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
-	give, err := g.charge(ctx, useRequest)
+	b, out, err := g.pass(ctx, useRequest)
 	if err != nil {
 		return kv.Page{}, err
 	}
-	defer give()
-	b, err := g.enter(ctx)
-	if err != nil {
-		return kv.Page{}, err
-	}
-	defer g.leave()
+	defer out()
 	return b.Read(ctx, q)
 }
 
 // Watch passes w on. When the node drains the stream ends with kv.Stopping, after everything already under way.
 func (g *gate) Watch(ctx context.Context, w kv.WatchSpec) iter.Seq2[kv.Batch, error] {
 	return func(yield func(kv.Batch, error) bool) {
-		give, err := g.charge(ctx, useWatch)
+		b, out, err := g.pass(ctx, useWatch)
 		if err != nil {
 			yield(kv.Batch{}, err)
 			return
 		}
-		defer give()
-		b, err := g.enter(ctx)
-		if err != nil {
-			yield(kv.Batch{}, err)
-			return
-		}
-		defer g.leave()
+		defer out()
 		inner, cancel := context.WithCancel(ctx)
 		defer cancel()
 		defer context.AfterFunc(g.draining, cancel)()
