@@ -122,34 +122,49 @@ func stopping() *kv.Error {
 	return kv.Errorf(kv.Stopping, "this node is shutting down: ask another one, or this one again when it is back")
 }
 
-// pass is enter for a request whose client, if it came from one, has to pay for it. Out ends both.
-func (g *gate) pass(ctx context.Context, u use) (b api.Backend, out func(), err error) {
-	c, pays := api.CallerFrom(ctx)
-	if pays = pays && g.ledger != nil; pays {
-		if err := g.ledger.take(c, u); err != nil {
-			return nil, nil, err
+// passage is a request that has passed the gate, until out.
+type passage struct {
+	gate  *gate
+	node  api.Backend
+	payer api.Caller
+	use   use
+	pays  bool
+}
+
+// pass is enter for a request whose client, if it came from one, has to pay for it.
+func (g *gate) pass(ctx context.Context, u use) (p passage, err error) {
+	p = passage{gate: g, use: u}
+	if p.payer, p.pays = api.CallerFrom(ctx); g.ledger == nil {
+		p.pays = false
+	}
+	if p.pays {
+		if err := g.ledger.take(p.payer, u); err != nil {
+			return p, err
 		}
 	}
-	if b, err = g.enter(ctx); err != nil {
-		if pays {
-			g.ledger.give(c, u)
-		}
-		return nil, nil, err
+	if p.node, err = g.enter(ctx); err != nil {
+		p.giveBack()
 	}
-	return b, func() {
-		g.leave()
-		if pays {
-			g.ledger.give(c, u)
-		}
-	}, nil
+	return p, err
+}
+
+func (p *passage) out() {
+	p.gate.leave()
+	p.giveBack()
+}
+
+func (p *passage) giveBack() {
+	if p.pays {
+		p.gate.ledger.give(p.payer, p.use)
+	}
 }
 
 // Do passes c on.
 func (g *gate) Do(ctx context.Context, c kv.Command) (res kv.Result, err error) {
-	b, out, err := g.pass(ctx, useRequest)
+	p, err := g.pass(ctx, useRequest)
 	if err == nil {
-		defer out()
-		res, err = b.Do(ctx, c)
+		defer p.out()
+		res, err = p.node.Do(ctx, c)
 	}
 	g.audit.command(ctx, c, res, err)
 	return res, err
@@ -157,27 +172,27 @@ func (g *gate) Do(ctx context.Context, c kv.Command) (res kv.Result, err error) 
 
 // Read passes q on.
 func (g *gate) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
-	b, out, err := g.pass(ctx, useRequest)
+	p, err := g.pass(ctx, useRequest)
 	if err != nil {
 		return kv.Page{}, err
 	}
-	defer out()
-	return b.Read(ctx, q)
+	defer p.out()
+	return p.node.Read(ctx, q)
 }
 
 // Watch passes w on. When the node drains the stream ends with kv.Stopping, after everything already under way.
 func (g *gate) Watch(ctx context.Context, w kv.WatchSpec) iter.Seq2[kv.Batch, error] {
 	return func(yield func(kv.Batch, error) bool) {
-		b, out, err := g.pass(ctx, useWatch)
+		p, err := g.pass(ctx, useWatch)
 		if err != nil {
 			yield(kv.Batch{}, err)
 			return
 		}
-		defer out()
+		defer p.out()
 		inner, cancel := context.WithCancel(ctx)
 		defer cancel()
 		defer context.AfterFunc(g.draining, cancel)()
-		for batch, err := range b.Watch(inner, w) {
+		for batch, err := range p.node.Watch(inner, w) {
 			if err != nil && ctx.Err() == nil && g.isDraining() {
 				break // the cancellation is ours: say why instead
 			}
