@@ -115,6 +115,7 @@ func (a *Agent) buildEtcd() *etcd.Server {
 		BodyTimeout: a.cfg.Limits.BodyTimeout,
 		IdleTimeout: a.cfg.Limits.IdleTimeout,
 		Audit:       a.audit.deed,
+		Trace:       a.tracer.Call(),
 	})
 }
 

@@ -31,6 +31,7 @@ const (
 	kindBulk                   // a snapshot
 	kindAsk                    // a question, which the peer answers on the same stream
 	kindStripe                 // pieces of a snapshot
+	kindLives                  // what the peer answers with a verdict; see lives.go
 
 	lanes = 2 // kindSwift and kindLog
 )
@@ -47,6 +48,8 @@ func (k kind) String() string {
 		return "question"
 	case kindStripe:
 		return "stripe"
+	case kindLives:
+		return "lives"
 	}
 	return fmt.Sprintf("kind %d", uint8(k))
 }
@@ -98,7 +101,7 @@ func readHello(r io.Reader) (h hello, err error) {
 	h.kind = kind(rest[0])
 	h.cluster = binary.BigEndian.Uint64(rest[1:])
 	copy(h.boot[:], rest[9:])
-	if h.kind < kindSwift || h.kind > kindStripe {
+	if h.kind < kindSwift || h.kind > kindLives {
 		return h, fmt.Errorf("a stream of %s: %w", h.kind, errFormat)
 	}
 	return h, nil
