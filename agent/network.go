@@ -47,8 +47,9 @@ type network struct {
 	following sync.WaitGroup                 // control streams of uplinks that this node has dialed
 }
 
-// peerListenDefault is where a member listens. A proxy only dials, so one beside it takes any port instead. One that may
-// become a member by itself takes this one if it is free: the others are told of it then, and firewalls know it.
+// peerListenDefault is where a member listens. A proxy only dials, so one beside it takes any port instead, and this one when it is
+// promoted. One that may become a member by itself takes it at once if it is free: the others are told of it then, and firewalls
+// know it.
 const peerListenDefault = ":2380"
 
 // openNetwork takes the socket. A taken port is a temporary error.
