@@ -95,6 +95,7 @@ type Proxy struct {
 	MaxAge       time.Duration `mapstructure:"max-age" default:"5s" help:"age up to which a cached value is served without asking"`
 	StaleIfError time.Duration `mapstructure:"stale-if-error" default:"168h" help:"age up to which a cached value is served while the uplink is lost"`
 	ReadOnly     bool          `mapstructure:"read-only" default:"false" help:"refuse writes"`
+	Namespace    string        `mapstructure:"namespace" check:"namespace" help:"show clients only the keys that begin with this, without it; needs mode proxy. Other settings name keys as the cluster does"`
 }
 
 // Queue is what happens to writes while the cluster is out of reach. What a prefix leaves empty is taken from here.
