@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"sync"
@@ -35,7 +36,8 @@ func (a *Agent) reachMembers(cfg *member.Config) (*addressBook, error) {
 		cluster = binary.LittleEndian.Uint64(b[:])
 	}
 	cfg.ClusterID = cluster
-	raft, err := raftnet.New(raftnet.Options{Cluster: cluster, Node: cfg.NodeID, Log: a.opts.Log, Metrics: a.opts.Metrics})
+	raft, err := raftnet.New(raftnet.Options{Cluster: cluster, Node: cfg.NodeID, Spool: filepath.Join(cfg.Dir, "spool"),
+		Log: a.opts.Log, Metrics: a.opts.Metrics})
 	if err != nil {
 		return nil, fmt.Errorf("network to other members: %w", err)
 	}

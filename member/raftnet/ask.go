@@ -112,8 +112,6 @@ func (l *link) serveStream(ctx context.Context, s Stream) {
 		l.net.metrics.dropped("refused", 1)
 		l.net.opts.Log.Debug("a stream of another member was refused", "peer", l.peer.node, "err", err)
 		giveUp(s, codeRefused)
-	case h.kind == kindBulk:
-		l.serveBulk(s)
 	case h.kind == kindStripe:
 		l.serveStripe(s)
 	default:
@@ -132,7 +130,7 @@ func (l *link) welcomeStream(s Stream) (hello, error) {
 		return h, err
 	case h.cluster != l.net.opts.Cluster:
 		return h, fmt.Errorf("stream of cluster %016x: %w", h.cluster, errCluster)
-	case h.kind != kindBulk && h.kind != kindAsk && h.kind != kindStripe:
+	case h.kind != kindAsk && h.kind != kindStripe:
 		return h, fmt.Errorf("the %s lane on a stream of two directions: %w", h.kind, errFormat)
 	}
 	return h, nil

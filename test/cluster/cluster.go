@@ -273,7 +273,8 @@ func (n *Node) Start() {
 		t.Fatal(err)
 	}
 	n.metrics = prometheus.NewRegistry()
-	raft, err := raftnet.New(raftnet.Options{Cluster: clusterID, Node: bridge.MemberNode(n.id.Node()), Log: log, Metrics: n.metrics})
+	raft, err := raftnet.New(raftnet.Options{Cluster: clusterID, Node: bridge.MemberNode(n.id.Node()),
+		Spool: filepath.Join(n.dir, "spool"), Log: log, Metrics: n.metrics})
 	if err != nil {
 		t.Fatal(err)
 	}
