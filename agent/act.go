@@ -133,6 +133,9 @@ func (a *Agent) play(ctx context.Context, first *act, front api.Backend) error {
 				return errors.Join(err, next.stop())
 			}
 			now = next
+			if a.farewell.Load() {
+				a.takeLeave(ctx, e)
+			}
 		}
 	}
 }

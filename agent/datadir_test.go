@@ -182,7 +182,7 @@ func prepareJoin(asked *int) func(*dataDir, config.Config) (nodeID, error) {
 		if err := p.make(); err != nil {
 			return node, err
 		}
-		if cluster, err := member.ClusterOf(d.join(memberName)); err != nil || cluster != 7 {
+		if cluster, _, err := member.SeatOf(d.join(memberName)); err != nil || cluster != 7 {
 			return node, fmt.Errorf("the member is one of cluster %d: %w", cluster, err)
 		}
 		if err := d.step(failpoint.MemberOpened); err != nil {

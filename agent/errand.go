@@ -20,6 +20,9 @@ type errand struct {
 	began time.Time // since, by the clock of this process
 	done  chan struct{}
 
+	heard chan struct{} // closed once somebody has been told of the end
+	once  sync.Once     // for heard
+
 	mu      sync.Mutex
 	log     *slog.Logger // hears of each step; nil before the change has begun
 	step    string
@@ -53,14 +56,16 @@ func (s *errands) ask(e *errand) (*errand, error) {
 	return s.now, nil
 }
 
-// end makes room for the next.
+// end makes room for the next, but for that by which the node has left: there is none, and who asks is told that it is done.
 func (s *errands) end(e *errand, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e.mu.Lock()
 	e.err = err
 	e.mu.Unlock()
-	s.now = nil
+	if e.kind != api.SwitchLeave || err != nil {
+		s.now = nil
+	}
 	close(e.done)
 }
 
@@ -80,7 +85,7 @@ func (s *errands) current() *errand {
 }
 
 func newErrand(kind string, since time.Time) *errand {
-	return &errand{kind: kind, since: since.UTC().Truncate(time.Second), began: time.Now(), done: make(chan struct{}), step: "about to begin"}
+	return &errand{kind: kind, since: since.UTC().Truncate(time.Second), began: time.Now(), done: make(chan struct{}), heard: make(chan struct{}), step: "about to begin"}
 }
 
 // say notes what is being done.
@@ -148,6 +153,7 @@ func (s switcher) Switch(ctx context.Context, r api.SwitchRequest) (api.SwitchSt
 	}
 	select {
 	case <-e.done:
+		e.once.Do(func() { close(e.heard) })
 	case <-a.done:
 	case <-ctx.Done():
 	}

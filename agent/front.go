@@ -5,6 +5,8 @@ import (
 	"encoding/base64"
 	"errors"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"holdfast/api"
 	"holdfast/config"
@@ -80,13 +82,28 @@ func or(a, b string) string {
 	return b
 }
 
+// spaceFresh is for how long what is free on the disk of the queue is taken as found: each write asks. What is written
+// meanwhile comes out of the reserve, which is there for that.
+const spaceFresh = 100 * time.Millisecond
+
 func (a *Agent) queueSpace(dir string) func() (free, reserve int64) {
+	type found struct {
+		at            time.Time
+		free, reserve int64
+	}
+	var last atomic.Pointer[found]
 	return func() (int64, int64) {
+		now := time.Now()
+		if f := last.Load(); f != nil && now.Sub(f.at) < spaceFresh {
+			return f.free, f.reserve
+		}
 		free, size, err := diskSpace(dir)
 		if err != nil {
 			return 0, 0 // the write itself will tell
 		}
-		return free, int64(a.cfg.Queue.DiskReserve.Of(config.Size(size)))
+		f := &found{now, free, int64(a.cfg.Queue.DiskReserve.Of(config.Size(size)))}
+		last.Store(f)
+		return f.free, f.reserve
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 // leftName is where everything goes of a node that has left its cluster: left/<time>/.
 const leftName = "left"
 
-// leave takes this node out of its cluster and has the agent stop. A member is demoted first, so that the cluster knows;
+// leave takes this node out of its cluster, after which the agent stops. A member is demoted first, so that the cluster knows;
 // by force nobody is asked. Writes that wait in the queue are a refusal: nobody would send them.
 func (a *Agent) leave(ctx context.Context, now *running, e *errand) (*running, error) {
 	e.say("looking for writes that wait in the queue")
@@ -35,10 +35,23 @@ func (a *Agent) leave(ctx context.Context, now *running, e *errand) (*running, e
 	if !e.force {
 		a.depart(ctx, now, e)
 	}
-	e.say("stopping")
-	a.farewell.Store(true)
-	a.stop()
+	a.farewell.Store(true) // the agent stops once who asked has heard that it is done
 	return now, nil
+}
+
+// goodbyeMax is how long a node that has left waits for who asked to hear of it: he asks anew every two seconds at most.
+const goodbyeMax = 2 * time.Second
+
+// takeLeave has the agent stop once somebody has heard that e is done.
+func (a *Agent) takeLeave(ctx context.Context, e *errand) {
+	timer := time.NewTimer(goodbyeMax)
+	defer timer.Stop()
+	select {
+	case <-e.heard:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	a.stop()
 }
 
 // departMax is how long the cluster is asked to forget a node that leaves.

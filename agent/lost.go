@@ -25,8 +25,9 @@ const (
 // that is reached is enough for two to agree, and connections serve both ways; whoever is not one of the two hears from one
 // of them where the other is.
 type addressBook struct {
-	pool *transport.Pool
-	join []string
+	pool   *transport.Pool
+	join   []string
+	copied <-chan error // raftnet.ErrCopied, of the first member that says so
 
 	mu      sync.Mutex
 	roster  member.Roster

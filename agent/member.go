@@ -13,6 +13,7 @@ import (
 	"holdfast/enroll"
 	"holdfast/kv"
 	"holdfast/member"
+	"holdfast/member/raftnet"
 )
 
 // A member is a Backend, and serves its operator.
@@ -80,11 +81,11 @@ func (a *Agent) runMember(ctx context.Context, m *member.Member, peers *addressB
 	leaving.Go(func() { a.findOthers(alone, m, peers) })
 	leaving.Go(func() { tellPolicies(ctx, m, ca) })
 	leaving.Go(func() { a.raiseFeature(ctx, m) })
-	err := runWithPeers(alone, m, peers.pool, ca.Run)
+	err := runWithPeers(alone, m, peers, ca.Run)
 	stop()
 	over() // it may have ended by itself
 	leaving.Wait()
-	if errors.Is(err, member.ErrRemoved) || errors.Is(err, member.ErrLogLost) {
+	if errors.Is(err, member.ErrRemoved) || errors.Is(err, member.ErrLogLost) || errors.Is(err, raftnet.ErrCopied) {
 		return &exitError{ExitConfig, err}
 	}
 	return err

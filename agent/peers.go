@@ -26,18 +26,28 @@ func memberNodeID(node string) string { return bridge.MemberNode(node) }
 // reachMembers gives a member its network to the others: connections to all that its roster names, kept by the pool in the
 // address book that is returned.
 func (a *Agent) reachMembers(cfg *member.Config) (*addressBook, error) {
-	cluster, err := member.ClusterOf(cfg.Dir)
+	cluster, replica, err := member.SeatOf(cfg.Dir)
 	if err != nil {
 		return nil, openError(err)
 	}
+	replica = max(replica, firstReplica)
 	for cluster == 0 { // it is being founded
 		var b [8]byte
 		_, _ = rand.Read(b[:])
 		cluster = binary.LittleEndian.Uint64(b[:])
 	}
 	cfg.ClusterID = cluster
-	raft, err := raftnet.New(raftnet.Options{Cluster: cluster, Node: cfg.NodeID, Spool: filepath.Join(cfg.Dir, "spool"),
-		Log: a.opts.Log, Metrics: a.opts.Metrics})
+	lives, err := a.dir.beginLife(cluster, replica, a.opts.Log)
+	if err != nil {
+		return nil, err
+	}
+	copied := make(chan error, 1)
+	raft, err := raftnet.New(raftnet.Options{Cluster: cluster, Node: cfg.NodeID, Replica: replica, Lives: lives, Copied: func(err error) {
+		select {
+		case copied <- err:
+		default:
+		}
+	}, Spool: filepath.Join(cfg.Dir, "spool"), Log: a.opts.Log, Metrics: a.opts.Metrics})
 	if err != nil {
 		return nil, fmt.Errorf("network to other members: %w", err)
 	}
@@ -47,22 +57,35 @@ func (a *Agent) reachMembers(cfg *member.Config) (*addressBook, error) {
 	}
 	cfg.Network = raft
 	a.mail.Store(raft)
-	book := &addressBook{pool: pool, join: a.cfg.Join}
+	book := &addressBook{pool: pool, join: a.cfg.Join, copied: copied}
 	cfg.OnRoster = book.told
 	return book, nil
 }
 
-// runWithPeers runs a member, and its connections and what is done beside it for as long as it may need them.
-func runWithPeers(ctx context.Context, m *member.Member, peers *transport.Pool, beside func(context.Context) error) error {
+// runWithPeers runs a member, and its connections and what is done beside it for as long as it may need them. A copy of
+// another node's data dir ends with raftnet.ErrCopied.
+func runWithPeers(ctx context.Context, m *member.Member, peers *addressBook, beside func(context.Context) error) error {
+	ctx, end := context.WithCancel(ctx)
+	defer end()
 	links, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
-	var linkErr, besideErr error
-	wg.Go(func() { linkErr = peers.Run(links) })
+	var linkErr, besideErr, copiedErr error
+	wg.Go(func() { linkErr = peers.pool.Run(links) })
 	wg.Go(func() { besideErr = beside(links) })
+	wg.Go(func() {
+		select {
+		case err := <-peers.copied:
+			copiedErr = fmt.Errorf("%w: this data dir is a copy of that node's, or was put back to an older state. It takes part no more, "+
+				"since what it acknowledges would be acknowledged for two. Give the box an empty data dir, --join and a token: it joins "+
+				"as a new member", err)
+			end()
+		case <-links.Done():
+		}
+	})
 	err := m.Run(ctx)
 	stop()
 	wg.Wait()
-	return errors.Join(err, linkErr, besideErr)
+	return errors.Join(copiedErr, err, linkErr, besideErr)
 }
 
 // memberAddresses is where members answer.

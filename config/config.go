@@ -95,6 +95,7 @@ type Proxy struct {
 	MaxAge       time.Duration `mapstructure:"max-age" default:"5s" help:"age up to which a cached value is served without asking"`
 	StaleIfError time.Duration `mapstructure:"stale-if-error" default:"168h" help:"age up to which a cached value is served while the uplink is lost"`
 	ReadOnly     bool          `mapstructure:"read-only" default:"false" help:"refuse writes"`
+	Namespace    string        `mapstructure:"namespace" check:"namespace" help:"show clients only the keys that begin with this, without it; needs mode proxy. Other settings name keys as the cluster does"`
 }
 
 // Queue is what happens to writes while the cluster is out of reach. What a prefix leaves empty is taken from here.
@@ -103,7 +104,7 @@ type Queue struct {
 	Lane           string        `mapstructure:"lane" default:"normal" oneof:"high,normal,bulk" help:"urgency of queued writes"`
 	Guard          string        `mapstructure:"guard" default:"seen" oneof:"seen,none" help:"whether a queued write yields to a newer one by somebody else"`
 	OnFull         string        `mapstructure:"on-full" default:"reject" oneof:"reject,coalesce,drop-oldest" help:"what a full queue does: refuse the write, keep only the newest unsent write of each key, or give up the oldest unsent ones under the prefix"`
-	MaxBytes       Size          `mapstructure:"max-bytes" default:"256MiB" min:"1MiB" help:"largest size of the queue; beyond it writes are refused"`
+	MaxBytes       Size          `mapstructure:"max-bytes" default:"256MiB" min:"1MiB" help:"largest size of the queue, where each write counts its key, its value and 192 B, what it takes in memory; beyond it writes are refused"`
 	DiskReserve    Reserve       `mapstructure:"disk-reserve" default:"10%" help:"free disk space that the queue leaves, a size or a share of at most 1GiB"`
 	Expires        time.Duration `mapstructure:"expires" default:"none" min:"1s" help:"age at which a queued write is given up"`
 	DeviceMaxBytes Size          `mapstructure:"device-max-bytes" default:"none" help:"most that the queued writes of one client may take; beyond it they are answered with 429"`

@@ -289,7 +289,7 @@ func (d *Desk) judge(ctx context.Context, q request) (TokenRecord, error) {
 	case q.Role != transport.Proxy && q.Role != transport.Member:
 		return t, kv.Errorf(kv.Invalid, "the box wants to be a %q, which this version does not know", q.Role)
 	case t.Role != transport.None && t.Role != q.Role && !(q.Role == transport.Member && q.Fallback):
-		return t, kv.Errorf(kv.PermissionDenied, "the token is for a %s, the box wants to be a %s", t.Role, q.Role)
+		return t, kv.Errorf(kv.PermissionDenied, "the token is for a %s, the box wants to be a %s; make one for that (agent token create --role %s)", t.Role, q.Role, q.Role)
 	}
 	return t, nil
 }

@@ -117,17 +117,18 @@ func Stage(dir string, a Admission) error {
 	return identity{Format: identityFormat, Cluster: a.Cluster, Replica: a.Replica, Node: a.Node, Join: true}.save(dir)
 }
 
-// ClusterOf is the id of the cluster that the member in dir belongs to, 0 if it has not been founded yet.
-func ClusterOf(dir string) (uint64, error) {
+// SeatOf is the id of the cluster that the member in dir belongs to, and of its replica there; both are 0 if it has not been
+// founded yet.
+func SeatOf(dir string) (cluster, replica uint64, err error) {
 	b, err := os.ReadFile(filepath.Join(dir, identityName))
 	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
+		return 0, 0, nil
 	}
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	id, err := parseIdentity(filepath.Join(dir, identityName), b)
-	return id.Cluster, err
+	return id.Cluster, id.Replica, err
 }
 
 func (m *Member) loadFirstRoster() (r Roster, err error) {

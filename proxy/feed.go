@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -52,6 +51,7 @@ type mirror struct {
 	tail             *tail     // what it brought of late
 	reason           string    // why it is not mirrored
 	retry            time.Time // when it is tried again, after it was too large
+	lost             bool      // the history behind what it has is gone: see resync
 }
 
 func newFeed(p *Proxy) *feed {
@@ -138,12 +138,11 @@ func (f *feed) turn(epoch kv.Epoch) error {
 	f.compact = 0
 	for _, m := range f.mirrors {
 		m.tail.end()
+		m.lost = false
 	}
 	f.proven = false
 	return nil
 }
-
-func retryAfter(d time.Duration) time.Time { return time.Now().Add(d) }
 
 func (f *feed) say(m *mirror, why string) {
 	f.mu.Lock()
@@ -158,53 +157,6 @@ func (f *feed) why(i int) string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.mirrors[i].reason
-}
-
-// load makes sure that a prefix is covered: by what the cache has, or by reading all of it at one revision. A prefix that
-// did not fit is not read again at once: finding that out may have cost as many bytes on the link as the cache may have.
-func (f *feed) load(ctx context.Context, epoch kv.Epoch, m *mirror) (span cache.Span, err error) {
-	span = cache.Span{Key: m.key, End: m.end}
-	if s, ok := f.p.cache.Mirrored(m.key, m.end); ok {
-		return s, nil
-	}
-	if time.Now().Before(m.retry) {
-		return span, cache.ErrFull
-	}
-	defer func() {
-		f.evicted()
-		if errors.Is(err, cache.ErrFull) {
-			m.retry = retryAfter(tooLargeRetry)
-		}
-	}()
-	var all []kv.KeyValue
-	var size int64
-	from := m.key
-	for {
-		page, err := f.p.up.Read(ctx, kv.Query{By: f.p.opts.Self, Ops: []kv.Op{kv.Range{Key: from, End: m.end, Limit: pageKeys, Revision: span.Revision}}})
-		if err != nil {
-			return span, fmt.Errorf("mirror prefix %q: %w", m.prefix, err)
-		}
-		if page.Epoch != epoch {
-			return span, fmt.Errorf("mirror prefix %q: the cluster turned to another history", m.prefix)
-		}
-		if span.Revision == 0 {
-			span.Revision = page.Revision
-		}
-		kvs := page.Ops[0].KVs
-		all = append(all, kvs...)
-		for _, v := range kvs {
-			size += cache.Weight(v)
-		}
-		left := page.Ops[0].Count - int64(len(kvs))
-		if size+left*cache.WeightMin > f.p.opts.MaxBytes {
-			return span, cache.ErrFull
-		}
-		if !page.Ops[0].More || len(kvs) == 0 {
-			break
-		}
-		from = append(bytes.Clone(kvs[len(kvs)-1].Key), 0) // the least key behind the last
-	}
-	return span, f.p.cache.Load(epoch, span, all)
 }
 
 func orEnded(e *kv.Error) error {

@@ -8,6 +8,7 @@ type metrics struct {
 	all                         []prometheus.Collector
 	hits, misses, stale, rounds prometheus.Counter
 	evicted, demuxed, moved     prometheus.Counter
+	resynced                    prometheus.Counter
 }
 
 func newMetrics(p *Proxy, reg prometheus.Registerer) *metrics {
@@ -18,15 +19,16 @@ func newMetrics(p *Proxy, reg prometheus.Registerer) *metrics {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "holdfast_proxy_" + name, Help: help}, func() float64 { return v(p.State()) })
 	}
 	m := &metrics{reg: reg,
-		hits:    counter("cache_hits_total", "Reads answered by the cache."),
-		misses:  counter("forwarded_reads_total", "Reads answered by the cluster."),
-		stale:   counter("stale_reads_total", "Reads answered by the cache because the cluster did not answer."),
-		rounds:  counter("rounds_total", "Reads that waited for a progress round."),
-		evicted: counter("cache_evicted_keys_total", "Keys held on demand that had to go: for others, for a write of unknown effect, or because the cluster would not watch them."),
-		demuxed: counter("fed_watches_total", "Watch streams served from the feed."),
-		moved:   counter("moved_watches_total", "Watch streams that began on the feed and needed an upstream watch of their own: too slow, or of another kind."),
+		hits:     counter("cache_hits_total", "Reads answered by the cache."),
+		misses:   counter("forwarded_reads_total", "Reads answered by the cluster."),
+		stale:    counter("stale_reads_total", "Reads answered by the cache because the cluster did not answer."),
+		rounds:   counter("rounds_total", "Reads that waited for a progress round."),
+		evicted:  counter("cache_evicted_keys_total", "Keys held on demand that had to go: for others, for a write of unknown effect, or because the cluster would not watch them."),
+		demuxed:  counter("fed_watches_total", "Watch streams served from the feed."),
+		moved:    counter("moved_watches_total", "Watch streams that began on the feed and needed an upstream watch of their own: too slow, or of another kind."),
+		resynced: counter("resyncs_total", "Mirrored prefixes that were brought past a compaction by what had changed since."),
 	}
-	m.all = []prometheus.Collector{m.hits, m.misses, m.stale, m.rounds, m.evicted, m.demuxed, m.moved,
+	m.all = []prometheus.Collector{m.hits, m.misses, m.stale, m.rounds, m.evicted, m.demuxed, m.moved, m.resynced,
 		gauge("cache_held_keys", "Keys held on demand.", func(s State) float64 { return float64(s.Held) }),
 		gauge("cache_bytes", "Size of keys and values held.", func(s State) float64 { return float64(s.Bytes) }),
 		gauge("cache_age_seconds", "Proven age of the cache, -1 without proof.", func(s State) float64 {

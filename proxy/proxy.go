@@ -173,10 +173,14 @@ func (p *Proxy) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
 	c.Write, c.Wait = kv.WriteSync, 0
 	res, err := p.up.Do(ctx, c)
 	if err != nil {
+		if e, ok := errors.AsType[*kv.Error](err); ok {
+			p.refused(c, e)
+		}
 		return res, err
 	}
 	p.saw(res.Header)
 	p.remember(ctx, c, res)
+	p.showing(c.Ops, res.Ops, res.Revision)
 	return res, nil
 }
 

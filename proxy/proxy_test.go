@@ -338,6 +338,37 @@ func TestAWatchOutlivesTheLinkWithoutAGapOrADuplicate(t *testing.T) {
 	})
 }
 
+func TestAWatchOfNoKeyIsRefusedWhileTheLinkIsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLink()
+		p, shut := open(t, l, t.TempDir(), "a/")
+		defer shut()
+		synctest.Wait()
+		l.setCut(true)
+		control := make(chan kv.WatchControl, 2)
+		control <- kv.WatchControl{Add: &kv.Watch{ID: 1}}
+		control <- kv.WatchControl{Add: &kv.Watch{ID: 2}}
+		begin, refused := time.Now(), 0
+		for b, err := range p.Watch(t.Context(), kv.WatchSpec{Control: control}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if b.WatchID == kv.WatchAll {
+				continue
+			}
+			if !b.Created || !b.Canceled || kv.CodeOf(b.Err) != kv.Invalid {
+				t.Fatalf("watch %d is answered with %+v", b.WatchID, b)
+			}
+			if refused++; refused == 2 {
+				break
+			}
+		}
+		if took := time.Since(begin); refused != 2 || took > 2*retryMax {
+			t.Errorf("%d were refused after %v", refused, took)
+		}
+	})
+}
+
 func TestAReadOnlyProxyRefusesWrites(t *testing.T) {
 	l := newLink()
 	p, err := New(Options{Upstream: l, Path: filepath.Join(t.TempDir(), "c"), ReadOnly: true, Clock: func() time.Duration { return 0 }})

@@ -107,10 +107,11 @@ func (s *stream) mirrored(m *mirror, b kv.Batch) error {
 		if b.Err == nil && m.reason != "" {
 			return nil // given up, see below
 		}
-		if b.Err != nil && b.Err.Code == kv.Compacted { // its history is gone: it is read anew
-			if err := f.drop(m); err != nil {
-				return err
-			}
+		if b.Err != nil && b.Err.Code == kv.Compacted { // its history is gone: see resync
+			m.tail.end()
+			f.mu.Lock()
+			m.lost = true
+			f.mu.Unlock()
 		}
 		return fmt.Errorf("the upstream canceled the watch of prefix %q: %w", m.prefix, orEnded(b.Err))
 	}
@@ -155,6 +156,9 @@ func (s *stream) outgrown(m *mirror) error {
 // newer versions may have been read through it.
 func (f *feed) drop(m *mirror) error {
 	m.tail.end()
+	f.mu.Lock()
+	m.lost = false
+	f.mu.Unlock()
 	if err := f.p.cache.Drop(m.key, m.end); err != nil {
 		return err
 	}

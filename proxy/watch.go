@@ -163,6 +163,7 @@ func (w *watcher) once(ctx context.Context) (over bool, err error) {
 			}
 			continue
 		}
+		w.p.showingEvents(ctx, b)
 		if !w.yield(b, nil) {
 			return true, nil
 		}
@@ -176,7 +177,8 @@ func (w *watcher) once(ctx context.Context) (over bool, err error) {
 }
 
 // open is what to ask the upstream for; resumed counts the watches that the consumer knows already. Watches that it has
-// given up while the upstream was lost are ended here.
+// given up while the upstream was lost are ended here, and those of no key, which no node has, refused: what a guard does
+// not let through comes as one, and is told so without the upstream too.
 func (w *watcher) open() (spec kv.WatchSpec, resumed int, over bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -185,6 +187,13 @@ func (w *watcher) open() (spec kv.WatchSpec, resumed int, over bool) {
 		if one.ending {
 			w.remove(one.ID)
 			if !w.yield(kv.Batch{WatchID: one.ID, Canceled: true}, nil) {
+				return spec, 0, true
+			}
+			continue
+		}
+		if len(one.Key) == 0 {
+			w.remove(one.ID)
+			if !w.yield(kv.Batch{WatchID: one.ID, Created: true, Canceled: true, Err: kv.Errorf(kv.Invalid, "a watch has a key")}, nil) {
 				return spec, 0, true
 			}
 			continue

@@ -1,7 +1,58 @@
 package queue
 
-// opOverhead is what an op costs beside key and value, on disk and in memory.
-const opOverhead = 64
+import "unsafe"
+
+// opOverhead is what an op counts beside key and value: what it takes in memory while it waits on disk (an op, its place in
+// line and in the index), so that Options.MaxBytes bounds that too.
+const opOverhead = 192
+
+// owner is a device that has ops in line.
+type owner struct {
+	name  string
+	ops   int   // in line
+	bytes int64 // of those that are durable
+}
+
+// owned puts an op on a device's account; none has no name.
+func (q *Queue) owned(o *op, name string) {
+	if name == "" {
+		return
+	}
+	d := q.devices[name]
+	if d == nil {
+		d = &owner{name: name}
+		q.devices[name] = d
+	}
+	d.ops++
+	o.owner = d
+}
+
+// disown takes it off again, at its end.
+func (q *Queue) disown(o *op) {
+	if o.owner == nil {
+		return
+	}
+	if o.owner.ops--; o.owner.ops == 0 {
+		delete(q.devices, o.owner.name)
+	}
+	o.owner = nil
+}
+
+// device is the name of the op's device, empty for none.
+func (o *op) device() string {
+	if o.owner == nil {
+		return ""
+	}
+	return o.owner.name
+}
+
+// deviceBytes is what the durable ops of a device take.
+func (q *Queue) deviceBytes(name string) int64 {
+	if d := q.devices[name]; d != nil {
+		return d.bytes
+	}
+	return 0
+}
 
 // count adds a durable op to what is counted, or takes it off again.
 func (q *Queue) count(o *op, by int64) {
@@ -10,41 +61,47 @@ func (q *Queue) count(o *op, by int64) {
 	if o.rule >= 0 {
 		q.ruleBytes[o.rule] += size
 	}
-	if o.live != nil && o.device != "" {
-		if q.devices[o.device] += size; q.devices[o.device] <= 0 {
-			delete(q.devices, o.device)
-		}
+	if o.owner != nil {
+		o.owner.bytes += size
 	}
+	q.keyBytes += by * int64(len(o.key))
+}
+
+// memory is what durable ops take of it: themselves, their keys, their places in line and in the index, and the commands
+// that are about to be sent.
+func (q *Queue) memory() int64 {
+	const each = int64(unsafe.Sizeof(op{}) + unsafe.Sizeof((*op)(nil)))
+	return int64(q.depth)*each + q.keyBytes + int64(len(q.keys.slots))*int64(unsafe.Sizeof((*op)(nil))) + q.loaded
 }
 
 func (q *Queue) addKey(o *op) {
-	k := q.keys[o.key]
-	if k.last != nil {
-		k.last.succ = o
-		if o.rule >= 0 && k.last.n > k.last.lane.handed {
+	o.line = 1
+	if last := q.keys.put(o); last != nil {
+		last.succ = o
+		o.line = last.line + 1
+		if o.rule >= 0 && last.n > last.lane.handed {
 			q.dups[o.rule]++
 		}
 	}
-	k.count++
-	k.last = o
-	q.keys[o.key] = k
 }
 
 // dropKey takes an op out of those of its key.
 func (q *Queue) dropKey(o *op) {
-	k, there := q.keys[o.key]
-	if !there {
+	last := q.keys.last(o.key)
+	if last == nil {
 		return
 	}
-	if k.count--; k.count <= 0 {
-		delete(q.keys, o.key)
+	line := last.line - 1
+	if line <= 0 {
+		q.keys.remove(o.key)
 		return
 	}
-	if k.last == o { // it was given up: the one before it is the last again
+	if last == o { // it was given up: the one before it is the last again
 		if i, found := o.lane.find(o.pred); found && !o.lane.pending[i].skip {
-			k.last = o.lane.pending[i]
-			k.last.succ = nil
+			last = o.lane.pending[i]
+			last.succ = nil
+			q.keys.put(last)
 		}
 	}
-	q.keys[o.key] = k
+	last.line = line
 }

@@ -61,7 +61,7 @@ type record struct {
 	keyAt, key  int    // op: where in the command the key stands, and how long it is
 
 	state   State  // end
-	outcome []byte // end
+	outcome []byte // end; of number 0: a note
 }
 
 type recordKind uint8
@@ -78,6 +78,26 @@ const (
 	recordBase  // the op goes by another base: the one before it on its key was given up
 	recordPause // n is 1 while nothing is sent, else 0
 )
+
+// noteDevice is the tag of a note that says of which device the op behind it is.
+const noteDevice = 1
+
+// note is about the op that is written behind it. It is an end of no op, number 0, which versions that know of no notes read
+// and pass over: a box can go back to one of them.
+func note(lane uint8, device string) record {
+	return record{kind: recordEnd, lane: lane, state: Unknown, outcome: append([]byte{noteDevice}, device...)}
+}
+
+// noted is the device that a note names, empty if it is of another kind.
+func (q *Queue) noted(r *record) string {
+	if len(r.outcome) < 2 || r.outcome[0] != noteDevice {
+		return ""
+	}
+	if d := q.devices[string(r.outcome[1:])]; d != nil { // spares a copy for each op
+		return d.name
+	}
+	return string(r.outcome[1:])
+}
 
 func appendRecord(dst []byte, r *record) []byte {
 	dst = append(dst, byte(r.kind), r.lane)

@@ -13,7 +13,7 @@ func (q *Queue) room(o *op, by device) error {
 	if by.share > 0 {
 		most, named = by.share, "--share of its token"
 	}
-	if most > 0 && o.device != "" && q.devices[o.device]+int64(o.size) > most {
+	if most > 0 && by.name != "" && q.deviceBytes(by.name)+int64(o.size) > most {
 		return &kv.Error{Code: kv.RateLimited, RetryAfter: time.Second,
 			Detail: "the queued writes of this device take its whole share (" + named + "); nothing was stored: wait until some have been sent"}
 	}
@@ -31,7 +31,7 @@ func (q *Queue) room(o *op, by device) error {
 			return nil
 		}
 	}
-	last := q.keys[o.key].last
+	last := q.keys.last(o.key)
 	if last == nil || !q.droppable(last, o.rule) {
 		return why
 	}

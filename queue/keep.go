@@ -15,6 +15,22 @@ func (o *op) record(command []byte) record {
 	return r
 }
 
+// records are those that an op is written down as, its own the last. The caller holds q.mu.
+func (o *op) records(command []byte) []record {
+	r := o.record(command)
+	if o.owner == nil {
+		return []record{r}
+	}
+	return []record{note(o.lane.id, o.owner.name), r}
+}
+
+// placeOfLast has the place of the last of some records told, as append wants it.
+func placeOfLast(recs []record, at *place) []*place {
+	all := make([]*place, len(recs))
+	all[len(all)-1] = at
+	return all
+}
+
 func (o *op) baseRecord() record {
 	r := record{kind: recordBase, lane: o.lane.id, n: o.n, guard: uint8(o.guard), seen: o.seen, pred: o.pred}
 	if !o.covered {
@@ -32,10 +48,10 @@ func (q *Queue) keep(o *op) (kv.Result, error) {
 	}
 	o.keeping = make(chan struct{})
 	q.keeping[o] = true
-	rec := o.record(wire.AppendCommand(nil, o.command))
+	recs := o.records(wire.AppendCommand(make([]byte, 0, o.size), o.command))
 	q.mu.Unlock()
 	var at place
-	err := q.log.append([]record{rec}, []*place{&at})
+	err := q.log.append(recs, placeOfLast(recs, &at))
 	q.mu.Lock()
 	ended := o.state.Ended()
 	delete(q.keeping, o)

@@ -46,7 +46,9 @@ type op struct {
 	at      int64  // Unix milliseconds
 	expires int64  // the same, 0 for never
 	place   place
+	owner   *owner // the device whose share it takes, nil for none
 	size    int32
+	line    int32 // of the last op of its key: how many there are
 	rule    int16 // in Options.Rules, -1 for none
 	state   State
 	guard   Guard
@@ -66,7 +68,6 @@ type live struct {
 	done    chan struct{}
 	keeping chan struct{} // closed when keep has the disk's answer
 	asked   bool          // it went up last as a skip of its own number
-	device  string
 }
 
 // wake gives an op what it needs to be sent or waited for. The queue's mutex is held.

@@ -19,9 +19,10 @@ const (
 
 // loading is what reading the log needs: the ops of each lane in order of number, those that ended included.
 type loading struct {
-	ops  [lanes][]*op
-	slab []op
-	keys *strings.Builder // memory for the keys to come
+	ops    [lanes][]*op
+	slab   []op
+	keys   *strings.Builder // memory for the keys to come
+	device string           // of the op that comes next
 }
 
 // key copies a key. Memory is freed once no op has a key of its piece.
@@ -66,7 +67,7 @@ func (q *Queue) load() error {
 	for _, ops := range ld.ops {
 		total += len(ops)
 	}
-	q.keys = make(map[string]keyState, total)
+	q.keys = newIndex(total)
 	for i, l := range q.lanes {
 		l.pending = slices.DeleteFunc(ld.ops[i], func(o *op) bool { return o.state.Ended() })
 		for _, o := range l.pending {
@@ -101,7 +102,9 @@ func (q *Queue) visit(ld *loading, r record, at place) error {
 		l.epoch, l.base = r.epoch, r.base
 		q.history = r.history
 	case recordEnd:
-		if _, o := ld.find(r.lane, r.n); o != nil && !o.state.Ended() {
+		if r.n == 0 {
+			ld.device = q.noted(&r)
+		} else if _, o := ld.find(r.lane, r.n); o != nil && !o.state.Ended() {
 			return q.visitEnd(o, &r)
 		}
 	case recordForget:
@@ -128,6 +131,8 @@ func (q *Queue) visit(ld *loading, r record, at place) error {
 func (q *Queue) visitOp(ld *loading, r record, at place) error {
 	l := q.lanes[r.lane]
 	i, was := ld.find(r.lane, r.n)
+	device := ld.device
+	ld.device = ""
 	if was != nil {
 		if was.place.seg != nil {
 			q.log.hold(was.place, -1)
@@ -141,6 +146,7 @@ func (q *Queue) visitOp(ld *loading, r record, at place) error {
 		return err
 	}
 	o.lane = l
+	q.owned(o, device)
 	ld.ops[r.lane] = slices.Insert(ld.ops[r.lane], i, o)
 	l.next = max(l.next, r.n+1)
 	q.log.hold(at, 1)
@@ -149,6 +155,7 @@ func (q *Queue) visitOp(ld *loading, r record, at place) error {
 
 func (q *Queue) visitEnd(o *op, r *record) error {
 	o.state = r.state
+	q.disown(o)
 	if !r.state.kept() {
 		q.log.hold(o.place, -1)
 		o.place = place{}

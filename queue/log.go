@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -34,6 +35,7 @@ type file interface {
 	ReadAt([]byte, int64) (int, error)
 	Truncate(size int64) error
 	Sync() error // durable, size included
+	Trim() error // the file ends for good with what was written
 	Close() error
 }
 
@@ -49,15 +51,19 @@ type log struct {
 	// called without locks held.
 	checkpoint func() []byte
 
-	buffer []byte // of the segment being read, while the log is opened
-
 	mu       sync.Mutex
 	filling  *commit
 	busy     bool // a leader is writing
 	segments []*segment
 	failed   error
 	commits  uint64
+	spare    []byte // memory of a commit that is over, for the next; nil: there is none
+
+	frame []byte // memory of write
 }
+
+// spareMax is how much memory is kept from one commit to the next.
+const spareMax = 64 << 10
 
 // segment is one file of the log. live counts what still needs it: pending ops and kept outcomes.
 type segment struct {
@@ -68,11 +74,11 @@ type segment struct {
 	live int
 }
 
-// place is where a record's command is: enough to read it again.
+// place is where a record's command is: enough to read it again. A segment and the last frame in it are far below 4 GiB.
 type place struct {
 	seg  *segment
-	off  int64
-	size int
+	off  uint32
+	size uint32
 }
 
 // commit is one group of records on its way to disk.
@@ -150,7 +156,8 @@ func (l *log) join(recs []record, at []*place) (*commit, error) {
 		return nil, l.failed
 	}
 	if l.filling == nil {
-		l.filling = &commit{done: make(chan struct{})}
+		l.filling = &commit{done: make(chan struct{}), body: l.spare}
+		l.spare = nil
 	}
 	c := l.filling
 	for i := range recs {
@@ -178,7 +185,7 @@ func (l *log) write(c *commit) error {
 	if err != nil {
 		return err
 	}
-	var frame []byte
+	frame := l.frame[:0]
 	if fresh { // so that the segments before it can go
 		if head := l.checkpoint(); len(head) > 0 {
 			frame = appendFrame(frame, head)
@@ -186,6 +193,9 @@ func (l *log) write(c *commit) error {
 	}
 	start := int64(len(frame))
 	frame = appendFrame(frame, c.body)
+	if cap(frame) <= spareMax {
+		l.frame = frame
+	}
 	if _, err := seg.f.Write(frame); err != nil {
 		if terr := seg.f.Truncate(seg.size); terr != nil {
 			return fmt.Errorf("queue: write %s: %w; taking it back: %w; restart the agent to read what is there", seg.path, err, terr)
@@ -201,8 +211,11 @@ func (l *log) write(c *commit) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.commits++
+	if cap(c.body) <= spareMax {
+		l.spare = c.body[:0]
+	}
 	for _, p := range c.places {
-		*p.dst = place{seg: seg, off: seg.size + start + frameHeader + int64(p.off), size: p.size}
+		*p.dst = place{seg: seg, off: uint32(seg.size + start + frameHeader + int64(p.off)), size: uint32(p.size)}
 	}
 	seg.size += int64(len(frame))
 	return nil
@@ -210,14 +223,16 @@ func (l *log) write(c *commit) error {
 
 // tail returns the segment to append to, a new one if the last is full, and whether it is still empty.
 func (l *log) tail() (s *segment, fresh bool, err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	id := uint64(1)
-	if n := len(l.segments); n > 0 {
-		if s := l.segments[n-1]; s.size < segmentBytes {
+	if s := l.last(); s != nil {
+		if s.size < segmentBytes { // only this goroutine writes it
 			return s, s.size == int64(len(magic)), nil
 		}
-		id = l.segments[n-1].id + 1
+		// Before the next one is there: zeros in front of acknowledged writes would be damage.
+		if err := s.f.Trim(); err != nil {
+			return nil, false, fmt.Errorf("queue: end %s: %w; restart the agent to read what is there", s.path, err)
+		}
+		id = s.id + 1
 	}
 	path := filepath.Join(l.dir, fmt.Sprintf("%016x.seg", id))
 	f, err := l.disk.create(path)
@@ -228,14 +243,38 @@ func (l *log) tail() (s *segment, fresh bool, err error) {
 		return nil, false, fmt.Errorf("queue: create %s: %w", path, err)
 	}
 	s = &segment{path: path, id: id, f: f, size: int64(len(magic))}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.segments = append(l.segments, s)
 	return s, true, nil
+}
+
+// last is the segment that is appended to, nil if there is none.
+func (l *log) last() *segment {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := len(l.segments); n > 0 {
+		return l.segments[n-1]
+	}
+	return nil
+}
+
+// trim ends the log in order: the zeros ahead of it go. After a fault nothing is touched any more.
+func (l *log) trim() error {
+	s := l.last()
+	if s == nil || l.fault() != nil {
+		return nil
+	}
+	if err := s.f.Trim(); err != nil {
+		return fmt.Errorf("queue: end %s: %w", s.path, err)
+	}
+	return nil
 }
 
 // read returns the command at p.
 func (l *log) read(p place) ([]byte, error) {
 	b := make([]byte, p.size)
-	if _, err := p.seg.f.ReadAt(b, p.off); err != nil {
+	if _, err := p.seg.f.ReadAt(b, int64(p.off)); err != nil {
 		return nil, fmt.Errorf("queue: read %s at %d: %w", p.seg.path, p.off, err)
 	}
 	return b, nil
@@ -310,28 +349,29 @@ func (l *log) open(visit func(record, place) error) error {
 		return err
 	}
 	slices.Sort(names)
-	defer func() { l.buffer = nil }()
+	r := readAhead(names)
+	defer r.stop()
 	for i, path := range names {
-		s, err := l.openSegment(path, i == len(names)-1, visit)
+		b, err := r.next()
+		if err != nil {
+			return fmt.Errorf("queue: %w", err)
+		}
+		s, err := l.openSegment(path, b, i == len(names)-1, visit)
 		if err != nil {
 			return err
 		}
+		r.free <- b
 		l.segments = append(l.segments, s)
 	}
 	return nil
 }
 
-func (l *log) openSegment(path string, last bool, visit func(record, place) error) (*segment, error) {
+func (l *log) openSegment(path string, b []byte, last bool, visit func(record, place) error) (*segment, error) {
 	var id uint64
 	name := strings.TrimSuffix(filepath.Base(path), ".seg")
 	if _, err := fmt.Sscanf(name, "%016x", &id); err != nil {
 		return nil, fmt.Errorf("queue: %s: not a segment; move it away", path)
 	}
-	b, err := readInto(l.buffer, path)
-	if err != nil {
-		return nil, fmt.Errorf("queue: %w", err)
-	}
-	l.buffer = b
 	s := &segment{path: path, id: id, size: int64(len(magic))}
 	if len(b) < len(magic) && last { // cut while it was made
 		if err := os.WriteFile(path, []byte(magic), 0o600); err != nil {
@@ -349,7 +389,9 @@ func (l *log) openSegment(path string, last bool, visit func(record, place) erro
 			if !last || framesFollow(rest) {
 				return nil, &kv.Error{Code: kv.Corrupt, Detail: fmt.Sprintf("queue: %s is damaged at byte %d, and acknowledged writes follow; restore the file, or move %s away to give up what was queued", path, s.size, l.dir)}
 			}
-			l.slog.Warn("queue tail cut off: a commit was interrupted", "file", path, "at", s.size, "bytes", len(rest))
+			if !empty(rest) { // zeros are what was filled ahead
+				l.slog.Warn("queue tail cut off: a commit was interrupted", "file", path, "at", s.size, "bytes", len(rest))
+			}
 			break
 		}
 		for len(body) > 0 {
@@ -358,7 +400,7 @@ func (l *log) openSegment(path string, last bool, visit func(record, place) erro
 				return nil, &kv.Error{Code: kv.Corrupt, Detail: fmt.Sprintf("queue: %s at byte %d: %v", path, s.size, err)}
 			}
 			end := int64(len(b)-len(after)) - int64(len(more))
-			if err := visit(r, place{seg: s, off: end - int64(len(r.command)), size: len(r.command)}); err != nil {
+			if err := visit(r, place{seg: s, off: uint32(end - int64(len(r.command))), size: uint32(len(r.command))}); err != nil {
 				return nil, fmt.Errorf("queue: %s at byte %d: %w", path, s.size, err)
 			}
 			body = more
@@ -366,17 +408,66 @@ func (l *log) openSegment(path string, last bool, visit func(record, place) erro
 		s.size = int64(len(b) - len(after))
 		rest = after
 	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND, 0o600)
+	f, err := os.OpenFile(path, os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("queue: %w", err)
 	}
-	s.f = f
+	s.f = newTail(f, s.size)
 	if s.size < int64(len(b)) {
 		if err := errors.Join(f.Truncate(s.size), f.Sync()); err != nil {
 			return nil, errors.Join(fmt.Errorf("queue: cut the end off %s: %w", path, err), f.Close())
 		}
 	}
 	return s, nil
+}
+
+// reader reads files one ahead of whoever looks at them, into two buffers by turns.
+type reader struct {
+	free  chan []byte // buffers that may be filled
+	ready chan read
+	done  chan struct{}
+}
+
+type read struct {
+	b   []byte
+	err error
+}
+
+func readAhead(paths []string) *reader {
+	r := &reader{free: make(chan []byte, 2), ready: make(chan read), done: make(chan struct{})}
+	r.free <- nil
+	r.free <- nil
+	go func() {
+		defer close(r.ready)
+		for _, path := range paths {
+			var got read
+			select {
+			case b := <-r.free:
+				got.b, got.err = readInto(b, path)
+			case <-r.done:
+				return
+			}
+			select {
+			case r.ready <- got:
+			case <-r.done:
+				return
+			}
+		}
+	}()
+	return r
+}
+
+// next returns the contents of the next file; they are valid until the buffer is put back into free.
+func (r *reader) next() ([]byte, error) {
+	got := <-r.ready
+	return got.b, got.err
+}
+
+// stop ends the reading and waits for that.
+func (r *reader) stop() {
+	close(r.done)
+	for range r.ready { //nolint:revive // closed when it has ended
+	}
 }
 
 // readInto is os.ReadFile into the memory of b.
@@ -392,6 +483,9 @@ func readInto(b []byte, path string) ([]byte, error) {
 	}
 	return b, errors.Join(err, f.Close())
 }
+
+// empty reports whether there is nothing but zeros.
+func empty(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 }
 
 // framesFollow reports whether a whole frame stands anywhere behind a damaged one.
 func framesFollow(b []byte) bool {
@@ -409,7 +503,7 @@ func framesFollow(b []byte) bool {
 type folder struct{}
 
 func (folder) create(path string) (file, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -422,7 +516,7 @@ func (folder) create(path string) (file, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close(), os.Remove(path))
 	}
-	return f, nil
+	return newTail(f, int64(len(magic))), nil
 }
 
 func (folder) remove(path string) error {

@@ -26,6 +26,7 @@ func newMetrics(q *Queue, reg prometheus.Registerer) *metrics {
 	m.all = []prometheus.Collector{m.queued, m.refused, m.dropped, m.ends,
 		gauge("depth_ops", "Writes acknowledged by this disk and not settled.", func(s Status) float64 { return float64(s.Depth) }),
 		gauge("pending_bytes", "Size of those writes.", func(s Status) float64 { return float64(s.Bytes) }),
+		gauge("memory_bytes", "What those writes take in memory.", func(s Status) float64 { return float64(s.Memory) }),
 		gauge("disk_bytes", "Size of the queue's segments.", func(s Status) float64 { return float64(s.Disk) }),
 		gauge("oldest_seconds", "Age of the oldest of those writes.", func(s Status) float64 { return s.Oldest.Seconds() }),
 		gauge("kept_ops", "Conflicts, rejections and the like that wait to be looked at.", func(s Status) float64 { return float64(s.Kept) }),

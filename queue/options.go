@@ -43,10 +43,10 @@ type Options struct {
 	Dir      string        // where segments live; made if missing
 	Origin   [16]byte      // the node that numbers
 	Rules    []Rule        // none: nothing is ever queued
-	MaxBytes int64         // of queued ops, 256 MiB; beyond it writes are refused with NoSpace
+	MaxBytes int64         // of queued ops, opOverhead for each counted in, 256 MiB; beyond it writes are refused with NoSpace
 	Wait     time.Duration // how long WriteAuto waits for a quorum, 1 s
 	Retry    time.Duration // longest pause between two attempts to send, 5 s
-	// DeviceBytes bounds the queued ops of one device (kv.Command.Device) since the last start, 0 for no bound; beyond it
+	// DeviceBytes bounds the queued ops of one device (kv.Command.Device), over restarts, 0 for no bound; beyond it
 	// the device's writes are refused as RateLimited.
 	DeviceBytes int64
 	DrainRate   int // most ops sent per second, 0 for no bound

@@ -41,22 +41,23 @@ type Queue struct {
 
 	mu        sync.Mutex
 	lanes     [lanes]*lane
-	keys      map[string]keyState
+	keys      index
 	keeping   map[*op]bool // ops on their way to disk
 	kept      []*op        // ended ops that stay listed, oldest first
 	recent    []*op        // ended ops that are not kept: a ring of recentMax, so that a writer that asks later is answered
 	recentAt  int
 	ends      []record
-	depth     int              // durable pending ops
-	bytes     int64            // of those
-	ruleBytes []int64          // of those, by rule
-	devices   map[string]int64 // of those, by device
-	dups      []int            // by rule: ops whose key had one that was not sent yet, since the last squeeze
-	loaded    int64            // bytes of durable ops held in memory
-	inMemory  int              // pending ops that are not durable
-	down      error            // why the last attempt to send failed; nil while the way up works
-	downC     chan struct{}    // closed while down
-	slow      bool             // an attempt is under way for longer than a writer waits
+	depth     int               // durable pending ops
+	bytes     int64             // of those
+	ruleBytes []int64           // of those, by rule
+	devices   map[string]*owner // those that have ops in line
+	keyBytes  int64             // of the keys of durable ops
+	dups      []int             // by rule: ops whose key had one that was not sent yet, since the last squeeze
+	loaded    int64             // bytes of durable ops held in memory
+	inMemory  int               // pending ops that are not durable
+	down      error             // why the last attempt to send failed; nil while the way up works
+	downC     chan struct{}     // closed while down
+	slow      bool              // an attempt is under way for longer than a writer waits
 	wake      chan struct{}
 	batches   uint64
 	lostHave  uint64 // the epoch that was lost, to ask for the one after it
@@ -69,12 +70,6 @@ type Queue struct {
 	keptBytes int64
 	tokens    float64 // ops that the rate lets go
 	tokensAt  time.Time
-}
-
-// keyState is what a key with pending ops needs: how many, and the last of them.
-type keyState struct {
-	count int
-	last  *op
 }
 
 // Open reads the queue in o.Dir. Damage that may hide acknowledged writes is refused as Corrupt.
@@ -91,8 +86,8 @@ func Open(next Next, o Options) (*Queue, error) {
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("queue: %w", err)
 	}
-	q := &Queue{next: next, opts: o, keys: map[string]keyState{}, keeping: map[*op]bool{},
-		devices: map[string]int64{}, ruleBytes: make([]int64, len(o.Rules)), dups: make([]int, len(o.Rules)),
+	q := &Queue{next: next, opts: o, keys: newIndex(0), keeping: map[*op]bool{},
+		devices: map[string]*owner{}, ruleBytes: make([]int64, len(o.Rules)), dups: make([]int, len(o.Rules)),
 		downC: make(chan struct{}), wake: make(chan struct{}, 1), resumed: make(chan struct{}, 1)}
 	for i := range q.lanes {
 		q.lanes[i] = &lane{id: uint8(i), next: 1}
@@ -116,7 +111,7 @@ func def[T comparable](v, d T) T {
 // Close closes the files. Run must have returned.
 func (q *Queue) Close() error {
 	q.met.unregister()
-	return errors.Join(q.flushEnds(), q.log.close())
+	return errors.Join(q.flushEnds(), q.log.trim(), q.log.close())
 }
 
 // Read asks the node behind and says how many queued writes the answer does not show.
@@ -139,11 +134,14 @@ func (q *Queue) pendingIn(key, end []byte) (n int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if len(end) == 0 {
-		return q.keys[string(key)].count
+		if last := q.keys.last(string(key)); last != nil {
+			return int(last.line)
+		}
+		return 0
 	}
-	for k, s := range q.keys {
-		if kv.Contains(key, end, []byte(k)) {
-			n += s.count
+	for _, last := range q.keys.slots {
+		if last != nil && kv.Contains(key, end, []byte(last.key)) {
+			n += int(last.line)
 		}
 	}
 	return n

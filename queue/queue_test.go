@@ -297,7 +297,16 @@ func TestARolledBackDiskIsNeverTakenForAnAcknowledgement(t *testing.T) {
 			n++
 		}
 	}
-	unknown := len(b.List(int(Unknown), ""))
+	unknown := 0
+	for _, i := range b.List(int(Unknown), "") { // the copy may have had the first write too, if its answer was slow
+		item, _, err := b.Get(i.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(item.Value) == "from the copy" {
+			unknown++
+		}
+	}
 	if n+unknown+told != 1 {
 		t.Errorf("applied %d times, listed as unknown %d times, writer told so: %d; want one of them", n, unknown, told)
 	}
@@ -440,12 +449,14 @@ func TestATornEndIsCutOffAndDamageBeforeItIsRefused(t *testing.T) {
 	for i := range 3 {
 		b.mustQueue("q/none/k", fmt.Sprint("value-", i))
 	}
+	end := b.log.bytes()
 	b.crash()
 	path, _ := filepath.Glob(filepath.Join(dir, "*.seg"))
-	whole, err := os.ReadFile(path[0])
+	filled, err := os.ReadFile(path[0])
 	if err != nil {
 		t.Fatal(err)
 	}
+	whole := filled[:end]
 	for cut := 1; cut < 20; cut++ {
 		if err := os.WriteFile(path[0], append(slices.Clone(whole), whole[len(whole)-cut:]...), 0o600); err != nil {
 			t.Fatal(err)

@@ -413,6 +413,7 @@ func (q *Queue) finish(o *op, s State, out kv.Outcome) {
 			q.rememberEnd(o)
 		}
 	}
+	q.disown(o)
 	o.command, o.loaded, o.succ = kv.Command{}, false, nil
 	close(o.done)
 }

@@ -24,6 +24,7 @@ type Status struct {
 	Paused   bool
 	Rate     float64       // ops a second that were settled of late
 	ETA      time.Duration // until it is drained at that rate, 0 if that is not known
+	Memory   int64         // bytes that the writes take in memory while they wait
 }
 
 // Item is one op as it is listed. Value is the losing value of a conflict, or what is still to be written.
@@ -44,7 +45,7 @@ type Item struct {
 func (q *Queue) Status() Status {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	s := Status{Depth: q.depth, Bytes: q.bytes, MaxBytes: q.opts.MaxBytes, Kept: len(q.kept), Disk: q.log.bytes(), Epoch: q.lanes[0].epoch, Paused: q.paused}
+	s := Status{Depth: q.depth, Bytes: q.bytes, MaxBytes: q.opts.MaxBytes, Kept: len(q.kept), Disk: q.log.bytes(), Epoch: q.lanes[0].epoch, Paused: q.paused, Memory: q.memory()}
 	if q.down != nil {
 		s.Down = q.down.Error()
 	}
@@ -181,11 +182,12 @@ func (q *Queue) Get(id string) (Item, bool, error) {
 // promise of this node's disk and no more: the write may still be refused.
 func (q *Queue) Last(key []byte) (item Item, found bool, err error) {
 	q.mu.Lock()
-	o := q.keys[string(key)].last
+	o := q.keys.last(string(key))
 	for o != nil && !o.durable { // not acknowledged yet
-		i, there := o.lane.find(o.pred)
+		l := o.lane
+		i, there := l.find(o.pred)
 		if o = nil; there {
-			o = q.keys[string(key)].last.lane.pending[i]
+			o = l.pending[i]
 		}
 	}
 	q.mu.Unlock()

@@ -138,7 +138,7 @@ func (q *Queue) file(c kv.Command, key []byte, rule int, write kv.Write, b base,
 	now := time.Now()
 	o := &op{lane: q.lanes[r.Lane], key: string(key), loaded: true, guard: r.Guard, seen: b.revision, covered: b.covered, history: b.history,
 		at: now.UnixMilli(), size: int32(size), rule: int16(rule)}
-	o.wake().command, o.device = c, by.name
+	o.wake().command = c
 	if err := q.room(o, by); err != nil {
 		q.met.refused.Inc()
 		return nil, err
@@ -149,7 +149,7 @@ func (q *Queue) file(c kv.Command, key []byte, rule int, write kv.Write, b base,
 	if len(c.Guards) > 0 {
 		o.guard = GuardNone // it brought its own
 	}
-	if last := q.keys[o.key].last; last != nil {
+	if last := q.keys.last(o.key); last != nil {
 		o.lane = last.lane // order per key comes before the lane
 		o.pred, o.seen, o.covered, o.history = last.n, last.seen, last.covered, last.history
 	}
@@ -157,6 +157,7 @@ func (q *Queue) file(c kv.Command, key []byte, rule int, write kv.Write, b base,
 	o.lane.next++
 	o.lane.pending = append(o.lane.pending, o)
 	q.addKey(o)
+	q.owned(o, by.name)
 	q.inMemory++
 	q.kick()
 	return o, nil

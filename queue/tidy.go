@@ -58,15 +58,16 @@ func (q *Queue) move(o *op, seg *segment) error {
 		return err
 	}
 	q.mu.Lock()
-	recs := []record{o.record(b)}
+	recs := o.records(b)
+	var at place
+	places := placeOfLast(recs, &at)
 	if o.state.Ended() {
 		recs = append(recs, o.endRecord())
 	} else if o.recall {
 		recs = append(recs, record{kind: recordForget, lane: o.lane.id, n: o.n})
 	}
 	q.mu.Unlock()
-	var at place
-	if err := q.log.append(recs, []*place{&at, nil}[:len(recs)]); err != nil {
+	if err := q.log.append(recs, append(places, nil)[:len(recs)]); err != nil {
 		return errors.Join(errMove, err)
 	}
 	q.mu.Lock()

@@ -112,6 +112,18 @@ func (l *link) serveStream(ctx context.Context, s Stream) {
 		l.net.metrics.dropped("refused", 1)
 		l.net.opts.Log.Debug("a stream of another member was refused", "peer", l.peer.node, "err", err)
 		giveUp(s, codeRefused)
+	case h.kind == kindLives:
+		if err := l.serveLives(ctx, s); err != nil {
+			l.net.metrics.dropped("refused", 1)
+			giveUp(s, codeRefused)
+			return
+		}
+		s.CancelRead(codeDone)
+	case l.wait(ctx) != nil:
+		giveUp(s, codeRefused)
+	case !l.net.admits(l.peer, h.boot.life()):
+		l.net.metrics.dropped("refused", 1)
+		giveUp(s, codeRefused)
 	case h.kind == kindStripe:
 		l.serveStripe(s)
 	default:
@@ -130,6 +142,7 @@ func (l *link) welcomeStream(s Stream) (hello, error) {
 		return h, err
 	case h.cluster != l.net.opts.Cluster:
 		return h, fmt.Errorf("stream of cluster %016x: %w", h.cluster, errCluster)
+	case h.kind == kindLives && len(l.net.opts.Lives) > 0:
 	case h.kind != kindAsk && h.kind != kindStripe:
 		return h, fmt.Errorf("the %s lane on a stream of two directions: %w", h.kind, errFormat)
 	}

@@ -19,7 +19,7 @@
 // hush.
 //
 // Each stream begins with a hello: format version, kind, cluster and the sender's boot nonce; the sender's node id is
-// what the connection proves.
+// what the connection proves. Before any of them, both ends tell which starts of the node they are: see lives.go.
 //
 // # What is promised
 //

@@ -31,6 +31,7 @@ const (
 	_                          // a snapshot on one stream, as it was before the first release
 	kindAsk                    // a question, which the peer answers on the same stream
 	kindStripe                 // pieces of a snapshot
+	kindLives                  // what the peer answers with a verdict; see lives.go
 
 	lanes = 2 // kindSwift and kindLog
 )
@@ -45,6 +46,8 @@ func (k kind) String() string {
 		return "question"
 	case kindStripe:
 		return "stripe"
+	case kindLives:
+		return "lives"
 	}
 	return fmt.Sprintf("kind %d", uint8(k))
 }
@@ -96,7 +99,7 @@ func readHello(r io.Reader) (h hello, err error) {
 	h.kind = kind(rest[0])
 	h.cluster = binary.BigEndian.Uint64(rest[1:])
 	copy(h.boot[:], rest[9:])
-	if h.kind < kindSwift || h.kind > kindStripe || h.kind == kindAsk-1 {
+	if h.kind < kindSwift || h.kind > kindLives || h.kind == kindAsk-1 {
 		return h, fmt.Errorf("a stream of %s: %w", h.kind, errFormat)
 	}
 	return h, nil

@@ -33,13 +33,18 @@ type link struct {
 	asks    chan struct{} // a place for each question that is answered; one that finds none is refused
 	streams chan struct{} // a place for each question and each stripe
 
+	cleared chan struct{} // closed once what comes may be taken
+	met     chan struct{} // closed once the peer has told its lives, and is welcome
+	once    sync.Once     // for met
+
 	mu    sync.Mutex
 	begun [lanes]bool // the peer has opened the stream of the lane
 }
 
 func newLink(n *Net, p *peer, c Conn) *link {
 	return &link{net: n, peer: p, conn: c, queues: [lanes]*queue{newQueue(maxSwiftBytes), newQueue(maxLogBytes)},
-		asks: make(chan struct{}, maxAsks), streams: make(chan struct{}, maxStripes+maxAsks+1)}
+		asks: make(chan struct{}, maxAsks), streams: make(chan struct{}, maxStripes+maxAsks+1),
+		cleared: make(chan struct{}), met: make(chan struct{})}
 }
 
 // rtt is the smoothed round trip.
@@ -60,6 +65,7 @@ var errEnded = errors.New("the connection has ended")
 // run uses the connection until it ends, and closes it.
 func (l *link) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return l.begin(ctx) })
 	for i := range lanes {
 		g.Go(func() error { return l.sendLane(ctx, kind(i+1)) })
 	}
@@ -198,7 +204,7 @@ func (l *link) acceptLanes(ctx context.Context, g *errgroup.Group) error {
 			return fmt.Errorf("wait for a stream of node %s: %w", l.peer.node, err)
 		}
 		g.Go(func() error {
-			err := l.receive(in)
+			err := l.receive(ctx, in)
 			in.CancelRead(codeRefused)
 			if isRefusal(err) {
 				l.net.metrics.dropped("refused", 1)
@@ -216,7 +222,7 @@ func isRefusal(err error) bool {
 }
 
 // receive hands over what comes on a lane until its stream ends.
-func (l *link) receive(in Incoming) error {
+func (l *link) receive(ctx context.Context, in Incoming) error {
 	if err := in.SetReadDeadline(time.Now().Add(helloWait)); err != nil {
 		return err
 	}
@@ -226,6 +232,12 @@ func (l *link) receive(in Incoming) error {
 	}
 	if err := in.SetReadDeadline(time.Time{}); err != nil {
 		return err
+	}
+	if err := l.wait(ctx); err != nil {
+		return err
+	}
+	if !l.net.admits(l.peer, h.boot.life()) {
+		return errLife
 	}
 	lane := &l.peer.in[h.kind-1]
 	if err := lane.enter(h.boot.life()); err != nil {
@@ -245,6 +257,16 @@ func (l *link) receive(in Incoming) error {
 			return err
 		}
 		l.net.take(l.peer, lane, h.boot.life(), number, batch)
+	}
+}
+
+// wait returns once both ends have told who they are.
+func (l *link) wait(ctx context.Context) error {
+	select {
+	case <-l.cleared:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 

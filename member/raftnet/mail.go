@@ -97,7 +97,7 @@ func (n *Net) open(p *peer, b []byte) error {
 			return err
 		}
 		in := &p.in[lane-1]
-		if in.enter(life) != nil {
+		if !n.admits(p, life) || in.enter(life) != nil {
 			n.metrics.dropped("ancient", 1)
 			continue
 		}

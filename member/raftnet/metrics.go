@@ -33,7 +33,7 @@ func newMetrics(mail func() map[string]courier.Stats) *metrics {
 		}, []string{"outcome"}),
 		drops: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "holdfast", Subsystem: "raftnet", Name: "dropped_total",
-			Help: "What was dropped, by reason: batches (queue_full, link, overtaken, repeated, ancient, refused), snapshots (snapshot, snapshots_full), questions (ask, asks_full), streams of neither (refused, streams_full).",
+			Help: "What was dropped, by reason: batches (queue_full, link, overtaken, repeated, ancient, refused), snapshots (snapshot, snapshots_full), questions (ask, asks_full), streams of neither (refused, streams_full), connections of copies (copied).",
 		}, []string{"reason"}),
 	}
 }

@@ -22,6 +22,12 @@ type Options struct {
 	// goes out, for each peer, and all of the one that comes in.
 	Spool string
 
+	// Replica is what this node holds of the cluster, and Lives are its starts with that, the present one first, which the
+	// others are told before anything else. Without them a copy of the node's data dir is not told from the node.
+	Replica uint64
+	Lives   []Life
+	Copied  func(error) // hears ErrCopied, of each member that says so; needed with Lives
+
 	Log     *slog.Logger          // nil for none
 	Metrics prometheus.Registerer // nil for none; names begin with holdfast_raftnet_
 }
@@ -52,12 +58,18 @@ func New(opts Options) (*Net, error) {
 	if opts.Cluster == 0 || opts.Node == "" || opts.Spool == "" {
 		return nil, errors.New("raftnet: the ids of cluster and node, and a folder for snapshots, are required")
 	}
+	if len(opts.Lives) > 0 && opts.Copied == nil {
+		return nil, errors.New("raftnet: who hears that this node is a copy is required")
+	}
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
 	n := &Net{opts: opts, serving: make(chan struct{}), closing: make(chan struct{}), peers: make(map[string]*peer)}
 	n.metrics = newMetrics(n.Mail)
-	copy(n.boot[:], newNonce())
+	n.boot = NewLife()
+	if len(opts.Lives) > 0 {
+		n.boot = opts.Lives[0]
+	}
 	if err := n.metrics.register(opts.Metrics); err != nil {
 		return nil, err
 	}
@@ -143,7 +155,6 @@ func (n *Net) ServeConn(ctx context.Context, node string, c Conn) {
 	l := newLink(n, p, c)
 	select {
 	case <-n.serving:
-		p.attach(l)
 		err = l.run(ctx)
 		p.detach(l)
 		p.hush.end()

@@ -194,11 +194,17 @@ type end struct {
 
 func newEnd(t *testing.T, node string, cluster uint64) *end {
 	t.Helper()
-	n, err := New(Options{Cluster: cluster, Node: node, Spool: t.TempDir()})
+	return newEndWith(t, Options{Cluster: cluster, Node: node})
+}
+
+func newEndWith(t *testing.T, opts Options) *end {
+	t.Helper()
+	opts.Spool = t.TempDir()
+	n, err := New(opts)
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := &end{Net: n, node: node, chunks: func(pb.Chunk) bool { return true }}
+	e := &end{Net: n, node: opts.Node, chunks: func(pb.Chunk) bool { return true }}
 	err = n.Serve(func(b pb.MessageBatch) {
 		e.mu.Lock()
 		defer e.mu.Unlock()

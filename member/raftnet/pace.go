@@ -64,8 +64,8 @@ const (
 // pace is how fast bulk goes to a peer.
 type pace struct {
 	mu    sync.Mutex
-	users int     // transfers
-	rate  float64 // bytes a second
+	users int       // transfers
+	rate  float64   // bytes a second
 	used  time.Time // when something was last sent
 	next  time.Time // when the next may be
 

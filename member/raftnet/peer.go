@@ -24,8 +24,13 @@ type peer struct {
 
 	forwarded atomic.Int64 // when the peer last forwarded a proposal, in ns
 
+	meeting sync.Mutex // held while a life of the peer is judged
+
 	mu       sync.Mutex
-	link     *link // nil without a connection
+	link     *link  // nil without a connection
+	life     Life   // the last one that was welcome
+	replica  uint64 // whose life that is
+	unmet    bool   // the peer tells nothing of its lives
 	replicas map[replicas]struct{}
 }
 

@@ -1,6 +1,7 @@
 package raftnet
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -11,7 +12,7 @@ import (
 // until the follower has them. On a link on which they take longer than that, all it carries are copies, and the follower
 // is never done. So entries that are on their way over a stream, which loses none while its connection lives, are not
 // queued a second time; of a message that begins with such entries the rest is sent, which is a message that follows them.
-// Meanwhile what has entries goes over the stream however short it is: what overtook would have what is on its way dropped.
+// While they wait, what has entries goes over the stream however short it is: what overtook them would have them dropped.
 const (
 	// underwayLeast is from which length on a batch is looked at, if none is on its way.
 	underwayLeast = 1 << 10
@@ -38,7 +39,8 @@ func rangeOf(m pb.Message) entryRange {
 	return entryRange{term: m.Term, before: m.LogIndex, last: m.LogIndex + uint64(len(m.Entries))}
 }
 
-// news returns the messages without the entries that are on their way, and whether there are any.
+// news returns the messages without the entries that are on their way, and whether some still wait for the connection to
+// take them.
 func (u *underway) news(messages []pb.Message, rtt time.Duration) (rest []pb.Message, busy bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -55,7 +57,7 @@ func (u *underway) news(messages []pb.Message, rtt time.Duration) (rest []pb.Mes
 			ranges = append(ranges, rangeOf(m))
 		}
 	}
-	return rest, len(u.ranges) > 0
+	return rest, slices.ContainsFunc(u.ranges, func(r entryRange) bool { return r.taken.IsZero() })
 }
 
 // without returns what of a message is not in ranges.

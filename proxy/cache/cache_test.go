@@ -226,3 +226,35 @@ func FuzzJournalAndState(f *testing.F) {
 		_, _ = decodeValue([]byte("k"), b)
 	})
 }
+
+// A process that is killed right after a jump was shown must not come back with what was before it.
+func TestAKillAfterAJumpHidesWhatWasBefore(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.db")
+	c := loaded(t, path)
+	apply(t, c, event("a/2", "two", 6))
+	if err := c.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	jump := func(c *Cache) {
+		t.Helper()
+		s := all
+		s.Revision = 9
+		if err := c.Jump(s, []kv.KeyValue{event("a/1", "later", 8).KV}, []string{"a/2"}); err != nil {
+			t.Fatal(err)
+		}
+		want(t, c, "a/1", "later")
+		want(t, c, "a/2", "")
+	}
+	jump(c)
+	killed := open(t, crashed(t, path), boot1)
+	if f, covered, err := killed.Get([]byte("a/1")); covered || err != nil {
+		t.Errorf("after the kill a/1 is shown as it is at %d, %v", f.Span.Revision, err)
+	}
+	jump(killed)
+	if err := c.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	c = open(t, crashed(t, path), boot1)
+	want(t, c, "a/1", "later")
+	want(t, c, "a/2", "")
+}

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	bolt "go.etcd.io/bbolt"
@@ -98,6 +99,48 @@ func (c *Cache) Load(epoch kv.Epoch, s Span, kvs []kv.KeyValue) error {
 		// What was written or shown here while the range was read may be newer than what was read.
 		c.hide(veil{s.Key, s.End, c.seen.Load()})
 		return nil
+	})
+}
+
+// Keys is the keys that a span has, in order.
+func (c *Cache) Keys(key, end []byte) ([]string, error) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	all, err := c.scan(key, end)
+	return slices.Sorted(maps.Keys(all)), err
+}
+
+// Jump moves a span to s.Revision by what differs there: changed is as it is then, gone is no more. What was shown before
+// a kill is not read older after it. ErrFull: the span is there, but no longer fits.
+func (c *Cache) Jump(s Span, changed []kv.KeyValue, gone []string) error {
+	return c.write(func() error {
+		// The changes are not in the journal. Until they are in the file, a process that is killed comes back without them and
+		// must not show the span.
+		if err := c.journal.add(veil{s.Key, s.End, s.Revision}.change()); err != nil {
+			return err
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		i := c.spanAt(s.Key, s.End)
+		if i < 0 {
+			return fmt.Errorf("the span of %q is not there", s.Key)
+		}
+		c.stale = true
+		events := make([]kv.Event, 0, len(changed)+len(gone))
+		for _, v := range changed {
+			events = append(events, kv.Event{KV: v})
+		}
+		for _, k := range gone {
+			events = append(events, kv.Event{Delete: true, KV: kv.KeyValue{Key: []byte(k), ModRevision: s.Revision}})
+		}
+		for _, e := range events {
+			if err := c.change(e); err != nil {
+				return err
+			}
+		}
+		c.spans[i].Revision = max(c.spans[i].Revision, s.Revision)
+		c.settle()
+		return c.makeRoom(0)
 	})
 }
 

@@ -31,6 +31,7 @@ type carrier struct {
 	node  string
 	id    *transport.Identity
 	spool string
+	lives []raftnet.Life
 	pool  *transport.Pool
 	stop  func(*testing.T)
 
@@ -67,7 +68,9 @@ func (c *carrier) start(t *testing.T, net *simnet.Net) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Net, err = raftnet.New(raftnet.Options{Cluster: clusterID, Node: c.node, Spool: c.spool, Log: log}); err != nil {
+	c.lives = append([]raftnet.Life{raftnet.NewLife()}, c.lives...)
+	if c.Net, err = raftnet.New(raftnet.Options{Cluster: clusterID, Node: c.node, Spool: c.spool, Log: log,
+		Replica: 1, Lives: c.lives, Copied: func(err error) { t.Error(err) }}); err != nil {
 		t.Fatal(err)
 	}
 	if c.pool, err = bridge.Members(ep, c.Net, transport.PoolOptions{}); err != nil {

@@ -73,6 +73,29 @@ func flipped(digits string) string {
 	return "0" + digits[1:]
 }
 
+// TestATokenForAProxyMakesNoMember shows a token for proxies where one for a member is wanted, by a box without an identity and
+// by one that has joined as a proxy.
+func TestATokenForAProxyMakesNoMember(t *testing.T) {
+	c := newCluster(t)
+	c.member()
+	token := c.file("token", joinToken(t, c.memberDir(), "1h").Token)
+	box := launch(t, filepath.Join(t.TempDir(), "d"), freeAddr(t), "--mode", "member", "--join", c.peerAddr, "--token-file", token)
+	if code := box.waitExit(startMax); code != exitConfig || !strings.Contains(box.logTail(), "--role") {
+		t.Errorf("as a member: exit code %d\n%s", code, box.logTail())
+	}
+	dir := filepath.Join(c.dir, "proxy")
+	proxy := start(t, dir, freeAddr(t), c.proxyArgs(token)...)
+	proxy.waitSynced()
+	if _, said, code := cli(t, dir, "promote"); code == 0 {
+		t.Errorf("a proxy that joined as one was promoted: %s", said)
+	} else {
+		t.Logf("exit code %d: %s", code, said)
+	}
+	if s := proxy.status(); s.Mode != "proxy" {
+		t.Errorf("it is %s now", s.Mode)
+	}
+}
+
 func TestAProxyNeedsAClusterAndAToken(t *testing.T) {
 	for _, tc := range []refusal{
 		{name: "no cluster", args: []string{"--mode=proxy"}, code: exitConfig, says: []string{"--join", "--token-file"}},

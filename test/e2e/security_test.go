@@ -246,6 +246,41 @@ func mustExec(t *testing.T, name string, args ...string) string {
 	return string(out)
 }
 
+// TestOldTLSIsRefusedAsFarAsItIsWeak comes with older versions and ciphers to a listener that allows TLS 1.2.
+func TestOldTLSIsRefusedAsFarAsItIsWeak(t *testing.T) {
+	p := newPKI(t, "ours")
+	p.issue("server", time.Hour, x509.ExtKeyUsageServerAuth)
+	url := "https://" + freeAddr(t)
+	start(t, filepath.Join(t.TempDir(), "d"), freeAddr(t), "--listen", url, "--tls-cert-file", p.path("server.pem"), "--tls-key-file", p.path("server.key"), "--tls-min-version", "tls1.2")
+	for _, tc := range []struct {
+		name     string
+		from, to uint16
+		suite    uint16 // of TLS 1.2 and before; 0: Go's
+		in       bool
+	}{
+		{"TLS 1.3", tls.VersionTLS13, tls.VersionTLS13, 0, true},
+		{"TLS 1.2", tls.VersionTLS12, tls.VersionTLS12, tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, true},
+		{"TLS 1.2 without authenticated encryption", tls.VersionTLS12, tls.VersionTLS12, tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA256, false},
+		{"TLS 1.2 with RC4", tls.VersionTLS12, tls.VersionTLS12, tls.TLS_ECDHE_ECDSA_WITH_RC4_128_SHA, false},
+		{"TLS 1.2 without forward secrecy", tls.VersionTLS12, tls.VersionTLS12, tls.TLS_RSA_WITH_AES_128_GCM_SHA256, false},
+		{"TLS 1.1", tls.VersionTLS11, tls.VersionTLS11, tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA, false},
+		{"TLS 1.0", tls.VersionTLS10, tls.VersionTLS10, tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA, false},
+	} {
+		cfg := p.client(nil, "")
+		cfg.MinVersion, cfg.MaxVersion = tc.from, tc.to
+		if tc.suite != 0 {
+			cfg.CipherSuites = []uint16{tc.suite}
+		}
+		r, err := asks(url, cfg)
+		if tc.in != (err == nil && r.status == http.StatusOK) {
+			t.Errorf("%s: %d, %v", tc.name, r.status, err)
+		}
+		if _, alert := errors.AsType[*net.OpError](err); !tc.in && !alert {
+			t.Errorf("%s: %v, want an alert of the server", tc.name, err)
+		}
+	}
+}
+
 func TestPlaintextBeyondThisMachineIsRefusedOrLoud(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "d")
 	cmd := exec.Command(os.Getenv("AGENT"), "run", "--data-dir", dir, "--listen", "http://0.0.0.0:0", "--peer-listen", freeUDP(t))

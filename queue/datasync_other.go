@@ -1,0 +1,7 @@
+//go:build !linux
+
+package queue
+
+import "syscall"
+
+func fdatasync(fd int) error { return syscall.Fsync(fd) }

@@ -1,0 +1,146 @@
+package queue
+
+import (
+	"fmt"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"holdfast/kv"
+)
+
+// backlog writes n ops of 100 B down, each on a key of its own.
+func backlog(t testing.TB, o Options, n int) {
+	t.Helper()
+	q, err := Open(newCluster(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < n; {
+		var recs []record
+		for range min(1000, n-i) {
+			i++
+			op := &op{lane: q.lanes[kv.LaneNormal], n: uint64(i), key: fmt.Sprintf("q/sensor/%07d", i), at: time.Now().UnixMilli(), guard: GuardSeen}
+			recs = append(recs, op.record(encoded(op.key, strings.Repeat("v", 100))))
+		}
+		if err := q.log.append(recs, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := q.log.close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// heap is what lives in memory.
+func heap() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// What is counted against queue.max-bytes is no less than what the ops take in memory.
+func TestTheBoundOfTheQueueBoundsItsMemoryToo(t *testing.T) {
+	const ops = 50_000
+	o := options(t.TempDir())
+	backlog(t, o, ops)
+	before := heap()
+	q, err := Open(newCluster(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	took := heap() - before
+	s := q.Status()
+	if s.Depth != ops || took > s.Bytes || took > s.Memory*12/10 || s.Memory > took*12/10 {
+		t.Errorf("%d ops take %d B of memory; %d B are reported and %d B counted", s.Depth, took, s.Memory, s.Bytes)
+	}
+	if err := q.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A device's share of the queue is not had anew by a restart, nor lost with the segment that it was written to.
+func TestADevicesShareIsKeptOverARestart(t *testing.T) {
+	c := newCluster()
+	c.set(false, false)
+	o := options(t.TempDir())
+	o.DeviceBytes = 3 * (opOverhead + 40)
+	b := start(t, c, o)
+	write := func(device string, i int) error {
+		_, err := b.Do(t.Context(), kv.Command{Write: kv.WriteQueue, Device: device, Ops: []kv.Op{kv.Put{Key: fmt.Appendf(nil, "q/%d", i), Value: []byte(value("v"))}}})
+		return err
+	}
+	for i := range 3 {
+		if err := write("greedy", i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := write("modest", 3); err != nil {
+		t.Fatal(err)
+	}
+	move := func() { // all there is into a segment of its own, as tidy does
+		b.log.mu.Lock()
+		seg := b.log.segments[0]
+		b.log.mu.Unlock()
+		for _, o := range b.lanes[kv.LaneNormal].pending {
+			if !o.skip {
+				if err := b.move(o, seg); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	for life, between := range []func(){func() {}, move, func() {}} {
+		between()
+		b.crash()
+		b = start(t, c, o)
+		if err := write("greedy", 9); kv.CodeOf(err) != kv.RateLimited {
+			t.Errorf("life %d: beyond its share: %v, want rate-limited", life, err)
+		}
+		if err := write("modest", 4+life); life < 2 && err != nil {
+			t.Errorf("life %d: another device: %v", life, err)
+		}
+	}
+	c.set(true, false)
+	eventually(t, "drained", func() bool { return b.Status().Depth == 0 })
+	if len(b.devices) != 0 {
+		t.Errorf("accounts are left: %v", b.devices)
+	}
+	if err := write("greedy", 0); err != nil {
+		t.Errorf("once its writes are sent: %v", err)
+	}
+}
+
+// A version without notes passes over them: they are ends of an op that there never is.
+func TestANoteIsTheEndOfNoOp(t *testing.T) {
+	n := note(1, "192.0.2.7")
+	r, rest, err := nextRecord(appendRecord(nil, &n))
+	if err != nil || len(rest) > 0 || r.kind != recordEnd || r.n != 0 || !r.state.Ended() {
+		t.Errorf("got %+v, %v", r, err)
+	}
+}
+
+func BenchmarkAMillionQueuedOps(b *testing.B) {
+	o := options(b.TempDir())
+	o.MaxBytes = 1 << 30
+	backlog(b, o, 1_000_000)
+	before := heap()
+	for b.Loop() {
+		q, err := Open(newCluster(), o)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if d := q.Status().Depth; d != 1_000_000 {
+			b.Fatal(d)
+		}
+		b.StopTimer()
+		b.ReportMetric(float64(heap()-before)/1e6, "MB-heap")
+		b.ReportMetric(float64(q.Status().Memory)/1e6, "MB-reported")
+		if err := q.Close(); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+	}
+}

@@ -1,0 +1,538 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+)
+
+// foreignLease holds site/2, which is none of the device's.
+const foreignLease = 0x5eed
+
+var foreignKey, ownKey = []byte("site/2"), []byte("q/9")
+
+// overREST, overGateway and overGRPC are what a device's token does not allow (TestEveryDoorRefusesWhatATokenDoesNotAllow),
+// each over its door. What needs somebody else may also be refused because that one is not there.
+var overREST = [][3]string{
+	{"GET", "/v1/kv/site/2", ""},
+	{"GET", "/v1/kv/site/2?consistency=local", ""},
+	{"GET", "/v1/kv/?prefix", ""},
+	{"GET", "/v1/kv/site/2?watch", ""},
+	{"GET", "/v1/kv/site/?watch&prefix", ""},
+	{"GET", "/v1/kv/site/2?index=1&wait=1s", ""},
+	{"PUT", "/v1/kv/site/2", "x"},
+	{"PUT", "/v1/kv/site/2?ttl=30s", "x"},
+	{"PUT", "/v1/kv/q/9?lease=0000000000005eed", "x"}, // it would end what the lease holds by letting go of it
+	{"DELETE", "/v1/kv/q/9", ""},
+	{"DELETE", "/v1/kv/site/?prefix", ""},
+	{"POST", "/v1/txn", `{"then":[{"get":{"key":"site/2"}},{"put":{"key":"q/9","value":"x"}}]}`},
+	{"POST", "/v1/txn", `{"compare":[{"key":"site/2","version":1}],"then":[{"put":{"key":"q/9","value":"x"}}]}`},
+	{"POST", "/v1/txn", `{"compare":[{"key":"q/9","version":7}],"then":[{"put":{"key":"q/9","value":"x"}}],"else":[{"put":{"key":"site/2","value":"x"}}]}`},
+	{"DELETE", "/v1/leases/0000000000005eed", ""},
+	{"GET", "/v1/snapshot", ""},
+	{"GET", "/v1/queue", ""},
+	{"POST", "/v1/queue/pause", ""},
+	{"GET", "/v1/tokens", ""},
+	{"POST", "/v1/tokens", `{"role":"any"}`},
+	{"GET", "/v1/devices", ""},
+	{"POST", "/v1/devices", `{"name":"x","allow":["get"],"prefixes":[""]}`},
+	{"DELETE", "/v1/devices/x", ""},
+	{"GET", "/v1/nodes", ""},
+	{"DELETE", "/v1/nodes/x", ""},
+	{"PUT", "/v1/nodes/x/scope", `{}`},
+	{"POST", "/v1/nodes/self/demote", ""},
+	{"POST", "/v1/nodes/self/promote", ""},
+	{"POST", "/v1/nodes/self/leave", `{"force":true}`},
+	{"PUT", "/v1/members", `{"voters":1}`},
+	{"DELETE", "/v1/members/x", ""},
+	{"GET", "/v1/cert", ""},
+	{"POST", "/v1/cert/renew", ""},
+	{"POST", "/v1/cert/rotate", ""},
+	{"POST", "/v1/cert/finish", ""},
+}
+
+var overGateway = [][2]string{
+	{"kv/range", `{"key":"c2l0ZS8y"}`},
+	{"kv/range", `{"key":"AA==","range_end":"AA=="}`},
+	{"kv/put", `{"key":"c2l0ZS8y","value":"eA=="}`},
+	{"kv/deleterange", `{"key":"c2l0ZS8y"}`},
+	{"kv/txn", `{"success":[{"request_range":{"key":"c2l0ZS8y"}},{"request_put":{"key":"cS85","value":"eA=="}}]}`},
+	{"kv/compaction", `{"revision":2}`},
+	{"lease/revoke", `{"ID":"24301"}`},
+	{"lease/timetolive", `{"ID":"24301","keys":true}`},
+	{"auth/disable", `{}`},
+	{"auth/user/add", `{"name":"mallory","password":"p"}`},
+	{"auth/user/list", `{}`},
+	{"auth/role/add", `{"name":"everything"}`},
+	{"auth/user/grant", `{"user":"root","role":"everything"}`},
+	{"maintenance/snapshot", `{}`},
+	{"maintenance/defragment", `{}`},
+	{"cluster/member/add", `{"peerURLs":["http://192.0.2.1:2380"]}`},
+	{"cluster/member/remove", `{"ID":"1"}`},
+}
+
+type call1[Req, Res any] func(context.Context, *Req, ...grpc.CallOption) (*Res, error)
+
+// asked makes a call of a stub into a row.
+func asked[Req, Res any](stub func(grpc.ClientConnInterface) call1[Req, Res], req *Req) func(context.Context, *grpc.ClientConn) error {
+	return func(ctx context.Context, conn *grpc.ClientConn) error {
+		_, err := stub(conn)(ctx, req)
+		return err
+	}
+}
+
+func kvOp(op *pb.RequestOp) *pb.TxnRequest { return &pb.TxnRequest{Success: []*pb.RequestOp{op}} }
+
+func putOp(key []byte) *pb.RequestOp {
+	return &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: key, Value: []byte("x")}}}
+}
+
+func rangeOp(key []byte) *pb.RequestOp {
+	return &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: key}}}
+}
+
+var (
+	rangeCall = func(c grpc.ClientConnInterface) call1[pb.RangeRequest, pb.RangeResponse] {
+		return pb.NewKVClient(c).Range
+	}
+	putCall    = func(c grpc.ClientConnInterface) call1[pb.PutRequest, pb.PutResponse] { return pb.NewKVClient(c).Put }
+	deleteCall = func(c grpc.ClientConnInterface) call1[pb.DeleteRangeRequest, pb.DeleteRangeResponse] {
+		return pb.NewKVClient(c).DeleteRange
+	}
+	txnCall = func(c grpc.ClientConnInterface) call1[pb.TxnRequest, pb.TxnResponse] { return pb.NewKVClient(c).Txn }
+)
+
+var overGRPC = map[string]func(context.Context, *grpc.ClientConn) error{
+	"range":                     asked(rangeCall, &pb.RangeRequest{Key: foreignKey}),
+	"serializable range":        asked(rangeCall, &pb.RangeRequest{Key: foreignKey, Serializable: true}),
+	"range of all":              asked(rangeCall, &pb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}, Serializable: true}),
+	"put":                       asked(putCall, &pb.PutRequest{Key: foreignKey}),
+	"put under another's lease": asked(putCall, &pb.PutRequest{Key: ownKey, Lease: foreignLease}),
+	"put that shows what was":   asked(putCall, &pb.PutRequest{Key: foreignKey, PrevKv: true}),
+	"delete":                    asked(deleteCall, &pb.DeleteRangeRequest{Key: ownKey}),
+	"delete of a range":         asked(deleteCall, &pb.DeleteRangeRequest{Key: []byte("site/"), RangeEnd: []byte("site0")}),
+	"txn that reads one key and writes another": asked(txnCall, &pb.TxnRequest{Success: []*pb.RequestOp{rangeOp(foreignKey), putOp(ownKey)}}),
+	"txn that compares":                         asked(txnCall, &pb.TxnRequest{Compare: []*pb.Compare{{Key: foreignKey, Target: pb.Compare_VERSION, TargetUnion: &pb.Compare_Version{Version: 1}}}, Success: []*pb.RequestOp{putOp(ownKey)}}),
+	"txn in a txn":                              asked(txnCall, kvOp(&pb.RequestOp{Request: &pb.RequestOp_RequestTxn{RequestTxn: kvOp(putOp(foreignKey))}})),
+	"txn that only reads":                       asked(txnCall, kvOp(rangeOp(foreignKey))),
+	"compact": asked(func(c grpc.ClientConnInterface) call1[pb.CompactionRequest, pb.CompactionResponse] {
+		return pb.NewKVClient(c).Compact
+	}, &pb.CompactionRequest{Revision: 2}),
+	"revoke another's lease": asked(func(c grpc.ClientConnInterface) call1[pb.LeaseRevokeRequest, pb.LeaseRevokeResponse] {
+		return pb.NewLeaseClient(c).LeaseRevoke
+	}, &pb.LeaseRevokeRequest{ID: foreignLease}),
+	"keys of another's lease": asked(func(c grpc.ClientConnInterface) call1[pb.LeaseTimeToLiveRequest, pb.LeaseTimeToLiveResponse] {
+		return pb.NewLeaseClient(c).LeaseTimeToLive
+	}, &pb.LeaseTimeToLiveRequest{ID: foreignLease, Keys: true}),
+	"snapshot": func(ctx context.Context, conn *grpc.ClientConn) error {
+		s, err := pb.NewMaintenanceClient(conn).Snapshot(ctx, &pb.SnapshotRequest{})
+		if err == nil {
+			_, err = s.Recv()
+		}
+		return err
+	},
+	"defragment": asked(func(c grpc.ClientConnInterface) call1[pb.DefragmentRequest, pb.DefragmentResponse] {
+		return pb.NewMaintenanceClient(c).Defragment
+	}, &pb.DefragmentRequest{}),
+	"hash": asked(func(c grpc.ClientConnInterface) call1[pb.HashRequest, pb.HashResponse] {
+		return pb.NewMaintenanceClient(c).Hash
+	}, &pb.HashRequest{}),
+	"raise an alarm": asked(func(c grpc.ClientConnInterface) call1[pb.AlarmRequest, pb.AlarmResponse] {
+		return pb.NewMaintenanceClient(c).Alarm
+	}, &pb.AlarmRequest{Action: pb.AlarmRequest_ACTIVATE, Alarm: pb.AlarmType_NOSPACE}),
+	"move the leader": asked(func(c grpc.ClientConnInterface) call1[pb.MoveLeaderRequest, pb.MoveLeaderResponse] {
+		return pb.NewMaintenanceClient(c).MoveLeader
+	}, &pb.MoveLeaderRequest{TargetID: 1}),
+	"add a member": asked(func(c grpc.ClientConnInterface) call1[pb.MemberAddRequest, pb.MemberAddResponse] {
+		return pb.NewClusterClient(c).MemberAdd
+	}, &pb.MemberAddRequest{PeerURLs: []string{"http://192.0.2.1:2380"}}),
+	"remove a member": asked(func(c grpc.ClientConnInterface) call1[pb.MemberRemoveRequest, pb.MemberRemoveResponse] {
+		return pb.NewClusterClient(c).MemberRemove
+	}, &pb.MemberRemoveRequest{ID: 1}),
+	"turn authentication off": asked(func(c grpc.ClientConnInterface) call1[pb.AuthDisableRequest, pb.AuthDisableResponse] {
+		return pb.NewAuthClient(c).AuthDisable
+	}, &pb.AuthDisableRequest{}),
+	"add a user": asked(func(c grpc.ClientConnInterface) call1[pb.AuthUserAddRequest, pb.AuthUserAddResponse] {
+		return pb.NewAuthClient(c).UserAdd
+	}, &pb.AuthUserAddRequest{Name: "mallory", Password: "p"}),
+	"change a password": asked(func(c grpc.ClientConnInterface) call1[pb.AuthUserChangePasswordRequest, pb.AuthUserChangePasswordResponse] {
+		return pb.NewAuthClient(c).UserChangePassword
+	}, &pb.AuthUserChangePasswordRequest{Name: "root", Password: "mine"}),
+	"list users": asked(func(c grpc.ClientConnInterface) call1[pb.AuthUserListRequest, pb.AuthUserListResponse] {
+		return pb.NewAuthClient(c).UserList
+	}, &pb.AuthUserListRequest{}),
+	"add a role": asked(func(c grpc.ClientConnInterface) call1[pb.AuthRoleAddRequest, pb.AuthRoleAddResponse] {
+		return pb.NewAuthClient(c).RoleAdd
+	}, &pb.AuthRoleAddRequest{Name: "everything"}),
+	"watch": func(ctx context.Context, conn *grpc.ClientConn) error {
+		w, err := openGRPCWatch(ctx, conn, []byte("site/"), []byte("site0"))
+		if err != nil {
+			return err
+		}
+		r, err := w.Recv()
+		if err != nil {
+			return err
+		}
+		for says, code := range map[string]codes.Code{
+			"permission denied": codes.PermissionDenied, "invalid auth token": codes.Unauthenticated, "user name is empty": codes.InvalidArgument,
+		} {
+			if r.Canceled && strings.Contains(r.CancelReason, says) {
+				return status.Error(code, r.CancelReason)
+			}
+		}
+		return fmt.Errorf("the watch says %v", r)
+	},
+}
+
+func openGRPCWatch(ctx context.Context, conn *grpc.ClientConn, key, end []byte) (pb.Watch_WatchClient, error) {
+	w, err := pb.NewWatchClient(conn).Watch(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return w, w.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: &pb.WatchCreateRequest{Key: key, RangeEnd: end}}})
+}
+
+// grpcConn is a connection of gRPC's to a's listener.
+func (a *agent) grpcConn() *grpc.ClientConn {
+	a.t.Helper()
+	conn, err := grpc.NewClient(strings.TrimPrefix(a.url, "http://"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	a.t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// showing is a context of a call that shows a token; "" nothing.
+func showing(ctx context.Context, token string) context.Context {
+	if token == "" {
+		return ctx
+	}
+	return metadata.AppendToOutgoingContext(ctx, "token", token)
+}
+
+// refusesOverREST sends every row of overREST and wants one of the statuses.
+func (a *agent) refusesOverREST(who, token string, may ...int) {
+	a.t.Helper()
+	for _, row := range overREST {
+		var header []string
+		if token != "" {
+			header = []string{"Authorization", "Bearer " + token}
+		}
+		if r := a.do(row[0], row[1], []byte(row[2]), header...); !slices.Contains(may, r.status) {
+			a.t.Errorf("%s: %s %s %s: %d %s, want one of %v", who, row[0], row[1], row[2], r.status, firstLine(r.body), may)
+		}
+	}
+}
+
+func firstLine(b []byte) []byte {
+	line, _, _ := bytes.Cut(b, []byte("\n"))
+	return line[:min(len(line), 300)]
+}
+
+func (a *agent) refusesOverGateway(who, token string, may ...codes.Code) {
+	a.t.Helper()
+	for _, row := range overGateway {
+		header := []string{"Content-Type", "application/json"}
+		if token != "" {
+			header = append(header, "Authorization", token)
+		}
+		r := a.do("POST", "/v3/"+row[0], []byte(row[1]), header...)
+		var answer struct {
+			Code  codes.Code
+			Error json.RawMessage // a stream's has the code in here
+		}
+		if err := json.Unmarshal(firstLine(r.body), &answer); err != nil {
+			a.t.Errorf("%s: /v3/%s: %d %s: %v", who, row[0], r.status, firstLine(r.body), err)
+		}
+		if answer.Code == codes.OK {
+			_ = json.Unmarshal(answer.Error, &answer) // without a code it is refused below
+		}
+		if !slices.Contains(may, answer.Code) {
+			a.t.Errorf("%s: /v3/%s %s: %d %s, want one of %v", who, row[0], row[1], r.status, firstLine(r.body), may)
+		}
+	}
+}
+
+func (a *agent) refusesOverGRPC(who, token string, may ...codes.Code) {
+	a.t.Helper()
+	conn := a.grpcConn()
+	for name, do := range overGRPC {
+		ctx, cancel := context.WithTimeout(showing(a.t.Context(), token), 30*time.Second)
+		if err := do(ctx, conn); !slices.Contains(may, status.Code(err)) {
+			a.t.Errorf("%s: %s: %v, want one of %v", who, name, err, may)
+		}
+		cancel()
+	}
+}
+
+// TestEveryDoorRefusesWhatATokenDoesNotAllow asks for all that a device's token is not good for, over REST, gRPC and the JSON
+// gateway, on a member, on a proxy and on a proxy that is cut off; then as nobody, and with a token that was made up. Nothing
+// of it may have left a trace.
+func TestEveryDoorRefusesWhatATokenDoesNotAllow(t *testing.T) {
+	c, member, proxy, root, args := lockedCluster(t)
+	token, _ := deviceToken(t, c.memberDir(), "--device=pump-7", "--allow=get,put,watch", "--prefix=q/", "--prefix=site/1")
+	member.gateway("lease/grant", fmt.Sprintf(`{"TTL":3600,"ID":%d}`, foreignLease), root)
+	member.gateway("kv/put", fmt.Sprintf(`{"key":"c2l0ZS8y","value":"dGhlaXJz","lease":%d}`, foreignLease), root)
+	for _, a := range []*agent{member, proxy} {
+		a.waitKnown(token)
+	}
+	proxy.as(root, 200, "GET", "/v1/kv/site/2?consistency=linearizable", "") // it is in the cache from now on
+	before := member.trace(root)
+
+	refuses := func(a *agent, elsewhere []codes.Code, unavailable ...int) {
+		t.Helper()
+		t.Logf("at %s", a.url)
+		known := append([]codes.Code{codes.PermissionDenied}, elsewhere...)
+		a.refusesOverREST("the device", token, append(unavailable, 403)...)
+		a.refusesOverGateway("the device", token, known...)
+		a.refusesOverGRPC("the device", token, known...)
+		forged := token[:len(token)-4] + "AAAA"
+		a.refusesOverREST("a made-up token", forged, append(unavailable, 401)...)
+		a.refusesOverGateway("a made-up token", forged, append(elsewhere, codes.Unauthenticated)...)
+		a.refusesOverGRPC("a made-up token", forged, append(elsewhere, codes.Unauthenticated)...)
+		// etcd calls it an invalid argument: the user's name is empty. Administration is not there for nobody.
+		a.refusesOverREST("nobody", "", append(unavailable, 401, 404)...)
+		a.refusesOverGateway("nobody", "", append(elsewhere, codes.InvalidArgument)...)
+		a.refusesOverGRPC("nobody", "", append(elsewhere, codes.InvalidArgument)...)
+	}
+	refuses(member, nil)
+	refuses(proxy, []codes.Code{codes.Unimplemented})
+	if after := member.trace(root); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+	t.Log("the member is gone, and the proxy starts anew")
+	member.kill()
+	proxy.kill()
+	proxy = start(t, filepath.Join(c.dir, "proxy"), freeAddr(t), args...)
+	proxy.as(token, 200, "GET", "/v1/kv/site/1", "")
+	// Passwords, leases and the policy's parts are the member's to judge, who is away.
+	refuses(proxy, []codes.Code{codes.Unimplemented, codes.Unavailable}, 503)
+	if s := proxy.queued(root); s != 0 {
+		t.Errorf("%d writes were queued", s)
+	}
+	member = c.member()
+	if after := member.trace(root); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+}
+
+// waitKnown waits until a node lets a device read what it may.
+func (a *agent) waitKnown(token string) {
+	a.t.Helper()
+	eventually(a.t, startMax, func() string {
+		if r := a.do("GET", "/v1/kv/site/1", nil, "Authorization", "Bearer "+token); r.status != http.StatusOK {
+			return fmt.Sprintf("the new token is answered with %d", r.status)
+		}
+		return ""
+	})
+}
+
+// trace is what could have been changed: all keys, leases, users, roles, members and alarms, without what moves by itself.
+func (a *agent) trace(root string) string {
+	a.t.Helper()
+	var all strings.Builder
+	for _, of := range [][2]string{
+		{"kv/range", `{"key":"AA==","range_end":"AA=="}`}, {"lease/leases", `{}`}, {"auth/user/list", `{}`}, {"auth/role/list", `{}`},
+		{"auth/user/get", `{"name":"root"}`}, {"cluster/member/list", `{}`}, {"maintenance/alarm", `{}`},
+	} {
+		r := a.do("POST", "/v3/"+of[0], []byte(of[1]), "Content-Type", "application/json", "Authorization", root)
+		var answer map[string]any
+		if err := json.Unmarshal(r.body, &answer); err != nil || r.status != http.StatusOK {
+			a.t.Fatalf("/v3/%s: %d %s %v", of[0], r.status, r.body, err)
+		}
+		delete(answer, "header")
+		text, err := json.Marshal(answer)
+		if err != nil {
+			a.t.Fatal(err)
+		}
+		fmt.Fprintf(&all, "%s: %s\n", of[0], text)
+	}
+	devices := a.as(root, 200, "GET", "/v1/devices", "")
+	var list struct{ Devices []struct{ ID string } }
+	if err := json.Unmarshal(devices.body, &list); err != nil {
+		a.t.Fatal(err)
+	}
+	fmt.Fprintf(&all, "devices: %v\n", list)
+	return all.String()
+}
+
+// queued is how many writes wait in a node's queue.
+func (a *agent) queued(root string) int {
+	a.t.Helper()
+	var s struct{ Depth int }
+	r := a.do("GET", "/v1/queue", nil, "Authorization", "Bearer "+root)
+	if err := json.Unmarshal(r.body, &s); err != nil || r.status != http.StatusOK {
+		a.t.Fatalf("/v1/queue: %d %s %v", r.status, r.body, err)
+	}
+	return s.Depth
+}
+
+// TestWatchesOfEveryDoorEndWithTheirRight opens watches over REST, gRPC and the gateway, on a member and a proxy, by a
+// device and by a user; then the token is revoked and the permission taken back. None may see what comes after.
+func TestWatchesOfEveryDoorEndWithTheirRight(t *testing.T) {
+	c, member, proxy, root, _ := lockedCluster(t)
+	token, id := deviceToken(t, c.memberDir(), "--device=display", "--allow=get,watch", "--prefix=site/")
+	member.gateway("auth/role/add", `{"name":"reader"}`, root)
+	member.gateway("auth/role/grant", `{"name":"reader","perm":{"permType":"READ","key":"c2l0ZS8=","range_end":"c2l0ZTA="}}`, root)
+	member.gateway("auth/user/add", `{"name":"ann","password":"p"}`, root)
+	member.gateway("auth/user/grant", `{"user":"ann","role":"reader"}`, root)
+	ann := member.gateway("auth/authenticate", `{"name":"ann","password":"p"}`, "").Token
+
+	ctx, cancel := context.WithTimeout(t.Context(), startMax)
+	defer cancel()
+	var open []*stream
+	for _, a := range []*agent{member, proxy} {
+		for who, token := range map[string]string{"the device": token, "ann": ann} {
+			a.waitKnown(token)
+			name := fmt.Sprintf("%s at %s", who, a.url)
+			open = append(open,
+				restStream(ctx, a, name+" over REST", "GET", "/v1/kv/site/?watch&prefix", "", "Authorization", "Bearer "+token, "Accept", "application/x-ndjson"),
+				restStream(ctx, a, name+" over the gateway", "POST", "/v3/watch", `{"create_request":{"key":"c2l0ZS8=","range_end":"c2l0ZTA="}}`, "Authorization", token),
+				grpcStream(ctx, a, name+" over gRPC", token))
+		}
+	}
+	member.as(root, 200, "PUT", "/v1/kv/site/1", "for all")
+	for _, s := range open {
+		s.sees("for all")
+	}
+	command(t, 0, "token", "revoke", "--data-dir", c.memberDir(), id)
+	member.gateway("auth/user/revoke", `{"name":"ann","role":"reader"}`, root)
+	for _, a := range []*agent{member, proxy} {
+		for _, token := range []string{token, ann} {
+			eventually(t, startMax, func() string {
+				if r := a.do("GET", "/v1/kv/site/1?consistency=local", nil, "Authorization", "Bearer "+token); r.status != 401 && r.status != 403 {
+					return fmt.Sprintf("who lost the right is answered with %d by %s", r.status, a.url)
+				}
+				return ""
+			})
+		}
+	}
+	member.as(root, 200, "PUT", "/v1/kv/site/1", "for root alone")
+	for _, s := range open {
+		s.endsWithout("for root alone")
+	}
+}
+
+// stream is an open watch as lines of text.
+type stream struct {
+	t    *testing.T
+	name string
+	next func() (string, error)
+}
+
+func restStream(ctx context.Context, a *agent, name, method, path, body string, header ...string) *stream {
+	a.t.Helper()
+	req, err := http.NewRequestWithContext(ctx, method, a.url+path, strings.NewReader(body))
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	for i := 0; i+1 < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	a.t.Cleanup(func() { _ = res.Body.Close() })
+	if res.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(res.Body)
+		a.t.Fatalf("%s: %d %s", name, res.StatusCode, text)
+	}
+	lines := bufio.NewScanner(res.Body)
+	return &stream{t: a.t, name: name, next: func() (string, error) {
+		if !lines.Scan() {
+			return "", io.EOF
+		}
+		return lines.Text(), nil
+	}}
+}
+
+func grpcStream(ctx context.Context, a *agent, name, token string) *stream {
+	a.t.Helper()
+	w, err := openGRPCWatch(showing(ctx, token), a.grpcConn(), []byte("site/"), []byte("site0"))
+	if err != nil {
+		a.t.Fatalf("%s: %v", name, err)
+	}
+	if r, err := w.Recv(); err != nil || !r.Created || r.Canceled {
+		a.t.Fatalf("%s: %v, %v", name, r, err)
+	}
+	return &stream{t: a.t, name: name, next: func() (string, error) {
+		r, err := w.Recv()
+		if err != nil || r.Canceled {
+			return "", io.EOF
+		}
+		var all strings.Builder
+		for _, e := range r.Events {
+			all.WriteString(base64.StdEncoding.EncodeToString(e.Kv.Value))
+		}
+		return all.String(), nil
+	}}
+}
+
+func (s *stream) sees(value string) {
+	s.t.Helper()
+	for {
+		line, err := s.next()
+		if err != nil {
+			s.t.Errorf("%s: it ended before it saw %q", s.name, value)
+			return
+		}
+		if strings.Contains(line, base64.StdEncoding.EncodeToString([]byte(value))) {
+			return
+		}
+	}
+}
+
+// endsWithout reads to the end, which has to come by itself.
+func (s *stream) endsWithout(value string) {
+	s.t.Helper()
+	for {
+		line, err := s.next()
+		if err != nil || strings.Contains(line, `"canceled":true`) {
+			return
+		}
+		if strings.Contains(line, base64.StdEncoding.EncodeToString([]byte(value))) {
+			s.t.Errorf("%s: it saw %q", s.name, value)
+			return
+		}
+	}
+}
+
+// TestAdministrationIsNotServedToTheNetwork asks for administration while authentication is off, when nobody is root.
+func TestAdministrationIsNotServedToTheNetwork(t *testing.T) {
+	a := start(t, filepath.Join(t.TempDir(), "d"), freeAddr(t))
+	for _, row := range overREST {
+		path, _, _ := strings.Cut(strings.TrimPrefix(row[1], "/v1/"), "/")
+		if !slices.Contains([]string{"tokens", "devices", "nodes", "cert"}, path) && !(path == "members" && row[0] != "GET") {
+			continue
+		}
+		for _, header := range [][]string{nil, {"Authorization", "Basic cm9vdDpw"}, {"X-Forwarded-For", "127.0.0.1"}} {
+			if r := a.do(row[0], row[1], []byte(row[2]), header...); r.status != http.StatusNotFound || !bytes.Contains(r.body, []byte("administration-only")) {
+				t.Errorf("%s %s with %v: %d %s", row[0], row[1], header, r.status, r.body)
+			}
+		}
+	}
+	if r := a.do("GET", "/debug/pprof/", nil); r.status != http.StatusNotFound {
+		t.Errorf("profiles: %d %s", r.status, firstLine(r.body))
+	}
+}
