@@ -138,9 +138,9 @@ func (a *Agent) peerAddresses() []string {
 	if len(a.cfg.PeerAdvertise) > 0 {
 		return a.cfg.PeerAdvertise
 	}
-	at, ok := a.net.conn.LocalAddr().(*net.UDPAddr)
+	at, ok := a.net.listensAt().(*net.UDPAddr)
 	if !ok {
-		return []string{a.net.conn.LocalAddr().String()}
+		return []string{a.net.listensAt().String()}
 	}
 	if !at.IP.IsUnspecified() {
 		return []string{at.String()}
