@@ -79,7 +79,7 @@ func (a *Agent) buildDoors(force context.Context) *doors {
 	reg.MustRegister(figures{a}) // unchecked, so that one agent after the other may use a registry
 	a.clients = limiters[forClients]
 	a.registerHTTPS()
-	ds := &doors{log: a.opts.Log, gate: a.gate, force: force, etcd: a.buildEtcd(shown), secure: a.secure}
+	ds := &doors{log: a.opts.Log, gate: a.gate, force: force, etcd: a.buildEtcd(shown), secure: a.secure, bounds: a.bounds(), charge: a.ledger.bodies}
 	for _, d := range a.open {
 		h, l := operators[d.purpose], limiters[d.purpose]
 		switch d.purpose {
@@ -99,6 +99,7 @@ func (a *Agent) openLedger() *ledger {
 	limits := a.cfg.Limits
 	a.ledger = newLedger(limits.ClientShare, limits.Rate, [uses]int64{
 		useConnection: int64(limits.Connections), useHandshake: int64(limits.Handshakes), useRequest: int64(limits.Requests), useWatch: int64(limits.Watches),
+		useBody: int64(limits.Bodies),
 	}, a.opts.Metrics)
 	a.gate.ledger = a.ledger
 	return a.ledger

@@ -28,7 +28,7 @@ type Config struct {
 	DataDir       string   `mapstructure:"data-dir" default:"holdfast.data" check:"path" help:"directory of everything this node stores; one agent each"`
 	Listen        []string `mapstructure:"listen" default:"http://127.0.0.1:2379,http://[::1]:2379" check:"urls" help:"URLs on which clients are served, http://host:port or unix:///path; the default leaves out ::1 on a machine without IPv6"`
 	Socket        string   `mapstructure:"socket" shown:"agent.sock in the data directory" check:"socket" help:"unix socket for administration, mode 0660; a path of at most 107 bytes"`
-	PeerListen    string   `mapstructure:"peer-listen" default:":2380" check:"udp" help:"UDP address for other nodes; a proxy takes any port instead of the default, and serves others (--join=proxy:host:port) only where one is named"`
+	PeerListen    string   `mapstructure:"peer-listen" default:":2380" check:"udp" help:"UDP address for other nodes; a proxy takes any port instead of the default until it is promoted, and serves others (--join=proxy:host:port) only where one is named"`
 	PeerAdvertise []string `mapstructure:"peer-advertise" check:"peers" help:"addresses, as host:port, at which other nodes can reach this one; they are told to those that join"`
 	MetricsListen string   `mapstructure:"metrics-listen" shown:"on the client URLs" check:"url" help:"URL of a listener of its own for metrics and health"`
 	Join          []string `mapstructure:"join" check:"join" help:"addresses, as host:port, of any nodes of the cluster to join, or srv:NAME for those that the SRV record _holdfast._udp.NAME lists; proxy:host:port is a proxy that this one is to be behind; once joined it is where a member looks for the others when it has lost them all"`
@@ -144,7 +144,8 @@ type Limits struct {
 	TxnOps        int           `mapstructure:"txn-ops" default:"128" min:"1" max:"16384" help:"most operations of a transaction, and most conditions; over REST those of nested ones included, over gRPC as etcd counts them"`
 	Handshakes    int           `mapstructure:"handshakes" default:"256" min:"1" max:"100000" help:"most TLS handshakes of https listeners under way at a time"`
 	Requests      int           `mapstructure:"requests" default:"4096" min:"1" max:"1000000" help:"most requests of clients under way at a time, of any kind but watches"`
-	ClientShare   int           `mapstructure:"client-share" default:"25" min:"1" max:"100" reload:"yes" help:"percent of connections, handshakes, requests and watches that one client may have, by its address (of IPv6 the first 64 bits); clients on this machine may have all"`
+	Bodies        Size          `mapstructure:"bodies" default:"128MiB" min:"8MiB" help:"most memory that bodies of clients' requests may take at a time, those that are still arriving included; a call of gRPC counts 4 KiB besides"`
+	ClientShare   int           `mapstructure:"client-share" default:"25" min:"1" max:"100" reload:"yes" help:"percent of connections, handshakes, requests, bodies and watches that one client may have, by its address (of IPv6 the first 64 bits); clients on this machine may have all"`
 	Connections   int           `mapstructure:"connections" default:"1024" min:"1" max:"1000000" reload:"yes" help:"most client connections at a time"`
 	HeaderTimeout time.Duration `mapstructure:"header-timeout" default:"10s" min:"100ms" max:"10m" help:"time a client has to send the header of a request"`
 	BodyTimeout   time.Duration `mapstructure:"body-timeout" default:"1m" min:"100ms" max:"24h" help:"time a client has to send the body of a request"`

@@ -64,7 +64,8 @@ func run(ctx context.Context, dir string, d door) error {
 		return err
 	}
 	registry := prometheus.NewRegistry()
-	raft, err := raftnet.New(raftnet.Options{Cluster: p.Cluster, Node: bridge.MemberNode(id.Node()), Log: log, Metrics: registry})
+	raft, err := raftnet.New(raftnet.Options{Cluster: p.Cluster, Node: bridge.MemberNode(id.Node()),
+		Spool: filepath.Join(dir, "member", "spool"), Log: log, Metrics: registry})
 	if err != nil {
 		return err
 	}
@@ -116,7 +117,7 @@ func serve(ctx context.Context, door net.Listener, m *member.Member, registry *p
 		Backend: guard, Hash: passwords.Hash, Reporter: report, Metrics: registry, ClientURLs: []string{"http://" + door.Addr().String()},
 		Admin: func() api.Admin { return m },
 	})
-	split := sniff.New(door, drain, nil)
+	split := sniff.New(door, drain, nil, nil)
 	srv := &http.Server{
 		ReadHeaderTimeout: drain,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
