@@ -222,7 +222,7 @@ func (p *Proxy) local(ctx context.Context, q kv.Query, r kv.Range, age time.Dura
 
 // plain reports whether a range asks for a key as it is.
 func plain(r kv.Range) bool {
-	return r.Revision == 0 && !r.KeysOnly && !r.CountOnly && r.MinMod == 0 && r.MaxMod == 0 && r.MinCreate == 0 && r.MaxCreate == 0
+	return r.Revision == 0 && !r.CountOnly && r.MinMod == 0 && r.MaxMod == 0 && r.MinCreate == 0 && r.MaxCreate == 0
 }
 
 // localKey is local for one key as it is, which most reads ask for: its answer is one piece of memory.
@@ -246,6 +246,9 @@ func (p *Proxy) localKey(ctx context.Context, q kv.Query, r kv.Range, age time.D
 	page := kv.Page{Header: kv.Header{Epoch: epoch, Revision: f.Span.Revision}, Source: kv.SourceCache, Age: age, Ops: a.ops[:]}
 	if f.KV != nil {
 		a.kvs[0] = *f.KV
+		if r.KeysOnly {
+			a.kvs[0].Value = nil
+		}
 		a.ops[0].KVs, a.ops[0].Count = a.kvs[:], 1
 		page.Revision = min(max(f.Span.Revision, f.KV.ModRevision), max(newest, f.Span.Revision))
 	}
