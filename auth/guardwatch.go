@@ -124,14 +124,14 @@ func (w *watching) name() kv.By {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	by := kv.By{Principal: w.who.Principal, AuthRevision: w.who.AuthRevision, Node: w.by.Node}
-	return carried(w.src, by, w.by.Token, w.last.IsRoot(by.Principal))
+	return carried(&w.src, by, w.by.Token, w.last.IsRoot(by.Principal))
 }
 
 // admit judges a new watch. What is refused comes back without a key.
 func (w *watching) admit(ctx context.Context, one kv.Watch) kv.Watch {
 	var who kv.By
 	var by *Policy
-	err := w.g.judged(ctx, w.src, true, func(p *Policy) (err error) {
+	err := w.g.judged(ctx, &w.src, true, func(p *Policy) (err error) {
 		by = p
 		if who, err = w.g.identify(ctx, p, w.by, false); err == nil {
 			err = p.PermitsWatch(who, one.Key, one.End)
