@@ -23,7 +23,7 @@ import (
 // every lease its full TTL anew, so what is answered here still holds there.
 
 // keepAlive returns the renewal that a command is, if it is one.
-func keepAlive(c kv.Command) (op kv.LeaseKeepAlive, ok bool) {
+func keepAlive(c *kv.Command) (op kv.LeaseKeepAlive, ok bool) {
 	if len(c.Ops) != 1 || len(c.Guards) > 0 || c.Write == kv.WriteQueue {
 		return op, false
 	}
@@ -337,8 +337,8 @@ func (m *Member) revokeDue(ctx context.Context, office uint64, due []*lease) err
 }
 
 // chooseIDs gives each lease that is to be granted without an id a random one, as etcd does a positive one.
-func chooseIDs(c kv.Command) kv.Command {
-	for i, op := range c.Ops {
+func chooseIDs(ops []kv.Op) []kv.Op {
+	for i, op := range ops {
 		g, ok := op.(kv.LeaseGrant)
 		if !ok || g.ID != 0 {
 			continue
@@ -346,8 +346,8 @@ func chooseIDs(c kv.Command) kv.Command {
 		for g.ID == 0 {
 			g.ID = int64(random64() >> 1)
 		}
-		c.Ops = slices.Clone(c.Ops) // the caller's stay as they are
-		c.Ops[i] = g
+		ops = slices.Clone(ops) // the caller's stay as they are
+		ops[i] = g
 	}
-	return c
+	return ops
 }
