@@ -13,15 +13,11 @@ import (
 // FuzzToken shows text as who asks, as it comes from the network. It is nobody, but for what was given away.
 func FuzzToken(f *testing.F) {
 	now := time.Unix(1_800_000_000, 0)
-	p := shop(f)
-	signed, err := p.Sign("reader", now, time.Hour)
-	if err != nil {
-		f.Fatal(err)
-	}
 	device := kv.Device{Name: "pump", Verbs: kv.VerbGet, Prefixes: []string{"a"}}
 	id, token := NewDevice(&device)
-	p = policyOf(f, append(withRoot, addUser("reader"), kv.SetDevice{ID: id, Device: &device}, enable)...)
-	if signed, err = p.Sign("reader", now, time.Hour); err != nil {
+	p := policyOf(f, append(withRoot, addUser("reader"), kv.SetDevice{ID: id, Device: &device}, enable)...)
+	signed, err := p.Sign("reader", now, time.Hour)
+	if err != nil {
 		f.Fatal(err)
 	}
 	given := map[string]string{signed: "reader", token: kv.DevicePrincipal + id}

@@ -49,14 +49,22 @@ const (
 	// StreamCost is what a call holds beside its body: its goroutine and its headers.
 	StreamCost = 4 << 10
 
-	// ResetRate is how many calls a second a client may give up (RST_STREAM), and ResetBurst how many at once, as when all that
-	// wait for a lost leader run out of time. Each makes the server begin and end work for little ("rapid reset", CVE-2023-44487).
-	ResetRate, ResetBurst = 1 << 10, 1 << 13
-	// SettingsRate and SettingsBurst are of SETTINGS, of which clients send one or two. Each asks for an answer.
-	SettingsRate, SettingsBurst = 16, 64
+	// ResetRate is how many calls a second a client may give up (RST_STREAM). Each makes the server begin and end work for
+	// little ("rapid reset", CVE-2023-44487).
+	ResetRate = 1 << 10
+	// ResetBurst is how many at once, as when all that wait for a lost leader run out of time.
+	ResetBurst = 1 << 13
+
+	// SettingsRate is of SETTINGS, of which clients send one or two. Each asks for an answer.
+	SettingsRate = 16
+	// SettingsBurst is how many at once.
+	SettingsBurst = 64
+
 	// ControlRate is of all else that carries no request: PING, WINDOW_UPDATE, PRIORITY, CONTINUATION, empty DATA. Clients
 	// of gRPC ping and move windows with nearly every call.
-	ControlRate, ControlBurst = 1 << 15, 1 << 15
+	ControlRate = 1 << 15
+	// ControlBurst is how many at once.
+	ControlBurst = 1 << 15
 )
 
 // metered is a connection of HTTP/2 under Bounds. It reads frames as they pass, both ways, and changes none.
@@ -238,7 +246,7 @@ func (m *metered) close(stream uint32) {
 // tell has Hold know how much is held now. It is called with mu held.
 func (m *metered) tell() error {
 	if !m.calls || m.over != nil {
-		return nil
+		return m.over
 	}
 	switch {
 	case m.body <= HeldFree:
