@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 
+	"holdfast/internal/relay"
 	"holdfast/kv"
 )
 
@@ -103,7 +104,9 @@ func (w *watcher) on(ctx context.Context, p *Pivot, s *stand) (again bool) {
 			control <- kv.WatchControl{Progress: true}
 		}
 		spec.Control = control
-		passing.Go(func() { w.pass(inner, control) })
+		passing.Go(func() {
+			relay.Controls(inner, w.spec.Control, control, func(c *kv.WatchControl, ok bool) { w.take(*c, ok) })
+		})
 	}
 	for b, err := range s.Watch(inner, spec) {
 		moved := !p.show(s, b.Header)
@@ -249,28 +252,8 @@ func (one *watched) advance(b *kv.Batch) (nothing bool) {
 	return false
 }
 
-// pass hands on what the consumer asks for.
-func (w *watcher) pass(ctx context.Context, out chan<- kv.WatchControl) {
-	for {
-		select {
-		case c, ok := <-w.spec.Control:
-			if !w.take(c, ok) {
-				close(out)
-				return
-			}
-			select {
-			case out <- c:
-			case <-ctx.Done():
-				return
-			}
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// take keeps track of what the consumer asks for; it reports whether more can come.
-func (w *watcher) take(c kv.WatchControl, ok bool) bool {
+// take keeps track of what the consumer asks for; ok false: nothing more comes.
+func (w *watcher) take(c kv.WatchControl, ok bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
@@ -285,5 +268,4 @@ func (w *watcher) take(c kv.WatchControl, ok bool) bool {
 			one.ending = true
 		}
 	}
-	return ok
 }
