@@ -29,8 +29,8 @@ func (m *Member) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
 		p, err := m.Read(ctx, kv.Query{By: c.By, Ops: c.Ops})
 		return kv.Result{Header: p.Header, Ops: p.Ops}, err
 	}
-	if op, ok := keepAlive(c); ok {
-		return m.keepAlive(ctx, op)
+	if all := kv.Renewals(c); len(all) > 0 {
+		return m.keepAlive(ctx, c, all)
 	}
 	res, err := m.do(ctx, chooseIDs(c))
 	m.metrics.proposed(err)
