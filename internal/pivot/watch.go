@@ -90,21 +90,19 @@ func (w *watcher) on(ctx context.Context, p *Pivot, s *stand) (again bool) {
 	var passing sync.WaitGroup
 	defer passing.Wait()
 	defer cancel()
-	passing.Go(func() {
-		select {
-		case <-s.left:
-			cancel()
-		case <-inner.Done():
-		}
-	})
+	var in <-chan kv.WatchControl
+	var control chan kv.WatchControl
 	if !w.complete {
-		control := make(chan kv.WatchControl, 1)
+		in, control = w.spec.Control, make(chan kv.WatchControl, 1)
 		if w.owed { // asked of a node that left before it answered
 			control <- kv.WatchControl{Progress: true}
 		}
 		spec.Control = control
-		passing.Go(func() { w.pass(inner, control) })
 	}
+	passing.Go(func() {
+		defer cancel()
+		w.pass(inner, s.left, in, control)
+	})
 	for b, err := range s.Watch(inner, spec) {
 		moved := !p.show(s, b.Header)
 		switch {
@@ -249,20 +247,26 @@ func (one *watched) advance(b *kv.Batch) (nothing bool) {
 	return false
 }
 
-// pass hands on what the consumer asks for.
-func (w *watcher) pass(ctx context.Context, out chan<- kv.WatchControl) {
+// pass hands on what the consumer asks for, if it can, until the node is left or ctx ends. There are many streams: one
+// goroutine does for both.
+func (w *watcher) pass(ctx context.Context, left <-chan struct{}, in <-chan kv.WatchControl, out chan<- kv.WatchControl) {
 	for {
 		select {
-		case c, ok := <-w.spec.Control:
+		case c, ok := <-in:
 			if !w.take(c, ok) {
 				close(out)
-				return
+				in = nil
+				continue
 			}
 			select {
 			case out <- c:
+			case <-left:
+				return
 			case <-ctx.Done():
 				return
 			}
+		case <-left:
+			return
 		case <-ctx.Done():
 			return
 		}
