@@ -39,6 +39,8 @@ type doors struct {
 	gate    *gate
 	etcd    *etcd.Server                     // nil: no listener has it
 	secure  func(net.Conn) (net.Conn, error) // speaks TLS on a connection; nil: no listener is https
+	bounds  *sniff.Bounds                    // of connections of HTTP/2
+	charge  func(http.Handler) http.Handler  // counts the bodies of requests; nil: nobody does
 	force   context.Context                  // ended to cut a drain short
 	servers []*server
 }
@@ -57,7 +59,7 @@ func (ds *doors) add(d *door, l *limiter, h http.Handler, limits config.Limits, 
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
 	srv := &http.Server{
-		Handler:           ds.closing(h),
+		Handler:           ds.closing(ds.charged(h)),
 		Protocols:         &protocols,
 		ReadHeaderTimeout: limits.HeaderTimeout,
 		IdleTimeout:       limits.IdleTimeout, // the body's time is kept by the handler that reads it
@@ -73,13 +75,20 @@ func (ds *doors) add(d *door, l *limiter, h http.Handler, limits config.Limits, 
 	s := &server{door: d, http: srv}
 	ds.servers = append(ds.servers, s)
 	if d.url.TLS {
-		s.share(limits, ds.secure)
+		s.share(limits, ds.secure, ds.bounds)
 	}
 }
 
+func (ds *doors) charged(h http.Handler) http.Handler {
+	if ds.charge == nil {
+		return h
+	}
+	return ds.charge(h)
+}
+
 // share has the connections of a door told apart, after TLS where that is spoken.
-func (s *server) share(limits config.Limits, secure func(net.Conn) (net.Conn, error)) {
-	s.split = sniff.New(s.door.listener, limits.HeaderTimeout, secure)
+func (s *server) share(limits config.Limits, secure func(net.Conn) (net.Conn, error), bounds *sniff.Bounds) {
+	s.split = sniff.New(s.door.listener, limits.HeaderTimeout, secure, bounds)
 	s.door.listener, s.grpc = s.split.HTTP(), s.split.GRPC()
 }
 
@@ -88,7 +97,7 @@ func (ds *doors) addEtcd(d *door, l *limiter, h http.Handler, limits config.Limi
 	ds.add(d, l, h, limits, onShutdown)
 	s := ds.servers[len(ds.servers)-1]
 	if s.split == nil {
-		s.share(limits, nil)
+		s.share(limits, nil, ds.bounds)
 	}
 	s.grpc, s.calls = l.turnAway(s.grpc), true
 }

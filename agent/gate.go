@@ -122,16 +122,13 @@ func stopping() *kv.Error {
 	return kv.Errorf(kv.Stopping, "this node is shutting down: ask another one, or this one again when it is back")
 }
 
-// charge has the client of a request pay for it, if it came from one; what it returns gives back.
-func (g *gate) charge(ctx context.Context, u use) (give func(), err error) {
-	c, ok := api.CallerFrom(ctx)
-	if !ok || g.ledger == nil {
-		return func() {}, nil
+// charge has the client of a request pay for it, if it came from one: then paid, and the ledger is to be given back.
+func (g *gate) charge(ctx context.Context, u use) (c api.Caller, paid bool, err error) {
+	c, paid = api.CallerFrom(ctx)
+	if !paid || g.ledger == nil {
+		return c, false, nil
 	}
-	if err := g.ledger.take(c, u); err != nil {
-		return nil, err
-	}
-	return func() { g.ledger.give(c, u) }, nil
+	return c, true, g.ledger.take(c, u)
 }
 
 // Do passes c on.
@@ -142,11 +139,13 @@ func (g *gate) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
 }
 
 func (g *gate) do(ctx context.Context, c kv.Command) (kv.Result, error) {
-	give, err := g.charge(ctx, useRequest)
+	from, paid, err := g.charge(ctx, useRequest)
 	if err != nil {
 		return kv.Result{}, err
 	}
-	defer give()
+	if paid {
+		defer g.ledger.give(from, useRequest)
+	}
 	b, err := g.enter(ctx)
 	if err != nil {
 		return kv.Result{}, err
@@ -157,11 +156,13 @@ func (g *gate) do(ctx context.Context, c kv.Command) (kv.Result, error) {
 
 // Read passes q on.
 func (g *gate) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
-	give, err := g.charge(ctx, useRequest)
+	c, paid, err := g.charge(ctx, useRequest)
 	if err != nil {
 		return kv.Page{}, err
 	}
-	defer give()
+	if paid {
+		defer g.ledger.give(c, useRequest)
+	}
 	b, err := g.enter(ctx)
 	if err != nil {
 		return kv.Page{}, err
@@ -173,12 +174,14 @@ func (g *gate) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
 // Watch passes w on. When the node drains the stream ends with kv.Stopping, after everything already under way.
 func (g *gate) Watch(ctx context.Context, w kv.WatchSpec) iter.Seq2[kv.Batch, error] {
 	return func(yield func(kv.Batch, error) bool) {
-		give, err := g.charge(ctx, useWatch)
+		c, paid, err := g.charge(ctx, useWatch)
 		if err != nil {
 			yield(kv.Batch{}, err)
 			return
 		}
-		defer give()
+		if paid {
+			defer g.ledger.give(c, useWatch)
+		}
 		b, err := g.enter(ctx)
 		if err != nil {
 			yield(kv.Batch{}, err)

@@ -12,6 +12,7 @@ import (
 	"holdfast/api/ops"
 	"holdfast/api/rest"
 	"holdfast/config"
+	"holdfast/internal/namespace"
 	"holdfast/kv"
 	"holdfast/member"
 )
@@ -23,8 +24,9 @@ import (
 //	metrics         health, version, metrics
 func (a *Agent) buildDoors(force context.Context) *doors {
 	reg := a.opts.Metrics
+	shown := a.shown()
 	options := rest.Options{
-		Backend:     a.gate,
+		Backend:     shown,
 		Reporter:    a,
 		Log:         a.opts.Log,
 		Metrics:     reg,
@@ -46,10 +48,14 @@ func (a *Agent) buildDoors(force context.Context) *doors {
 	options.Admin = a.admin
 	options.Nodes, options.Certificates = nodes{a}, certificates{a}
 	options.Queue = func() api.Queue {
-		if v := a.queue.Load(); v != nil {
+		switch v := a.queue.Load(); {
+		case v == nil:
+			return nil
+		case a.cfg.Proxy.Namespace != "":
+			return namespace.Queue(v, a.cfg.Proxy.Namespace)
+		default:
 			return v
 		}
-		return nil
 	}
 	devices := rest.New(options)
 	traced := a.tracer.Door(devices)
@@ -73,7 +79,7 @@ func (a *Agent) buildDoors(force context.Context) *doors {
 	reg.MustRegister(figures{a}) // unchecked, so that one agent after the other may use a registry
 	a.clients = limiters[forClients]
 	a.registerHTTPS()
-	ds := &doors{log: a.opts.Log, gate: a.gate, force: force, etcd: a.buildEtcd(), secure: a.secure}
+	ds := &doors{log: a.opts.Log, gate: a.gate, force: force, etcd: a.buildEtcd(shown), secure: a.secure, bounds: a.bounds(), charge: a.ledger.bodies}
 	for _, d := range a.open {
 		h, l := operators[d.purpose], limiters[d.purpose]
 		switch d.purpose {
@@ -93,15 +99,24 @@ func (a *Agent) openLedger() *ledger {
 	limits := a.cfg.Limits
 	a.ledger = newLedger(limits.ClientShare, limits.Rate, [uses]int64{
 		useConnection: int64(limits.Connections), useHandshake: int64(limits.Handshakes), useRequest: int64(limits.Requests), useWatch: int64(limits.Watches),
+		useBody: int64(limits.Bodies),
 	}, a.opts.Metrics)
 	a.gate.ledger = a.ledger
 	return a.ledger
 }
 
+// shown is the node as clients and the administration socket see it: all of it, or the keys of a namespace.
+func (a *Agent) shown() api.Backend {
+	if a.cfg.Proxy.Namespace == "" {
+		return a.gate
+	}
+	return namespace.New(a.gate, a.cfg.Proxy.Namespace)
+}
+
 // buildEtcd is the server of etcd's API, for all listeners that have it.
-func (a *Agent) buildEtcd() *etcd.Server {
+func (a *Agent) buildEtcd(shown api.Backend) *etcd.Server {
 	return etcd.New(etcd.Options{
-		Backend:     a.gate,
+		Backend:     shown,
 		Reporter:    a,
 		Admin:       a.admin,
 		Members:     a.listMembers,
@@ -115,12 +130,13 @@ func (a *Agent) buildEtcd() *etcd.Server {
 		BodyTimeout: a.cfg.Limits.BodyTimeout,
 		IdleTimeout: a.cfg.Limits.IdleTimeout,
 		Audit:       a.audit.deed,
+		Trace:       a.tracer.Call(),
 	})
 }
 
-// admin is what this node can do for an operator, nil if it is no full replica or not open yet.
+// admin is what this node can do for an operator, nil if it is no full replica, not open yet, or shows a part of the keys.
 func (a *Agent) admin() api.Admin {
-	if n := a.node.Load(); n != nil {
+	if n := a.node.Load(); n != nil && a.cfg.Proxy.Namespace == "" {
 		return n.admin
 	}
 	return nil

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"fmt"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -37,11 +38,12 @@ const (
 	useHandshake      // of TLS, not finished
 	useRequest        // under way
 	useWatch
+	useBody // bytes of requests that were not answered yet
 	uses
 )
 
 func (u use) String() string {
-	return [...]string{useConnection: "connections", useHandshake: "handshakes", useRequest: "requests", useWatch: "watches"}[u]
+	return [...]string{useConnection: "connections", useHandshake: "handshakes", useRequest: "requests", useWatch: "watches", useBody: "bodies"}[u]
 }
 
 // account is what one client has.
@@ -87,8 +89,19 @@ func clientOf(c api.Caller) (netip.Prefix, bool) {
 	return p, err == nil
 }
 
+// some is so much of a use, in words.
+func (u use) some(n int64) string {
+	if u == useBody {
+		return fmt.Sprintf("%d bytes of requests", n)
+	}
+	return fmt.Sprintf("%d %s", n, u)
+}
+
 // take counts one more use in, or refuses it. What was taken is given back by give.
-func (l *ledger) take(c api.Caller, u use) error {
+func (l *ledger) take(c api.Caller, u use) error { return l.takeMany(c, u, 1) }
+
+// takeMany is take for n at once: all of them or none.
+func (l *ledger) takeMany(c api.Caller, u use, n int64) error {
 	if c.Admin {
 		return nil
 	}
@@ -96,18 +109,18 @@ func (l *ledger) take(c api.Caller, u use) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	most := l.max[u]
-	if most > 0 && l.total[u] >= most {
+	if most > 0 && l.total[u]+n > most {
 		l.refused[u].Add(1)
-		return kv.Errorf(kv.Busy, "this node has %d %s under way, which is its limit (limits.%s)", most, u, u)
+		return kv.Errorf(kv.Busy, "this node has %s under way, which is its limit (limits.%s)", u.some(l.total[u]), u)
 	}
 	if !shares {
-		l.total[u]++
+		l.total[u] += n
 		return nil
 	}
 	a := l.account(client)
-	if most > 0 && a.has[u] >= max(1, most*l.share.Load()/100) {
+	if most > 0 && a.has[u]+n > max(1, most*l.share.Load()/100) {
 		l.refused[u].Add(1)
-		return kv.Errorf(kv.RateLimited, "this client has %d %s under way, its share of this node (limits.client-share)", a.has[u], u)
+		return kv.Errorf(kv.RateLimited, "this client has %s under way, its share of this node (limits.client-share)", u.some(a.has[u]))
 	}
 	if u == useRequest && !l.spend(a, time.Now()) {
 		l.limited.Add(1)
@@ -115,8 +128,8 @@ func (l *ledger) take(c api.Caller, u use) error {
 		err.RetryAfter = time.Second
 		return err
 	}
-	l.total[u]++
-	a.has[u]++
+	l.total[u] += n
+	a.has[u] += n
 	return nil
 }
 
@@ -169,14 +182,17 @@ func (l *ledger) sweep(now time.Time) {
 }
 
 // give gives back what take counted in.
-func (l *ledger) give(c api.Caller, u use) {
+func (l *ledger) give(c api.Caller, u use) { l.giveMany(c, u, 1) }
+
+// giveMany is give for n at once.
+func (l *ledger) giveMany(c api.Caller, u use, n int64) {
 	if c.Admin {
 		return
 	}
 	client, shares := clientOf(c)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.total[u]--
+	l.total[u] -= n
 	if !shares {
 		return
 	}
@@ -186,7 +202,7 @@ func (l *ledger) give(c api.Caller, u use) {
 			return
 		}
 	}
-	if a.has[u]--; a.has == [uses]int64{} && (l.rate.Load() == 0 || time.Since(a.at) > time.Second) {
+	if a.has[u] -= n; a.has == [uses]int64{} && (l.rate.Load() == 0 || time.Since(a.at) > time.Second) {
 		delete(l.clients, client)
 	}
 }

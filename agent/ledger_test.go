@@ -3,8 +3,12 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,7 +24,7 @@ func from(addr string) api.Caller {
 }
 
 func testLedger(share, rate int) *ledger {
-	return newLedger(share, rate, [uses]int64{useConnection: 8, useHandshake: 8, useRequest: 8, useWatch: 8}, prometheus.NewRegistry())
+	return newLedger(share, rate, [uses]int64{useConnection: 8, useHandshake: 8, useRequest: 8, useWatch: 8, useBody: 8}, prometheus.NewRegistry())
 }
 
 // takes counts how often a client may have something.
@@ -166,5 +170,56 @@ func TestAFloodOfConnectionsLeavesRoomForOthers(t *testing.T) {
 	}
 	if l.open.Load() != 1 || l.beyond.Load() != 0 {
 		t.Errorf("%d open, %d beyond after all were closed", l.open.Load(), l.beyond.Load())
+	}
+}
+
+func TestBodiesUnderWayAreCountedAndGivenBack(t *testing.T) {
+	l := newLedger(25, 0, [uses]int64{useBody: 40 << 10}, prometheus.NewRegistry())
+	var during func()
+	var got error
+	h := l.bodies(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if _, got = io.Copy(io.Discard, r.Body); during != nil {
+			during()
+		}
+	}))
+	ask := func(addr string, size int, announced bool) error {
+		r := httptest.NewRequestWithContext(api.WithCaller(t.Context(), from(addr)), http.MethodPut, "/", strings.NewReader(strings.Repeat("x", size)))
+		if !announced {
+			r.ContentLength = -1
+		}
+		h.ServeHTTP(httptest.NewRecorder(), r)
+		return got
+	}
+	for _, announced := range []bool{true, false} {
+		if err := ask("192.0.2.1", 10<<10, announced); err != nil {
+			t.Errorf("its share: %v", err)
+		}
+		if err := ask("192.0.2.1", 10<<10+1, announced); kv.CodeOf(err) != kv.RateLimited {
+			t.Errorf("more than its share: %v", err)
+		}
+		if err := ask("127.0.0.1", 40<<10, announced); err != nil {
+			t.Errorf("on this machine: %v", err)
+		}
+	}
+	during = func() {
+		during = nil
+		if err := ask("192.0.2.1", 5<<10, true); kv.CodeOf(err) != kv.RateLimited {
+			t.Errorf("beside one under way: %v", err)
+		}
+		if err := ask("192.0.2.1", bodyFree, true); err != nil {
+			t.Errorf("a small one beside it: %v", err)
+		}
+		if err := ask("192.0.2.2", 5<<10, true); err != nil {
+			t.Errorf("by another client: %v", err)
+		}
+		if err := ask("127.0.0.1", 31<<10, true); kv.CodeOf(err) != kv.Busy {
+			t.Errorf("more than the node has: %v", err)
+		}
+	}
+	if err := ask("192.0.2.1", 10<<10, true); kv.CodeOf(err) != kv.Busy { // the last of those inside of it
+		t.Error(err)
+	}
+	if l.total[useBody] != 0 || len(l.clients) > 0 || l.refused[useBody].Load() == 0 {
+		t.Errorf("afterwards %d bytes are counted for %d clients, %d refused", l.total[useBody], len(l.clients), l.refused[useBody].Load())
 	}
 }

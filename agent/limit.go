@@ -120,6 +120,7 @@ type limitedConn struct {
 	caller  api.Caller
 	beyond  error // gets one answer, this; nil: it is one of those that may be
 	once    sync.Once
+	reading readDeadline
 	bounded atomic.Bool  // a handler has set a write deadline of its own
 	stall   atomic.Int64 // when the write deadline that is in force was set, in nanoseconds since 1970; 0 for never
 }
@@ -174,10 +175,12 @@ func (c *limitedConn) boundWrite(now time.Time) error {
 	return c.Conn.SetWriteDeadline(now.Add(stallTimeout))
 }
 
-// SetWriteDeadline replaces stallTimeout until it is called with the zero time.
+// SetWriteDeadline replaces stallTimeout until it is called with the zero time, which net/http does after each request.
 func (c *limitedConn) SetWriteDeadline(t time.Time) error {
+	if was := c.bounded.Swap(!t.IsZero()); !was && t.IsZero() {
+		return nil
+	}
 	c.stall.Store(0)
-	c.bounded.Store(!t.IsZero())
 	return c.Conn.SetWriteDeadline(t)
 }
 

@@ -19,6 +19,7 @@ import (
 	"holdfast/config"
 	"holdfast/enroll"
 	"holdfast/internal/bridge"
+	"holdfast/internal/netwatch"
 	"holdfast/member"
 	"holdfast/transport"
 	"holdfast/transport/courier"
@@ -140,7 +141,20 @@ func (n *network) start(a *Agent) error {
 
 func (a *Agent) runNetwork(ctx context.Context, ready func()) error {
 	ready()
-	return a.net.ep.Run(ctx)
+	if _, ok := a.net.conn.(*net.UDPConn); !ok {
+		return a.net.ep.Run(ctx)
+	}
+	watching, stop := context.WithCancel(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		if err := netwatch.Run(watching, func() { a.net.ep.Rerouted() }); err != nil {
+			a.opts.Log.Warn("links follow a change of this machine's addresses only by their keep-alives", "err", err)
+		}
+	})
+	err := a.net.ep.Run(ctx)
+	stop()
+	watch.Wait()
+	return err
 }
 
 func ignoreClosed(err error) error {

@@ -23,6 +23,9 @@ func (a *Agent) promote(ctx context.Context, now *running, e *errand) (*running,
 		}
 		return now, a.promoted(rec, e)
 	}
+	if a.cfg.Proxy.Namespace != "" {
+		return now, &undone{kv.Errorf(kv.PreconditionFailed, "this proxy shows its clients a namespace (proxy.namespace), and a member shows all keys: take that setting out first")}
+	}
 	if rec.Switch == nil {
 		rec.Switch = &change{Kind: promoting, Token: e.token}
 		if err := a.note(rec, failpoint.PromoteJournalled); err != nil {

@@ -45,7 +45,7 @@ func (a *Agent) openProxy(from proxy.Upstream) (*act, error) {
 	if err := a.loadRevoked(); err != nil {
 		return nil, err
 	}
-	options := client.Options{Dial: a.dialUplink, Endpoints: ends, OnGood: a.keepEndpoints, Log: a.opts.Log}
+	options := client.Options{Dial: a.dialUplink, Endpoints: ends, OnGood: a.keepEndpoints, Rerouted: a.net.ep.RouteChange, Log: a.opts.Log}
 	if !a.net.identity.Load().Joined() {
 		options.Connecting = -1 // nobody answers a node that has not joined: nothing waits for that
 	}

@@ -15,6 +15,8 @@ type Caller struct {
 	Admin   bool              // it came over the administration socket
 	Process *Process          // over any unix socket, where the kernel tells
 	Cert    *x509.Certificate // the client's own certificate, verified against the client CA and the CRL; nil: it showed none
+
+	device string // what Device returns, made once for a connection; empty: not yet
 }
 
 // Process is the client at the other end of a unix socket, as it was when it connected.
@@ -27,6 +29,8 @@ type Process struct {
 // where nothing is known.
 func (c Caller) Device() string {
 	switch {
+	case c.device != "":
+		return c.device
 	case c.Addr.IsValid():
 		return c.Addr.Addr().String()
 	case c.Process != nil:
@@ -54,6 +58,7 @@ type callerKey struct{}
 
 // WithCaller returns ctx with c in it, for whoever accepts connections.
 func WithCaller(ctx context.Context, c Caller) context.Context {
+	c.device = c.Device()
 	return context.WithValue(ctx, callerKey{}, &c)
 }
 

@@ -344,3 +344,48 @@ func TestAWatchEndsWithItsRight(t *testing.T) {
 		wg.Wait()
 	})
 }
+
+// unreachable is a node whose watches never say anything.
+type unreachable struct{ *node }
+
+func (unreachable) Watch(ctx context.Context, _ kv.WatchSpec) iter.Seq2[kv.Batch, error] {
+	return func(func(kv.Batch, error) bool) { <-ctx.Done() }
+}
+
+// Who may not watch hears so from a proxy that has lost its upstream, too, however often they ask.
+func TestARefusedWatchIsAnsweredWithoutTheNodeBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(shop(t))
+		g := NewGuard(unreachable{n}, n.source, Options{})
+		ctx, cancel := context.WithCancel(t.Context())
+		controls := make(chan kv.WatchControl)
+		got := make(chan kv.Batch)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			spec := kv.WatchSpec{By: kv.By{Principal: "reader"}, Control: controls, Watches: []kv.Watch{{ID: 1, Key: []byte("z")}}}
+			for b, err := range g.Watch(ctx, spec) {
+				if err != nil {
+					t.Error(err)
+				}
+				got <- b
+			}
+		})
+		for _, id := range []int64{1, 2, 2} {
+			if id > 1 {
+				controls <- kv.WatchControl{Add: &kv.Watch{ID: id, Key: []byte("z")}}
+			}
+			if b := <-got; b.WatchID != id || !b.Created || !b.Canceled || b.Err == nil || b.Err.Code != kv.PermissionDenied {
+				t.Errorf("got %+v, want watch %d refused", b, id)
+			}
+		}
+		controls <- kv.WatchControl{Add: &kv.Watch{ID: 3, Key: []byte("a")}} // is for the node behind
+		synctest.Wait()
+		select {
+		case b := <-got:
+			t.Errorf("got %+v from a node that says nothing", b)
+		default:
+		}
+		cancel()
+		wg.Wait()
+	})
+}

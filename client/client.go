@@ -34,6 +34,8 @@ type Conn interface {
 	Err() error
 	// Line is the round-trip time, and the share of packets that are lost of late.
 	Line() (rtt time.Duration, loss float64)
+	// Alive asks for a sign of life and returns once there is one; an error when ctx or the connection ends before.
+	Alive(ctx context.Context) error
 	Close(reason string)
 }
 
@@ -56,7 +58,9 @@ type Options struct {
 	Endpoints []string
 	// OnGood hears of the order of endpoints when it has changed because another one worked. It may block.
 	OnGood func(endpoints []string)
-	Log    *slog.Logger
+	// Rerouted returns a channel that is closed when the network of this machine changes next. Nil: nobody tells.
+	Rerouted func() <-chan struct{}
+	Log      *slog.Logger
 
 	DialTimeout time.Duration // of one endpoint, 5 s
 	HeadStart   time.Duration // of an endpoint over the next one, 1.5 s: a handshake over a satellite takes 1.2 s
@@ -89,6 +93,9 @@ func New(o Options) (*Client, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if o.Rerouted == nil {
+		o.Rerouted = func() <-chan struct{} { return nil }
+	}
 	o.DialTimeout = def(o.DialTimeout, 5*time.Second)
 	o.HeadStart = def(o.HeadStart, 1500*time.Millisecond)
 	o.MinBackoff = def(o.MinBackoff, 200*time.Millisecond)
@@ -113,14 +120,19 @@ func (c *Client) Run(ctx context.Context) error {
 	pause := c.opts.MinBackoff
 	lost := ""
 	for ctx.Err() == nil {
-		conn, at, err := c.dial(ctx, c.order(lost))
+		rerouted := c.opts.Rerouted()
+		dialing, cancel := until(ctx, rerouted) // a handshake does not survive that its packets come from elsewhere
+		conn, at, err := c.dial(dialing, c.order(lost))
+		cancel()
 		if err != nil {
 			c.down(err, true)
 			// Jitter over the upper half: a fleet that lost the same member does not come back in step.
-			if !sleep(ctx, pause/2+rand.N(pause/2)) {
-				break
+			switch sleep(ctx, pause/2+rand.N(pause/2), rerouted) {
+			case sleepOver:
+				pause = min(2*pause, c.opts.MaxBackoff)
+			case sleepCut:
+				pause = c.opts.MinBackoff
 			}
-			pause = min(2*pause, c.opts.MaxBackoff)
 			continue
 		}
 		l := newLink(conn, at)
@@ -147,9 +159,7 @@ func (c *Client) Run(ctx context.Context) error {
 			pause = c.opts.MinBackoff
 			continue
 		}
-		if !sleep(ctx, pause/2+rand.N(pause/2)) { // sent away as soon as it was let in: that is no better than a failed dial
-			break
-		}
+		sleep(ctx, pause/2+rand.N(pause/2), nil) // sent away as soon as it was let in: that is no better than a failed dial
 		pause = min(2*pause, c.opts.MaxBackoff)
 	}
 	c.down(kv.Errorf(kv.Stopping, "the client has stopped"), true)
@@ -159,15 +169,39 @@ func (c *Client) Run(ctx context.Context) error {
 // holdsFor is how long a connection must live for the pause to begin anew.
 const holdsFor = 5 * time.Second
 
-func sleep(ctx context.Context, d time.Duration) bool {
+// What ended a sleep.
+const (
+	sleepOver  = iota
+	sleepCut   // by the channel
+	sleepEnded // with ctx
+)
+
+// sleep waits for d, or less if ctx ends or cut is closed.
+func sleep(ctx context.Context, d time.Duration, cut <-chan struct{}) int {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
-		return true
+		return sleepOver
+	case <-cut:
+		return sleepCut
 	case <-ctx.Done():
-		return false
+		return sleepEnded
 	}
+}
+
+// until is a context that ends with ctx or when a channel is closed.
+func until(ctx context.Context, cut <-chan struct{}) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		select {
+		case <-cut:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	return ctx, func() { cancel(); watching.Wait() }
 }
 
 // attempt is what became of a dial.

@@ -19,6 +19,7 @@ type fakeConn struct {
 	changed chan struct{}
 	done    chan struct{}
 	once    sync.Once
+	answers <-chan time.Time // of Alive; nil: no sign of life comes
 }
 
 func (c *fakeConn) OpenStream(context.Context) (Stream, error) {
@@ -28,6 +29,19 @@ func (c *fakeConn) Line() (time.Duration, float64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.rtt, 0
+}
+func (c *fakeConn) Alive(ctx context.Context) error {
+	c.mu.Lock()
+	answers := c.answers
+	c.mu.Unlock()
+	select {
+	case <-answers:
+		return nil
+	case <-c.done:
+		return c.Err()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 func (c *fakeConn) Done() <-chan struct{} { return c.done }
 func (c *fakeConn) Err() error            { return errors.New("closed") }
@@ -52,6 +66,7 @@ type town struct {
 	mu     sync.Mutex
 	takes  map[string]time.Duration
 	dialed []string
+	moved  chan struct{} // closed and replaced when the network of this machine changes
 	conns  map[string][]*fakeConn
 }
 
@@ -95,8 +110,8 @@ func (w *town) open(at string) (n int) {
 
 func inTown(t *testing.T, takes map[string]time.Duration, f func(w *town, c *Client)) {
 	synctest.Test(t, func(t *testing.T) {
-		w := &town{takes: takes, conns: map[string][]*fakeConn{}}
-		c, err := New(Options{Dial: w.dial, Endpoints: []string{"a", "b", "c"}})
+		w := &town{takes: takes, moved: make(chan struct{}), conns: map[string][]*fakeConn{}}
+		c, err := New(Options{Dial: w.dial, Endpoints: []string{"a", "b", "c"}, Rerouted: w.rerouted})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -265,5 +280,76 @@ func TestReadsGoOutEarlyOnlyWhileSomethingIsKnownToAnswer(t *testing.T) {
 		time.Sleep(2600 * time.Millisecond)
 		synctest.Wait()
 		early(false) // requests are answered at once, that nothing answers
+	})
+}
+
+func (w *town) rerouted() <-chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.moved
+}
+
+// move changes the network of this machine.
+func (w *town) move() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	close(w.moved)
+	w.moved = make(chan struct{})
+}
+
+func TestAfterAChangeOfNetworkTheLinkThatComesAlongIsKept(t *testing.T) {
+	const rtt = 60 * time.Millisecond
+	inTown(t, map[string]time.Duration{"a": rtt, "b": rtt}, func(w *town, c *Client) {
+		at(t, c, time.Second, "a")
+		w.conns["a"][0].answers = time.After(rtt)
+		w.move()
+		at(t, c, 5*time.Second, "a")
+		if len(w.dialed) != 1 {
+			t.Errorf("dialed %v: a handshake for nothing", w.dialed)
+		}
+	})
+}
+
+func TestAfterAChangeOfNetworkAnotherMemberIsFoundInTwoRoundTripsMore(t *testing.T) {
+	const rtt = 60 * time.Millisecond
+	inTown(t, map[string]time.Duration{"a": rtt, "b": rtt}, func(w *town, c *Client) {
+		at(t, c, time.Second, "a")
+		w.mu.Lock()
+		delete(w.takes, "a") // not to be reached from there
+		w.mu.Unlock()
+		w.move()
+		at(t, c, 2*rtt+proveFor+rtt+time.Millisecond, "b")
+		at(t, c, 11*time.Second, "b")
+		if n := w.open("a"); n != 0 {
+			t.Error("the link that did not come along is left open")
+		}
+	})
+}
+
+func TestAfterAChangeOfNetworkTheLinkMayWinLate(t *testing.T) {
+	const rtt = 60 * time.Millisecond
+	inTown(t, map[string]time.Duration{"a": rtt, "b": time.Second}, func(w *town, c *Client) {
+		at(t, c, time.Second, "a")
+		w.conns["a"][0].answers = time.After(400 * time.Millisecond)
+		w.move()
+		at(t, c, 5*time.Second, "a")
+		if len(w.dialed) != 2 || w.open("b") != 0 {
+			t.Errorf("dialed %v, %d connections to b", w.dialed, w.open("b"))
+		}
+	})
+}
+
+func TestAClientThatIsDownDialsWhenTheNetworkChanges(t *testing.T) {
+	inTown(t, nil, func(w *town, c *Client) {
+		at(t, c, 10*time.Minute, "") // the pause is long by now
+		w.mu.Lock()
+		w.takes = map[string]time.Duration{"a": 50 * time.Millisecond}
+		dialed := len(w.dialed)
+		w.mu.Unlock()
+		w.move() // in a pause or in the midst of a dial, which is given up
+		at(t, c, 100*time.Millisecond, "a")
+		if n := len(w.dialed) - dialed; n > 2 {
+			t.Errorf("%d dials", n)
+		}
 	})
 }

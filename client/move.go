@@ -9,8 +9,9 @@ import (
 )
 
 // A client moves to another endpoint while its connection is good: because the member at the other end is about to leave and says
-// so, or because another one is clearly nearer. What is new goes over the new connection from the moment that it is up; what is
-// under way on the old one is answered there, and no request fails.
+// so, because another one is clearly nearer, or because another one is the first to answer after the network of this machine has
+// changed. What is new goes over the new connection from the moment that it is up; what is under way on the old one is answered
+// there, and no request fails.
 
 const (
 	// surveyFirst is how long after a connection came up the others are looked at, surveyEvery how often then: a look costs a
@@ -59,6 +60,10 @@ func (l *link) leave() {
 		close(l.idle)
 	}
 }
+
+// proveFor is how long a link has, beyond two round trips, to show that it has come along to another network, before a dial begins
+// beside it: a handshake is 7 kB, and a vehicle changes networks often.
+const proveFor = 50 * time.Millisecond
 
 // retire closes a link, whose place another one has, once nothing is under way on it any more.
 func (l *link) retire(ctx context.Context) {
@@ -133,6 +138,39 @@ func (c *Client) refuge(ctx context.Context, l *link) *link {
 	return newLink(conn, at)
 }
 
+// outrun returns a link to the endpoint that answers first, now that the network of this machine is another one: nil if that is the
+// one of l, which comes along if its member can be reached from there.
+func (c *Client) outrun(ctx context.Context, l *link) *link {
+	rtt, _ := l.Line()
+	if err := aliveWithin(ctx, l, 2*rtt+proveFor); err == nil || ctx.Err() != nil {
+		return nil
+	}
+	race, cancel := context.WithCancel(ctx)
+	var proving sync.WaitGroup
+	defer proving.Wait()
+	defer cancel()
+	proving.Go(func() {
+		if l.Alive(race) == nil {
+			cancel()
+		}
+	})
+	conn, at, err := c.dial(race, c.order(l.at))
+	if err != nil {
+		return nil
+	}
+	if race.Err() != nil { // both have answered
+		conn.Close("the former connection is good")
+		return nil
+	}
+	return newLink(conn, at)
+}
+
+func aliveWithin(ctx context.Context, l *link, d time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	return l.Alive(ctx)
+}
+
 // survey looks at other endpoints, and returns a link to the best of them if it is worth moving there.
 func (c *Client) survey(ctx context.Context, l *link) *link {
 	order := c.others(l)
@@ -186,6 +224,7 @@ func (s *search) end() {
 		return
 	}
 	s.cancel()
+	s.cancel = nil
 	if l := <-s.found; l != nil {
 		l.Close("not needed any more")
 	}
@@ -202,6 +241,7 @@ func (c *Client) hold(ctx context.Context, l *link) (next *link, err error) {
 	defer s.end()
 	due, soonest := time.Now().Add(surveyFirst), time.Now()
 	best := time.Duration(0)
+	rerouted := c.opts.Rerouted()
 	was := false
 	for {
 		lost, changed := l.LossState()
@@ -224,8 +264,11 @@ func (c *Client) hold(ctx context.Context, l *link) (next *link, err error) {
 			return nil, errLost
 		case <-l.leaving:
 			s.end()
-			s.cancel = nil
 			s.begin(ctx, func(ctx context.Context) *link { return c.refuge(ctx, l) })
+		case <-rerouted:
+			rerouted = c.opts.Rerouted()
+			s.end()
+			s.begin(ctx, func(ctx context.Context) *link { return c.outrun(ctx, l) })
 		case <-look.C:
 			now := cost(l)
 			if best == 0 || now < best {

@@ -123,6 +123,10 @@ func (f *field) verifyContent(v reflect.Value) error {
 		return verifyEach(v, verifyJoin)
 	case "mirrors":
 		return verifyMirrors(v)
+	case "namespace":
+		if len(v.String()) > namespaceMax {
+			return fmt.Errorf("has %d bytes, at most %d are allowed", len(v.String()), namespaceMax)
+		}
 	case "queued":
 		return verifyQueued(v)
 	case "names":
@@ -164,6 +168,9 @@ func verifyEach(list reflect.Value, verify func(string) error) error {
 	}
 	return nil
 }
+
+// namespaceMax leaves room for keys: limits.key, and what the store takes, are beyond it.
+const namespaceMax = 1024
 
 // labelMax is the longest host name that DNS knows.
 const labelMax = 253
@@ -241,6 +248,9 @@ func (c *Config) verifyWhole(from Provenance) []*Fault {
 	}
 	if c.Proxy.ReadOnly && len(c.Queue.Prefixes) > 0 {
 		fault("queue.prefixes", "", "would keep writes that proxy.read-only refuses: leave one of the two out")
+	}
+	if c.Proxy.Namespace != "" && c.Mode != ModeProxy {
+		fault("proxy.namespace", c.Proxy.Namespace, "needs mode proxy: a member shows all keys")
 	}
 	if err := verifySocket(c.Socket); err != nil && from != nil {
 		fault("data-dir", c.DataDir, fmt.Sprintf("makes a socket path that %v, and set it with --socket", err))

@@ -195,6 +195,18 @@ func TestAReadOnlyProxyQueuesNothing(t *testing.T) {
 	b.refuses([]string{"queue.prefixes", "proxy.read-only", "flag --queue-prefixes"})
 }
 
+func TestANamespaceIsForAProxy(t *testing.T) {
+	b := newBox(t)
+	b.args = []string{"--proxy-namespace=a/"}
+	b.refuses([]string{"proxy.namespace", "needs mode proxy", "flag --proxy-namespace"})
+	b.args = []string{"--mode=proxy", "--join=a:1", "--proxy-namespace=" + strings.Repeat("a", namespaceMax+1)}
+	b.refuses([]string{"proxy.namespace", "at most 1024 are allowed"})
+	b.args = []string{"--mode=proxy", "--join=a:1", "--proxy-namespace=a/"}
+	if got := b.load().Config.Proxy.Namespace; got != "a/" {
+		t.Errorf("got %q", got)
+	}
+}
+
 func TestMirrorsDoNotOverlap(t *testing.T) {
 	for list, part := range map[string]string{
 		"a/,b/":       "",

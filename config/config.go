@@ -95,6 +95,7 @@ type Proxy struct {
 	MaxAge       time.Duration `mapstructure:"max-age" default:"5s" help:"age up to which a cached value is served without asking"`
 	StaleIfError time.Duration `mapstructure:"stale-if-error" default:"168h" help:"age up to which a cached value is served while the uplink is lost"`
 	ReadOnly     bool          `mapstructure:"read-only" default:"false" help:"refuse writes"`
+	Namespace    string        `mapstructure:"namespace" check:"namespace" help:"show clients only the keys that begin with this, without it; needs mode proxy. Other settings name keys as the cluster does"`
 }
 
 // Queue is what happens to writes while the cluster is out of reach. What a prefix leaves empty is taken from here.
@@ -143,7 +144,8 @@ type Limits struct {
 	TxnOps        int           `mapstructure:"txn-ops" default:"128" min:"1" max:"16384" help:"most operations of a transaction, and most conditions; over REST those of nested ones included, over gRPC as etcd counts them"`
 	Handshakes    int           `mapstructure:"handshakes" default:"256" min:"1" max:"100000" help:"most TLS handshakes of https listeners under way at a time"`
 	Requests      int           `mapstructure:"requests" default:"4096" min:"1" max:"1000000" help:"most requests of clients under way at a time, of any kind but watches"`
-	ClientShare   int           `mapstructure:"client-share" default:"25" min:"1" max:"100" reload:"yes" help:"percent of connections, handshakes, requests and watches that one client may have, by its address (of IPv6 the first 64 bits); clients on this machine may have all"`
+	Bodies        Size          `mapstructure:"bodies" default:"128MiB" min:"8MiB" help:"most memory that bodies of clients' requests may take at a time, those that are still arriving included; a call of gRPC counts 4 KiB besides"`
+	ClientShare   int           `mapstructure:"client-share" default:"25" min:"1" max:"100" reload:"yes" help:"percent of connections, handshakes, requests, bodies and watches that one client may have, by its address (of IPv6 the first 64 bits); clients on this machine may have all"`
 	Connections   int           `mapstructure:"connections" default:"1024" min:"1" max:"1000000" reload:"yes" help:"most client connections at a time"`
 	HeaderTimeout time.Duration `mapstructure:"header-timeout" default:"10s" min:"100ms" max:"10m" help:"time a client has to send the header of a request"`
 	BodyTimeout   time.Duration `mapstructure:"body-timeout" default:"1m" min:"100ms" max:"24h" help:"time a client has to send the body of a request"`

@@ -1,9 +1,12 @@
 package mvcc
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"path/filepath"
+	"sync"
+	"syscall"
 	"testing"
 
 	"holdfast/kv"
@@ -121,4 +124,50 @@ func BenchmarkFlush(b *testing.B) {
 	after := s.layers.Load().file.db.Stats()
 	written := after.TxStats.GetPageAlloc() - before.TxStats.GetPageAlloc()
 	b.ReportMetric(float64(written)/float64(n), "B/put")
+}
+
+// BenchmarkFanOut puts a key that a thousand streams watch, and waits until each has the event. What counts is the CPU of an
+// event: the time of a round depends on who else is on the machine.
+func BenchmarkFanOut(b *testing.B) {
+	const streams = 1000
+	s := benchStore(b, Options{}, 1)
+	ctx, cancel := context.WithCancel(b.Context())
+	var running, ready, got sync.WaitGroup
+	defer running.Wait()
+	defer cancel()
+	ready.Add(streams)
+	control := make(chan kv.WatchControl)
+	for range streams {
+		running.Go(func() {
+			spec := kv.WatchSpec{Watches: []kv.Watch{{Key: []byte("watched")}}, Control: control}
+			for batch := range s.Watch(ctx, spec) {
+				if batch.Created {
+					ready.Done()
+				}
+				for range batch.Events {
+					got.Done()
+				}
+			}
+		})
+	}
+	ready.Wait()
+	index, before := s.Applied(), cpu(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		got.Add(streams)
+		index++
+		benchApply(b, s, []Entry{{index, kv.Command{Ops: []kv.Op{kv.Put{Key: []byte("watched"), Value: make([]byte, 128)}}}}})
+		got.Wait()
+	}
+	b.ReportMetric(float64(cpu(b)-before)/float64(b.N)/streams, "cpu-ns/event")
+}
+
+// cpu is what the process has used, in nanoseconds.
+func cpu(b *testing.B) int64 {
+	b.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return u.Utime.Nano() + u.Stime.Nano()
 }

@@ -32,10 +32,10 @@ func (c *chunk) add(r *record) bool {
 
 // history returns changes in order, beginning with those of revision from: all up to and including revision end, which
 // is upTo unless there are too many. It fails with errPassed if a compaction has passed from and the changes are no
-// longer in memory.
-func (s *Store) history(from, upTo int64) (recs []*record, end int64, err error) {
+// longer in memory. What it returns is in the room of into, as far as that goes.
+func (s *Store) history(into []*record, from, upTo int64) (recs []*record, end int64, err error) {
 	for {
-		c := chunk{recs: make([]*record, 0, 16)}
+		c := chunk{recs: into[:0]}
 		start := s.tail.blocks.Load().start
 		if s.tail.from(from, upTo, c.add) {
 			end = upTo

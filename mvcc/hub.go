@@ -1,21 +1,26 @@
 package mvcc
 
-import "sync"
+import (
+	"sync"
+	"sync/atomic"
+)
 
 // hub tells streams that there is something for them to read. It hands over no events: a stream reads them from the
 // history at its own pace, so a slow one costs no more memory than a fast one and misses nothing.
 type hub struct {
-	mu       sync.Mutex
-	watches  intervals[*watch]
-	streams  map[*stream]struct{}
-	notified int64 // every change up to this revision has been shown to the watches
+	notified atomic.Int64 // every change up to this revision has been shown to the watches
+
+	mu      sync.Mutex // held while changes are shown, and while watches and streams come and go
+	watches intervals[*watch]
+	streams map[*stream]struct{}
 }
 
-// notice is what a stream finds when it looks.
+// notice is what a stream was told since it last looked. It has a lock of its own: a thousand streams that one change
+// woke would else stand in line for the hub's, which is held until the last of them is told.
 type notice struct {
-	first    int64 // revision of the first change for it since it last looked, 0 for none
-	upTo     int64 // there was nothing else up to here
-	replaced bool  // the history is not the one it has followed
+	mu    sync.Mutex
+	first int64 // revision of the first change for it, 0 for none
+	last  int64 // and of the newest
 }
 
 func newHub() *hub { return &hub{streams: map[*stream]struct{}{}} }
@@ -28,14 +33,14 @@ func (h *hub) notify(t *tail, from, to int64) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.notified = to
+	defer h.notified.Store(to) // last: who sees it has been told
 	if h.watches.count == 0 {
 		return
 	}
 	t.from(from+1, to, func(r *record) bool {
 		h.watches.each(r.Key, func(w *watch) {
 			if wants(&w.Watch, r) {
-				w.stream.tell(r.ModRevision)
+				w.stream.tell(r.ModRevision, r.ModRevision)
 			}
 		})
 		return true
@@ -43,28 +48,48 @@ func (h *hub) notify(t *tail, from, to int64) {
 }
 
 // tell is called with the hub's mu held.
-func (st *stream) tell(rev int64) {
-	if st.told.first == 0 {
-		st.told.first = rev
+func (st *stream) tell(first, last int64) {
+	st.told.mu.Lock()
+	fresh := st.told.first == 0
+	if fresh {
+		st.told.first = first
+	}
+	st.told.last = last
+	st.told.mu.Unlock()
+	if fresh {
 		wake(st.wake)
 	}
 }
 
-// look takes what was told to a stream since it last looked.
-func (h *hub) look(st *stream) notice {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	n := st.told
-	n.upTo = h.notified
-	st.told = notice{}
-	return n
+// look takes what a stream was told since it last looked: there is nothing for it before first, which is 0 if nothing is,
+// and all there is up to upTo it was told of.
+func (h *hub) look(st *stream) (first, upTo int64) {
+	upTo = h.notified.Load() // before the rest: what is up to here was told earlier
+	st.told.mu.Lock()
+	defer st.told.mu.Unlock()
+	first, upTo = st.told.first, max(upTo, st.told.last)
+	st.told.first, st.told.last = 0, 0
+	return first, upTo
 }
 
-// replaced reports whether the history was replaced by another one since st last looked.
-func (h *hub) replaced(st *stream) bool {
+// begin is for a stream whose history was replaced: it follows the new one from the revision that is returned.
+func (h *hub) begin(st *stream) (from int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return st.told.replaced
+	st.replaced.Store(false)
+	st.told.mu.Lock()
+	defer st.told.mu.Unlock()
+	st.told.first, st.told.last = 0, 0
+	return h.notified.Load()
+}
+
+// wakeAll has every stream look around.
+func (h *hub) wakeAll() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for st := range h.streams {
+		wake(st.wake)
+	}
 }
 
 // add registers a watch and returns the revision after which it will be told of changes.
@@ -72,7 +97,7 @@ func (h *hub) add(w *watch) int64 {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.watches.insert(w.Key, w.End, w)
-	return h.notified
+	return h.notified.Load()
 }
 
 func (h *hub) remove(w *watch) {
@@ -85,7 +110,7 @@ func (h *hub) open(st *stream) int64 {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.streams[st] = struct{}{}
-	return h.notified
+	return h.notified.Load()
 }
 
 func (h *hub) close(st *stream) {
@@ -100,10 +125,12 @@ func (h *hub) reset(rev int64, continues bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for st := range h.streams {
-		st.told.replaced = st.told.replaced || !continues
-		st.tell(h.notified + 1)
+		if !continues {
+			st.replaced.Store(true)
+		}
+		st.tell(h.notified.Load()+1, rev)
 	}
-	h.notified = rev
+	h.notified.Store(rev)
 }
 
 func (h *hub) size() (streams, watches int64) {

@@ -187,6 +187,7 @@ func (s *Store) Close() error {
 	var err error
 	s.once.Do(func() {
 		close(s.closed)
+		s.hub.wakeAll()
 		if s.failure() == nil {
 			err = s.flush(true)
 		}

@@ -7,6 +7,7 @@ import (
 	"iter"
 	"maps"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"holdfast/kv"
@@ -63,8 +64,10 @@ type stream struct {
 	s       *Store
 	yield   func(kv.Batch, error) bool
 	control <-chan kv.WatchControl
-	wake    chan struct{}
-	told    notice // guarded by the hub's mu
+	wake    chan struct{} // of one slot: it was told something, its context has ended, or the store is closed
+	told    notice
+
+	replaced atomic.Bool // the history is not the one it has followed
 
 	watches map[int64]*watch
 	ranges  intervals[*watch]
@@ -74,11 +77,26 @@ type stream struct {
 	asked   bool  // progress was asked for and is not answered yet
 	fresh   bool  // upTo is from after that
 	ticker  *time.Ticker
+
+	// Room that a step leaves to the next one.
+	recs    []*record
+	hits    []hit
+	touched []*watch
 }
+
+// hit is that a watch is to have a change.
+type hit struct {
+	w *watch
+	i int // of the change
+}
+
+// kept is how much room a step leaves to the next.
+const kept = 16
 
 func (st *stream) run(ctx context.Context, watches []kv.Watch) error {
 	st.pos = st.s.hub.open(st)
 	st.upTo = st.pos
+	defer context.AfterFunc(ctx, func() { wake(st.wake) })()
 	for _, w := range watches {
 		if err := st.add(w); err != nil {
 			return err
@@ -95,7 +113,7 @@ func (st *stream) run(ctx context.Context, watches []kv.Watch) error {
 		if st.control == nil && len(st.watches) == 0 {
 			return nil
 		}
-		if err := st.wait(ctx, idle); err != nil {
+		if err := st.wait(idle); err != nil {
 			return err
 		}
 	}
@@ -103,7 +121,7 @@ func (st *stream) run(ctx context.Context, watches []kv.Watch) error {
 }
 
 // wait takes one request, and waits for something to happen if there is nothing else to do.
-func (st *stream) wait(ctx context.Context, idle bool) error {
+func (st *stream) wait(idle bool) error {
 	if !idle {
 		select {
 		case c, ok := <-st.control:
@@ -117,8 +135,6 @@ func (st *stream) wait(ctx context.Context, idle bool) error {
 		tick = st.ticker.C
 	}
 	select {
-	case <-ctx.Done():
-	case <-st.s.closed:
 	case <-st.wake:
 	case c, ok := <-st.control:
 		return st.obey(c, ok)
@@ -204,15 +220,14 @@ func (st *stream) close() {
 
 // step sends a bounded amount, and reports whether it has sent all there is.
 func (st *stream) step() (idle bool, err error) {
-	if st.s.hub.replaced(st) {
+	if st.replaced.Load() {
 		return false, st.cancelAll()
 	}
 	if st.pos == st.upTo {
-		n := st.s.hub.look(st)
-		// There is nothing for anybody before the first change told of.
-		st.pos, st.upTo, st.fresh = n.upTo, n.upTo, true
-		if n.first > 0 {
-			st.pos = n.first - 1
+		first, upTo := st.s.hub.look(st)
+		st.pos, st.upTo, st.fresh = upTo, upTo, true
+		if first > 0 {
+			st.pos = first - 1
 		}
 	}
 	if st.pos < st.upTo {
@@ -238,7 +253,8 @@ func (st *stream) step() (idle bool, err error) {
 
 // advance moves the position, and the synced watches with it.
 func (st *stream) advance() error {
-	recs, end, err := st.s.history(st.pos+1, st.upTo)
+	recs, end, err := st.s.history(st.recs, st.pos+1, st.upTo)
+	defer func() { st.recs = emptied(recs) }()
 	if errors.Is(err, errPassed) {
 		return st.passed()
 	}
@@ -267,7 +283,8 @@ func (st *stream) catchUp() error {
 		st.settle(st.pos)
 		return nil
 	}
-	recs, end, err := st.s.history(from, st.pos)
+	recs, end, err := st.s.history(st.recs, from, st.pos)
+	defer func() { st.recs = emptied(recs) }()
 	if errors.Is(err, errPassed) {
 		return st.passed()
 	}
@@ -317,8 +334,8 @@ func (st *stream) passed() error {
 
 // cancelAll ends all watches because the store holds another history now.
 func (st *stream) cancelAll() error {
-	n := st.s.hub.look(st)
-	st.pos, st.upTo = n.upTo, n.upTo
+	from := st.s.hub.begin(st)
+	st.pos, st.upTo = from, from
 	for _, w := range st.sorted() {
 		e := kv.Errorf(kv.Compacted, "the store was replaced by another history, epoch %v: read again from the start", st.s.Epoch())
 		e.Revision = st.s.CompactRevision()
@@ -337,17 +354,13 @@ func (st *stream) sorted() []*watch {
 
 // deliver sends each watch its share of the changes, which are all there are up to revision end.
 func (st *stream) deliver(recs []*record, end int64, behind bool) error {
-	type hit struct {
-		w *watch
-		i int
-	}
-	var hits []hit
+	st.hits, st.touched = emptied(st.hits), emptied(st.touched)
 	var replaced []int // changes whose former value is wanted
 	for i, r := range recs {
 		prev := false
 		st.ranges.each(r.Key, func(w *watch) {
 			if w.behind == behind && r.ModRevision >= w.next && wants(&w.Watch, r) {
-				hits = append(hits, hit{w, i})
+				st.hits = append(st.hits, hit{w, i})
 				prev = prev || w.PrevKV
 			}
 		})
@@ -359,13 +372,12 @@ func (st *stream) deliver(recs []*record, end int64, behind bool) error {
 	if err != nil {
 		return err
 	}
-	if st.s.hub.replaced(st) {
+	if st.replaced.Load() {
 		return errReplaced // and what was read may be of the other one
 	}
-	var touched []*watch
-	for _, h := range hits {
+	for _, h := range st.hits {
 		if len(h.w.events) == 0 {
-			touched = append(touched, h.w)
+			st.touched = append(st.touched, h.w)
 		}
 		r := recs[h.i]
 		e := kv.Event{Delete: r.deleted, KV: r.KeyValue}
@@ -374,12 +386,21 @@ func (st *stream) deliver(recs []*record, end int64, behind bool) error {
 		}
 		h.w.events = append(h.w.events, e)
 	}
-	for _, w := range touched {
+	for _, w := range st.touched {
 		if err := st.sendEvents(w, end); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// emptied is a list to use again, which keeps neither what was in it nor much room.
+func emptied[T any](list []T) []T {
+	if cap(list) > kept {
+		return nil
+	}
+	clear(list)
+	return list[:0]
 }
 
 // sendEvents sends the events of a watch, in fragments if it allows them.

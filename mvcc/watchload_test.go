@@ -339,3 +339,17 @@ func TestProgressIsNotOlderThanItsRequest(t *testing.T) {
 		t.Errorf("got %+v, want progress at %d", b, rev)
 	}
 }
+
+// What a stream finds when it looks does not take the place of what it has to know first.
+func TestWatchesEndWhenTheHistoryIsReplacedBehindALook(t *testing.T) {
+	g := newRig(t, Options{})
+	g.put("a", "1")
+	p := newPump(t, g.s)
+	must(t, p.add(kv.Watch{ID: 1, Key: []byte("a")}))
+	g.s.hub.reset(g.s.Revision(), false)
+	g.s.hub.look(p.stream)
+	p.drain(t)
+	if last := p.batches[len(p.batches)-1]; !last.Canceled || kv.CodeOf(last.Err) != kv.Compacted {
+		t.Errorf("got %+v, want the watch ended", last)
+	}
+}

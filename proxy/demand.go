@@ -222,6 +222,9 @@ func (f *feed) demanded(b kv.Batch) error {
 	if errors.Is(err, cache.ErrFull) { // nothing but mirrors is left, and those fit
 		err = nil
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.signal()
 	return err
 }
 

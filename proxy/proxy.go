@@ -180,10 +180,14 @@ func (p *Proxy) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
 	}
 	res, err := p.up.Do(ctx, c)
 	if err != nil {
+		if e, ok := errors.AsType[*kv.Error](err); ok {
+			p.refused(c, e)
+		}
 		return res, err
 	}
 	p.saw(res.Header)
 	p.remember(ctx, c, res)
+	p.showing(c.Ops, res.Ops, res.Revision)
 	return res, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"strconv"
@@ -128,34 +129,64 @@ func (w *world) at(key string, when time.Time) int {
 	return i
 }
 
-// read reads a key and holds the answer against what happened.
+// read reads a key, alone, in a list or in a transaction, and holds the answer against what happened.
 func (w *world) read(key string) {
 	queries := []kv.Query{{}, {MaxAge: 200 * time.Millisecond}, {MaxAge: kv.Unlimited}, local, auto, {MaxAge: time.Second, StaleIfError: time.Minute}}
 	q := queries[w.n(len(queries))]
 	defer w.use()()
 	w.mu.Lock()
-	floor := w.floor[key]
+	floors := maps.Clone(w.floor)
 	w.mu.Unlock()
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(w.alive, 3*time.Second)
 	defer cancel()
-	q.Ops = []kv.Op{kv.Range{Key: []byte(key)}}
+	one := kv.Range{Key: []byte(key)}
+	list := kv.Range{Key: []byte(key[:2]), End: kv.PrefixEnd([]byte(key[:2]))}
+	if w.n(2) == 0 {
+		list.Key, list.End = kv.PrefixRange(nil)
+	}
+	q.Ops = [][]kv.Op{{one}, {one}, {one}, {one}, {list}, {kv.Txn{Then: []kv.Op{one, list}}}, {one, list}}[w.n(7)]
 	page, err := w.p.Read(ctx, q)
 	if err != nil {
 		return
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	fresh := time.Time{}
+	switch {
+	case q.MaxAge == 0:
+		fresh = began
+	case page.Age >= 0 && page.Source == kv.SourceCache:
+		fresh = began.Add(-page.Age)
+	}
+	how := fmt.Sprintf("read %T (age %v, from %v, max age %v)", q.Ops[len(q.Ops)-1], page.Age, page.Source, q.MaxAge)
+	w.judge(how, q.Ops, page.Ops, fresh, floors)
+}
+
+// judge holds answers against what happened: of each key none is older than what was seen of it before, or than fresh.
+func (w *world) judge(how string, ops []kv.Op, results []kv.OpResult, fresh time.Time, floors map[string]int) {
+	for i, op := range ops {
+		if txn, ok := op.(kv.Txn); ok {
+			w.judge(how, txn.Then, results[i].Ops, fresh, floors)
+			continue
+		}
+		r := op.(kv.Range)
+		mods := map[string]int64{}
+		for _, v := range results[i].KVs {
+			mods[string(v.Key)] = v.ModRevision
+		}
+		for key := range w.truth {
+			if kv.Contains(r.Key, r.End, []byte(key)) {
+				w.judgeKey(how, key, mods[key], fresh, floors[key])
+			}
+		}
+	}
+}
+
+func (w *world) judgeKey(how, key string, mod int64, fresh time.Time, floor int) {
 	least := floor
-	if page.Age >= 0 && page.Source == kv.SourceCache {
-		least = max(least, w.at(key, began.Add(-page.Age)))
-	}
-	if q.MaxAge == 0 {
-		least = max(least, w.at(key, began))
-	}
-	mod := int64(0)
-	if kvs := page.Ops[0].KVs; len(kvs) > 0 {
-		mod = kvs[0].ModRevision
+	if !fresh.IsZero() {
+		least = max(least, w.at(key, fresh))
 	}
 	for i, s := range w.truth[key] {
 		if i >= least && s.mod == mod {
@@ -167,8 +198,8 @@ func (w *world) read(key string) {
 		return // one is enough
 	}
 	w.wrong = true
-	w.t.Errorf("seed %d: at %v %s is at revision %d (age %v, from %v, max age %v), though it is said to be from then on, or was read or written here:",
-		w.seed, since(began), key, mod, page.Age, page.Source, q.MaxAge)
+	w.t.Errorf("seed %d: at %v %s is at revision %d, %s, though it is said to be from then on, or was read or written here:",
+		w.seed, since(time.Now()), key, mod, how)
 	for i, s := range w.truth[key] {
 		if i >= least-2 {
 			w.t.Logf("at %v: %d by revision %d; at least this: %v, it was seen: %v", since(s.from), s.mod, s.rev, i == least, i == floor)
@@ -245,14 +276,14 @@ func (w *world) end(dir string, kill bool) (left string) {
 	return left
 }
 
-// watch follows m/ across everything and holds what it brings against what happened.
-func (w *world) watch(ctx context.Context) {
+// watch follows a prefix across everything and holds what it brings against what happened. What it brings was seen.
+func (w *world) watch(ctx context.Context, prefix string) {
 	next := int64(0)
 	for ctx.Err() == nil {
 		done := w.use()
 		p, alive := w.p, w.alive
 		done()
-		spec := under(1, "m/")
+		spec := under(1, prefix)
 		spec.From = next
 		for b, err := range p.Watch(alive, kv.WatchSpec{Watches: []kv.Watch{spec}}) {
 			if err != nil {
@@ -269,9 +300,14 @@ func (w *world) watch(ctx context.Context) {
 				w.mu.Lock()
 				for key, states := range w.truth {
 					for _, s := range states {
-						if key[0] == 'm' && s.rev >= next && s.rev < e.KV.ModRevision {
+						if key[:2] == prefix && s.rev >= next && s.rev < e.KV.ModRevision {
 							w.t.Errorf("seed %d: the watch went from %d to %d past %d", w.seed, next, e.KV.ModRevision, s.rev)
 						}
+					}
+				}
+				for i, s := range w.truth[string(e.KV.Key)] {
+					if s.rev == e.KV.ModRevision {
+						w.floor[string(e.KV.Key)] = max(w.floor[string(e.KV.Key)], i)
 					}
 				}
 				w.mu.Unlock()
@@ -352,7 +388,8 @@ func rough(t *testing.T, seed uint64) {
 			_, _ = w.Memory.Do(ctx, kv.Command{Ops: []kv.Op{kv.Compact{Revision: head.Revision}}}) // twice at one revision is refused
 		}
 	})
-	devices.Go(func() { w.watch(ctx) })
+	devices.Go(func() { w.watch(ctx, "m/") })
+	devices.Go(func() { w.watch(ctx, "k/") })
 	for range 40 {
 		time.Sleep(time.Duration(w.n(2000)) * time.Millisecond)
 		switch w.n(4) {

@@ -200,26 +200,29 @@ func (p *Proxy) local(ctx context.Context, q kv.Query, r kv.Range, age time.Dura
 		p.opts.Log.Error("cache cannot be read; the answer is fetched instead", "error", err)
 		return p.forward(ctx, q)
 	}
-	epoch, newest := p.seen()
+	epoch, _ := p.seen()
 	if !covered || f.Span.Revision < least || !shows(f.Span, r) || f.Epoch != epoch { // the cluster turned to another history meanwhile, or went on
 		return p.forward(ctx, q)
 	}
 	if f.Partial && (len(r.End) > 0 || len(kvs) == 0) {
 		return p.unsure(ctx, q)
 	}
+	if f.Ahead > f.Span.Revision && q.MaxAge == 0 && !q.LocalOnly {
+		return p.forward(ctx, q) // as of one revision
+	}
+	// Own writes may be newer than the rest. Who goes on from the revision of the answer must not miss what came between.
 	page := kv.Page{Header: kv.Header{Epoch: epoch, Revision: f.Span.Revision}, Source: kv.SourceCache, Age: age,
 		Ops: []kv.OpResult{evaluate(r, kvs)}}
-	for _, v := range kvs {
-		page.Revision = max(page.Revision, v.ModRevision)
+	if len(r.End) == 0 && len(kvs) > 0 {
+		page.Revision = max(page.Revision, kvs[0].ModRevision)
 	}
-	page.Revision = min(page.Revision, max(newest, f.Span.Revision))
 	p.met.hits.Inc()
 	return page, nil
 }
 
 // plain reports whether a range asks for a key as it is.
 func plain(r kv.Range) bool {
-	return r.Revision == 0 && !r.KeysOnly && !r.CountOnly && r.MinMod == 0 && r.MaxMod == 0 && r.MinCreate == 0 && r.MaxCreate == 0
+	return r.Revision == 0 && !r.CountOnly && r.MinMod == 0 && r.MaxMod == 0 && r.MinCreate == 0 && r.MaxCreate == 0
 }
 
 // localKey is local for one key as it is, which most reads ask for: its answer is one piece of memory.
@@ -243,6 +246,9 @@ func (p *Proxy) localKey(ctx context.Context, q kv.Query, r kv.Range, age time.D
 	page := kv.Page{Header: kv.Header{Epoch: epoch, Revision: f.Span.Revision}, Source: kv.SourceCache, Age: age, Ops: a.ops[:]}
 	if f.KV != nil {
 		a.kvs[0] = *f.KV
+		if r.KeysOnly {
+			a.kvs[0].Value = nil
+		}
 		a.ops[0].KVs, a.ops[0].Count = a.kvs[:], 1
 		page.Revision = min(max(f.Span.Revision, f.KV.ModRevision), max(newest, f.Span.Revision))
 	}
@@ -289,7 +295,7 @@ func (p *Proxy) fetch(ctx context.Context, q kv.Query) (kv.Page, error) {
 		v = &kvs[0]
 	}
 	if !p.feed.hold(ask, page, sent, v) {
-		p.showing(q, page)
+		p.showing(q.Ops, page.Ops, page.Revision)
 	}
 	return page, nil
 }
@@ -298,52 +304,9 @@ func (p *Proxy) fetch(ctx context.Context, q kv.Query) (kv.Page, error) {
 func (p *Proxy) forward(ctx context.Context, q kv.Query) (kv.Page, error) {
 	page, err := p.answer(ctx, q)
 	if err == nil {
-		p.showing(q, page)
+		p.showing(q.Ops, page.Ops, page.Revision)
 	}
 	return page, err
-}
-
-// showing takes what the cache has of single keys out of sight if an answer that goes past it says otherwise.
-func (p *Proxy) showing(q kv.Query, page kv.Page) {
-	behind := false
-	for i, op := range q.Ops[:min(len(q.Ops), len(page.Ops))] {
-		r, ok := op.(kv.Range)
-		if !ok || len(r.End) > 0 || r.Revision != 0 {
-			continue
-		}
-		if least := p.older(r.Key, page.Ops[i], page.Revision); least > 0 {
-			behind = p.feed.touch(r.Key, nil, least) || behind
-		}
-	}
-	if behind {
-		p.feed.nudge()
-	}
-}
-
-// older returns the revision from which on a key is as an answer as of a revision has it, or later, if the cache knows it from before
-// that and may have it otherwise; else 0.
-func (p *Proxy) older(key []byte, res kv.OpResult, revision int64) (least int64) {
-	least = revision
-	if len(res.KVs) > 0 {
-		least = res.KVs[0].ModRevision
-	}
-	f, covered, err := p.cache.Get(key)
-	if !covered {
-		if s, mirrored := p.cache.Mirrored(key, nil); !mirrored || s.Revision >= least {
-			return 0
-		}
-		return least // it is not shown already, but maybe not for as long
-	}
-	exists := res.Count > 0 || len(res.KVs) > 0
-	switch {
-	case f.Span.Revision >= least:
-		return 0
-	case err != nil, exists != (f.KV != nil):
-		return least
-	case len(res.KVs) > 0 && f.KV.ModRevision < least:
-		return least
-	}
-	return 0
 }
 
 // answer asks the upstream, which must not be behind what this node has seen.

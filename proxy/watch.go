@@ -163,6 +163,7 @@ func (w *watcher) once(ctx context.Context) (over bool, err error) {
 			}
 			continue
 		}
+		w.p.showingEvents(ctx, b)
 		if !w.yield(b, nil) {
 			return true, nil
 		}

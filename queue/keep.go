@@ -48,7 +48,7 @@ func (q *Queue) keep(o *op) (kv.Result, error) {
 	}
 	o.keeping = make(chan struct{})
 	q.keeping[o] = true
-	recs := o.records(wire.AppendCommand(nil, o.command))
+	recs := o.records(wire.AppendCommand(make([]byte, 0, o.size), o.command))
 	q.mu.Unlock()
 	var at place
 	err := q.log.append(recs, placeOfLast(recs, &at))

@@ -57,7 +57,13 @@ type log struct {
 	segments []*segment
 	failed   error
 	commits  uint64
+	spare    []byte // memory of a commit that is over, for the next; nil: there is none
+
+	frame []byte // memory of write
 }
+
+// spareMax is how much memory is kept from one commit to the next.
+const spareMax = 64 << 10
 
 // segment is one file of the log. live counts what still needs it: pending ops and kept outcomes.
 type segment struct {
@@ -150,7 +156,8 @@ func (l *log) join(recs []record, at []*place) (*commit, error) {
 		return nil, l.failed
 	}
 	if l.filling == nil {
-		l.filling = &commit{done: make(chan struct{})}
+		l.filling = &commit{done: make(chan struct{}), body: l.spare}
+		l.spare = nil
 	}
 	c := l.filling
 	for i := range recs {
@@ -178,7 +185,7 @@ func (l *log) write(c *commit) error {
 	if err != nil {
 		return err
 	}
-	var frame []byte
+	frame := l.frame[:0]
 	if fresh { // so that the segments before it can go
 		if head := l.checkpoint(); len(head) > 0 {
 			frame = appendFrame(frame, head)
@@ -186,6 +193,9 @@ func (l *log) write(c *commit) error {
 	}
 	start := int64(len(frame))
 	frame = appendFrame(frame, c.body)
+	if cap(frame) <= spareMax {
+		l.frame = frame
+	}
 	if _, err := seg.f.Write(frame); err != nil {
 		if terr := seg.f.Truncate(seg.size); terr != nil {
 			return fmt.Errorf("queue: write %s: %w; taking it back: %w; restart the agent to read what is there", seg.path, err, terr)
@@ -201,6 +211,9 @@ func (l *log) write(c *commit) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.commits++
+	if cap(c.body) <= spareMax {
+		l.spare = c.body[:0]
+	}
 	for _, p := range c.places {
 		*p.dst = place{seg: seg, off: uint32(seg.size + start + frameHeader + int64(p.off)), size: uint32(p.size)}
 	}

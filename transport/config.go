@@ -26,6 +26,9 @@ type Config struct {
 	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
 	// ResolveService looks up the hosts and ports of a service (DNS SRV) in the order to try them. Default: the system's.
 	ResolveService func(ctx context.Context, name string) ([]*net.SRV, error)
+	// Source is the address of this machine from which packets to another one leave, the zero address if there is no route. It
+	// must not block. Default: the kernel's word. See Endpoint.Rerouted.
+	Source func(netip.Addr) netip.Addr
 	// Log gets one line when something changes. Default: nothing.
 	Log *slog.Logger
 
@@ -98,6 +101,12 @@ func (cfg Config) withDefaults() Config {
 		cfg.ResolveService = func(ctx context.Context, name string) ([]*net.SRV, error) {
 			_, all, err := net.DefaultResolver.LookupSRV(ctx, "", "", name)
 			return all, err
+		}
+	}
+	if cfg.Source == nil {
+		cfg.Source = sourceOf
+		if _, ok := cfg.Conn.(*net.UDPConn); !ok {
+			cfg.Source = func(netip.Addr) netip.Addr { return netip.Addr{} } // the kernel knows nothing of another network
 		}
 	}
 	if cfg.Log == nil {

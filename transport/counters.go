@@ -25,6 +25,8 @@ type Counters struct {
 	TCPFull uint64         // TCP connections of peers that were closed at the limit
 	Moves   map[Way]uint64 // connections of this node that changed to a way while they lived
 
+	Reroutes uint64 // changes of the network of this machine that connections had to follow
+
 	Losses           uint64 // times a link was found lost
 	BytesSent        uint64 // QUIC packets, without UDP and IP
 	BytesReceived    uint64

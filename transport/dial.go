@@ -121,6 +121,7 @@ func (e *Endpoint) race(ctx context.Context, p Protocol, t Target, addrs []netip
 
 // dialOne dials an address, over UDP and if need be over TCP.
 func (e *Endpoint) dialOne(ctx context.Context, p Protocol, t Target, addr netip.AddrPort) (_ *Conn, err error) {
+	e.routes.note(addr.Addr())
 	defer func() {
 		e.mu.Lock()
 		e.totals.Dials++

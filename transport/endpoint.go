@@ -28,6 +28,7 @@ type Endpoint struct {
 	relays *relays // nil: no peers over TCP
 	known  *sessions
 	silent silent
+	routes *routes
 	tokens quic.TokenStore // of addresses validated before: they skip a Retry
 
 	started chan struct{} // closed by Run once dialing works
@@ -60,6 +61,7 @@ func New(cfg Config) (*Endpoint, error) {
 		handlers: make(map[Protocol]Handler),
 		conns:    make(map[*Conn]struct{}),
 		logged:   make(map[Refusal]time.Time),
+		routes:   newRoutes(cfg.Source),
 	}
 	e.adm = admission{maxConns: cfg.MaxConns, maxHandshakes: cfg.MaxHandshakes, windows: make(map[*quic.Conn]uint64)}
 	if cfg.ListenTCP != nil {

@@ -212,6 +212,7 @@ func (c *Conn) endTCP() {
 //	 +--- UDP answers three times -------+
 func (e *Endpoint) changeWays(c *Conn, addr netip.AddrPort) {
 	up, down := upFirst, downFirst
+	rerouted := e.RouteChange() // kept while something else is done: a change meanwhile counts afterwards
 	for {
 		var wait <-chan time.Time
 		lost, changed := c.LossState()
@@ -232,12 +233,20 @@ func (e *Endpoint) changeWays(c *Conn, addr netip.AddrPort) {
 		case <-c.Context().Done():
 			return
 		case <-changed:
+		case <-rerouted:
+			rerouted = e.RouteChange()
+			switch {
+			case c.Way() != OverTCP:
+			case e.moveToUDP(c, addr):
+				lingerTCP(c)
+				c.tcp.packets.detach()
+			default:
+				e.renewTCP(c, addr)
+			}
+			up, down = upFirst, downFirst
 		case <-wait:
 			if c.Way() == OverTCP && e.moveToUDP(c, addr) {
-				select { // what is under way over TCP may arrive
-				case <-time.After(tcpLinger):
-				case <-c.Context().Done():
-				}
+				lingerTCP(c)
 				c.tcp.packets.detach()
 			}
 		}
@@ -302,6 +311,32 @@ func (e *Endpoint) moveToTCP(c *Conn, addr netip.AddrPort) bool {
 	e.moved(c, addr, OverTCP)
 	c.Probe()
 	return true
+}
+
+// renewTCP gives a connection over TCP another TCP connection: the one that it has may be bound to an address that this machine no
+// longer has, and says nothing of that for minutes. If there is none to be had, the connection goes on with what it has.
+func (e *Endpoint) renewTCP(c *Conn, addr netip.AddrPort) {
+	stream, err := e.openTCP(c.Context(), addr)
+	if err != nil {
+		return
+	}
+	former := c.tcp.packets.replace(stream)
+	c.Probe() // tells the peer the new way
+	if former == nil {
+		return
+	}
+	c.wg.Go(func() {
+		lingerTCP(c)
+		_ = former.Close()
+	})
+}
+
+// lingerTCP waits for what is under way on a TCP connection that is no longer used.
+func lingerTCP(c *Conn) {
+	select {
+	case <-time.After(tcpLinger):
+	case <-c.Context().Done():
+	}
 }
 
 // moved takes note that a connection has changed its way.

@@ -129,6 +129,7 @@ func (l *link) run(ctx context.Context) {
 	defer d.stop()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	rerouted := l.pool.ep.RouteChange()
 	for {
 		c, lost, changed := l.watch()
 		if d.cancel != nil && (l.hasMoved() || d.needless(c, lost)) {
@@ -156,6 +157,9 @@ func (l *link) run(ctx context.Context) {
 			l.report(nil, false, time.Time{}, false)
 			return
 		case <-l.wake:
+		case <-rerouted:
+			rerouted = l.pool.ep.RouteChange()
+			l.retry()
 		case <-changed:
 		case <-timerC:
 		case <-ended:
@@ -287,6 +291,13 @@ func (l *link) lostSince() time.Time {
 		return l.state.Since
 	}
 	return time.Now()
+}
+
+// retry has the next dial not wait for the back-off: the network of this machine is another one.
+func (l *link) retry() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.next, l.backoff = time.Now(), 0
 }
 
 func (l *link) hasMoved() bool {

@@ -22,6 +22,7 @@ var (
 	descRefused    = desc("refused_total", "Handshakes in which one end refused the other, by reason.", "reason")
 	descTurned     = desc("turned_away_total", "Incoming attempts turned away at a limit: busy (connections or handshakes), full (only places for members left), tcp (connections over TCP); retry are those that had to prove their address first.", "limit")
 	descMoves      = desc("moves_total", "Connections of this node that changed to another way while they lived, by that way.", "way")
+	descReroutes   = desc("reroutes_total", "Changes of this machine's addresses or routes that connections of it had to follow.")
 	descLosses     = desc("losses_total", "How often a connection was found lost.")
 	descBytes      = desc("bytes_total", "Bytes of QUIC packets, without UDP and IP, by direction.", "direction")
 	descPackets    = desc("packets_total", "QUIC packets, sent, received, and of those sent the ones that were lost.", "what")
@@ -31,7 +32,7 @@ var (
 // Describe is of prometheus.Collector.
 func (collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descConns, descLost, descWindows, descOpened, descHandshakes, descRefused,
-		descTurned, descMoves, descLosses, descBytes, descPackets, descDatagrams} {
+		descTurned, descMoves, descReroutes, descLosses, descBytes, descPackets, descDatagrams} {
 		ch <- d
 	}
 }
@@ -60,6 +61,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	for way, v := range n.Moves {
 		count(descMoves, v, string(way))
 	}
+	count(descReroutes, n.Reroutes)
 	count(descLosses, n.Losses)
 	count(descBytes, n.BytesSent, "sent")
 	count(descBytes, n.BytesReceived, "received")

@@ -25,7 +25,13 @@ type pooled struct {
 
 func (w *world) pool(name string, opts ...func(*PoolOptions)) *pooled {
 	w.t.Helper()
-	p := &pooled{node: w.start(name)}
+	return w.poolOn(w.start(name), opts...)
+}
+
+// poolOn is pool on a node that runs.
+func (w *world) poolOn(n *node, opts ...func(*PoolOptions)) *pooled {
+	w.t.Helper()
+	p := &pooled{node: n}
 	o := PoolOptions{
 		Protocol: Raft,
 		Serve: func(ctx context.Context, c *Conn) {
@@ -53,7 +59,7 @@ func (w *world) pool(name string, opts ...func(*PoolOptions)) *pooled {
 	p.stopPool = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
-			w.t.Errorf("pool of %s: %v", name, err)
+			w.t.Errorf("pool of %s: %v", n.Node(), err)
 		}
 	})
 	w.t.Cleanup(p.stopPool)

@@ -104,6 +104,17 @@ func (w *tcpWay) attach(c net.Conn) {
 	}
 }
 
+// replace makes c carry the packets from now on. The former TCP connection is returned, for the caller to close: the peer ends with
+// it what it still knows by it.
+func (w *tcpWay) replace(c net.Conn) (former net.Conn) {
+	old := w.swap(func() { w.stream, w.err = newPacketStream(c), nil })
+	if old == nil {
+		return nil
+	}
+	_ = old.conn.SetReadDeadline(time.Unix(1, 0)) // ReadFrom turns to the new one
+	return old.conn
+}
+
 // detach ends the TCP connection on purpose: what is sent is lost until the next attach.
 func (w *tcpWay) detach() {
 	if old := w.swap(func() { w.stream = nil }); old != nil {

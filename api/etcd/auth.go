@@ -12,7 +12,8 @@ import (
 )
 
 // authService is etcdserverpb.Auth. Everything in it is a command or a query, so that every kind of node serves it: a proxy
-// forwards. Passwords are hashed here, at the door; what goes on is the hash.
+// forwards. Passwords are hashed here, at the door; what goes on is the hash. An answer that a method returns beside an
+// error is not sent.
 type authService struct {
 	pb.UnimplementedAuthServer
 	*Server
@@ -25,6 +26,18 @@ func (s authService) change(ctx context.Context, op kv.SetAuth) (*pb.ResponseHea
 		return nil, err
 	}
 	return s.header(res.Header), nil
+}
+
+// changeSecret makes a change that comes with a new password, for those who may set one.
+func (s authService) changeSecret(ctx context.Context, op kv.SetAuth, password string) (*pb.ResponseHeader, error) {
+	err := s.mayHave(ctx, kv.AuthRoot)
+	if err != nil {
+		return nil, err
+	}
+	if op.Secret, err = s.opts.Hash(ctx, password); err != nil {
+		return nil, s.refusal(ctx, err)
+	}
+	return s.change(ctx, op)
 }
 
 // ask reads a part of the policy.
@@ -50,28 +63,19 @@ func names(kvs []kv.KeyValue) []string {
 // AuthEnable turns authentication on.
 func (s authService) AuthEnable(ctx context.Context, _ *pb.AuthEnableRequest) (*pb.AuthEnableResponse, error) {
 	h, err := s.change(ctx, kv.SetAuth{Do: kv.AuthEnable})
-	if err != nil {
-		return nil, err
-	}
-	return &pb.AuthEnableResponse{Header: h}, nil
+	return &pb.AuthEnableResponse{Header: h}, err
 }
 
 // AuthDisable turns it off.
 func (s authService) AuthDisable(ctx context.Context, _ *pb.AuthDisableRequest) (*pb.AuthDisableResponse, error) {
 	h, err := s.change(ctx, kv.SetAuth{Do: kv.AuthDisable})
-	if err != nil {
-		return nil, err
-	}
-	return &pb.AuthDisableResponse{Header: h}, nil
+	return &pb.AuthDisableResponse{Header: h}, err
 }
 
 // AuthStatus tells whether it is on, to anybody.
 func (s authService) AuthStatus(ctx context.Context, _ *pb.AuthStatusRequest) (*pb.AuthStatusResponse, error) {
 	h, r, err := s.ask(ctx, kv.AuthStatus, "")
-	if err != nil {
-		return nil, err
-	}
-	return &pb.AuthStatusResponse{Header: h, Enabled: r.Succeeded, AuthRevision: uint64(r.Count)}, nil //nolint:gosec // a count
+	return &pb.AuthStatusResponse{Header: h, Enabled: r.Succeeded, AuthRevision: uint64(r.Count)}, err //nolint:gosec // a count
 }
 
 // Authenticate gives a token for a password.
@@ -86,133 +90,83 @@ func (s authService) Authenticate(ctx context.Context, r *pb.AuthenticateRequest
 	return &pb.AuthenticateResponse{Header: s.header(page.Header), Token: string(page.Ops[0].KVs[0].Value)}, nil
 }
 
-// hash makes the hash of a new password, for those who may set one.
-func (s authService) hash(ctx context.Context, password string) ([]byte, error) {
-	if err := s.mayHave(ctx, kv.AuthRoot); err != nil {
-		return nil, err
-	}
-	h, err := s.opts.Hash(ctx, password)
-	if err != nil {
-		return nil, s.refusal(ctx, err)
-	}
-	return h, nil
-}
-
 // UserAdd makes a user. As in etcd an empty password is one, and a hash that is given is not looked at.
 func (s authService) UserAdd(ctx context.Context, r *pb.AuthUserAddRequest) (*pb.AuthUserAddResponse, error) {
-	op := kv.SetAuth{Do: kv.AuthAddUser, User: r.Name, NoPassword: r.Options.GetNoPassword()}
-	if !op.NoPassword {
-		var err error
-		if op.Secret, err = s.hash(ctx, r.Password); err != nil {
-			return nil, err
-		}
+	if r.Options.GetNoPassword() {
+		h, err := s.change(ctx, kv.SetAuth{Do: kv.AuthAddUser, User: r.Name, NoPassword: true})
+		return &pb.AuthUserAddResponse{Header: h}, err
 	}
-	h, err := s.change(ctx, op)
-	if err != nil {
-		return nil, err
-	}
-	return &pb.AuthUserAddResponse{Header: h}, nil
+	h, err := s.changeSecret(ctx, kv.SetAuth{Do: kv.AuthAddUser, User: r.Name}, r.Password)
+	return &pb.AuthUserAddResponse{Header: h}, err
 }
 
 // UserGet lists the roles of a user.
 func (s authService) UserGet(ctx context.Context, r *pb.AuthUserGetRequest) (*pb.AuthUserGetResponse, error) {
 	h, res, err := s.ask(ctx, kv.AuthUser, r.Name)
-	if err != nil {
-		return nil, err
-	}
-	return &pb.AuthUserGetResponse{Header: h, Roles: names(res.KVs)}, nil
+	return &pb.AuthUserGetResponse{Header: h, Roles: names(res.KVs)}, err
 }
 
 // UserList lists users.
 func (s authService) UserList(ctx context.Context, _ *pb.AuthUserListRequest) (*pb.AuthUserListResponse, error) {
 	h, res, err := s.ask(ctx, kv.AuthUsers, "")
-	if err != nil {
-		return nil, err
-	}
-	return &pb.AuthUserListResponse{Header: h, Users: names(res.KVs)}, nil
+	return &pb.AuthUserListResponse{Header: h, Users: names(res.KVs)}, err
 }
 
 // UserDelete removes a user.
 func (s authService) UserDelete(ctx context.Context, r *pb.AuthUserDeleteRequest) (*pb.AuthUserDeleteResponse, error) {
 	h, err := s.change(ctx, kv.SetAuth{Do: kv.AuthDeleteUser, User: r.Name})
-	if err != nil {
-		return nil, err
-	}
-	return &pb.AuthUserDeleteResponse{Header: h}, nil
+	return &pb.AuthUserDeleteResponse{Header: h}, err
 }
 
 // UserChangePassword gives a user another password. As in etcd an empty one is none: no password fits then.
 func (s authService) UserChangePassword(ctx context.Context, r *pb.AuthUserChangePasswordRequest) (*pb.AuthUserChangePasswordResponse, error) {
 	op := kv.SetAuth{Do: kv.AuthSetPassword, User: r.Name}
-	if r.Password != "" {
-		var err error
-		if op.Secret, err = s.hash(ctx, r.Password); err != nil {
-			return nil, err
-		}
+	if r.Password == "" {
+		h, err := s.change(ctx, op)
+		return &pb.AuthUserChangePasswordResponse{Header: h}, err
 	}
-	h, err := s.change(ctx, op)
-	if err != nil {
-		return nil, err
-	}
-	return &pb.AuthUserChangePasswordResponse{Header: h}, nil
+	h, err := s.changeSecret(ctx, op, r.Password)
+	return &pb.AuthUserChangePasswordResponse{Header: h}, err
 }
 
 // UserGrantRole gives a user a role.
 func (s authService) UserGrantRole(ctx context.Context, r *pb.AuthUserGrantRoleRequest) (*pb.AuthUserGrantRoleResponse, error) {
 	h, err := s.change(ctx, kv.SetAuth{Do: kv.AuthGrantRole, User: r.User, Role: r.Role})
-	if err != nil {
-		return nil, err
-	}
-	return &pb.AuthUserGrantRoleResponse{Header: h}, nil
+	return &pb.AuthUserGrantRoleResponse{Header: h}, err
 }
 
 // UserRevokeRole takes it away.
 func (s authService) UserRevokeRole(ctx context.Context, r *pb.AuthUserRevokeRoleRequest) (*pb.AuthUserRevokeRoleResponse, error) {
 	h, err := s.change(ctx, kv.SetAuth{Do: kv.AuthRevokeRole, User: r.Name, Role: r.Role})
-	if err != nil {
-		return nil, err
-	}
-	return &pb.AuthUserRevokeRoleResponse{Header: h}, nil
+	return &pb.AuthUserRevokeRoleResponse{Header: h}, err
 }
 
 // RoleAdd makes a role.
 func (s authService) RoleAdd(ctx context.Context, r *pb.AuthRoleAddRequest) (*pb.AuthRoleAddResponse, error) {
 	h, err := s.change(ctx, kv.SetAuth{Do: kv.AuthAddRole, Role: r.Name})
-	if err != nil {
-		return nil, err
-	}
-	return &pb.AuthRoleAddResponse{Header: h}, nil
+	return &pb.AuthRoleAddResponse{Header: h}, err
 }
 
 // RoleGet lists the permissions of a role.
 func (s authService) RoleGet(ctx context.Context, r *pb.AuthRoleGetRequest) (*pb.AuthRoleGetResponse, error) {
 	h, res, err := s.ask(ctx, kv.AuthRole, r.Role)
-	if err != nil {
-		return nil, err
-	}
 	answer := &pb.AuthRoleGetResponse{Header: h}
 	for _, k := range res.KVs {
 		answer.Perm = append(answer.Perm, &authpb.Permission{PermType: authpb.Permission_Type(k.Version), Key: k.Key, RangeEnd: k.Value}) //nolint:gosec // three values
 	}
-	return answer, nil
+	return answer, err
 }
 
 // RoleList lists roles.
 func (s authService) RoleList(ctx context.Context, _ *pb.AuthRoleListRequest) (*pb.AuthRoleListResponse, error) {
 	h, res, err := s.ask(ctx, kv.AuthRoles, "")
-	if err != nil {
-		return nil, err
-	}
-	return &pb.AuthRoleListResponse{Header: h, Roles: names(res.KVs)}, nil
+	return &pb.AuthRoleListResponse{Header: h, Roles: names(res.KVs)}, err
 }
 
 // RoleDelete removes a role, from those too who have it.
 func (s authService) RoleDelete(ctx context.Context, r *pb.AuthRoleDeleteRequest) (*pb.AuthRoleDeleteResponse, error) {
 	h, err := s.change(ctx, kv.SetAuth{Do: kv.AuthDeleteRole, Role: r.Role})
-	if err != nil {
-		return nil, err
-	}
-	return &pb.AuthRoleDeleteResponse{Header: h}, nil
+	return &pb.AuthRoleDeleteResponse{Header: h}, err
 }
 
 // RoleGrantPermission gives a role a range of keys.
@@ -226,19 +180,13 @@ func (s authService) RoleGrantPermission(ctx context.Context, r *pb.AuthRoleGran
 	}
 	op := kv.SetAuth{Do: kv.AuthGrantPermission, Role: r.Name, Key: r.Perm.Key, End: r.Perm.RangeEnd, Permission: kv.Permission(r.Perm.PermType)} //nolint:gosec // three values
 	h, err := s.change(ctx, op)
-	if err != nil {
-		return nil, err
-	}
-	return &pb.AuthRoleGrantPermissionResponse{Header: h}, nil
+	return &pb.AuthRoleGrantPermissionResponse{Header: h}, err
 }
 
 // RoleRevokePermission takes it away.
 func (s authService) RoleRevokePermission(ctx context.Context, r *pb.AuthRoleRevokePermissionRequest) (*pb.AuthRoleRevokePermissionResponse, error) {
 	h, err := s.change(ctx, kv.SetAuth{Do: kv.AuthRevokePermission, Role: r.Role, Key: r.Key, End: r.RangeEnd})
-	if err != nil {
-		return nil, err
-	}
-	return &pb.AuthRoleRevokePermissionResponse{Header: h}, nil
+	return &pb.AuthRoleRevokePermissionResponse{Header: h}, err
 }
 
 // callerAddress is where a client is, for slowing down who guesses.

@@ -13,10 +13,9 @@ var protoCodec = encoding.GetCodecV2(proto.Name)
 
 // Marshal implements encoding.CodecV2.
 func (c codec) Marshal(v any) (mem.BufferSlice, error) {
-	if m, ok := v.(encoded); ok {
-		data := mem.BufferSlice(m)
-		c.metrics.sent.Add(int64(data.Len()))
-		return data, nil
+	if m, ok := v.(*encoded); ok {
+		c.metrics.sent.Add(int64(m.parts.Len()))
+		return m.parts, nil
 	}
 	data, err := protoCodec.Marshal(v)
 	c.metrics.sent.Add(int64(data.Len()))

@@ -46,6 +46,10 @@ type Options struct {
 	// Audit hears of calls that change the node, the cluster or who may do what, once they have ended; nil: nobody does.
 	Audit func(ctx context.Context, call, outcome string)
 
+	// Trace begins what is recorded of a call with one answer, below the place in a trace that its metadata names as
+	// traceparent, and returns what ends it; nil: calls are not traced.
+	Trace func(ctx context.Context, call, traceparent string) (context.Context, func(code string, err error))
+
 	// Hash makes the hash of a new password; nil: users cannot be given one here.
 	Hash func(ctx context.Context, password string) ([]byte, error)
 

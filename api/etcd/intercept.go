@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime/debug"
+	"strings"
 	"unicode/utf8"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -36,10 +37,23 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 		return nil, err
 	}
 	ctx = s.named(ctx)
+	if s.opts.Trace != nil {
+		var end func(code string, err error)
+		ctx, end = s.opts.Trace(ctx, strings.TrimPrefix(info.FullMethod, "/"), traceparent(ctx))
+		defer func() { end(status.Code(err).String(), err) }()
+	}
 	if err := s.allowed(ctx, info.FullMethod); err != nil {
 		return nil, err
 	}
 	return handler(ctx, req)
+}
+
+// traceparent is the place in a trace that a call's metadata names as HTTP's header of that name does, "" for none.
+func traceparent(ctx context.Context) string {
+	if v := metadata.ValueFromIncomingContext(ctx, "traceparent"); len(v) > 0 {
+		return v[0]
+	}
+	return ""
 }
 
 // stream is around every other call. Its context ends, with the error that the client then gets as the cause, when the

@@ -31,9 +31,10 @@ const (
 
 	// Windows of flow control: what a client may send before it is read, on a call and on a connection. gRPC would find
 	// out itself what a link can take, by a ping with the first bytes of nearly every request, which cost a PUT 5 % of
-	// its CPU. Over a round trip of 50 ms these carry 10 MB/s on a call and 20 MB/s on a connection, and they bound
-	// what one connection can hold here.
-	streamWindow = 512 << 10
+	// its CPU. A larger message gets the window it needs once its handler reads, a round trip later. The window of a connection
+	// bounds what is on its way only, not what it holds here: gRPC renews it for bytes that nobody has read (sniff.Bounds
+	// bounds that).
+	streamWindow = 128 << 10
 	connWindow   = 1 << 20
 
 	// headerMax is the most bytes of metadata that a call may have, as net/http takes them here.

@@ -77,11 +77,10 @@ func (w *watchStream) sendEvents(b kv.Batch) error {
 	one := w.watches[b.WatchID]
 	fragment := one != nil && one.fragment
 	w.mu.Unlock()
-	header := w.header(b.Header)
 	if !fragment && shareable(b.Events) {
-		return w.send(w.shared.share(header, b.WatchID, b.Events))
+		return w.send(w.shared.share(b.Header, b.WatchID, b.Events))
 	}
-	r := &pb.WatchResponse{Header: header, WatchId: b.WatchID, Events: events(b.Events)}
+	r := &pb.WatchResponse{Header: w.header(b.Header), WatchId: b.WatchID, Events: events(b.Events)}
 	if !fragment || len(r.Events) < 2 || proto.Size(r) < w.messageMax() {
 		return w.send(r)
 	}

@@ -3,7 +3,6 @@ package etcd
 import (
 	"sync/atomic"
 
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
@@ -13,7 +12,8 @@ import (
 
 // A change that many watch is the same bytes in each of their messages, and to encode it was a fifth of what it cost to
 // tell one of them. So the newest small changes are kept encoded, and a message is its beginning and, by reference, the
-// changes in it.
+// changes in it. Most streams have one watch, whose id is the same on each of them: the last message with a change alone
+// is kept whole, and is what the next of them gets.
 const (
 	// sharedSlots is how many changes are kept, each in the slot that its revision gives it.
 	sharedSlots = 64
@@ -36,8 +36,19 @@ const (
 	headerTerm     protowire.Number = 4
 )
 
-// encoded is a message that the codec sends as it is.
-type encoded mem.BufferSlice
+// encoded is a message that the codec sends as it is. Nobody changes it: it may be on its way to many.
+type encoded struct {
+	begin beginning
+	parts mem.BufferSlice
+}
+
+// beginning is what a message says beside the changes.
+type beginning struct {
+	cluster, member uint64
+	revision        int64
+	term            uint64
+	watchID         int64
+}
 
 // sharedEvents are changes by revision. The zero value is empty; it is safe for concurrent use.
 type sharedEvents [sharedSlots]atomic.Pointer[sharedEvent]
@@ -47,22 +58,24 @@ type sharedEvent struct {
 	key      *byte // of the change: it is told by where its key is, which stays there as long as this points to it
 	revision int64
 	field    mem.SliceBuffer
+
+	alone atomic.Pointer[encoded] // the last message with this change alone
 }
 
-// field is a change as the field of a message that it comes in. What is returned is not changed any more.
-func (s *sharedEvents) field(e *kv.Event) mem.SliceBuffer {
+// find returns a change as the field of a message that it comes in.
+func (s *sharedEvents) find(e *kv.Event) *sharedEvent {
 	if len(e.KV.Key) == 0 {
-		return eventField(e)
+		return &sharedEvent{field: eventField(e)}
 	}
 	slot := &s[uint64(e.KV.ModRevision)%sharedSlots]
 	if kept := slot.Load(); kept != nil && kept.key == &e.KV.Key[0] && kept.revision == e.KV.ModRevision {
-		return kept.field
+		return kept
 	}
-	field := eventField(e)
-	if len(field) <= sharedBytes {
-		slot.Store(&sharedEvent{key: &e.KV.Key[0], revision: e.KV.ModRevision, field: field})
+	one := &sharedEvent{key: &e.KV.Key[0], revision: e.KV.ModRevision, field: eventField(e)}
+	if len(one.field) <= sharedBytes {
+		slot.Store(one)
 	}
-	return field
+	return one
 }
 
 // eventField encodes a change.
@@ -88,12 +101,23 @@ func shareable(changes []kv.Event) bool {
 	return len(changes) <= sharedMax
 }
 
-// share is the message with the changes of a watch.
-func (s *sharedEvents) share(h *pb.ResponseHeader, watchID int64, changes []kv.Event) encoded {
-	m := make(encoded, 1, 1+len(changes))
-	m[0] = responseStart(h, watchID)
-	for i := range changes {
-		m = append(m, s.field(&changes[i]))
+// share is the message with the changes of a watch, which are one at least.
+func (s *sharedEvents) share(h kv.Header, watchID int64, changes []kv.Event) *encoded {
+	begin := beginning{h.Epoch.Cluster, h.Member, h.Revision, h.Term, watchID}
+	first := s.find(&changes[0])
+	if len(changes) == 1 {
+		if kept := first.alone.Load(); kept != nil && kept.begin == begin {
+			return kept
+		}
+	}
+	m := &encoded{begin, make(mem.BufferSlice, 2, 1+len(changes))}
+	m.parts[0], m.parts[1] = begin.encode(), &first.field
+	rest := changes[1:]
+	for i := range rest {
+		m.parts = append(m.parts, &s.find(&rest[i]).field)
+	}
+	if len(changes) == 1 {
+		first.alone.Store(m)
 	}
 	return m
 }
@@ -101,17 +125,17 @@ func (s *sharedEvents) share(h *pb.ResponseHeader, watchID int64, changes []kv.E
 // responseStartMax is the most that a message begins with: five numbers, the tags, and the length of the header.
 const responseStartMax = 5*(1+10) + 2
 
-// responseStart encodes what a message has before its events.
-func responseStart(h *pb.ResponseHeader, watchID int64) mem.SliceBuffer {
+// encode is what a message has before its events.
+func (m *beginning) encode() mem.SliceBuffer {
 	var header [4 * (1 + 10)]byte
 	b := header[:0]
-	b = appendNumber(b, headerCluster, h.ClusterId)
-	b = appendNumber(b, headerMember, h.MemberId)
-	b = appendNumber(b, headerRevision, uint64(h.Revision))
-	b = appendNumber(b, headerTerm, h.RaftTerm)
+	b = appendNumber(b, headerCluster, m.cluster)
+	b = appendNumber(b, headerMember, m.member)
+	b = appendNumber(b, headerRevision, uint64(m.revision)) //nolint:gosec // as the library encodes it
+	b = appendNumber(b, headerTerm, m.term)
 	start := make([]byte, 0, responseStartMax)
 	start = protowire.AppendBytes(protowire.AppendTag(start, responseHeader, protowire.BytesType), b)
-	return appendNumber(start, responseWatchID, uint64(watchID))
+	return appendNumber(start, responseWatchID, uint64(m.watchID)) //nolint:gosec // the same
 }
 
 // appendNumber leaves out a zero, as proto3 has it.

@@ -160,6 +160,8 @@ func (b *batch) errRead(n int, err error) error {
 		return errBatchUnread
 	case errors.Is(err, errBatchBytes):
 		return kv.Errorf(kv.TooLarge, "a batch has at most %d bytes; nothing behind line %d was carried out: send it in another batch", b.h.opts.BatchBytes, n)
+	case kv.CodeOf(err) == kv.RateLimited, kv.CodeOf(err) == kv.Busy: // of who counts bodies
+		return err
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return &refusal{status: http.StatusRequestTimeout, code: "body-timeout", title: "Body did not arrive in time",
 			detail: "nothing arrived behind line " + formatRevision(int64(n)) + " within " + b.h.opts.BodyTimeout.String() + " (limits.body-timeout); a line that is not whole stores nothing"}

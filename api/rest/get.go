@@ -41,23 +41,23 @@ func (h *Handler) get(w http.ResponseWriter, r *http.Request, key string, p para
 		return 0, err
 	}
 	header := w.Header()
-	h.setPage(header, &page, f)
 	var found kv.KeyValue
 	if kvs := page.Ops[0].KVs; len(kvs) > 0 {
 		found = kvs[0]
 	}
 	switch cond.check(found.ModRevision) {
 	case http.StatusPreconditionFailed:
+		h.setPage(header, &page, f)
 		return 0, &kv.Error{Code: kv.PreconditionFailed, Detail: "If-Match does not hold", Revision: found.ModRevision}
 	case http.StatusNotModified:
-		header["Etag"] = []string{etag(found.ModRevision)}
+		h.setKey(header, &page, f, found.ModRevision)
 		w.WriteHeader(http.StatusNotModified)
 		return http.StatusNotModified, nil
 	}
+	h.setKey(header, &page, f, found.ModRevision)
 	if found.ModRevision == 0 {
 		return 0, errNoKey(k)
 	}
-	header["Etag"] = []string{etag(found.ModRevision)}
 	header["Content-Type"] = typeOctets
 	header["X-Content-Type-Options"] = nosniff
 	if len(found.Value) >= lengthByNetHTTP || r.Method == http.MethodHead {
@@ -74,13 +74,6 @@ func (h *Handler) get(w http.ResponseWriter, r *http.Request, key string, p para
 // lengthByNetHTTP is the size of a body from which on net/http no longer finds out its length by itself; below, a header
 // less is a noticeable part of the work for a small value.
 const lengthByNetHTTP = 2048
-
-func etag(revision int64) string {
-	var buf [24]byte
-	b := append(buf[:0], '"')
-	b = strconv.AppendInt(b, revision, 10)
-	return string(append(b, '"'))
-}
 
 func errNoKey(key []byte) error {
 	return kv.Errorf(kv.KeyNotFound, "the key %q does not exist", key)

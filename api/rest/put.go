@@ -204,6 +204,8 @@ func (h *Handler) readBody(w http.ResponseWriter, r *http.Request, limit int) ([
 		return nil, err
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, errBodyTimeout(h.opts.BodyTimeout)
+	case kv.CodeOf(err) == kv.RateLimited, kv.CodeOf(err) == kv.Busy: // of who counts bodies
+		return nil, err
 	default:
 		return nil, kv.Errorf(kv.Invalid, "the body was cut short, nothing was stored: %w", err)
 	}

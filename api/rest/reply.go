@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"bytes"
 	"net/http"
 	"strconv"
 	"time"
@@ -44,8 +45,32 @@ func (h *Handler) epochHeader(e kv.Epoch) []string {
 }
 
 // setPage sets the headers that say where an answer stands in history, where it came from and how old it is.
-func (h *Handler) setPage(header http.Header, p *kv.Page, f freshness) {
-	header["Holdfast-Revision"] = []string{strconv.FormatInt(p.Revision, 10)}
+func (h *Handler) setPage(header http.Header, p *kv.Page, f freshness) { h.setKey(header, p, f, 0) }
+
+// setKey is setPage for an answer with one key, and the key's tag, unless mod is 0. The values that change from answer to answer
+// are one string: it is the path of a cached GET.
+func (h *Handler) setKey(header http.Header, p *kv.Page, f freshness, mod int64) {
+	var buf [96]byte
+	text := strconv.AppendInt(buf[:0], p.Revision, 10)
+	revision := len(text)
+	if mod != 0 {
+		text = appendTag(text, mod)
+	}
+	tag := len(text)
+	if p.Age > 0 {
+		text = appendSeconds(text, p.Age)
+	}
+	seconds := len(text)
+	if p.Age > 0 {
+		text = strconv.AppendInt(text, wholeSeconds(p.Age), 10)
+	}
+	all := string(text)
+	v := &[...]string{all[:revision], all[revision:tag], all[tag:seconds], all[seconds:]}
+
+	header["Holdfast-Revision"] = v[0:1:1]
+	if mod != 0 {
+		header["Etag"] = v[1:2:2]
+	}
 	header["Holdfast-Epoch"] = h.epochHeader(p.Epoch)
 	header["Holdfast-Source"] = sources[min(int(p.Source), len(sources)-1)]
 	header["Holdfast-Consistency"] = f.delivered(p)
@@ -55,8 +80,7 @@ func (h *Handler) setPage(header http.Header, p *kv.Page, f freshness) {
 	case p.Age < 0:
 		header["Holdfast-Age"] = ageUnknown
 	default:
-		header["Holdfast-Age"] = []string{formatSeconds(p.Age)}
-		header["Age"] = []string{strconv.FormatInt(wholeSeconds(p.Age), 10)}
+		header["Holdfast-Age"], header["Age"] = v[2:3:3], v[3:4:4]
 	}
 	switch {
 	case p.Source == kv.SourceMember:
@@ -71,6 +95,11 @@ func (h *Handler) setPage(header http.Header, p *kv.Page, f freshness) {
 	}
 }
 
+// appendTag appends the entity tag of a revision.
+func appendTag(dst []byte, revision int64) []byte {
+	return append(strconv.AppendInt(append(dst, '"'), revision, 10), '"')
+}
+
 func formatRevision(revision int64) string { return strconv.FormatInt(revision, 10) }
 
 // setResult sets the headers of a committed write.
@@ -79,24 +108,31 @@ func (h *Handler) setResult(header http.Header, r *kv.Result, revision string) {
 	header["Holdfast-Epoch"] = h.epochHeader(r.Epoch)
 }
 
-// formatSeconds shows an age in seconds, to the millisecond and rounded up.
-func formatSeconds(d time.Duration) string {
-	ms := (d + time.Millisecond - 1) / time.Millisecond
-	return strconv.FormatFloat(float64(ms)/1000, 'f', -1, 64)
+// appendSeconds appends an age in seconds, to the millisecond and rounded up.
+func appendSeconds(dst []byte, d time.Duration) []byte {
+	ms := int64((d + time.Millisecond - 1) / time.Millisecond)
+	dst = strconv.AppendInt(dst, ms/1000, 10)
+	if ms %= 1000; ms == 0 {
+		return dst
+	}
+	dst = append(dst, '.', byte('0'+ms/100), byte('0'+ms/10%10), byte('0'+ms%10))
+	return bytes.TrimRight(dst, "0")
 }
 
 // replyQueued answers a write that is durable here and not committed.
 func replyQueued(w http.ResponseWriter, receipt *kv.Receipt) (int, error) {
 	header := w.Header()
-	header.Set("Location", queueRoot+receipt.ID)
-	header.Set("Holdfast-Op", receipt.ID)
+	at := queueRoot + receipt.ID
+	v := &[...]string{at, at[len(queueRoot):]}
+	header["Location"], header["Holdfast-Op"] = v[0:1:1], v[1:2:2]
 	if !receipt.Expires.IsZero() {
-		header.Set("Holdfast-Expires", receipt.Expires.UTC().Format(time.RFC3339))
+		header["Holdfast-Expires"] = []string{receipt.Expires.UTC().Format(time.RFC3339)}
 	}
 	header["Content-Type"] = typeJSON
 	header["X-Content-Type-Options"] = nosniff
 	w.WriteHeader(http.StatusAccepted)
-	body := appendString([]byte(`{"op":`), receipt.ID)
+	var buf [96]byte
+	body := appendString(append(buf[:0], `{"op":`...), receipt.ID)
 	_, _ = w.Write(append(body, `,"state":"queued"}`+"\n"...))
 	return http.StatusAccepted, nil
 }

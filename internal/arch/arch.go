@@ -62,6 +62,7 @@ var ours = []rule{
 	{"transport", []string{"transport/courier"}},
 	{"config", nil},
 	{"internal/failpoint", nil},
+	{"internal/namespace", []string{"kv", "api"}},
 	{"internal/pivot", []string{"kv", "api"}},
 	{"internal/service", nil},
 	{"internal/simnet", nil},
@@ -70,13 +71,14 @@ var ours = []rule{
 	{"internal/servertls", nil},
 	{"internal/gcpace", nil},
 	{"internal/journald", nil},
+	{"internal/netwatch", nil},
 	{"internal/arch", nil},
 	{"systemd", nil},
 	{"packaging", nil},
 	{"packaging/sbom", nil},
 
 	// who puts them together; only agent and cmd read config
-	{"agent", []string{"kv", "auth", "internal/wire", "internal/failpoint", "internal/pivot", "internal/service", "internal/bridge", "internal/sniff", "internal/servertls", "internal/tracing", "config", "api/...", "mvcc", "member/...", "proxy/...",
+	{"agent", []string{"kv", "auth", "internal/wire", "internal/failpoint", "internal/namespace", "internal/pivot", "internal/service", "internal/bridge", "internal/netwatch", "internal/sniff", "internal/servertls", "internal/tracing", "config", "api/...", "mvcc", "member/...", "proxy/...",
 		"queue", "client", "enroll", "transport", "transport/courier"}},
 	{"examples/...", []string{"kv", "config", "agent"}},
 	{"cmd/...", []string{"kv", "internal/wire", "internal/failpoint", "internal/gcpace", "internal/journald", "config", "api", "agent", "client", "cmd/..."}},

@@ -50,10 +50,14 @@ func (s *Splitter) judge(c net.Conn) (*branch, net.Conn) {
 	if err := c.SetReadDeadline(time.Time{}); err != nil {
 		return nil, nil
 	}
-	if isHTTP2 && to == &s.http {
-		return to, newUnacked(c, r.seen, acked)
+	switch {
+	case !isHTTP2:
+		return to, &replayed{Conn: c, left: r.seen}
+	case to == &s.http:
+		return to, newMetered(newUnacked(c, r.seen, acked), s.bounds, false)
+	default:
+		return to, newMetered(&replayed{Conn: c, left: r.seen}, s.bounds, true)
 	}
-	return to, &replayed{Conn: c, left: r.seen}
 }
 
 // first reads the frames of a connection up to its first request. acked: the client has acknowledged our SETTINGS, and

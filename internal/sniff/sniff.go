@@ -26,6 +26,7 @@ type Splitter struct {
 	inner   net.Listener
 	timeout time.Duration
 	open    func(net.Conn) (net.Conn, error)
+	bounds  *Bounds
 	http    branch
 	grpc    branch
 
@@ -40,9 +41,9 @@ type Splitter struct {
 //
 // Connections wait for their server in a goroutine each: what bounds the connections of l bounds them. In it a connection
 // is opened first: open may speak TLS on it. It bounds its own time, and its error closes the connection. Nil: nothing is
-// to be done.
-func New(l net.Listener, timeout time.Duration, open func(net.Conn) (net.Conn, error)) *Splitter {
-	s := &Splitter{inner: l, timeout: timeout, open: open, closed: make(chan struct{}), looking: map[net.Conn]struct{}{}}
+// to be done. Connections of HTTP/2 are under bounds, nil: under none.
+func New(l net.Listener, timeout time.Duration, open func(net.Conn) (net.Conn, error), bounds *Bounds) *Splitter {
+	s := &Splitter{inner: l, timeout: timeout, open: open, bounds: bounds, closed: make(chan struct{}), looking: map[net.Conn]struct{}{}}
 	s.http = branch{s, make(chan accepted)}
 	s.grpc = branch{s, make(chan accepted)}
 	return s

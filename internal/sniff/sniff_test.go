@@ -31,7 +31,7 @@ func split(t *testing.T, timeout time.Duration) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{New(l, timeout, nil), l.Addr().String()}
+	r := &rig{New(l, timeout, nil, nil), l.Addr().String()}
 	var wg sync.WaitGroup
 	wg.Go(r.Run)
 	t.Cleanup(func() { _ = r.HTTP().Close(); wg.Wait() })
@@ -244,7 +244,7 @@ func TestCloseGivesUpConnectionsThatNobodyHas(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := New(l, time.Hour, nil)
+	s := New(l, time.Hour, nil, nil)
 	done := make(chan struct{})
 	go func() { s.Run(); close(done) }()
 	r := &rig{s, l.Addr().String()}
@@ -308,7 +308,7 @@ func TestErrorsOfTheListenerAreTheHTTPServers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := New(&failing{l, 2}, patience, nil)
+	s := New(&failing{l, 2}, patience, nil, nil)
 	var wg sync.WaitGroup
 	wg.Go(s.Run)
 	defer wg.Wait()

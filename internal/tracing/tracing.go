@@ -2,7 +2,7 @@
 // queue, proxy, uplink and raft. It is the one home of OpenTelemetry. The packages on the way know nothing of it: a node
 // is put together from Backends, and a Tracer puts itself between them; what crosses the uplink is a kv.Trace.
 //
-// A request that carries W3C's traceparent header follows it; of the others one in so many begins a trace of its own. Spans
+// A request that carries W3C's traceparent header, or a gRPC call with such metadata, follows it; of the others one in so many begins a trace of its own. Spans
 // are sent in the background, from a bounded buffer: when the collector is away or too slow, spans are lost and requests
 // are not held up.
 package tracing
@@ -218,6 +218,30 @@ func (t *Tracer) Door(h http.Handler) http.Handler {
 		h.ServeHTTP(answer, r.WithContext(ctx))
 		span.SetAttributes(attribute.String("url.path", r.URL.Path), attribute.Int("http.response.status_code", answer.status))
 	})
+}
+
+// Call returns what begins, and then ends, a span around a call of another protocol, below the place in a trace that traceparent
+// names, if it does. A nil Tracer returns nil.
+func (t *Tracer) Call() func(ctx context.Context, name, traceparent string) (context.Context, func(code string, err error)) {
+	if t == nil {
+		return nil
+	}
+	return func(ctx context.Context, name, traceparent string) (context.Context, func(string, error)) {
+		if above, err := parse(traceparent); err == nil {
+			ctx = kv.WithTrace(ctx, above)
+		}
+		ctx, span := t.begin(ctx, name, trace.SpanKindServer)
+		return ctx, func(code string, err error) {
+			defer span.End()
+			if !span.IsRecording() {
+				return
+			}
+			span.SetAttributes(attribute.String("rpc.system", "grpc"), attribute.String("rpc.grpc.status", code))
+			if err != nil {
+				span.SetStatus(codes.Error, err.Error())
+			}
+		}
+	}
 }
 
 // routeOf is the path of a request without what varies, "" for what has no span.

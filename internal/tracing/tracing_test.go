@@ -2,6 +2,7 @@ package tracing
 
 import (
 	"context"
+	"errors"
 	"iter"
 	"net/http"
 	"net/http/httptest"
@@ -93,6 +94,28 @@ func TestWhoIsTraced(t *testing.T) {
 				t.Errorf("%d spans, want %d", len(spans), tc.want)
 			}
 		})
+	}
+}
+
+func TestACallIsTracedLikeARequest(t *testing.T) {
+	spans := tracetest.NewSpanRecorder()
+	call := newTracer(Options{}, spans).Call()
+	for _, traceparent := range []string{"", parent} {
+		ctx, end := call(t.Context(), "etcdserverpb.KV/Put", traceparent)
+		if traced := kv.TraceOf(ctx)[24] != 0; traced != (traceparent != "") {
+			t.Errorf("traceparent %q: handed on as traced: %t", traceparent, traced)
+		}
+		end("Unavailable", errors.New("no leader"))
+	}
+	got := spans.Ended()
+	if len(got) != 1 || got[0].Name() != "etcdserverpb.KV/Put" || got[0].Parent().SpanID().String() != parent[36:52] {
+		t.Fatalf("%d spans", len(got))
+	}
+	if got[0].Status().Description != "no leader" {
+		t.Error("a failure left no mark")
+	}
+	if (*Tracer)(nil).Call() != nil {
+		t.Error("calls are traced without a tracer")
 	}
 }
 

@@ -121,6 +121,9 @@ func (l *link) serveStream(ctx context.Context, s Stream) {
 		s.CancelRead(codeDone)
 	case l.wait(ctx) != nil:
 		giveUp(s, codeRefused)
+	case !l.net.admits(l.peer, h.boot.life()):
+		l.net.metrics.dropped("refused", 1)
+		giveUp(s, codeRefused)
 	case h.kind == kindBulk:
 		l.serveBulk(s)
 	case h.kind == kindStripe:

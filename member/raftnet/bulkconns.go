@@ -138,6 +138,7 @@ func (n *Net) ServeBulk(ctx context.Context, node string, c Conn) {
 	remove := p.bulk.add(c)
 	defer remove()
 	l := newLink(n, p, c)
+	close(l.cleared) // the connection that this one is beside has been used to tell lives; each stream says of which it is
 	for {
 		s, err := c.Accept(ctx)
 		if err != nil {

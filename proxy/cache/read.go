@@ -2,6 +2,7 @@ package cache
 
 import (
 	"bytes"
+	"errors"
 	"slices"
 
 	bolt "go.etcd.io/bbolt"
@@ -55,6 +56,7 @@ type Found struct {
 	Epoch   kv.Epoch
 	Held    bool // by itself, not as a part of a span
 	Partial bool
+	Ahead   int64 // of a range: the newest own write in it that the feed has not brought yet, 0 for none
 }
 
 // Get returns a key. Covered false: the cache does not know.
@@ -137,6 +139,7 @@ func (c *Cache) Range(key, end []byte, asOf int64) (kvs []kv.KeyValue, f Found, 
 	for k, e := range c.own {
 		if was, ok := all[k]; kv.Contains(key, end, []byte(k)) && (asOf == 0 || e.KV.ModRevision <= asOf) &&
 			(!ok || was.ModRevision < e.KV.ModRevision) {
+			f.Ahead = max(f.Ahead, e.KV.ModRevision)
 			if delete(all, k); !e.Delete {
 				all[k] = e.KV
 			}
@@ -174,4 +177,107 @@ func (c *Cache) scan(key, end []byte) (map[string]kv.KeyValue, error) {
 		}
 	}
 	return all, err
+}
+
+// Seen is a key with the revision from which on it is as somebody was shown, or later.
+type Seen struct {
+	Key      []byte
+	Revision int64
+}
+
+// Older returns the keys that the cache knows from before they were as an answer of the upstream has them, and may have
+// otherwise: those in kvs and, if they are all there is in the range at revision, those that it has beside them. Most is the
+// highest revision of kvs.
+func (c *Cache) Older(key, end []byte, kvs []kv.KeyValue, all bool, revision int64) (older []Seen, most int64, err error) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	for _, v := range kvs {
+		most = max(most, v.ModRevision)
+		if is, err := c.older(v.Key, &v, v.ModRevision); err != nil {
+			return nil, most, err
+		} else if is {
+			older = append(older, Seen{v.Key, v.ModRevision})
+		}
+	}
+	if !all {
+		return older, most, nil
+	}
+	listed := make(map[string]struct{}, len(kvs))
+	for _, v := range kvs {
+		listed[string(v.Key)] = struct{}{}
+	}
+	more, err := c.beside(key, end, listed, revision)
+	return append(older, more...), most, err
+}
+
+// beside is what the cache has of a range that is not listed, as of before a revision.
+func (c *Cache) beside(key, end []byte, listed map[string]struct{}, revision int64) (older []Seen, err error) {
+	check := func(k string) error {
+		if _, there := listed[k]; there || !kv.Contains(key, end, []byte(k)) {
+			return nil
+		}
+		is, err := c.older([]byte(k), nil, revision)
+		if is {
+			older = append(older, Seen{[]byte(k), revision})
+			listed[k] = struct{}{}
+		}
+		return err
+	}
+	if len(end) == 0 {
+		return older, check(string(key))
+	}
+	for k := range c.held {
+		err = errors.Join(err, check(k))
+	}
+	for k := range c.own {
+		err = errors.Join(err, check(k))
+	}
+	behind := func(s Span) bool { return s.Revision < revision && s.overlaps(key, end) }
+	if err != nil || !slices.ContainsFunc(c.spans, behind) {
+		return older, err
+	}
+	there, err := c.scan(key, end)
+	for k := range there {
+		err = errors.Join(err, check(k))
+	}
+	return older, err
+}
+
+// OlderKey is Older for an event.
+func (c *Cache) OlderKey(e kv.Event) (bool, error) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	v := &e.KV
+	if e.Delete {
+		v = nil
+	}
+	return c.older(e.KV.Key, v, e.KV.ModRevision)
+}
+
+// older reports whether the cache has a key from before a revision, otherwise than v, nil for not at all. What is hidden
+// already, but maybe not for as long, counts too. mu is held.
+func (c *Cache) older(key []byte, v *kv.KeyValue, revision int64) (bool, error) {
+	s, mirrored := c.mirrored(key, nil)
+	if h := c.held[string(key)]; !mirrored && h != nil {
+		s, mirrored = h.span(c.floor), true
+	}
+	if !mirrored || s.Revision >= revision {
+		return false, nil
+	}
+	if _, shown := c.covered(key, nil); !shown && c.held[string(key)] == nil {
+		return true, nil
+	}
+	has, err := c.peek(key)
+	if e, own := c.own[string(key)]; own && (has == nil || has.ModRevision < e.KV.ModRevision) {
+		if e.KV.ModRevision >= revision {
+			return false, err
+		}
+		if has = nil; !e.Delete {
+			has = &e.KV
+		}
+	}
+	if v == nil {
+		return has != nil, err
+	}
+	return has == nil || has.ModRevision < v.ModRevision, err
 }

@@ -44,6 +44,8 @@ func serve(args []string) (bool, error) {
 		return true, serveBare(args[1], args[2])
 	case floorArg:
 		return true, serveFloor(args[1])
+	case journalArg:
+		return true, serveJournal(args[1], args[2])
 	}
 	return false, nil
 }

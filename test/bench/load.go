@@ -21,6 +21,7 @@ type load struct {
 	warmup   time.Duration
 	duration time.Duration
 	every    time.Duration // start of one operation to the start of the next; 0: as fast as they go
+	due      bool          // with every: a client begins at a moment of its own, and time counts from when an operation was due
 	do       operation
 }
 
@@ -95,6 +96,12 @@ type tally struct {
 // end of the window is not forgotten.
 func (l load) repeat(ctx context.Context, c client, g *generator, begin, end time.Time) (sum tally, err error) {
 	next := time.Now()
+	if l.due {
+		next = next.Add(time.Duration(g.rand.Float64() * float64(l.every)))
+		if err := sleepUntil(ctx, next); err != nil {
+			return sum, err
+		}
+	}
 	for t := next; t.Before(end); {
 		if err := l.do(c, g); err != nil {
 			return sum, err
@@ -113,7 +120,9 @@ func (l load) repeat(ctx context.Context, c client, g *generator, begin, end tim
 			if err := sleepUntil(ctx, next); err != nil {
 				return sum, err
 			}
-			t = time.Now()
+			if t = time.Now(); l.due {
+				t = next // what is late because the one before was, is late
+			}
 		}
 	}
 	return sum, nil

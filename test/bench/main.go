@@ -4,8 +4,9 @@
 //	go run -C test/bench . [flags] [suite...]
 //
 // Suites are put, get, rest, trickle, floor, million, proxy, three, txn, watch, lossy, switch and fleet; all is the first four. floor measures writes over gRPC
-// beside a handler that only answers. proxy wants the product alone: it
-// measures a proxy beside the member behind it, and beside a bare net/http handler. three measures clusters of three
+// beside a handler that only answers. proxy measures a proxy beside the member behind it, its reads beside a bare net/http
+// handler, nginx's proxy cache and etcd's grpc-proxy, and its 202s beside a handler that only writes to a file; what is not
+// there is left out, with a line that says so. three measures clusters of three
 // members on loopback. lossy measures such clusters over links of 50 ms that lose packets, and wants root, TUN and
 // iproute2. So does switch, of the product alone: the gap when a leader dies or a box changes its mode, and a box that joins
 // over a slow link. fleet has ten thousand simulated proxies on one member lose the network and come back.

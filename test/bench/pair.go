@@ -26,6 +26,11 @@ const queued = "bench/"
 // startPair starts a member on a directory, or an empty one if that is "", and a proxy with more arguments. It returns
 // once the proxy has its uplink and mirrors what it is to mirror.
 func (b *bench) startPair(ctx context.Context, memberDir string, more ...string) (p *pair, err error) {
+	return b.startPairOn(ctx, memberDir, "", watched{}, more...)
+}
+
+// startPairOn is startPair with a proxy that is watched, on a directory, or an empty one if that is "".
+func (b *bench) startPairOn(ctx context.Context, memberDir, proxyDir string, w watched, more ...string) (p *pair, err error) {
 	p = &pair{}
 	defer func() {
 		if err != nil {
@@ -38,7 +43,9 @@ func (b *bench) startPair(ctx context.Context, memberDir string, more ...string)
 	if memberDir == "" {
 		memberDir = filepath.Join(p.dir, "m")
 	}
-	proxyDir := filepath.Join(p.dir, "p")
+	if proxyDir == "" {
+		proxyDir = filepath.Join(p.dir, "p")
+	}
 	if err := errors.Join(os.MkdirAll(memberDir, 0o700), os.MkdirAll(proxyDir, 0o700)); err != nil {
 		return nil, err
 	}
@@ -61,7 +68,7 @@ func (b *bench) startPair(ctx context.Context, memberDir string, more ...string)
 		return append([]string{"--mode", "proxy", "--data-dir", dir, "--listen", url(port), "--peer-listen", loopback(0),
 			"--join", loopback(peer), "--token-file", token}, more...)
 	}}
-	p.proxy, err = x.start(ctx, proxyDir, watched{})
+	p.proxy, err = x.start(ctx, proxyDir, w)
 	return p, err
 }
 

@@ -1,9 +1,14 @@
 package main
 
 import (
+	"bytes"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -93,10 +98,12 @@ func TestAProxyIsSyncedOnceItMirrorsEverything(t *testing.T) {
 		body string
 		want bool
 	}{
-		{`{"proxy":{"synced":true,"uplink_lost":false,"mirrors":[{"prefix":"a"}]}}`, true},
-		{`{"proxy":{"synced":false,"uplink_lost":false}}`, true}, // nothing to mirror
-		{`{"proxy":{"synced":false,"uplink_lost":false,"mirrors":[{"prefix":"a"}]}}`, false},
-		{`{"proxy":{"synced":true,"uplink_lost":true,"mirrors":[{"prefix":"a"}]}}`, false},
+		{`{"proxy":{"joined":true,"upstream":"a","synced":true,"uplink_lost":false,"mirrors":[{"prefix":"a"}]}}`, true},
+		{`{"proxy":{"joined":true,"upstream":"a","synced":false,"uplink_lost":false}}`, true}, // nothing to mirror
+		{`{"proxy":{"joined":true,"upstream":"a","synced":false,"uplink_lost":false,"mirrors":[{"prefix":"a"}]}}`, false},
+		{`{"proxy":{"joined":true,"upstream":"a","synced":true,"uplink_lost":true,"mirrors":[{"prefix":"a"}]}}`, false},
+		{`{"proxy":{"joined":true,"synced":true}}`, false},
+		{`{"proxy":{"upstream":"a","synced":true}}`, false},
 	} {
 		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(tc.body)) }))
 		if err := synced(t.Context(), s.Listener.Addr().String()); (err == nil) != tc.want {
@@ -114,5 +121,55 @@ func TestWhatLinksCarriedIsSummed(t *testing.T) {
 	got, err := statusOf(t.Context(), s.Listener.Addr().String())
 	if err != nil || got.carried() != 321 {
 		t.Errorf("%d, %v; want 321", got.carried(), err)
+	}
+}
+
+// What the floor of queued writes acknowledges is in its file, once each, whoever wrote it.
+func TestTheJournalHasWhatItAcknowledged(t *testing.T) {
+	dir := t.TempDir()
+	j, err := openJournal(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.f.Close()
+	const writers, each = 16, 50
+	var wg sync.WaitGroup
+	for w := range writers {
+		wg.Go(func() {
+			for i := range each {
+				if err := j.append(fmt.Appendf(nil, "<%d/%d>", w, i)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	b, err := os.ReadFile(filepath.Join(dir, journalName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for w := range writers {
+		for i := range each {
+			if n := bytes.Count(b, fmt.Appendf(nil, "<%d/%d>", w, i)); n != 1 {
+				t.Errorf("write %d of %d is there %d times", i, w, n)
+			}
+		}
+	}
+}
+
+func TestTheFloorOfQueuedWritesAnswers202(t *testing.T) {
+	s, err := journalFloor()
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := s.start(t.Context(), t.TempDir(), watched{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.kill()
+	out, err := drive(t.Context(), quick(t), v, contender{name: bareJournal, system: s, dial: dialQueued},
+		load{clients: 4, duration: 200 * time.Millisecond, every: 10 * time.Millisecond, due: true, do: put})
+	if err != nil || out.done == 0 {
+		t.Fatalf("%d writes, %v", out.done, err)
 	}
 }

@@ -49,7 +49,8 @@ func newCarriers(t *testing.T, net *simnet.Net, names ...string) []*carrier {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if c.Net, err = raftnet.New(raftnet.Options{Cluster: clusterID, Node: c.node, Log: log}); err != nil {
+		if c.Net, err = raftnet.New(raftnet.Options{Cluster: clusterID, Node: c.node, Log: log,
+			Replica: 1, Lives: []raftnet.Life{raftnet.NewLife()}, Copied: func(err error) { t.Error(err) }}); err != nil {
 			t.Fatal(err)
 		}
 		if c.pool, err = bridge.Members(ep, c.Net, transport.PoolOptions{}); err != nil {

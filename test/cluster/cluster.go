@@ -60,6 +60,7 @@ type Node struct {
 
 	c       *Cluster
 	raft    *raftnet.Net
+	lives   []raftnet.Life // the newest first
 	metrics *prometheus.Registry
 	id      *transport.Identity
 	addr    string // what it says of itself
@@ -273,7 +274,9 @@ func (n *Node) Start() {
 		t.Fatal(err)
 	}
 	n.metrics = prometheus.NewRegistry()
-	raft, err := raftnet.New(raftnet.Options{Cluster: clusterID, Node: bridge.MemberNode(n.id.Node()), Log: log, Metrics: n.metrics})
+	n.lives = append([]raftnet.Life{raftnet.NewLife()}, n.lives...)
+	raft, err := raftnet.New(raftnet.Options{Cluster: clusterID, Node: bridge.MemberNode(n.id.Node()), Replica: n.Replica, Lives: n.lives,
+		Copied: func(err error) { t.Errorf("%s: %v", n.Name, err) }, Log: log, Metrics: n.metrics})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -40,6 +40,26 @@ func TestEtcdctl(t *testing.T) {
 	runScripts(t, "etcdctl", b.ctl)
 }
 
+// TestEtcdctlThreeMembers runs what is about users and roles on three members, each row by way of the next one: what one
+// was told the others know.
+func TestEtcdctlThreeMembers(t *testing.T) {
+	t.Parallel()
+	b, err := built()
+	if err != nil {
+		t.Fatal(err)
+	}
+	known, err := listCommands(t.Context(), b.ctl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := parseScript(filepath.Join("testdata", "etcdctl", "auth.ctl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &runner{pair: newThree(t), t: t, script: s, commands: known, gaps: &gapList{}}
+	r.run()
+}
+
 // TestDebiansEtcdctl does the everyday with the version that distributions ship.
 func TestDebiansEtcdctl(t *testing.T) {
 	bin := os.Getenv("ETCDCTL34")

@@ -66,6 +66,9 @@ func parseHelp(text string) (subs, flags []string) {
 	return subs, flags
 }
 
+// valued are the flags of every command that have a value of their own word, as the rows write them.
+var valued = []string{"-w", "--write-out", "--endpoints", "--user", "--password", "--auth-jwt-token"}
+
 // path is the command that a row runs, without flags and arguments.
 func (c commands) path(words []string) string {
 	var plain []string
@@ -74,7 +77,7 @@ func (c commands) path(words []string) string {
 		switch {
 		case skip:
 			skip = false
-		case w == "-w" || w == "--write-out":
+		case slices.Contains(valued, w):
 			skip = true
 		case !strings.HasPrefix(w, "-"):
 			plain = append(plain, w)

@@ -102,6 +102,9 @@ var byCommand = map[string][]replacement{
 // normal is an answer without what is the side's own.
 func (s *side) normal(path, text string) string {
 	own := []string{s.addr, "<addr>", s.peer, "<peer>", s.dir, "<data>"}
+	for _, m := range s.members {
+		own = append(own, m.addr, "<addr>", m.peer, "<peer>")
+	}
 	if s.out != "" {
 		own = append(own, s.out, "<dir>")
 	}

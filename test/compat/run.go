@@ -79,6 +79,7 @@ func (r *runner) row(row row) {
 	}()
 	etcdErr, subjectErr := r.both(func(s *side) (err error) {
 		into := answers[s]
+		s.turn()
 		if row.kind == runRow {
 			*into, err = s.run(r.t.Context(), row.words, row.input, row.limit)
 			return err

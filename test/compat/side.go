@@ -25,7 +25,7 @@ type side struct {
 	*server
 	ctl     string // the etcdctl to use
 	dest    *server
-	members []*server // of a cluster; the server is the first. Nil: it is alone
+	members []*server // of a cluster; the server is one of them. Nil: it is alone
 	out     string    // a folder for what commands write
 	vars    map[string]string
 	jobs    map[string]*job
@@ -84,7 +84,8 @@ func (s *side) command(ctx context.Context, words []string) (*exec.Cmd, error) {
 	}
 	cmd := exec.CommandContext(ctx, s.ctl, args...)
 	cmd.Dir = s.out
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.out}
+	// Two seconds, its own limit, are few for a password on a busy machine.
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.out, "ETCDCTL_DIAL_TIMEOUT=20s"}
 	if !slices.Contains(args, "--endpoints") { // etcdctl dies of both
 		cmd.Env = append(cmd.Env, "ETCDCTL_ENDPOINTS="+s.addr)
 	}

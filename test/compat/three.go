@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -92,19 +93,30 @@ func threeKind(name, dir string, all []*server) (kind, error) {
 	return kind{name: name, bin: trio, args: func(s *server) []string { return []string{"run", s.dir, s.addr} }}, nil
 }
 
-// newThree is a pair of clusters. Its sides' own server is the first member.
+// newThree is a pair of clusters. Its sides' own server is the first member, until they are told to turn.
 func newThree(t *testing.T) *pair {
 	t.Helper()
+	b, err := built()
+	if err != nil {
+		t.Fatal(err)
+	}
 	p := &pair{}
 	for _, s := range []struct {
 		name string
 		into **side
 	}{{"etcd", &p.etcd}, {subjectName(), &p.subject}} {
 		all := startThree(t, s.name)
-		*s.into = &side{server: all[0], members: all, vars: map[string]string{}, jobs: map[string]*job{}}
+		*s.into = &side{server: all[0], ctl: b.ctl, members: all, out: t.TempDir(), vars: map[string]string{}, jobs: map[string]*job{}}
 		awaitWrites(t, all)
 	}
 	return p
+}
+
+// turn has a side of several members go on with the next of them.
+func (s *side) turn() {
+	if i := slices.Index(s.members, s.server); i >= 0 {
+		s.server = s.members[(i+1)%len(s.members)]
+	}
 }
 
 // awaitWrites waits until each member takes a write.

@@ -29,10 +29,13 @@ type machine struct {
 }
 
 // newMachine unpacks one, not booted yet.
-func newMachine(t *testing.T) *machine {
+func newMachine(t *testing.T) *machine { return newMachineWith(t) }
+
+// newMachineWith has further packages of Debian on it.
+func newMachineWith(t *testing.T, packages ...string) *machine {
 	t.Helper()
-	tar := filepath.Join(os.Getenv("CACHE"), "systemd-root.tar")
-	must(t, "systemd/root.sh", tar)
+	tar := filepath.Join(os.Getenv("CACHE"), strings.Join(append([]string{"systemd-root"}, packages...), "-")+".tar")
+	must(t, "systemd/root.sh", tar, strings.Join(packages, ","))
 	m := &machine{t: t, root: t.TempDir()}
 	must(t, "tar", "-C", m.root, "--numeric-owner", "-xf", tar)
 	// No device or kernel setting of this machine is its business.

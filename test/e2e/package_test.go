@@ -12,16 +12,19 @@ import (
 	"time"
 )
 
-// deb packs the built program as a version, as make packages does, and returns the file.
-func deb(t *testing.T, version string) string {
+// debName is how the package of a version is called.
+const debName = "holdfast_VERSION_amd64.deb"
+
+// pack makes a package of the built program as a version, as make packages does, and returns the file.
+func pack(t *testing.T, version, format, name string) string {
 	t.Helper()
-	cmd := exec.Command(".ci/package", version, "amd64", os.Getenv("NFPM"), "deb")
+	cmd := exec.Command(".ci/package", version, "amd64", os.Getenv("NFPM"), format)
 	cmd.Dir = filepath.Join("..", "..")
 	cmd.Env = append(os.Environ(), "PREBUILT="+os.Getenv("AGENT"), "SOURCE_DATE_EPOCH=1700000000")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("pack %s: %v\n%s", version, err, out)
 	}
-	path, err := filepath.Abs(filepath.Join(cmd.Dir, "dist", "holdfast_"+version+"_amd64.deb"))
+	path, err := filepath.Abs(filepath.Join(cmd.Dir, "dist", strings.ReplaceAll(name, "VERSION", version)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,7 +37,7 @@ func deb(t *testing.T, version string) string {
 func TestAPackageLivesItsLife(t *testing.T) {
 	m := newMachine(t)
 	for _, version := range []string{"0.0.1", "0.0.2", "0.0.3"} {
-		m.copyIn(deb(t, version), "/srv/"+version+".deb", 0o644)
+		m.copyIn(pack(t, version, "deb", debName), "/srv/"+version+".deb", 0o644)
 	}
 	m.boot()
 	t.Cleanup(func() {

@@ -63,7 +63,7 @@ func blocks(t *testing.T) (all []block) {
 // TestThreeBoxesAndAProxyAsReadmeHasThem runs README's lines verbatim, each box a Debian with its own systemd. The person
 // who carries the token from box to box is this test.
 func TestThreeBoxesAndAProxyAsReadmeHasThem(t *testing.T) {
-	package1 := deb(t, "0.0.1")
+	package1 := pack(t, "0.0.1", "deb", debName)
 	way := newStreet(t)
 	boxes := map[string]*machine{}
 	hosts := "127.0.0.1 localhost\n"

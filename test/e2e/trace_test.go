@@ -10,11 +10,16 @@ import (
 	"net/http/httptest"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	trace "go.opentelemetry.io/proto/otlp/trace/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -77,6 +82,24 @@ func TestOneTraceFromADevicesPutToTheLog(t *testing.T) {
 	want := []string{"PUT /v1/kv", "queue", "proxy", "uplink", "serve uplink", "raft"}
 	eventually(t, startMax, func() string {
 		if names := got.chain(id, span); !slices.Equal(names, want) {
+			return fmt.Sprintf("the trace has %q, want %q", names, want)
+		}
+		return ""
+	})
+	t.Log("a call of etcd's API, by its metadata")
+	const below = "1111111111111111"
+	conn, err := grpc.NewClient(strings.TrimPrefix(p.url, "http://"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	ctx := metadata.AppendToOutgoingContext(t.Context(), "traceparent", "00-"+id+"-"+below+"-01")
+	if _, err := pb.NewKVClient(conn).Put(ctx, &pb.PutRequest{Key: []byte("b"), Value: []byte("1")}); err != nil {
+		t.Fatal(err)
+	}
+	want[0] = "etcdserverpb.KV/Put"
+	eventually(t, startMax, func() string {
+		if names := got.chain(id, below); !slices.Equal(names, want) {
 			return fmt.Sprintf("the trace has %q, want %q", names, want)
 		}
 		return ""

@@ -116,7 +116,7 @@ func serve(ctx context.Context, door net.Listener, m *member.Member, registry *p
 		Backend: guard, Hash: passwords.Hash, Reporter: report, Metrics: registry, ClientURLs: []string{"http://" + door.Addr().String()},
 		Admin: func() api.Admin { return m },
 	})
-	split := sniff.New(door, drain, nil)
+	split := sniff.New(door, drain, nil, nil)
 	srv := &http.Server{
 		ReadHeaderTimeout: drain,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

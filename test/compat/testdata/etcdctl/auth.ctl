@@ -104,8 +104,63 @@ etcdctl --user u:q alarm list
 etcdctl --user u:q alarm disarm
 etcdctl --user u:q endpoint hashkv
 etcdctl --user u:q snapshot save $DIR/denied.db
+# What is not about keys, by a user, by nobody, and by who shows what is no token.
+L=etcdctl --user root:r lease grant 600
+etcdctl --user root:r put m 1 --lease=$L
+etcdctl --user u:q put k 1 --lease=$L
+etcdctl --user u:q lease revoke $L
+etcdctl --user u:q lease timetolive $L
+etcdctl --user u:q lease timetolive $L --keys
+etcdctl --user u:q lease keep-alive $L --once
+etcdctl lease grant 60
+etcdctl lease revoke $L
+etcdctl lease timetolive $L --keys
+etcdctl lease list
+etcdctl --user u:q watch n
+etcdctl --user u:q watch l --prefix
+etcdctl watch k
+etcdctl --user u:q elect n me
+etcdctl --user u:q lock n
+etcdctl --user u:q defrag
+etcdctl --user u:q member add x --peer-urls=http://127.0.0.1:1
+etcdctl --user u:q member remove 1
+etcdctl --user u:q member update 1 --peer-urls=http://127.0.0.1:1
+etcdctl --user u:q member promote 1
+etcdctl --user u:q role add y
+etcdctl --user u:q role grant-permission r read n
+etcdctl --user u:q role revoke-permission r k
+etcdctl --user u:q role delete r
+etcdctl --user u:q role get root
+etcdctl --user u:q user grant-role u root
+etcdctl --user u:q user revoke-role u r
+etcdctl --user u:q user delete v
+etcdctl --user u:q user passwd u --interactive=false
+< x
+etcdctl --user u:q user get root
+etcdctl --user u:q user list
+etcdctl auth status
+etcdctl auth disable
+etcdctl user add y:p
+etcdctl role list
+etcdctl --user root:wrong user list
+etcdctl --user root: user list
+etcdctl --user root --password wrong user list
+etcdctl --auth-jwt-token nonsense get k
+etcdctl --auth-jwt-token nonsense put k 1
+etcdctl --auth-jwt-token nonsense user list
+# By root.
 etcdctl --user root:r user list
 etcdctl --user root --password r role list
+etcdctl --user root:r user add u:p
+etcdctl --user root:r user get nobody
+etcdctl --user root:r user grant-role u nothing
+etcdctl --user root:r user revoke-role u nothing
+etcdctl --user root:r role get nothing
+etcdctl --user root:r role add r
+etcdctl --user root:r role revoke-permission r nothing
+etcdctl --user root:r role grant-permission root read k
+etcdctl --user root:r lease revoke $L
+etcdctl --user root:r user delete nobody
 etcdctl --user root:r put n 1
 etcdctl --user root:r user delete root
 etcdctl --user root:r user revoke-role root root

@@ -29,8 +29,8 @@ stop rootedseen
 etcdctl --endpoints $DEST get --prefix ""
 etcdctl make-mirror
 etcdctl make-mirror $DEST --prefix m/ --dest-prefix x --no-dest-prefix
-untested: make-mirror --dest-cacert: clients are served without TLS in this version
-untested: make-mirror --dest-cert: clients are served without TLS in this version
-untested: make-mirror --dest-key: clients are served without TLS in this version
+untested: make-mirror --dest-cacert: the servers of this suite are without TLS
+untested: make-mirror --dest-cert: the servers of this suite are without TLS
+untested: make-mirror --dest-key: the servers of this suite are without TLS
 untested: make-mirror --dest-user: the second server of this script has no users
 untested: make-mirror --dest-password: the second server of this script has no users

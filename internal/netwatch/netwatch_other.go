@@ -1,0 +1,10 @@
+//go:build !linux
+
+package netwatch
+
+import "context"
+
+func run(ctx context.Context, _ func()) error {
+	<-ctx.Done()
+	return nil
+}
