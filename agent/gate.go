@@ -122,76 +122,77 @@ func stopping() *kv.Error {
 	return kv.Errorf(kv.Stopping, "this node is shutting down: ask another one, or this one again when it is back")
 }
 
-// charge has the client of a request pay for it, if it came from one: then paid, and the ledger is to be given back.
-func (g *gate) charge(ctx context.Context, u use) (c api.Caller, paid bool, err error) {
-	c, paid = api.CallerFrom(ctx)
-	if !paid || g.ledger == nil {
-		return c, false, nil
+// passage is a request that has passed the gate, until out.
+type passage struct {
+	gate  *gate
+	node  api.Backend
+	payer api.Caller
+	use   use
+	pays  bool
+}
+
+// pass is enter for a request whose client, if it came from one, has to pay for it.
+func (g *gate) pass(ctx context.Context, u use) (p passage, err error) {
+	p = passage{gate: g, use: u}
+	if p.payer, p.pays = api.CallerFrom(ctx); g.ledger == nil {
+		p.pays = false
 	}
-	return c, true, g.ledger.take(c, u)
+	if p.pays {
+		if err := g.ledger.take(p.payer, u); err != nil {
+			return p, err
+		}
+	}
+	if p.node, err = g.enter(ctx); err != nil {
+		p.giveBack()
+	}
+	return p, err
+}
+
+func (p *passage) out() {
+	p.gate.leave()
+	p.giveBack()
+}
+
+func (p *passage) giveBack() {
+	if p.pays {
+		p.gate.ledger.give(p.payer, p.use)
+	}
 }
 
 // Do passes c on.
-func (g *gate) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
-	r, err := g.do(ctx, c)
-	g.audit.command(ctx, c, r, err)
-	return r, err
-}
-
-func (g *gate) do(ctx context.Context, c kv.Command) (kv.Result, error) {
-	from, paid, err := g.charge(ctx, useRequest)
-	if err != nil {
-		return kv.Result{}, err
+func (g *gate) Do(ctx context.Context, c kv.Command) (res kv.Result, err error) {
+	p, err := g.pass(ctx, useRequest)
+	if err == nil {
+		defer p.out()
+		res, err = p.node.Do(ctx, c)
 	}
-	if paid {
-		defer g.ledger.give(from, useRequest)
-	}
-	b, err := g.enter(ctx)
-	if err != nil {
-		return kv.Result{}, err
-	}
-	defer g.leave()
-	return b.Do(ctx, c)
+	g.audit.command(ctx, c, res, err)
+	return res, err
 }
 
 // Read passes q on.
 func (g *gate) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
-	c, paid, err := g.charge(ctx, useRequest)
+	p, err := g.pass(ctx, useRequest)
 	if err != nil {
 		return kv.Page{}, err
 	}
-	if paid {
-		defer g.ledger.give(c, useRequest)
-	}
-	b, err := g.enter(ctx)
-	if err != nil {
-		return kv.Page{}, err
-	}
-	defer g.leave()
-	return b.Read(ctx, q)
+	defer p.out()
+	return p.node.Read(ctx, q)
 }
 
 // Watch passes w on. When the node drains the stream ends with kv.Stopping, after everything already under way.
 func (g *gate) Watch(ctx context.Context, w kv.WatchSpec) iter.Seq2[kv.Batch, error] {
 	return func(yield func(kv.Batch, error) bool) {
-		c, paid, err := g.charge(ctx, useWatch)
+		p, err := g.pass(ctx, useWatch)
 		if err != nil {
 			yield(kv.Batch{}, err)
 			return
 		}
-		if paid {
-			defer g.ledger.give(c, useWatch)
-		}
-		b, err := g.enter(ctx)
-		if err != nil {
-			yield(kv.Batch{}, err)
-			return
-		}
-		defer g.leave()
+		defer p.out()
 		inner, cancel := context.WithCancel(ctx)
 		defer cancel()
 		defer context.AfterFunc(g.draining, cancel)()
-		for batch, err := range b.Watch(inner, w) {
+		for batch, err := range p.node.Watch(inner, w) {
 			if err != nil && ctx.Err() == nil && g.isDraining() {
 				break // the cancellation is ours: say why instead
 			}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -28,7 +29,8 @@ import (
 // network is the node's one UDP socket, and who the node is on it.
 type network struct {
 	conn      net.PacketConn
-	tcp       net.Listener // at the same port, for nodes that UDP does not reach; nil: there is none
+	found     atomic.Pointer[net.UDPAddr] // where others find this node, if not at conn: see takePeerPort
+	tcp       net.Listener                // at the same port, for nodes that UDP does not reach; nil: there is none
 	ep        *transport.Endpoint
 	identity  atomic.Pointer[transport.Identity]
 	authority atomic.Pointer[enroll.Authority] // of a member, once it is open
@@ -45,8 +47,9 @@ type network struct {
 	following sync.WaitGroup                 // control streams of uplinks that this node has dialed
 }
 
-// peerListenDefault is where a member listens. A proxy only dials, so one beside it takes any port instead. One that may
-// become a member by itself takes this one if it is free: the others are told of it then, and firewalls know it.
+// peerListenDefault is where a member listens. A proxy only dials, so one beside it takes any port instead, and this one when it is
+// promoted. One that may become a member by itself takes it at once if it is free: the others are told of it then, and firewalls
+// know it.
 const peerListenDefault = ":2380"
 
 // openNetwork takes the socket. A taken port is a temporary error.
@@ -77,12 +80,16 @@ func (a *Agent) openNetwork(ctx context.Context) (*network, error) {
 
 // listenTCP takes the TCP port beside the UDP one. Without it the node works, and those that UDP does not reach stay away.
 func (a *Agent) listenTCP(ctx context.Context, conn net.PacketConn) net.Listener {
+	if a.planned().record.Mode == config.ModeProxy && a.cfg.PeerListen == peerListenDefault {
+		return nil // it only dials
+	}
+	return a.listenBeside(ctx, conn)
+}
+
+func (a *Agent) listenBeside(ctx context.Context, conn net.PacketConn) net.Listener {
 	socket, ok := conn.(*net.UDPConn)
 	if !ok || a.cfg.Link.TCP == "off" {
 		return nil
-	}
-	if a.planned().record.Mode == config.ModeProxy && a.cfg.PeerListen == peerListenDefault {
-		return nil // it only dials
 	}
 	at := socket.LocalAddr()
 	lc := net.ListenConfig{KeepAlive: -1} // QUIC's keep-alives pass through it
@@ -92,6 +99,42 @@ func (a *Agent) listenTCP(ctx context.Context, conn net.PacketConn) net.Listener
 		return nil
 	}
 	return ln
+}
+
+// takePeerPort has a proxy that is to be a member listen where members do: as one that only dialed it took any port. An error says
+// that somebody else has the port. The next start, as a member, would fail for that.
+func (a *Agent) takePeerPort(ctx context.Context) error {
+	at, real := a.net.conn.LocalAddr().(*net.UDPAddr)
+	if _, socket := a.net.conn.(*net.UDPConn); !real || !socket || a.cfg.PeerListen != peerListenDefault || a.net.found.Load() != nil {
+		return nil
+	}
+	conn, more := a.net.conn, net.PacketConn(nil)
+	if ":"+strconv.Itoa(at.Port) != peerListenDefault {
+		var err error
+		if more, err = a.opts.ListenPacket(ctx, "udp", peerListenDefault); err != nil {
+			return fmt.Errorf("listen for other nodes on UDP %s: %w: stop what has the port, or set --peer-listen and restart", peerListenDefault, err)
+		}
+		conn = more
+	}
+	var tcp net.Listener
+	if a.net.tcp == nil {
+		tcp = a.listenBeside(ctx, conn)
+	}
+	if err := a.net.ep.Extend(ctx, more, tcp); err != nil {
+		return fmt.Errorf("listen for other nodes: %w", err)
+	}
+	if own, ok := conn.LocalAddr().(*net.UDPAddr); ok {
+		a.net.found.Store(own)
+	}
+	return nil
+}
+
+// listensAt is the address at which other nodes find this one.
+func (n *network) listensAt() net.Addr {
+	if at := n.found.Load(); at != nil {
+		return at
+	}
+	return n.conn.LocalAddr()
 }
 
 // dialTCP opens a TCP connection to a node that UDP does not reach.

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"sync"
@@ -46,7 +47,7 @@ func (a *Agent) reachMembers(cfg *member.Config) (*addressBook, error) {
 		case copied <- err:
 		default:
 		}
-	}, Log: a.opts.Log, Metrics: a.opts.Metrics})
+	}, Spool: filepath.Join(cfg.Dir, "spool"), Log: a.opts.Log, Metrics: a.opts.Metrics})
 	if err != nil {
 		return nil, fmt.Errorf("network to other members: %w", err)
 	}
@@ -137,9 +138,9 @@ func (a *Agent) peerAddresses() []string {
 	if len(a.cfg.PeerAdvertise) > 0 {
 		return a.cfg.PeerAdvertise
 	}
-	at, ok := a.net.conn.LocalAddr().(*net.UDPAddr)
+	at, ok := a.net.listensAt().(*net.UDPAddr)
 	if !ok {
-		return []string{a.net.conn.LocalAddr().String()}
+		return []string{a.net.listensAt().String()}
 	}
 	if !at.IP.IsUnspecified() {
 		return []string{at.String()}

@@ -36,6 +36,8 @@ func (a *Agent) promote(ctx context.Context, now *running, e *errand) (*running,
 		if err := a.takeSeat(ctx, &rec, e); err != nil {
 			return now, err
 		}
+	} else if err := a.takePeerPort(ctx); err != nil { // it had the port before this start
+		a.opts.Log.Warn("other nodes find this one at the port that it has meanwhile", "at", a.net.listensAt().String(), "err", err)
 	}
 	e.say("making the member's folder")
 	if err := a.dir.finishJoin(rec.Switch.Admission); err != nil {
@@ -69,6 +71,10 @@ func (a *Agent) promote(ctx context.Context, now *running, e *errand) (*running,
 
 // takeSeat asks the cluster for a seat and records what it says.
 func (a *Agent) takeSeat(ctx context.Context, rec *record, e *errand) error {
+	if err := a.takePeerPort(ctx); err != nil {
+		rec.Switch = nil
+		return errors.Join(&undone{err}, a.note(*rec, failpoint.PromoteRefused))
+	}
 	e.say("asking the cluster for a seat")
 	wish := enroll.Wish{Role: transport.Member, Addresses: a.peerAddresses(), ClientURLs: a.clientURLs()}
 	got, err := a.askForSeat(ctx, wish, rec.Switch.Token, "it serves on as a proxy", func(err error) { e.worry(err) })

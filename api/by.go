@@ -46,32 +46,39 @@ func nameIn(c *x509.Certificate) string {
 }
 
 // Signed is b as the doors use it: each command, query and watch says who asks for it.
-func Signed(b Backend) Backend { return signed{b} }
+func Signed(b Backend) Backend { return &signed{b} }
 
 type signed struct{ next Backend }
 
-func (s signed) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
-	if by := ByOf(ctx); by != (kv.By{}) {
-		c.By = by
-		if len(c.Ops) == 1 {
-			if each, ok := c.Ops[0].(kv.Each); ok {
-				each.Commands = slices.Clone(each.Commands)
-				for i := range each.Commands {
-					each.Commands[i].By = by
-				}
-				c.Ops = []kv.Op{each}
-			}
-		}
-	}
+func (s *signed) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
+	sign(ctx, &c)
 	return s.next.Do(ctx, c)
 }
 
-func (s signed) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
+// sign says who asks for a command, and for each of a batch.
+func sign(ctx context.Context, c *kv.Command) {
+	by := ByOf(ctx)
+	if by == (kv.By{}) {
+		return
+	}
+	if c.By = by; len(c.Ops) != 1 {
+		return
+	}
+	if each, ok := c.Ops[0].(kv.Each); ok {
+		each.Commands = slices.Clone(each.Commands)
+		for i := range each.Commands {
+			each.Commands[i].By = by
+		}
+		c.Ops = []kv.Op{each}
+	}
+}
+
+func (s *signed) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
 	q.By = ByOf(ctx)
 	return s.next.Read(ctx, q)
 }
 
-func (s signed) Watch(ctx context.Context, w kv.WatchSpec) iter.Seq2[kv.Batch, error] {
+func (s *signed) Watch(ctx context.Context, w kv.WatchSpec) iter.Seq2[kv.Batch, error] {
 	w.By = ByOf(ctx)
 	return s.next.Watch(ctx, w)
 }

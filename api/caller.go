@@ -16,7 +16,7 @@ type Caller struct {
 	Process *Process          // over any unix socket, where the kernel tells
 	Cert    *x509.Certificate // the client's own certificate, verified against the client CA and the CRL; nil: it showed none
 
-	device string // what Device returns, made once for a connection; empty: not yet
+	device string // what Device returns, made once for a connection by CallerOf; empty: not made
 }
 
 // Process is the client at the other end of a unix socket, as it was when it connected.
@@ -58,7 +58,6 @@ type callerKey struct{}
 
 // WithCaller returns ctx with c in it, for whoever accepts connections.
 func WithCaller(ctx context.Context, c Caller) context.Context {
-	c.device = c.Device()
 	return context.WithValue(ctx, callerKey{}, &c)
 }
 
@@ -75,6 +74,12 @@ func CallerFrom(ctx context.Context) (Caller, bool) {
 // CallerOf finds the Caller that a connection carries, below what it is wrapped in: a wrapper has a method NetConn, as
 // tls.Conn has. Of a connection that carries none it is the address alone.
 func CallerOf(conn net.Conn) Caller {
+	c := callerOf(conn)
+	c.device = c.Device()
+	return c
+}
+
+func callerOf(conn net.Conn) Caller {
 	for inner := conn; inner != nil; {
 		if c, ok := inner.(interface{ Caller() Caller }); ok {
 			return c.Caller()

@@ -109,82 +109,91 @@ const retries = 4
 // Do judges a command and passes it on. One that apply refuses because who asks has changed meanwhile is judged once more.
 func (g *Guard) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
 	src := g.source()
-	if op, ok := only[kv.SetAuth](c.Ops); ok {
-		if op.Do == kv.AuthSetKey {
-			return kv.Result{}, kv.Errorf(kv.PermissionDenied, "the key for tokens is set by a member itself")
-		}
-		if op.Do == kv.AuthEnable { // nobody else chooses what tokens are signed with
-			op.Secret = newSeed()
-			c.Ops = []kv.Op{op}
-		}
+	if err := withSecret(&c); err != nil {
+		return kv.Result{}, err
 	}
 	if err := src.stale(); err != nil {
 		return kv.Result{}, err
 	}
-	if all := kv.Renewals(c); len(all) > 0 && !alone(c) {
-		return g.renewals(ctx, src, all)
+	if all := kv.Renewals(&c); len(all) > 0 && !alone(&c) {
+		return g.renewals(ctx, &src, all)
 	}
 	for try := 1; ; try++ {
-		one, err := g.command(ctx, src, c)
-		if err != nil {
+		one := c
+		if err := g.command(ctx, &src, &one); err != nil {
 			return kv.Result{}, g.counted(err)
 		}
 		res, err := g.next.Do(ctx, one)
 		if kv.CodeOf(err) != kv.AuthOldRevision || c.By.Node != "" || try == retries {
 			return res, err
 		}
-		if _, err := g.next.Read(ctx, kv.Query{}); err != nil { // what was refused was certainly not applied
+		if err := g.catchUp(ctx); err != nil { // what was refused was certainly not applied
 			return kv.Result{}, err
 		}
 	}
 }
 
-// command is c as it may go on.
-func (g *Guard) command(ctx context.Context, src Source, c kv.Command) (kv.Command, error) {
-	root := false
+// withSecret draws what tokens are to be signed with, once authentication is turned on: nobody else chooses that.
+func withSecret(c *kv.Command) error {
+	op, ok := only[kv.SetAuth](c.Ops)
+	switch {
+	case ok && op.Do == kv.AuthSetKey:
+		return kv.Errorf(kv.PermissionDenied, "the key for tokens is set by a member itself")
+	case ok && op.Do == kv.AuthEnable:
+		op.Secret = newSeed()
+		c.Ops = []kv.Op{op}
+	}
+	return nil
+}
+
+// catchUp returns once the policy here is as new as the call.
+func (g *Guard) catchUp(ctx context.Context) error {
+	_, err := g.next.Read(ctx, kv.Query{})
+	return err
+}
+
+// command makes c what may go on. If that is an error, c is good for nothing any more.
+func (g *Guard) command(ctx context.Context, src *Source, c *kv.Command) error {
+	root, asked := false, c.By
 	err := g.judged(ctx, src, true, func(p *Policy) (err error) {
 		if each, ok := only[kv.Each](c.Ops); ok {
-			c.Ops, c.By = []kv.Op{g.each(ctx, p, each)}, c.By.Named()
+			c.Ops, c.By = []kv.Op{g.each(ctx, p, each)}, asked.Named()
 			return nil
 		}
-		by, err := g.identify(ctx, p, c.By, takesRoot(c.Ops))
-		if err != nil {
+		if c.By, err = g.identify(ctx, p, asked, takesRoot(c.Ops)); err != nil {
 			return err
 		}
-		one := c
-		one.By = by
-		if err := p.Permits(&one, src.Leases); err != nil {
+		if err := p.Permits(c, src.Leases); err != nil {
 			return err
 		}
-		if err := g.limit(p, &one); err != nil {
+		if err := g.limit(p, c); err != nil {
 			return err
 		}
-		root = p.IsRoot(by.Principal)
-		one.By = carried(src, by, c.By.Token, root)
-		c = one
+		root = p.IsRoot(c.By.Principal)
+		c.By = carried(src, c.By, asked.Token, root)
 		return nil
 	})
 	if err != nil {
-		return c, err
+		return err
 	}
 	if root && !src.Signs && c.Write != kv.WriteSync { // a member believes that of nobody but the one who shows it
 		if c.Write == kv.WriteQueue {
-			return c, kv.Errorf(kv.PermissionDenied, "%s has every right, and what is queued here is applied without anything to show for it: write as somebody else, or without a queue", c.By.Principal)
+			return kv.Errorf(kv.PermissionDenied, "%s has every right, and what is queued here is applied without anything to show for it: write as somebody else, or without a queue", c.By.Principal)
 		}
 		c.Write = kv.WriteSync
 	}
 	if c.By.Token != "" && !root && c.Write != kv.WriteSync { // what nobody here can judge is not queued
 		if c.Write == kv.WriteQueue {
-			return c, kv.Errorf(kv.AuthStale, "this node has no policy yet to judge the token by, so it does not queue the write")
+			return kv.Errorf(kv.AuthStale, "this node has no policy yet to judge the token by, so it does not queue the write")
 		}
 		c.Write = kv.WriteSync
 	}
-	return c, nil
+	return nil
 }
 
 // carried is who asks as the node behind is told. A proxy tells the name; of those who have every right it passes on what
 // they have shown, because no member takes its word for that.
-func carried(src Source, by kv.By, token string, root bool) kv.By {
+func carried(src *Source, by kv.By, token string, root bool) kv.By {
 	if root && !src.Signs {
 		by.Token = token
 	}
@@ -206,7 +215,7 @@ func (g *Guard) each(ctx context.Context, p *Policy, each kv.Each) kv.Each {
 
 // judged runs judge by the policy at hand, and if that refuses once more by one that is as new as the request: this node
 // may lag behind. Fresh: whoever asks wants that.
-func (g *Guard) judged(ctx context.Context, src Source, fresh bool, judge func(*Policy) error) error {
+func (g *Guard) judged(ctx context.Context, src *Source, fresh bool, judge func(*Policy) error) error {
 	p, known := src.Policy()
 	if !known {
 		return nil
@@ -215,7 +224,7 @@ func (g *Guard) judged(ctx context.Context, src Source, fresh bool, judge func(*
 	if err == nil || !fresh || !src.Signs || kv.CodeOf(err) == kv.RateLimited || kv.CodeOf(err) == kv.Busy {
 		return err
 	}
-	if _, lag := g.next.Read(ctx, kv.Query{}); lag != nil {
+	if lag := g.catchUp(ctx); lag != nil {
 		return err
 	}
 	if q, _ := src.Policy(); q != p {
@@ -239,11 +248,11 @@ func (g *Guard) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
 		if !known {
 			return g.next.Read(ctx, q)
 		}
-		err := g.judged(ctx, src, q.MaxAge == 0, func(p *Policy) (err error) {
+		err := g.judged(ctx, &src, q.MaxAge == 0, func(p *Policy) (err error) {
 			before = p
 			one := q
 			if one.By, err = g.identify(ctx, p, q.By, takesRoot(q.Ops)); err == nil {
-				by = carried(src, one.By, q.By.Token, p.IsRoot(one.By.Principal))
+				by = carried(&src, one.By, q.By.Token, p.IsRoot(one.By.Principal))
 				err = p.PermitsQuery(&one, src.Leases)
 			}
 			if err == nil {

@@ -52,25 +52,20 @@ func (g *Guard) Watch(ctx context.Context, spec kv.WatchSpec) iter.Seq2[kv.Batch
 		for _, one := range spec.Watches {
 			inner.Watches = append(inner.Watches, w.admit(ctx, one))
 		}
-		inner.By, inner.Control = w.name(), w.out
-		var first kv.WatchControl
-		if len(w.open) == 0 {
-			var more bool
-			if first, more = w.alone(ctx, spec, yield); !more {
-				cancel()
-				return
+		if spec.Control == nil && len(w.open) == 0 { // nothing to ask a node for that may be out of reach
+			for _, one := range spec.Watches {
+				if !yield(kv.Batch{WatchID: one.ID, Created: true, Canceled: true, Err: w.why[one.ID]}, nil) {
+					break
+				}
 			}
-			inner.Watches = nil
+			cancel()
+			return
 		}
+		inner.By, inner.Control = w.name(), w.out
 		var running sync.WaitGroup
 		defer running.Wait()
 		defer cancel()
-		running.Go(func() {
-			if first != (kv.WatchControl{}) {
-				w.send(ctx, first)
-			}
-			w.run(ctx, spec.Control)
-		})
+		running.Go(func() { w.run(ctx, spec.Control) })
 		for b, err := range g.next.Watch(ctx, inner) {
 			if err == nil && !w.pass(&b) {
 				continue
@@ -82,56 +77,18 @@ func (g *Guard) Watch(ctx context.Context, spec kv.WatchSpec) iter.Seq2[kv.Batch
 	}
 }
 
-// alone answers what is refused while no watch is open: the node behind may be out of reach, and there is nothing to ask it
-// for. It returns the first control that is for that node, and whether there is one.
-func (w *watching) alone(ctx context.Context, spec kv.WatchSpec, yield func(kv.Batch, error) bool) (first kv.WatchControl, more bool) {
-	for _, one := range spec.Watches {
-		if !w.turnDown(ctx, one.ID, yield) {
-			return first, false
-		}
-	}
-	for spec.Control != nil {
-		select {
-		case c, ok := <-spec.Control:
-			if !ok || c.Add == nil {
-				return c, ok
-			}
-			one := w.admit(ctx, *c.Add)
-			if w.why[one.ID] == nil { // nobody else has w yet
-				return kv.WatchControl{Add: &one}, true
-			}
-			if !w.turnDown(ctx, one.ID, yield) {
-				return first, false
-			}
-		case <-ctx.Done():
-			return first, false
-		}
-	}
-	return first, false
-}
-
-// turnDown answers for a watch that was refused. The header is from what the node behind has at hand, if it has anything.
-func (w *watching) turnDown(ctx context.Context, id int64, yield func(kv.Batch, error) bool) bool {
-	b := kv.Batch{WatchID: id, Created: true, Canceled: true, Err: w.why[id]}
-	delete(w.why, id)
-	if page, err := w.g.next.Read(ctx, kv.Query{MaxAge: kv.Unlimited}); err == nil {
-		b.Header = page.Header
-	}
-	return yield(b, nil)
-}
-
 func (w *watching) name() kv.By {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	by := kv.By{Principal: w.who.Principal, AuthRevision: w.who.AuthRevision, Node: w.by.Node}
-	return carried(w.src, by, w.by.Token, w.last.IsRoot(by.Principal))
+	return carried(&w.src, by, w.by.Token, w.last.IsRoot(by.Principal))
 }
 
 // admit judges a new watch. What is refused comes back without a key.
 func (w *watching) admit(ctx context.Context, one kv.Watch) kv.Watch {
 	var who kv.By
 	var by *Policy
-	err := w.g.judged(ctx, w.src, true, func(p *Policy) (err error) {
+	err := w.g.judged(ctx, &w.src, true, func(p *Policy) (err error) {
 		by = p
 		if who, err = w.g.identify(ctx, p, w.by, false); err == nil {
 			err = p.PermitsWatch(who, one.Key, one.End)

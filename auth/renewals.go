@@ -7,24 +7,23 @@ import (
 	"holdfast/kv"
 )
 
-func alone(c kv.Command) bool {
+func alone(c *kv.Command) bool {
 	_, ok := c.Ops[0].(kv.LeaseKeepAlive)
 	return ok
 }
 
 // renewals judges a batch of renewals of leases, each by itself, and passes on those that are allowed. They never reach
 // apply, which judges the commands of other batches.
-func (g *Guard) renewals(ctx context.Context, src Source, all []kv.Command) (kv.Result, error) {
+func (g *Guard) renewals(ctx context.Context, src *Source, all []kv.Command) (kv.Result, error) {
 	outs := make([]kv.Outcome, len(all))
 	var allowed []kv.Command
 	var places []int
 	for i, one := range all {
-		c, err := g.command(ctx, src, one)
-		if err != nil {
+		if err := g.command(ctx, src, &one); err != nil {
 			outs[i].Err = refusal(g.counted(err))
 			continue
 		}
-		allowed, places = append(allowed, c), append(places, i)
+		allowed, places = append(allowed, one), append(places, i)
 	}
 	if len(allowed) == 0 {
 		return kv.Result{Ops: []kv.OpResult{{Each: outs}}}, nil

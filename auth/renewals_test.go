@@ -16,7 +16,7 @@ type keeper struct {
 func (k *keeper) Do(_ context.Context, c kv.Command) (kv.Result, error) {
 	var ids []int64
 	var outs []kv.Outcome
-	for _, one := range kv.Renewals(c) {
+	for _, one := range kv.Renewals(&c) {
 		id := one.Ops[0].(kv.LeaseKeepAlive).ID
 		ids = append(ids, id)
 		outs = append(outs, kv.Outcome{Result: kv.Result{Ops: []kv.OpResult{{Leases: []kv.Lease{{ID: id}}}}}})

@@ -28,7 +28,7 @@ type Config struct {
 	DataDir       string   `mapstructure:"data-dir" default:"holdfast.data" check:"path" help:"directory of everything this node stores; one agent each"`
 	Listen        []string `mapstructure:"listen" default:"http://127.0.0.1:2379,http://[::1]:2379" check:"urls" help:"URLs on which clients are served, http://host:port or unix:///path; the default leaves out ::1 on a machine without IPv6"`
 	Socket        string   `mapstructure:"socket" shown:"agent.sock in the data directory" check:"socket" help:"unix socket for administration, mode 0660; a path of at most 107 bytes"`
-	PeerListen    string   `mapstructure:"peer-listen" default:":2380" check:"udp" help:"UDP address for other nodes; a proxy takes any port instead of the default, and serves others (--join=proxy:host:port) only where one is named"`
+	PeerListen    string   `mapstructure:"peer-listen" default:":2380" check:"udp" help:"UDP address for other nodes; a proxy takes any port instead of the default until it is promoted, and serves others (--join=proxy:host:port) only where one is named"`
 	PeerAdvertise []string `mapstructure:"peer-advertise" check:"peers" help:"addresses, as host:port, at which other nodes can reach this one; they are told to those that join"`
 	MetricsListen string   `mapstructure:"metrics-listen" shown:"on the client URLs" check:"url" help:"URL of a listener of its own for metrics and health"`
 	Join          []string `mapstructure:"join" check:"join" help:"addresses, as host:port, of any nodes of the cluster to join, or srv:NAME for those that the SRV record _holdfast._udp.NAME lists; proxy:host:port is a proxy that this one is to be behind; once joined it is where a member looks for the others when it has lost them all"`

@@ -102,7 +102,7 @@ func (a *Authority) Run(ctx context.Context) error {
 			led, again = leads, time.Time{}
 		}
 		if a.view.Load().changes != a.opts.Changes() {
-			if err := a.load(ctx); err != nil && ctx.Err() == nil {
+			if err := a.load(ctx); err != nil && ctx.Err() == nil && kv.CodeOf(err) != kv.Stopping {
 				a.opts.Log.Error("the records of nodes and CAs cannot be read; what was read last stays in force", "err", err)
 			}
 		}

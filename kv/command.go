@@ -237,13 +237,13 @@ type LeaseKeepAlive struct {
 }
 
 // Renewals returns the commands that renew a lease each, if c is one or a batch of nothing else; nil if it is not.
-func Renewals(c Command) []Command {
+func Renewals(c *Command) []Command {
 	if len(c.Ops) != 1 || len(c.Guards) > 0 || c.Write == WriteQueue {
 		return nil
 	}
 	switch op := c.Ops[0].(type) {
 	case LeaseKeepAlive:
-		return []Command{c}
+		return []Command{*c}
 	case Each:
 		for i := range op.Commands {
 			one := &op.Commands[i]

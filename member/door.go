@@ -166,7 +166,7 @@ func isHold(request []byte) bool {
 }
 
 // repeatable reports whether a command may be applied by the state machine only once, however often it comes.
-func repeatable(c kv.Command) bool {
+func repeatable(c *kv.Command) bool {
 	if !c.ID.IsZero() {
 		return true
 	}
@@ -174,8 +174,8 @@ func repeatable(c kv.Command) bool {
 		return false
 	}
 	each, ok := c.Ops[0].(kv.Each)
-	for _, one := range each.Commands {
-		ok = ok && !one.ID.IsZero()
+	for i := range each.Commands {
+		ok = ok && !each.Commands[i].ID.IsZero()
 	}
 	return ok
 }

@@ -8,7 +8,7 @@ import (
 
 // passes refuses early what the state machine would refuse for an alarm, to spare the log, and what some member of the
 // cluster may not know. This replica may lag behind, so a refusal is given as of now.
-func (m *Member) passes(ctx context.Context, c kv.Command) error {
+func (m *Member) passes(ctx context.Context, c *kv.Command) error {
 	if m.gate(c) == nil {
 		return nil
 	}
@@ -21,12 +21,12 @@ func (m *Member) passes(ctx context.Context, c kv.Command) error {
 	return nil
 }
 
-func (m *Member) gate(c kv.Command) *kv.Error {
+func (m *Member) gate(c *kv.Command) *kv.Error {
 	if need, have := featureOf(c.Ops), m.store.Feature(); need > have {
 		return kv.Errorf(kv.Unsupported, "this command needs feature level %d and the cluster is at %d: "+
 			"it rises once every member runs a version that knows it", need, have)
 	}
-	return m.store.Barred(c)
+	return m.store.Barred(*c)
 }
 
 // featureOf is the feature level that ops need.

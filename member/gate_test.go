@@ -24,16 +24,17 @@ func TestNewKindsOfCommandsWaitForTheFeatureLevel(t *testing.T) {
 		{Ops: []kv.Op{kv.Each{Commands: []kv.Command{put("a", "1"), grant}}}},
 	}
 	for _, c := range gated {
-		wantRefusal(t, m.gate(c), kv.Unsupported, "feature level 1", "is at 0")
+		wantRefusal(t, m.gate(&c), kv.Unsupported, "feature level 1", "is at 0")
 	}
-	if err := m.gate(put("a", "1")); err != nil {
+	plain := put("a", "1")
+	if err := m.gate(&plain); err != nil {
 		t.Errorf("a put: %v", err)
 	}
 	if _, err := s.Apply([]mvcc.Entry{{Index: 1, Command: kv.Command{Ops: []kv.Op{kv.SetFeature{Level: kv.FeatureAdmin}}}}}); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range gated {
-		if err := m.gate(c); err != nil {
+		if err := m.gate(&c); err != nil {
 			t.Errorf("%T: %v", c.Ops[0], err)
 		}
 	}

@@ -23,13 +23,13 @@ import (
 // every lease its full TTL anew, so what is answered here still holds there.
 
 // keepAlive renews the leases of a command, or of those in a batch, each by itself.
-func (m *Member) keepAlive(ctx context.Context, c kv.Command, all []kv.Command) (kv.Result, error) {
+func (m *Member) keepAlive(ctx context.Context, op kv.Op, all []kv.Command) (kv.Result, error) {
 	if !m.begin() {
 		return kv.Result{}, errStopping()
 	}
 	defer m.calls.Done()
-	if _, alone := c.Ops[0].(kv.LeaseKeepAlive); alone {
-		return m.keepOne(ctx, c.Ops[0])
+	if _, alone := op.(kv.LeaseKeepAlive); alone {
+		return m.keepOne(ctx, op)
 	}
 	if len(all) > maxAsked {
 		return kv.Result{}, kv.Errorf(kv.TooManyOps, "a batch has %d renewals, the limit is %d", len(all), maxAsked)
@@ -353,8 +353,8 @@ func (m *Member) revokeDue(ctx context.Context, office uint64, due []*lease) err
 }
 
 // chooseIDs gives each lease that is to be granted without an id a random one, as etcd does a positive one.
-func chooseIDs(c kv.Command) kv.Command {
-	for i, op := range c.Ops {
+func chooseIDs(ops []kv.Op) []kv.Op {
+	for i, op := range ops {
 		g, ok := op.(kv.LeaseGrant)
 		if !ok || g.ID != 0 {
 			continue
@@ -362,8 +362,8 @@ func chooseIDs(c kv.Command) kv.Command {
 		for g.ID == 0 {
 			g.ID = int64(random64() >> 1)
 		}
-		c.Ops = slices.Clone(c.Ops) // the caller's stay as they are
-		c.Ops[i] = g
+		ops = slices.Clone(ops) // the caller's stay as they are
+		ops[i] = g
 	}
-	return c
+	return ops
 }

@@ -26,59 +26,76 @@ const (
 // command was sent and may have been applied; NoLeader, Busy, NoSpace and Stopping that it certainly was not.
 func (m *Member) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
 	if len(c.Guards) == 0 && kv.ReadOnly(c.Ops) {
-		p, err := m.Read(ctx, kv.Query{By: c.By, Ops: c.Ops})
-		return kv.Result{Header: p.Header, Ops: p.Ops}, err
+		return m.readFor(ctx, &c)
 	}
-	if all := kv.Renewals(c); len(all) > 0 {
-		return m.keepAlive(ctx, c, all)
+	if all := kv.Renewals(&c); len(all) > 0 {
+		return m.keepAlive(ctx, c.Ops[0], all)
 	}
-	res, err := m.do(ctx, chooseIDs(c))
+	res, err := m.do(ctx, &c)
 	m.metrics.proposed(err)
 	return res, err
 }
 
-func (m *Member) do(ctx context.Context, c kv.Command) (kv.Result, error) {
-	if err := checkDoor(c); err != nil {
-		return kv.Result{}, err
-	}
-	c = withoutTokens(c)
+// readFor answers a command that changes nothing.
+func (m *Member) readFor(ctx context.Context, c *kv.Command) (kv.Result, error) {
+	p, err := m.Read(ctx, kv.Query{By: c.By, Ops: c.Ops})
+	return kv.Result{Header: p.Header, Ops: p.Ops}, err
+}
+
+func (m *Member) do(ctx context.Context, c *kv.Command) (kv.Result, error) {
 	buf := encodeBuffers.Get().(*encodeBuffer)
 	defer encodeBuffers.Put(buf)
-	buf.cmd = wire.AppendCommand(buf.cmd[:0], c)
-	if n := len(buf.cmd); n > m.cfg.RequestBytes {
-		return kv.Result{}, kv.Errorf(kv.TooLarge, "the request has %d bytes, the limit is %d", n, m.cfg.RequestBytes)
-	}
-	if err := m.passes(ctx, c); err != nil {
+	entry, err := m.admit(ctx, c, buf)
+	if err != nil {
 		return kv.Result{}, err
 	}
-	if err := m.space.admit(int64(len(buf.cmd)), frees(c.Ops)); err != nil {
+	data, err := m.proposeAgain(ctx, entry, repeatable(c))
+	if err != nil {
 		return kv.Result{}, err
 	}
-	var entry []byte
-	buf.packed, entry = packCommand(buf.packed, buf.cmd)
-	res, err := m.proposeAgain(ctx, entry, repeatable(c))
+	res, err := m.decode(data)
 	if err == nil {
 		err = m.sweepFor(ctx, c.Ops)
 	}
 	return res, err
 }
 
-// withoutTokens leaves out what clients have shown: nobody is to find it in a log.
-func withoutTokens(c kv.Command) kv.Command {
+// admit returns the entry that a command makes, in buf. It sets the command's ids and takes its tokens away.
+func (m *Member) admit(ctx context.Context, c *kv.Command, buf *encodeBuffer) (entry []byte, err error) {
+	c.Ops = chooseIDs(c.Ops)
+	if err := checkDoor(c); err != nil {
+		return nil, err
+	}
+	hideTokens(c)
+	buf.cmd = wire.AppendCommand(buf.cmd[:0], *c)
+	if n := len(buf.cmd); n > m.cfg.RequestBytes {
+		return nil, kv.Errorf(kv.TooLarge, "the request has %d bytes, the limit is %d", n, m.cfg.RequestBytes)
+	}
+	if err := m.passes(ctx, c); err != nil {
+		return nil, err
+	}
+	if err := m.space.admit(int64(len(buf.cmd)), frees(c.Ops)); err != nil {
+		return nil, err
+	}
+	buf.packed, entry = packCommand(buf.packed, buf.cmd)
+	return entry, nil
+}
+
+// hideTokens leaves out what clients have shown: nobody is to find it in a log. Whoever made the ops keeps them as they are.
+func hideTokens(c *kv.Command) {
 	c.By.Token = ""
 	if len(c.Ops) != 1 {
-		return c
+		return
 	}
 	each, ok := c.Ops[0].(kv.Each)
 	if !ok || !slices.ContainsFunc(each.Commands, func(c kv.Command) bool { return c.By.Token != "" }) {
-		return c
+		return
 	}
 	each.Commands = slices.Clone(each.Commands)
 	for i := range each.Commands {
 		each.Commands[i].By.Token = ""
 	}
 	c.Ops = []kv.Op{each}
-	return c
 }
 
 // encodeBuffers holds memory for commands on their way into the log, which makes a copy.
@@ -87,21 +104,21 @@ var encodeBuffers = sync.Pool{New: func() any { return new(encodeBuffer) }}
 type encodeBuffer struct{ cmd, packed []byte }
 
 // checkDoor refuses what must not reach the log.
-func checkDoor(c kv.Command) error {
+func checkDoor(c *kv.Command) error {
 	if c.Write == kv.WriteQueue {
 		return kv.Errorf(kv.Invalid, "write=queue: this node has no queue for the key (queue.prefixes)")
 	}
-	if err := mvcc.Check(c); err != nil {
+	if err := mvcc.Check(*c); err != nil {
 		return err
 	}
 	if err := checkOwn(c); err != nil {
 		return err
 	}
-	return wire.CheckCommand(c)
+	return wire.CheckCommand(*c)
 }
 
 // checkOwn refuses what only a leader proposes, in a batch too.
-func checkOwn(c kv.Command) error {
+func checkOwn(c *kv.Command) error {
 	for _, op := range c.Ops {
 		switch op := op.(type) {
 		case kv.LeaderTerm, kv.OpenEpoch, kv.SetFeature, kv.Audit:
@@ -121,8 +138,8 @@ func checkOwn(c kv.Command) error {
 				return kv.Errorf(kv.Invalid, "a revocation with a term is proposed by a leader only")
 			}
 		case kv.Each:
-			for _, one := range op.Commands {
-				if err := checkOwn(one); err != nil {
+			for i := range op.Commands {
+				if err := checkOwn(&op.Commands[i]); err != nil {
 					return err
 				}
 			}
@@ -134,14 +151,18 @@ func checkOwn(c kv.Command) error {
 // propose sends an entry, an encoded command, through the log. It tries again while it is certain that nothing was applied and
 // there is time.
 func (m *Member) propose(ctx context.Context, entry []byte) (kv.Result, error) {
-	return m.proposeAgain(ctx, entry, false)
+	data, err := m.proposeAgain(ctx, entry, false)
+	if err != nil {
+		return kv.Result{}, err
+	}
+	return m.decode(data)
 }
 
 // proposeAgain is propose that, if the command is repeatable, sends it anew when no answer comes, as
-// when the leader has changed.
-func (m *Member) proposeAgain(ctx context.Context, entry []byte, repeatable bool) (res kv.Result, err error) {
+// when the leader has changed. It returns the command's encoded outcome.
+func (m *Member) proposeAgain(ctx context.Context, entry []byte, repeatable bool) (outcome []byte, err error) {
 	if !m.begin() {
-		return kv.Result{}, errStopping()
+		return nil, errStopping()
 	}
 	defer m.calls.Done()
 	m.metrics.pending.Add(1)
@@ -149,11 +170,11 @@ func (m *Member) proposeAgain(ctx context.Context, entry []byte, repeatable bool
 	began := time.Now()
 	tried := began // since when raft has turned it away
 	sent := false  // it may have been applied, whatever becomes of it now
-	refuse := func(why error) (kv.Result, error) {
+	refuse := func(why error) ([]byte, error) {
 		if sent {
 			why = unknown("the leader was lost, and sending the command again came to this: %v", why)
 		}
-		return kv.Result{}, why
+		return nil, why
 	}
 	for {
 		if err := m.leader.await(ctx); err != nil {
@@ -165,11 +186,14 @@ func (m *Member) proposeAgain(ctx context.Context, entry []byte, repeatable bool
 		_, changed := m.leader.get()
 		rs, err := m.host.Propose(m.session, entry, proposalTimeout)
 		if err == nil {
-			var how fate
-			if res, how, err = m.outcome(ctx, rs, changed, repeatable && time.Since(began) < proposalTimeout/2); how == known {
+			r, how, why := m.answer(ctx, rs, changed, repeatable && time.Since(began) < proposalTimeout/2)
+			if how == known && why == nil {
+				outcome, how, why = outcomeOf(rs, r)
+			}
+			if how == known {
 				m.door.leave()
 				m.metrics.commitSeconds.Observe(time.Since(began).Seconds())
-				return res, err
+				return outcome, why
 			}
 			err = errDropped
 			if how == missing {
@@ -180,19 +204,25 @@ func (m *Member) proposeAgain(ctx context.Context, entry []byte, repeatable bool
 		if err := turnedAway(err, time.Since(tried)); err != nil {
 			return refuse(err)
 		}
-		timer := time.NewTimer(busyStep)
-		select {
-		case <-changed:
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return refuse(noLeader("the caller gave up waiting: %v", context.Cause(ctx)))
-		case <-m.stopping:
-			timer.Stop()
-			return refuse(errStopping())
+		if err := m.pause(ctx, changed); err != nil {
+			return refuse(err)
 		}
-		timer.Stop()
 	}
+}
+
+// pause is for a moment, or until changed is closed.
+func (m *Member) pause(ctx context.Context, changed <-chan struct{}) error {
+	timer := time.NewTimer(busyStep)
+	defer timer.Stop()
+	select {
+	case <-changed:
+	case <-timer.C:
+	case <-ctx.Done():
+		return noLeader("the caller gave up waiting: %v", context.Cause(ctx))
+	case <-m.stopping:
+		return errStopping()
+	}
+	return nil
 }
 
 // fate is how a command ended that was sent.
@@ -239,31 +269,22 @@ func closedHost(err error) bool {
 		errors.Is(err, nodehost.ErrShardNotFound)
 }
 
-// outcome waits for the answer to a command that was sent.
-//
-// Changed is closed when the leader changes: then what was sent to the former one may be lost without a word, and to
-// send it again could apply it twice. So an answer that does not come soon afterwards is given up. A command that is
-// repeatable is missing then, and also if it is not answered for leaderWait.
-func (m *Member) outcome(ctx context.Context, rs *nodehost.RequestState, changed <-chan struct{}, repeatable bool) (kv.Result, fate, error) {
-	r, how, err := m.answer(ctx, rs, changed, repeatable)
-	if err != nil || how == missing {
-		return kv.Result{}, how, err
-	}
+// outcomeOf is what raft's answer to a command says of it, encoded if it was applied.
+func outcomeOf(rs *nodehost.RequestState, r nodehost.RequestResult) ([]byte, fate, error) {
 	switch {
 	case r.Completed():
 		data := r.GetResult().Data
 		rs.Release()
-		res, err := m.decode(data)
-		return res, known, err
+		return data, known, nil
 	case r.Dropped():
 		rs.Release()
-		return kv.Result{}, dropped, nil
+		return nil, dropped, nil
 	case r.Timeout():
-		return kv.Result{}, known, unknown("no answer within %s", proposalTimeout)
+		return nil, known, unknown("no answer within %s", proposalTimeout)
 	case r.Terminated():
-		return kv.Result{}, known, unknown("the replica stopped")
+		return nil, known, unknown("the replica stopped")
 	default:
-		return kv.Result{}, known, unknown("raft gave it up")
+		return nil, known, unknown("raft gave it up")
 	}
 }
 
@@ -271,6 +292,11 @@ func (m *Member) outcome(ctx context.Context, rs *nodehost.RequestState, changed
 // which what the former one had passed on arrives.
 const resendAfter = 250 * time.Millisecond
 
+// answer waits for raft's answer to a command that was sent.
+//
+// Changed is closed when the leader changes: then what was sent to the former one may be lost without a word, and to
+// send it again could apply it twice. So an answer that does not come soon afterwards is given up. A command that is
+// repeatable is missing then, and also if it is not answered for leaderWait.
 func (m *Member) answer(ctx context.Context, rs *nodehost.RequestState, changed <-chan struct{}, repeatable bool) (r nodehost.RequestResult, how fate, err error) {
 	late := time.NewTimer(proposalTimeout + leaderWait) // raft gives it up before
 	defer late.Stop()

@@ -63,7 +63,7 @@ func (l *link) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
 	if down, _ := l.state(); down {
 		return kv.Result{}, errCut
 	}
-	if n := len(kv.Renewals(c)); n > 0 {
+	if n := len(kv.Renewals(&c)); n > 0 {
 		l.mu.Lock()
 		l.renewed = append(l.renewed, n)
 		former, slow := l.former, l.slow

@@ -175,7 +175,7 @@ func (p *Proxy) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
 		return kv.Result{}, kv.Errorf(kv.Invalid, "write=queue: this node has no queue for the key (queue.prefixes)")
 	}
 	c.Write, c.Wait = kv.WriteSync, 0
-	if cmds := kv.Renewals(c); len(cmds) > 0 {
+	if cmds := kv.Renewals(&c); len(cmds) > 0 {
 		return p.renew(ctx, c, cmds)
 	}
 	res, err := p.up.Do(ctx, c)

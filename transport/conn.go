@@ -194,6 +194,15 @@ func (c *Conn) Quality() courier.Quality {
 	return courier.Quality{RTT: s.SmoothedRTT, Loss: c.loss.add(s), Queued: queued, Lost: lost}
 }
 
+// Sample is the round trip that was measured last, 0 for none, and how many packets have come.
+func (c *Conn) Sample() (rtt time.Duration, packets uint64) {
+	s := c.qc.ConnectionStats()
+	if s.MeanDeviation == 0 && s.LatestRTT == s.MinRTT {
+		return 0, s.PacketsReceived // what quic-go begins with
+	}
+	return s.LatestRTT, s.PacketsReceived
+}
+
 // probeText is the datagram that asks for a sign of life. It is acknowledged like any other and handed to nobody. Its
 // length makes a packet of more than 42 bytes, which is what a peer that has restarted answers with a stateless reset.
 const probeText = "holdfast: are you alive?"

@@ -70,9 +70,7 @@ func (e *Endpoint) Counters() Counters {
 		}
 	}
 	n.Open = len(open)
-	if e.relays != nil {
-		_, n.TCPFull = e.relays.counts()
-	}
+	_, n.TCPFull = e.relays.counts()
 	e.adm.mu.Lock()
 	defer e.adm.mu.Unlock()
 	n.Incoming, n.Handshaking, n.WindowBytes = e.adm.conns, e.adm.handshaking, e.adm.windowSum

@@ -25,14 +25,15 @@ type Endpoint struct {
 	cfg    Config
 	tr     *quic.Transport
 	adm    admission
-	relays *relays // nil: no peers over TCP
+	relays *relays
 	known  *sessions
 	silent silent
 	routes *routes
 	tokens quic.TokenStore // of addresses validated before: they skip a Retry
 
-	started chan struct{} // closed by Run once dialing works
-	stopped chan struct{} // closed by Run when it no longer does
+	extend  chan extension // to Run
+	started chan struct{}  // closed by Run once dialing works
+	stopped chan struct{}  // closed by Run when it no longer does
 	wg      sync.WaitGroup
 
 	mu       sync.Mutex
@@ -56,6 +57,7 @@ func New(cfg Config) (*Endpoint, error) {
 	e := &Endpoint{
 		cfg:      cfg,
 		tokens:   quic.NewLRUTokenStore(64, 2),
+		extend:   make(chan extension),
 		started:  make(chan struct{}),
 		stopped:  make(chan struct{}),
 		handlers: make(map[Protocol]Handler),
@@ -64,27 +66,29 @@ func New(cfg Config) (*Endpoint, error) {
 		routes:   newRoutes(cfg.Source),
 	}
 	e.adm = admission{maxConns: cfg.MaxConns, maxHandshakes: cfg.MaxHandshakes, windows: make(map[*quic.Conn]uint64)}
-	if cfg.ListenTCP != nil {
-		var err error
-		if e.relays, err = newRelays(e); err != nil {
-			return nil, err
-		}
-	}
 	var err error
+	if e.relays, err = newRelays(e); err != nil {
+		return nil, err
+	}
 	if e.known, err = openSessions(cfg.SessionDir); err != nil {
 		cfg.Log.Warn("uplinks open with a round trip more", "err", err)
 	}
-	id := cfg.Identity()
+	e.tr = e.transportOn(cfg.Conn)
+	return e, nil
+}
+
+// transportOn is QUIC on one socket.
+func (e *Endpoint) transportOn(conn net.PacketConn) *quic.Transport {
+	id := e.cfg.Identity()
 	reset := quic.StatelessResetKey(id.derive("stateless reset"))
 	token := quic.TokenGeneratorKey(id.derive("address validation"))
-	e.tr = &quic.Transport{
-		Conn:                cfg.Conn,
+	return &quic.Transport{
+		Conn:                conn,
 		StatelessResetKey:   &reset,
 		TokenGeneratorKey:   &token,
 		VerifySourceAddress: func(net.Addr) bool { return e.adm.mustValidate() },
 		ConnContext:         e.admit,
 	}
-	return e, nil
 }
 
 // withoutECN has quic-go not mark packets. It panics when a connection on which marks have arrived moves to a way that has
@@ -130,12 +134,15 @@ func (e *Endpoint) Run(ctx context.Context) error {
 	}
 	runCtx, cancel := context.WithCancel(ctx)
 	e.wg.Go(func() { e.sampleIdle(runCtx) })
-	if e.relays != nil {
+	if e.cfg.ListenTCP != nil {
 		e.wg.Go(func() { e.relays.run(runCtx, e.cfg.ListenTCP) })
 	}
+	more := e.takeExtensions(runCtx)
 	close(e.started)
 	err = e.acceptAll(runCtx, ln)
+	more.stop()
 	e.shutdown(ln, cancel)
+	more.close()
 	if ctx.Err() == nil {
 		return fmt.Errorf("serve on %s: %w", e.Addr(), err)
 	}

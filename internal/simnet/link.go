@@ -1,12 +1,13 @@
 package simnet
 
 import (
+	"cmp"
 	"math/rand/v2"
 	"time"
 )
 
-// maxBacklog is how much a link with a rate holds back before it drops: a buffer of 200 ms, as an honest router has.
-const maxBacklog = 200 * time.Millisecond
+// defaultBuffer is how much a link with a rate holds back before it drops, as an honest router does.
+const defaultBuffer = 200 * time.Millisecond
 
 // direction is the way from one node to another. Net.mu guards it.
 type direction struct {
@@ -15,6 +16,7 @@ type direction struct {
 	loss  float64
 	burst int // packets lost in a row; 0 and 1: independent losses
 	rate  int64
+	held  time.Duration // 0: defaultBuffer
 	cut   bool
 
 	losing int       // packets of a burst still to lose
@@ -62,7 +64,7 @@ func (d *direction) fits(size int) bool {
 	if d.free.Before(now) {
 		d.free = now
 	}
-	if d.free.Sub(now) > maxBacklog {
+	if d.free.Sub(now) > cmp.Or(d.held, defaultBuffer) {
 		return false
 	}
 	d.free = d.free.Add(time.Duration(int64(size+28) * 8 * int64(time.Second) / d.rate))
@@ -92,10 +94,14 @@ func (l Link) Loss(p float64) Link { return l.set(func(x *direction) { x.loss = 
 // Burst makes losses come in runs of n packets, at the same share.
 func (l Link) Burst(n int) Link { return l.set(func(x *direction) { x.burst = n }) }
 
-// Rate bounds the bits per second, each way; 0 is no bound. What does not fit a buffer of 200 ms is lost.
+// Rate bounds the bits per second, each way; 0 is no bound. What does not fit the buffer is lost.
 func (l Link) Rate(bitsPerSecond int64) Link {
 	return l.set(func(x *direction) { x.rate = bitsPerSecond })
 }
+
+// Buffer is how long a packet waits at most for those before it on a link with a rate, 200 ms by default. Modems hold
+// seconds.
+func (l Link) Buffer(d time.Duration) Link { return l.set(func(x *direction) { x.held = d }) }
 
 // Stats sums what went over the directions of the link.
 func (l Link) Stats() Stats {

@@ -66,13 +66,21 @@ const (
 )
 
 func appendOp(dst []byte, o *kv.Op) []byte {
-	switch o := (*o).(type) {
-	case kv.Put:
-		dst = append(dst, byte(tagPut),
-			bit(o.PrevKV, putPrevKV)|bit(o.IgnoreValue, putIgnoreValue)|bit(o.IgnoreLease, putIgnoreLease))
-		dst = appendBytes(dst, o.Key)
-		dst = appendBytes(dst, o.Value)
-		return appendInt(dst, o.Lease)
+	if put, ok := (*o).(kv.Put); ok { // nearly all are: without the stack that the others take together
+		return appendPut(append(dst, byte(tagPut)), &put)
+	}
+	return appendOther(dst, *o)
+}
+
+func appendPut(dst []byte, o *kv.Put) []byte {
+	dst = append(dst, bit(o.PrevKV, putPrevKV)|bit(o.IgnoreValue, putIgnoreValue)|bit(o.IgnoreLease, putIgnoreLease))
+	dst = appendBytes(dst, o.Key)
+	dst = appendBytes(dst, o.Value)
+	return appendInt(dst, o.Lease)
+}
+
+func appendOther(dst []byte, o kv.Op) []byte {
+	switch o := o.(type) {
 	case kv.Delete:
 		dst = append(dst, byte(tagDelete), bit(o.PrevKV, deletePrevKV))
 		dst = appendBytes(dst, o.Key)

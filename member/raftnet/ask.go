@@ -124,8 +124,6 @@ func (l *link) serveStream(ctx context.Context, s Stream) {
 	case !l.net.admits(l.peer, h.boot.life()):
 		l.net.metrics.dropped("refused", 1)
 		giveUp(s, codeRefused)
-	case h.kind == kindBulk:
-		l.serveBulk(s)
 	case h.kind == kindStripe:
 		l.serveStripe(s)
 	default:
@@ -145,7 +143,7 @@ func (l *link) welcomeStream(s Stream) (hello, error) {
 	case h.cluster != l.net.opts.Cluster:
 		return h, fmt.Errorf("stream of cluster %016x: %w", h.cluster, errCluster)
 	case h.kind == kindLives && len(l.net.opts.Lives) > 0:
-	case h.kind != kindBulk && h.kind != kindAsk && h.kind != kindStripe:
+	case h.kind != kindAsk && h.kind != kindStripe:
 		return h, fmt.Errorf("the %s lane on a stream of two directions: %w", h.kind, errFormat)
 	}
 	return h, nil

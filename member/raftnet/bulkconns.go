@@ -11,8 +11,8 @@ import (
 type bulkConns struct {
 	mu      sync.Mutex
 	conns   []Conn
-	ours    []int // how many each transfer from here wants
-	theirs  int   // how many the peer wants
+	ours    map[*striped]int // how many each transfer from here wants
+	theirs  int              // how many the peer wants
 	changed chan struct{}
 }
 
@@ -37,33 +37,41 @@ func (b *bulkConns) all() ([]Conn, <-chan struct{}) {
 	return append([]Conn(nil), b.conns...), b.signal()
 }
 
-// want asks for n connections until release is called.
-func (b *bulkConns) want(n int) (release func()) {
+// want says how many connections a transfer from here would like, and tells whether that changes what the peer was told.
+func (b *bulkConns) want(s *striped, n int) (changed bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.ours = append(b.ours, n)
+	before := b.most()
+	if b.ours == nil {
+		b.ours = make(map[*striped]int)
+	}
+	b.ours[s] = n
 	b.tell()
-	return sync.OnceFunc(func() {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		for i, o := range b.ours {
-			if o == n {
-				b.ours = append(b.ours[:i], b.ours[i+1:]...)
-				break
-			}
-		}
-		b.tell()
-	})
+	return b.most() != before
 }
 
-// wantedHere is how many the transfers from here want.
-func (b *bulkConns) wantedHere() (n int) {
+// release undoes want.
+func (b *bulkConns) release(s *striped) (changed bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	before := b.most()
+	delete(b.ours, s)
+	b.tell()
+	return b.most() != before
+}
+
+func (b *bulkConns) most() (n int) {
 	for _, o := range b.ours {
 		n = max(n, o)
 	}
 	return n
+}
+
+// wantedHere is how many the transfers from here want.
+func (b *bulkConns) wantedHere() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.most()
 }
 
 func (b *bulkConns) setTheirs(n int) {

@@ -13,6 +13,9 @@ type Conn interface {
 	// LossState tells whether the link is lost (something was sent, nothing comes back) and gives a channel that is
 	// closed when that changes.
 	LossState() (lost bool, changed <-chan struct{})
+	// Sample is the round trip that was measured last, 0 for none, and a count of packets that grows with each that came, by
+	// which a new one is told from an old one.
+	Sample() (rtt time.Duration, packets uint64)
 	// OpenUni and AcceptUni are for streams that only the opener writes.
 	OpenUni(ctx context.Context) (Outgoing, error)
 	AcceptUni(ctx context.Context) (Incoming, error)

@@ -12,8 +12,9 @@
 // Small batches go as datagrams by a courier, unless the link is short and loses nothing. The rest goes over two streams in
 // each direction of a connection, the lanes: one for what keeps a leader in office (heartbeats, votes, answers, read
 // index), and one for what carries log entries, of which a single message may have 64 MiB. So entries on a slow link hold
-// up no heartbeat. Both ways share the numbers of a lane. A snapshot goes in pieces over connections of its own, or on a
-// stream of the lowest urgency where there are none; a question to another member, about what only the leader knows, has a
+// up no heartbeat. Both ways share the numbers of a lane. A snapshot is kept in a file on both sides and goes in pieces over
+// connections of its own, or beside all the rest where there are none (stripe), as fast as heartbeats are not held up by it
+// (pace), and so do long batches of entries on a long link; a question to another member, about what only the leader knows, has a
 // stream that goes before log entries, and the answer comes back on it. Heartbeats that both ends know are left out: see
 // hush.
 //
@@ -37,5 +38,6 @@
 // # Locks
 //
 // inLane.mu is held while a batch is handed over, so that order is kept, and outLane.mu while one is given to a courier or
-// a queue. Net.mu may be held when that of a courier or a hush is taken. No two others are held together.
+// a queue. Net.mu may be held when that of a courier or a hush is taken, and intake.mu when Net.mu or that of a transfer is.
+// No two others are held together.
 package raftnet

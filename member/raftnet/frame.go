@@ -14,8 +14,8 @@ import (
 )
 
 // A stream is a hello, then frames: a length of four bytes, big-endian, and so many bytes. A frame of a lane is the
-// number of a batch as a uvarint and the batch, a frame of a snapshot is a chunk, each as the library encodes them. A
-// question is one frame, and so is its answer.
+// number of a batch as a uvarint and the batch, as the library encodes it; frames of a stripe are in stripe.go. A question
+// is one frame, and so is its answer.
 
 // formatVersion is that of hello and frames. A newer one is refused.
 const formatVersion = 1
@@ -28,7 +28,7 @@ type kind uint8
 const (
 	kindSwift  kind = iota + 1 // what must not wait: heartbeats, votes, answers
 	kindLog                    // what carries entries
-	kindBulk                   // a snapshot
+	_                          // a snapshot on one stream, as it was before the first release
 	kindAsk                    // a question, which the peer answers on the same stream
 	kindStripe                 // pieces of a snapshot
 	kindLives                  // what the peer answers with a verdict; see lives.go
@@ -42,8 +42,6 @@ func (k kind) String() string {
 		return "swift"
 	case kindLog:
 		return "log"
-	case kindBulk:
-		return "snapshot"
 	case kindAsk:
 		return "question"
 	case kindStripe:
@@ -101,7 +99,7 @@ func readHello(r io.Reader) (h hello, err error) {
 	h.kind = kind(rest[0])
 	h.cluster = binary.BigEndian.Uint64(rest[1:])
 	copy(h.boot[:], rest[9:])
-	if h.kind < kindSwift || h.kind > kindLives {
+	if h.kind < kindSwift || h.kind > kindLives || h.kind == kindAsk-1 {
 		return h, fmt.Errorf("a stream of %s: %w", h.kind, errFormat)
 	}
 	return h, nil

@@ -18,14 +18,14 @@ type outLane struct {
 	last uint64
 }
 
-func (o *outLane) put(q *queue, batch []byte) bool {
+func (o *outLane) put(q *queue, batch []byte) (number uint64, ok bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if !q.put(numbered{o.last + 1, batch}) {
-		return false
+		return 0, false
 	}
 	o.last++
-	return true
+	return o.last, true
 }
 
 // maxHeld and maxHeldBytes bound the batches of a lane that wait for an earlier one. With more, the wait is over.

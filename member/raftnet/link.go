@@ -17,19 +17,21 @@ const (
 
 	// helloWait is how long a stream that a peer has opened may take to say what it is.
 	helloWait = 10 * time.Second
-	// maxBulk is how many snapshots one peer may send at a time; there is rarely a second, after a first was given up.
-	maxBulk = 4
+	// maxStripes is how many streams with pieces of snapshots one connection may have.
+	maxStripes = 4
 )
 
 // link is one connection to a peer in use.
 type link struct {
-	net     *Net
-	peer    *peer
-	conn    Conn
-	queues  [lanes]*queue
-	bulk    chan struct{} // a place for each snapshot that comes in; one that finds none is refused
-	asks    chan struct{} // a place for each question that is answered, likewise
-	streams chan struct{} // a place for each stream of one of these, which has not said yet of which
+	net    *Net
+	peer   *peer
+	conn   Conn
+	queues [lanes]*queue
+
+	underway underway // entries
+
+	asks    chan struct{} // a place for each question that is answered; one that finds none is refused
+	streams chan struct{} // a place for each question and each stripe
 
 	cleared chan struct{} // closed once what comes may be taken
 	met     chan struct{} // closed once the peer has told its lives, and is welcome
@@ -41,8 +43,14 @@ type link struct {
 
 func newLink(n *Net, p *peer, c Conn) *link {
 	return &link{net: n, peer: p, conn: c, queues: [lanes]*queue{newQueue(maxSwiftBytes), newQueue(maxLogBytes)},
-		bulk: make(chan struct{}, maxBulk), asks: make(chan struct{}, maxAsks), streams: make(chan struct{}, maxBulk+maxAsks+1),
+		asks: make(chan struct{}, maxAsks), streams: make(chan struct{}, maxStripes+maxAsks+1),
 		cleared: make(chan struct{}), met: make(chan struct{})}
+}
+
+// rtt is the smoothed round trip.
+func (l *link) rtt() time.Duration {
+	rtt, _, _ := l.peer.post.Link()
+	return rtt
 }
 
 func (l *link) closeQueues() (dropped int) {
@@ -124,8 +132,8 @@ func (l *link) sendLane(ctx context.Context, lane kind) error {
 			if out == nil {
 				buf = hello{lane, l.net.opts.Cluster, l.net.boot}.append(buf)
 			}
-			var batches int
-			if buf, batches = q.take(buf); batches == 0 {
+			var last uint64
+			if buf, last = q.take(buf); last == 0 {
 				break
 			}
 			if out == nil {
@@ -134,14 +142,45 @@ func (l *link) sendLane(ctx context.Context, lane kind) error {
 					return err
 				}
 			}
-			if _, err := out.Write(buf); err != nil {
+			if err := l.write(ctx, out, lane, buf); err != nil {
 				return fmt.Errorf("send to node %s: %w", l.peer.node, err)
+			}
+			if lane == kindLog {
+				l.underway.took(last)
 			}
 			if cap(buf) > 2*joinBytes {
 				buf = nil
 			}
 		}
 	}
+}
+
+// write writes to the stream of a lane: long batches of entries at the pace of bulk, where that may be needed.
+func (l *link) write(ctx context.Context, out Outgoing, lane kind, b []byte) error {
+	rtt := l.rtt()
+	if lane != kindLog || len(b) < paceLong || rtt < paceNear {
+		_, err := out.Write(b)
+		return err
+	}
+	pace := &l.peer.pace
+	pace.begin(time.Now(), rtt, paceFirstLog, 0)
+	defer pace.end()
+	var seen uint64
+	for len(b) > 0 {
+		step := min(len(b), pace.slice())
+		if err := pace.take(ctx, step); err != nil {
+			return err
+		}
+		if rtt, packets := l.conn.Sample(); packets != seen {
+			pace.sample(time.Now(), rtt)
+			seen = packets
+		}
+		if _, err := out.Write(b[:step]); err != nil {
+			return err
+		}
+		b = b[step:]
+	}
+	return nil
 }
 
 func (l *link) open(ctx context.Context, lane kind) (Outgoing, error) {

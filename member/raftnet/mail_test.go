@@ -132,11 +132,12 @@ func FuzzOpenLetter(f *testing.F) {
 }
 
 func FuzzPiece(f *testing.F) {
+	f.Add(appendPiece(nil, piece{7, true, []byte("end")})[frameHeader:])
 	f.Add([]byte{1, 0, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		number, data, err := splitPiece(b)
-		if err == nil && (number == 0 || !bytes.HasSuffix(b, data)) {
-			t.Errorf("piece %d of %d bytes", number, len(data))
+		p, err := splitPiece(b)
+		if err == nil && (p.number == 0 || len(p.data) == 0 || len(p.data) > pieceSize || !bytes.HasSuffix(b, p.data)) {
+			t.Errorf("piece %d of %d bytes", p.number, len(p.data))
 		}
 		if _, _, numbers, err := parseAck(b); err == nil && len(numbers) > len(b) {
 			t.Errorf("%d numbers in %d bytes", len(numbers), len(b))

@@ -13,10 +13,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Options is what a Net needs. Cluster and Node are required.
+// Options is what a Net needs. Cluster, Node and Spool are required.
 type Options struct {
 	Cluster uint64 // id of the cluster; what comes from another one is refused
 	Node    string // id of this node, in the form that Config.NodeID of a member has
+
+	// Spool is a folder of the Net's own for snapshots under way, made when there is one. Up to 64 MiB are kept of one that
+	// goes out, for each peer, and all of the one that comes in.
+	Spool string
 
 	// Replica is what this node holds of the cluster, and Lives are its starts with that, the present one first, which the
 	// others are told before anything else. Without them a copy of the node's data dir is not told from the node.
@@ -45,12 +49,14 @@ type Net struct {
 	mu     sync.Mutex
 	closed bool
 	peers  map[string]*peer // by node id
+
+	intake intake
 }
 
 // New makes a Net without connections. It must be closed, which a member that was given it does.
 func New(opts Options) (*Net, error) {
-	if opts.Cluster == 0 || opts.Node == "" {
-		return nil, errors.New("raftnet: the ids of cluster and node are required")
+	if opts.Cluster == 0 || opts.Node == "" || opts.Spool == "" {
+		return nil, errors.New("raftnet: the ids of cluster and node, and a folder for snapshots, are required")
 	}
 	if len(opts.Lives) > 0 && opts.Copied == nil {
 		return nil, errors.New("raftnet: who hears that this node is a copy is required")
@@ -80,6 +86,9 @@ func newNonce() []byte {
 // for it.
 func (n *Net) Serve(recv func(pb.MessageBatch), chunk func(pb.Chunk) bool, answer func(context.Context, []byte) []byte) error {
 	n.recv, n.chunk, n.answer = recv, chunk, answer
+	if err := n.revive(); err != nil {
+		return fmt.Errorf("snapshots that were under way: %w", err)
+	}
 	close(n.serving)
 	return nil
 }
@@ -98,21 +107,17 @@ func (n *Net) Connect(_ context.Context, node string) (raftio.IConnection, error
 	return &connection{net: n, peer: p}, nil
 }
 
-// ConnectBulk begins to send one snapshot: over connections of its own where there are some within stripeWait, else on a
-// stream beside all the rest.
+// ConnectBulk begins to send one snapshot, which ends with ctx at the latest: over connections of its own where there are
+// some within stripeWait, else beside all the rest.
 func (n *Net) ConnectBulk(ctx context.Context, node string) (raftio.ISnapshotConnection, error) {
 	p, err := n.peer(node)
 	if err != nil {
 		return nil, err
 	}
-	l, err := p.usable()
-	if err != nil {
+	if _, err := p.usable(); err != nil {
 		return nil, err
 	}
 	s, err := n.openStriped(ctx, p)
-	if errors.Is(err, errNoStripe) && ctx.Err() == nil {
-		return n.openBulk(ctx, l)
-	}
 	if err != nil {
 		return nil, err
 	}
@@ -246,7 +251,17 @@ func (c *connection) send(batch pb.MessageBatch) error {
 		}
 		batch.Requests = requests
 		lane := kind(i + 1)
-		if batch.Requests = c.peer.mail(lane, requests); len(batch.Requests) == 0 {
+		var busy bool
+		if lane == kindLog {
+			if requests, busy = l.underway.news(requests, l.rtt()); len(requests) == 0 {
+				continue
+			}
+			batch.Requests = requests
+		}
+		if !busy {
+			batch.Requests = c.peer.mail(lane, requests)
+		}
+		if len(batch.Requests) == 0 {
 			c.net.metrics.sent.Inc()
 			continue
 		}
@@ -257,7 +272,8 @@ func (c *connection) send(batch pb.MessageBatch) error {
 		if len(b) > maxBatchFrame-16 {
 			return fmt.Errorf("batch of %d bytes: %w", len(b), errFrame)
 		}
-		if c.peer.out[i].put(l.queues[i], b) {
+		if number, ok := c.peer.out[i].put(l.queues[i], b); ok {
+			l.underway.queued(number, len(b), batch.Requests)
 			c.net.metrics.sent.Inc()
 			continue
 		}

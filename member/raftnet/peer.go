@@ -19,8 +19,8 @@ type peer struct {
 
 	hush hush // what need not be said
 
-	bulk      bulkConns
-	transfers transfers
+	bulk bulkConns
+	pace pace // of snapshots to the peer
 
 	forwarded atomic.Int64 // when the peer last forwarded a proposal, in ns
 

@@ -52,10 +52,12 @@ func (q *queue) put(n numbered) bool {
 // joinBytes is how much a sender writes at a time, if there is as much: several small batches leave in one packet.
 const joinBytes = 16 << 10
 
-// take appends the frames of what waits to b: all of it, up to about joinBytes, or one longer batch.
-func (q *queue) take(b []byte) (frames []byte, batches int) {
+// take appends the frames of what waits to b: all of it, up to about joinBytes, or one longer batch. It returns the number of
+// the last of them, 0 for none.
+func (q *queue) take(b []byte) (frames []byte, last uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	batches := 0
 	for batches < len(q.items) && (batches == 0 || len(b)+len(q.items[batches].batch) <= joinBytes) {
 		n := q.items[batches]
 		var number [binary.MaxVarintLen64]byte
@@ -64,13 +66,14 @@ func (q *queue) take(b []byte) (frames []byte, batches int) {
 		b = append(append(b, number[:size]...), n.batch...)
 		q.bytes -= len(n.batch)
 		q.items[batches] = numbered{}
+		last = n.number
 		batches++
 	}
 	q.items = q.items[batches:]
 	if len(q.items) == 0 {
 		q.items = nil
 	}
-	return b, batches
+	return b, last
 }
 
 // close drops what waits and all that comes.

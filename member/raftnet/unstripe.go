@@ -2,84 +2,206 @@ package raftnet
 
 import (
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 )
 
-// transfer is a snapshot that comes in over several stripes.
+// intake is the snapshot that comes in. There is one at a time: a newer one, of the same member or of another that leads
+// now, ends the one before.
+type intake struct {
+	mu    sync.Mutex
+	now   *transfer
+	ended []ended // the latest, for a sender that did not hear of the end
+}
+
+type ended struct {
+	id     transferID
+	status byte
+}
+
+// maxEnded is how many are remembered. One that is forgotten and still sent is refused, since it is not the present one.
+const maxEnded = 64
+
+// transfer is a snapshot that comes in over any number of stripes.
 type transfer struct {
-	out *io.PipeWriter
+	id    transferID
+	ready chan struct{} // closed once file and what is in it are known
 
 	mu      sync.Mutex
 	changed chan struct{} // closed when anything below does, then replaced
-	passed  uint64        // pieces handed over
-	held    map[uint64][]byte
+	file    *spool
+	have    []uint64 // bits by number
+	passed  uint64   // all pieces up to this one are there
+	last    uint64   // number of the last one; 0: not known
+	revived bool     // it is from before a restart
+	asked   bool     // a sender has come: whoever takes it runs by then
+	feeding bool     // it is handed over
 	status  byte
-	stripes int
-	alone   time.Time // since when there is no stripe
+	news    time.Time
 }
 
-// transfers are those of a peer. One that has ended is kept for a while, so that a sender that did not hear of the end
-// is told again.
-type transfers struct {
-	mu sync.Mutex
-	by map[transferID]*transfer
-}
+var (
+	errForgotten = errors.New("nothing is known of the beginning of this snapshot")
+	errStale     = errors.New("another snapshot has begun")
+)
 
-// join returns the transfer of an id, to which it adds a stripe. With too many there is none.
-func (l *link) join(id transferID) (*transfer, error) {
-	ts := &l.peer.transfers
-	ts.mu.Lock()
-	defer ts.mu.Unlock()
-	now := time.Now()
-	going := 0
-	for other, t := range ts.by {
-		t.mu.Lock()
-		over := t.stripes == 0 && now.Sub(t.alone) > transferStall
-		if t.status == statusGoing {
-			going++
-		}
-		t.mu.Unlock()
-		if over {
-			delete(ts.by, other)
+// join returns the transfer of an id; one that is fresh begins.
+func (n *Net) join(id transferID, fresh bool, node string) (*transfer, error) {
+	in := &n.intake
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.now != nil && in.now.id == id {
+		in.now.ask()
+		return in.now, nil
+	}
+	for _, e := range in.ended {
+		if e.id == id {
+			t := newTransfer(id)
+			t.status = e.status
+			close(t.ready)
+			return t, nil
 		}
 	}
-	t := ts.by[id]
-	if t == nil {
-		if going >= maxBulk || len(ts.by) >= 4*maxBulk {
-			return nil, errors.New("too many snapshots at once")
-		}
-		if _, err := l.net.enter(l.peer.node); err != nil { // Close waits for the goroutine
-			return nil, err
-		}
-		t = &transfer{changed: make(chan struct{}), held: make(map[uint64][]byte)}
-		in, out := io.Pipe()
-		t.out = out
-		if ts.by == nil {
-			ts.by = make(map[transferID]*transfer)
-		}
-		ts.by[id] = t
-		go func() {
-			defer l.net.wg.Done()
-			l.net.consume(t, in, l.peer.node)
-		}()
+	if !fresh {
+		return nil, errForgotten
 	}
-	t.mu.Lock()
-	t.stripes++
-	t.mu.Unlock()
+	t := newTransfer(id)
+	t.asked = true
+	if err := n.beginLocked(t, node, func() error {
+		var err error
+		t.file, err = createSpool(n.opts.Spool, spoolIn+hex.EncodeToString(id[:]), 0)
+		return err
+	}); err != nil {
+		return nil, err
+	}
 	return t, nil
 }
 
-func (t *transfer) leave() {
+func newTransfer(id transferID) *transfer {
+	return &transfer{id: id, ready: make(chan struct{}), changed: make(chan struct{}), news: time.Now()}
+}
+
+// beginLocked makes t the present transfer; its goroutine calls open first.
+func (n *Net) beginLocked(t *transfer, node string, open func() error) error {
+	if _, err := n.enter(node); err != nil { // Close waits for the goroutine
+		return err
+	}
+	before := n.intake.now
+	if before != nil {
+		before.supersede()
+	}
+	n.intake.now = t
+	go func() {
+		defer n.wg.Done()
+		err := open()
+		close(t.ready)
+		if err == nil {
+			err = n.consume(t)
+		}
+		n.finish(t, node, err)
+	}()
+	return nil
+}
+
+// supersede ends a transfer for a later one, unless it is being handed over.
+func (t *transfer) supersede() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.stripes--
-	t.alone = time.Now()
-	t.tell()
+	if t.status == statusGoing && !t.feeding {
+		t.status = statusRefused
+		t.tell()
+	}
+}
+
+// revive takes up the snapshot that came in when the node stopped, and clears away what is left of others.
+func (n *Net) revive() error {
+	entries, err := os.ReadDir(n.opts.Spool)
+	if err != nil {
+		if os.IsNotExist(err) {
+			return nil
+		}
+		return err
+	}
+	var newest *transfer
+	var name string
+	var at time.Time
+	for _, e := range entries {
+		path := filepath.Join(n.opts.Spool, e.Name())
+		info, err := e.Info()
+		if err != nil {
+			return err
+		}
+		number, found := strings.CutPrefix(e.Name(), spoolIn)
+		id, err := hex.DecodeString(number)
+		if found && err == nil && len(id) == len(transferID{}) && (newest == nil || info.ModTime().After(at)) {
+			if newest != nil {
+				err = os.Remove(name)
+			}
+			newest, name, at = newTransfer(transferID(id)), path, info.ModTime()
+		} else {
+			err = os.Remove(path)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if newest == nil {
+		return nil
+	}
+	n.intake.mu.Lock()
+	defer n.intake.mu.Unlock()
+	return n.beginLocked(newest, "", func() error { return newest.load(name) })
+}
+
+// load finds what a file has.
+func (t *transfer) load(name string) error {
+	f, err := os.OpenFile(name, os.O_RDWR, 0) //nolint:gosec // below the data dir
+	if err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.file, t.revived = &spool{file: f}, true
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	for number := uint64(1); t.file.place(number) < info.Size(); number++ {
+		p, err := t.file.get(number)
+		if errors.Is(err, errPiece) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		t.mark(p)
+	}
+	return nil
+}
+
+// mark notes that the file has a piece.
+func (t *transfer) mark(p piece) {
+	for uint64(len(t.have)) <= p.number/64 {
+		t.have = append(t.have, 0)
+	}
+	t.have[p.number/64] |= 1 << (p.number % 64)
+	for t.has(t.passed + 1) {
+		t.passed++
+	}
+	if p.last {
+		t.last = p.number
+	}
+}
+
+func (t *transfer) has(number uint64) bool {
+	return number/64 < uint64(len(t.have)) && t.have[number/64]&(1<<(number%64)) != 0
 }
 
 func (t *transfer) tell() {
@@ -87,76 +209,148 @@ func (t *transfer) tell() {
 	t.changed = make(chan struct{})
 }
 
-// put takes a piece.
-func (t *transfer) put(number uint64, data []byte) error {
+func (t *transfer) ask() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if number > t.passed+2*pieceWindow {
-		return fmt.Errorf("piece %d after %d: %w", number, t.passed, errFormat)
+	t.asked = true
+	t.tell()
+}
+
+// put keeps a piece.
+func (t *transfer) put(p piece) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if p.number > t.passed+2*spoolPieces || t.last > 0 && p.number > t.last {
+		return fmt.Errorf("piece %d after %d: %w", p.number, t.passed, errFormat)
 	}
-	if number > t.passed && t.status == statusGoing {
-		t.held[number] = data
+	t.news = time.Now()
+	if t.status == statusGoing && !t.feeding && !t.has(p.number) {
+		if err := t.file.put(p); err != nil { // under mu: the file is closed by whoever ends the transfer
+			return err
+		}
+		t.mark(p)
 	}
 	t.tell()
 	return nil
 }
 
-// consume hands over what comes, in order, until the snapshot is whole, refused, or has no stripe for too long.
-func (n *Net) consume(t *transfer, in *io.PipeReader, node string) {
-	var wg sync.WaitGroup
-	wg.Go(func() { t.feed(n.closing) })
-	err := n.takeChunks(in)
-	_ = in.CloseWithError(io.ErrClosedPipe) // ends feed
+// lacks are the pieces below a number that are not there.
+func (t *transfer) lacks(below uint64) (numbers []uint64) {
 	t.mu.Lock()
-	t.status = statusWhole
-	if err != nil {
-		t.status = statusRefused
+	defer t.mu.Unlock()
+	for n := t.passed + 1; t.revived && n < min(below, t.passed+2*spoolPieces); n++ {
+		if !t.has(n) {
+			numbers = append(numbers, n)
+		}
 	}
-	clear(t.held)
+	return numbers
+}
+
+// consume waits until the snapshot is there and hands it over.
+func (n *Net) consume(t *transfer) error {
+	timer := time.NewTimer(transferStall)
+	defer timer.Stop()
+	for {
+		t.mu.Lock()
+		whole, stale, changed := t.asked && t.last > 0 && t.passed == t.last, t.status == statusRefused, t.changed
+		left := transferStall - time.Since(t.news)
+		t.feeding = whole && !stale
+		t.mu.Unlock()
+		switch {
+		case stale:
+			return errStale
+		case whole:
+			return n.takeChunks(&spoolReader{file: t.file})
+		case left <= 0:
+			return fmt.Errorf("nothing came for %s", transferStall)
+		}
+		timer.Reset(left)
+		select {
+		case <-changed:
+		case <-timer.C:
+		case <-n.closing:
+			return errClosed
+		}
+	}
+}
+
+// finish ends a transfer with what has become of it. When the node stops its file stays, and it goes on afterwards.
+func (n *Net) finish(t *transfer, node string, err error) {
+	status := byte(statusWhole)
+	if err != nil {
+		status = statusRefused
+	}
+	n.intake.mu.Lock()
+	if n.intake.now == t {
+		n.intake.now = nil
+	}
+	n.intake.ended = append(n.intake.ended, ended{t.id, status})
+	n.intake.ended = n.intake.ended[max(0, len(n.intake.ended)-maxEnded):]
+	n.intake.mu.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.status == statusGoing && !errors.Is(err, errClosed) {
+		t.status = status
+	}
 	t.tell()
-	t.mu.Unlock()
-	wg.Wait()
-	if err != nil && !errors.Is(err, errClosed) {
+	var ferr error
+	switch {
+	case t.file == nil:
+	case errors.Is(err, errClosed):
+		ferr = t.file.file.Close()
+	default:
+		ferr = t.file.remove()
+	}
+	if ferr != nil {
+		n.opts.Log.Warn("the file of a snapshot that came in", "err", ferr)
+	}
+	if err != nil && !errors.Is(err, errClosed) && !errors.Is(err, errStale) {
 		n.metrics.dropped("snapshot", 1)
 		n.opts.Log.Warn("a snapshot from another member did not arrive; the leader sends another one", "peer", node, "err", err)
 	}
 }
 
-// feed writes the pieces, in order, to whoever puts the chunks together.
-func (t *transfer) feed(closing <-chan struct{}) {
-	timer := time.NewTimer(transferStall)
-	defer timer.Stop()
-	for {
-		t.mu.Lock()
-		data, ok := t.held[t.passed+1]
-		changed := t.changed
-		t.mu.Unlock()
-		if ok {
-			if _, err := t.out.Write(data); err != nil {
-				return
-			}
-			t.mu.Lock()
-			delete(t.held, t.passed+1)
-			t.passed++
-			t.tell()
-			t.mu.Unlock()
-			timer.Reset(transferStall)
-			continue
+// spoolReader reads the pieces one after the other.
+type spoolReader struct {
+	file *spool
+	now  piece
+}
+
+func (r *spoolReader) Read(b []byte) (int, error) {
+	if len(r.now.data) == 0 {
+		if r.now.last {
+			return 0, io.EOF
 		}
-		select {
-		case <-changed:
-			t.mu.Lock()
-			over := t.status != statusGoing
-			t.mu.Unlock()
-			if over {
-				return
-			}
-		case <-timer.C:
-			_ = t.out.CloseWithError(fmt.Errorf("nothing came for %s", transferStall))
-			return
-		case <-closing:
-			_ = t.out.CloseWithError(errClosed)
-			return
+		next, err := r.file.get(r.now.number + 1)
+		if err != nil {
+			return 0, err
+		}
+		r.now = next
+	}
+	n := copy(b, r.now.data)
+	r.now.data = r.now.data[n:]
+	return n, nil
+}
+
+var errChunk = errors.New("the chunk does not continue the snapshot")
+
+// takeChunks hands over the chunks of one snapshot, up to the last.
+func (n *Net) takeChunks(in io.Reader) error {
+	var buf []byte
+	for {
+		var err error
+		if buf, err = readFrame(in, buf, maxChunkFrame); err != nil {
+			return err
+		}
+		c, err := decodeChunk(buf, n.opts.Cluster)
+		if err != nil {
+			return err
+		}
+		if !n.chunk(c) {
+			return fmt.Errorf("chunk %d: %w", c.ChunkId, errChunk)
+		}
+		if c.IsLastChunk() {
+			return nil
 		}
 	}
 }
@@ -164,86 +358,92 @@ func (t *transfer) feed(closing <-chan struct{}) {
 // serveStripe takes the pieces that come on a stripe.
 func (l *link) serveStripe(s Stream) {
 	defer giveUp(s, codeDone)
-	var id transferID
-	if _, err := io.ReadFull(s, id[:]); err != nil {
+	var head [len(transferID{}) + 1 + 8]byte
+	if _, err := io.ReadFull(s, head[:]); err != nil { // within helloWait
 		return
 	}
-	t, err := l.join(id)
+	id, heard, next := transferID(head[:]), head[len(transferID{})] == 1, binary.BigEndian.Uint64(head[len(transferID{})+1:])
+	t, err := l.net.join(id, !heard, l.peer.node)
 	if err != nil {
-		l.net.metrics.dropped("snapshots_full", 1)
-		giveUp(s, codeRefused)
+		l.net.opts.Log.Warn("a snapshot of another member was refused", "peer", l.peer.node, "err", err)
+		_, _ = s.Write(appendAck(nil, statusRefused, 0, nil)) // one that does not arrive is said again on the next stripe
 		return
 	}
-	defer t.leave()
-	var mu sync.Mutex
-	var came []uint64
-	stop := make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() { // acknowledges
-		told := uint64(0)
-		for {
-			t.mu.Lock()
-			status, passed, changed := t.status, t.passed, t.changed
-			t.mu.Unlock()
-			mu.Lock()
-			numbers := came
-			came = nil
-			mu.Unlock()
-			if len(numbers) > 0 || passed >= told+pieceWindow/8 || status != statusGoing {
-				body := binary.AppendUvarint([]byte{status}, passed)
-				for _, n := range numbers {
-					body = binary.AppendUvarint(body, n)
-				}
-				if _, err := s.Write(append(appendFrameHeader(nil, len(body)), body...)); err != nil {
-					return
-				}
-				told = passed
-			}
-			if status != statusGoing {
-				<-stop // the sender closes once it knows
-				return
-			}
-			select {
-			case <-changed:
-			case <-stop:
-				return
-			}
-		}
-	})
-	defer wg.Wait()
-	defer close(stop)
+	select {
+	case <-t.ready:
+	case <-l.net.closing:
+		return
+	}
 	if s.SetReadDeadline(time.Time{}) != nil {
 		return
 	}
+	came := make(chan uint64, ackNumbers)
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer giveUp(s, codeDone) // ends what is read below
+		t.acknowledge(s, came, stop, t.lacks(next))
+	})
+	defer wg.Wait()
+	defer close(stop)
 	for {
 		frame, err := readFrame(s, nil, pieceFrame)
 		if err != nil {
 			return
 		}
-		number, data, err := splitPiece(frame)
+		p, err := splitPiece(frame)
+		if err == nil {
+			err = t.put(p)
+		}
 		if err != nil {
 			l.net.metrics.dropped("refused", 1)
+			l.net.opts.Log.Warn("a piece of a snapshot was not kept, the leader sends all of it again", "peer", l.peer.node, "err", err)
+			t.supersede()
 			return
 		}
-		mu.Lock()
-		came = append(came, number)
-		mu.Unlock()
-		if t.put(number, data) != nil {
-			l.net.metrics.dropped("refused", 1)
+		select {
+		case came <- p.number:
+		case <-l.net.closing:
 			return
 		}
 	}
 }
 
-// splitPiece takes a frame of a stripe apart.
-func splitPiece(frame []byte) (number uint64, data []byte, err error) {
-	number, size := binary.Uvarint(frame)
-	if size <= 0 || number == 0 || len(frame) < size+4 {
-		return 0, nil, fmt.Errorf("piece of %d bytes: %w", len(frame), errFormat)
+// acknowledge tells the sender of what comes on a stripe until stop is closed.
+func (t *transfer) acknowledge(s Stream, came <-chan uint64, stop <-chan struct{}, lacks []uint64) {
+	for len(lacks) > 0 {
+		count := min(len(lacks), ackNumbers)
+		if _, err := s.Write(appendAck(nil, statusLacks, 0, lacks[:count])); err != nil {
+			return
+		}
+		lacks = lacks[count:]
 	}
-	sum, data := binary.BigEndian.Uint32(frame[size:]), frame[size+4:]
-	if crc32.Checksum(data, castagnoli) != sum {
-		return 0, nil, fmt.Errorf("piece %d: %w", number, errPiece)
+	told := uint64(0)
+	var numbers []uint64
+	for {
+		t.mu.Lock()
+		status, passed, changed := t.status, t.passed, t.changed
+		t.mu.Unlock()
+		for len(numbers) < ackNumbers && len(came) > 0 {
+			numbers = append(numbers, <-came)
+		}
+		if len(numbers) > 0 || passed >= told+spoolPieces/8 || status != statusGoing {
+			if _, err := s.Write(appendAck(nil, status, passed, numbers)); err != nil {
+				return
+			}
+			told = passed
+		}
+		if status != statusGoing {
+			<-stop // the sender closes once it knows
+			return
+		}
+		numbers = numbers[:0]
+		select {
+		case n := <-came:
+			numbers = append(numbers, n)
+		case <-changed:
+		case <-stop:
+			return
+		}
 	}
-	return number, data, nil
 }

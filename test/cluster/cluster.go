@@ -276,7 +276,8 @@ func (n *Node) Start() {
 	n.metrics = prometheus.NewRegistry()
 	n.lives = append([]raftnet.Life{raftnet.NewLife()}, n.lives...)
 	raft, err := raftnet.New(raftnet.Options{Cluster: clusterID, Node: bridge.MemberNode(n.id.Node()), Replica: n.Replica, Lives: n.lives,
-		Copied: func(err error) { t.Errorf("%s: %v", n.Name, err) }, Log: log, Metrics: n.metrics})
+		Copied: func(err error) { t.Errorf("%s: %v", n.Name, err) }, Spool: filepath.Join(n.dir, "spool"),
+		Log: log, Metrics: n.metrics})
 	if err != nil {
 		t.Fatal(err)
 	}

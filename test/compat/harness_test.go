@@ -32,6 +32,18 @@ func TestCommandWithoutRowIsMissing(t *testing.T) {
 	}
 }
 
+func TestCommandIsFoundAmongFlags(t *testing.T) {
+	t.Parallel()
+	known := commands{"get": nil, "lease grant": nil}
+	for text, want := range map[string]string{
+		"get a": "get", "-w json get a --rev 2": "get", "--user u:p get a": "get", "--endpoints x --user u --password p lease grant 5": "lease grant", "nonsense": "",
+	} {
+		if got := known.path(strings.Fields(text)); got != want {
+			t.Errorf("%s: got %q, want %q", text, got, want)
+		}
+	}
+}
+
 func TestHelpIsUnderstood(t *testing.T) {
 	t.Parallel()
 	subs, flags := parseHelp("A client.\n\nKey-value commands\n  get         Gets\n  make-mirror Makes\n\nFlags:\n  -h, --help         help\n  -i, --interactive  Asks\n      --prev-kv      Shows\n")

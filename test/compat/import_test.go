@@ -76,18 +76,24 @@ func on(t *testing.T, b binaries, dir string) *server {
 	return s
 }
 
-// TestASnapshotOfEtcdIsRestoredWithItsHistory compares an agent made of a snapshot with the etcd it is of: every revision
-// that both still have, every event, every lease.
-func TestASnapshotOfEtcdIsRestoredWithItsHistory(t *testing.T) {
+// prepare is what a test of imports begins with: a time to end by, what to run, and where its choices come from.
+func prepare(t *testing.T) (context.Context, binaries, *rand.Rand) {
+	t.Helper()
 	b, err := built()
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
+	t.Cleanup(cancel)
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
-	rnd := rand.New(rand.NewPCG(seed, 0))
+	return ctx, b, rand.New(rand.NewPCG(seed, 0))
+}
+
+// TestASnapshotOfEtcdIsRestoredWithItsHistory compares an agent made of a snapshot with the etcd it is of: every revision
+// that both still have, every event, every lease.
+func TestASnapshotOfEtcdIsRestoredWithItsHistory(t *testing.T) {
+	ctx, b, rnd := prepare(t)
 	server := etcdKind(b).start(t)
 	etcd := connect(t, server)
 	scribble(ctx, t, etcd, rnd, 150)
@@ -169,15 +175,7 @@ func events(ctx context.Context, t *testing.T, c *clientv3.Client, from, to int6
 
 // TestARunningEtcdIsFollowed kills the import while the etcd is written to, goes on, and compares in the end.
 func TestARunningEtcdIsFollowed(t *testing.T) {
-	b, err := built()
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
-	rnd := rand.New(rand.NewPCG(seed, 0))
+	ctx, b, rnd := prepare(t)
 	from, to := etcdKind(b).start(t), agentKind(b).start(t)
 	etcd, agent := connect(t, from), connect(t, to)
 	for i := range 1200 { // more than a page

@@ -17,11 +17,12 @@ import (
 
 // memberRow is a member as /v1/members lists it.
 type memberRow struct {
-	ID     string `json:"id"`
-	Name   string `json:"name"`
-	Role   string `json:"role"`
-	Leader bool   `json:"leader"`
-	Away   bool   `json:"away"`
+	ID       string   `json:"id"`
+	Name     string   `json:"name"`
+	Role     string   `json:"role"`
+	Leader   bool     `json:"leader"`
+	Away     bool     `json:"away"`
+	PeerURLs []string `json:"peer_urls"`
 }
 
 // members asks an agent for the list of members.

@@ -64,7 +64,8 @@ func run(ctx context.Context, dir string, d door) error {
 		return err
 	}
 	registry := prometheus.NewRegistry()
-	raft, err := raftnet.New(raftnet.Options{Cluster: p.Cluster, Node: bridge.MemberNode(id.Node()), Log: log, Metrics: registry})
+	raft, err := raftnet.New(raftnet.Options{Cluster: p.Cluster, Node: bridge.MemberNode(id.Node()),
+		Spool: filepath.Join(dir, "member", "spool"), Log: log, Metrics: registry})
 	if err != nil {
 		return err
 	}

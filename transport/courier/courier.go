@@ -75,6 +75,18 @@ const (
 	lostAfterRetries = 2
 	forgetAfter      = 30 * time.Second
 
+	// A link on which a round trip takes crowdedRTTs times the shortest of the last minutes, and crowdedLeast more than it, has a
+	// queue. What is lost there was too much, and copies of it would be more.
+	crowdedRTTs  = 1.5
+	crowdedLeast = 200 * time.Millisecond
+	leastSpan    = 5 * time.Minute
+
+	// ownSamples is how many round trips of the courier's own are looked at, of which the shortest counts, and ownFresh
+	// for how long. A connection of quic-go whose round trip grows by more than its timeout, from one moment to the next,
+	// measures no more: it takes each packet for lost before the acknowledgement comes.
+	ownSamples = 4
+	ownFresh   = 10 * time.Second
+
 	qualityEvery = 100 * time.Millisecond
 	rateEvery    = time.Second
 
@@ -110,6 +122,12 @@ type Courier struct {
 	stats    Stats
 
 	rtt      time.Duration
+	crowded  bool
+	least    [2]time.Duration // shortest round trips of this leastSpan and of the one before; 0: none
+	leastAt  time.Time
+	own      [ownSamples]time.Duration
+	owned    int // of own, so far
+	ownAt    time.Time
 	pathLoss float64
 	looked   time.Time
 	lost     bool

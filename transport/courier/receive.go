@@ -64,6 +64,9 @@ func (c *Courier) settle(now time.Time, a account) {
 		return
 	}
 	c.acked = a
+	if f := c.flight(a.largest); f != nil && f.open && len(f.held) > 0 && f.held[0].care > Once { // others wait for company
+		c.measured(now, now.Sub(f.at))
+	}
 	for n := a.largest; n >= 1 && n+64 >= a.largest; n-- {
 		f := c.flight(n)
 		if f == nil || !f.open || !a.has(n) {
@@ -120,6 +123,9 @@ func (c *Courier) expire(now time.Time) {
 			return
 		}
 		f.open, f.lost, f.held = false, true, nil
+		if c.crowded {
+			continue
+		}
 		before := c.flight(f.number - 1)
 		c.meter.lost(before != nil && before.lost)
 	}

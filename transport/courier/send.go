@@ -1,6 +1,7 @@
 package courier
 
 import (
+	"slices"
 	"time"
 )
 
@@ -44,6 +45,10 @@ func (c *Courier) Send(body []byte, care Care) bool {
 
 // copy sends the copies that the loss asks for, or sets when.
 func (c *Courier) copy(now time.Time, m *message, first *path) {
+	if c.crowded {
+		m.copies = 0
+		return
+	}
 	m.copies = c.meter.copies() - 1
 	if m.care == Vital && c.meter.level >= levelRepeat {
 		m.copies++
@@ -89,6 +94,9 @@ func (c *Courier) retryWait() time.Duration {
 	if rtt == 0 {
 		rtt = rttUnknown
 	}
+	if c.crowded {
+		return 2 * rtt
+	}
 	return max(time.Duration(retryRTTs*float64(rtt)), rtt+retrySlack)
 }
 
@@ -115,7 +123,7 @@ func (c *Courier) transmit(now time.Time, m *message, p *path, repeats bool) int
 	b = appendMessage(h.append(b), m.body)
 	own := len(b)
 	held := []*message{m}
-	if repeats && c.meter.level >= levelRepeat {
+	if repeats && c.meter.level >= levelRepeat && !c.crowded {
 		b, held = c.repeat(now, b, held)
 	}
 	c.fly(now, held)
@@ -202,4 +210,26 @@ func (c *Courier) look(now time.Time) {
 		c.pathLoss = max(c.pathLoss, q.Loss)
 		c.lost = c.lost && q.Lost
 	}
+	if c.owned >= ownSamples && now.Sub(c.ownAt) < ownFresh {
+		c.rtt = max(c.rtt, slices.Min(c.own[:]))
+	}
+	if c.rtt == 0 {
+		return
+	}
+	if now.Sub(c.leastAt) > leastSpan {
+		c.least, c.leastAt = [2]time.Duration{c.rtt, c.least[0]}, now
+	}
+	c.least[0] = min(c.least[0], c.rtt)
+	least := c.least[0]
+	if c.least[1] > 0 {
+		least = min(least, c.least[1])
+	}
+	c.crowded = c.rtt > max(time.Duration(crowdedRTTs*float64(least)), least+crowdedLeast)
+}
+
+// measured takes note of how long a datagram and its acknowledgement took.
+func (c *Courier) measured(now time.Time, took time.Duration) {
+	c.own[c.owned%ownSamples] = max(took-ackDelay, time.Millisecond)
+	c.owned++
+	c.ownAt = now
 }

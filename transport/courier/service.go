@@ -125,6 +125,9 @@ func (c *Courier) plan(now time.Time) {
 	if c.meter.level > levelPlain && now.Sub(c.busy) < idleAfter {
 		want = max(c.need, minPaths)
 	}
+	if c.crowded {
+		want = min(want, c.wanted)
+	}
 	switch {
 	case want > c.wanted:
 		c.wanted, c.lowSince = want, time.Time{}

@@ -32,5 +32,14 @@ etcdctl make-mirror $DEST --prefix m/ --dest-prefix x --no-dest-prefix
 untested: make-mirror --dest-cacert: the servers of this suite are without TLS
 untested: make-mirror --dest-cert: the servers of this suite are without TLS
 untested: make-mirror --dest-key: the servers of this suite are without TLS
-untested: make-mirror --dest-user: the second server of this script has no users
-untested: make-mirror --dest-password: the second server of this script has no users
+# To one that asks who comes.
+etcdctl --endpoints $DEST user add root:r
+etcdctl --endpoints $DEST auth enable
+etcdctl make-mirror $DEST --prefix m/ --dest-prefix guarded/ --dest-user root:wrong
+etcdctl make-mirror $DEST --prefix m/ --dest-prefix guarded/ --dest-user root --dest-password wrong
+&guarded etcdctl make-mirror $DEST --prefix m/ --dest-prefix guarded/ --dest-user root --dest-password r
+&guardedseen etcdctl --endpoints $DEST --user root:r watch guarded/ --prefix --rev 1
+until guardedseen "last\n"
+stop guarded
+stop guardedseen
+etcdctl --endpoints $DEST --user root:r get --prefix guarded/

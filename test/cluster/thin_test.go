@@ -1,0 +1,122 @@
+package cluster
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	pb "github.com/lni/dragonboat/v4/raftpb"
+
+	"holdfast/member"
+)
+
+// pulse is a member's network that notes when a heartbeat, or anything else that keeps a leader in office, has come.
+type pulse struct {
+	member.Network
+
+	mu     sync.Mutex
+	last   time.Time
+	widest time.Duration // between two of them
+}
+
+func (p *pulse) Serve(recv func(pb.MessageBatch), chunk func(pb.Chunk) bool, answer func(context.Context, []byte) []byte) error {
+	return p.Network.Serve(func(b pb.MessageBatch) {
+		if slices.ContainsFunc(b.Requests, func(m pb.Message) bool { return m.Type == pb.Heartbeat || m.Type == pb.Replicate }) {
+			p.mu.Lock()
+			now := time.Now()
+			if !p.last.IsZero() {
+				p.widest = max(p.widest, now.Sub(p.last))
+			}
+			p.last = now
+			p.mu.Unlock()
+		}
+		recv(b)
+	}, chunk, answer)
+}
+
+// gap is the widest since the last call.
+func (p *pulse) gap() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	widest := p.widest
+	p.widest = 0
+	return widest
+}
+
+// noise is what does not compress.
+func noise(size int) string {
+	b := make([]byte, size)
+	_, _ = rand.Read(b)
+	return string(b)
+}
+
+// TestSnapshotLeavesRoomOnAThinLink gives a member that lags a snapshot over 50 kbit/s and 600 ms, behind a modem that
+// holds back seconds.
+func TestSnapshotLeavesRoomOnAThinLink(t *testing.T) {
+	const (
+		rate = 50_000
+		rtt  = 600 * time.Millisecond
+	)
+	pulses := map[uint64]*pulse{}
+	opts := Options{Seed: 41, Change: func(c *member.Config) {
+		c.SnapshotEntries = 250
+		pulses[c.ReplicaID] = &pulse{Network: c.Network}
+		c.Network = pulses[c.ReplicaID]
+	}}
+	synctest.Test(t, func(t *testing.T) {
+		c := New(t, opts)
+		for _, a := range c.Nodes() {
+			for _, b := range c.Others(a) {
+				c.Net.Link(a.Name, b.Name).Delay(rtt / 2).Rate(rate).Buffer(3 * time.Second)
+			}
+		}
+		c.Start()
+		leader := c.Leader()
+		behind := c.Others(leader)[0]
+		behind.Kill()
+		for i := range 300 {
+			mustPut(t, leader, fmt.Sprintf("k%d", i), noise(1<<10))
+		}
+		if c.Leader() != leader {
+			t.Fatal("another leads")
+		}
+		term, sent := leader.Condition().Term, leader.Chunks()
+		behind.Start()
+		began := time.Now()
+		p := pulses[behind.Replica]
+		var slowest, widest time.Duration
+		ready := false
+		for !ready && time.Since(began) < 10*time.Minute {
+			select {
+			case <-behind.Ready():
+				ready = true
+			case <-time.After(time.Second):
+			}
+			at := time.Now()
+			if _, err := leader.Do(t.Context(), put("k", strings.Repeat("x", 128))); err != nil {
+				t.Errorf("at %s: %v", time.Since(began), err)
+			}
+			slowest = max(slowest, time.Since(at))
+			widest = max(widest, p.gap())
+		}
+		t.Logf("caught up in %s, %v chunks, gap %s, slowest write %s", time.Since(began), leader.Chunks()-sent, widest, slowest)
+		if !ready {
+			t.Error("not within ten minutes")
+		}
+		if leader.Chunks() == sent {
+			t.Error("the member caught up without a snapshot: the test does not test what it says")
+		}
+		if widest > 900*time.Millisecond || slowest > 2*rtt {
+			t.Errorf("no heartbeat for %s, a write took %s, want less than 900ms (members elect after a second) and %s", widest, slowest, 2*rtt)
+		}
+		if s := leader.Condition(); s.Term != term || s.Leader != leader.Replica {
+			t.Errorf("%d leads in term %d, want %d in %d", s.Leader, s.Term, leader.Replica, term)
+		}
+	})
+}
