@@ -61,6 +61,54 @@ func (p *piped) dial(ctx context.Context) (net.Conn, error) {
 	}
 }
 
+// startSimulated starts a whole agent of which only the sockets are not real, with a client of its administration socket. It is
+// stopped with the test.
+func startSimulated(t *testing.T, n *simnet.Net, dir, name string, edit func(*config.Config)) (*Agent, *http.Client) {
+	t.Helper()
+	cfg := config.Default()
+	cfg.Name, cfg.DataDir = name, filepath.Join(dir, name)
+	cfg.Socket = filepath.Join(dir, name+".sock")
+	cfg.PeerAdvertise = []string{n.Addr(name)}
+	edit(&cfg)
+	var socket *piped
+	a, err := Start(context.Background(), cfg, Options{
+		Log: slog.New(slog.DiscardHandler),
+		Listen: func(_ context.Context, network, address string) (net.Listener, error) {
+			l := newPiped(network, address)
+			if network == "unix" {
+				socket = l
+			}
+			return l, nil
+		},
+		ListenPacket: func(context.Context, string, string) (net.PacketConn, error) { return n.Node(name), nil },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { halt(t, a) })
+	return a, &http.Client{Timeout: time.Minute, Transport: &http.Transport{
+		DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return socket.dial(ctx) },
+	}}
+}
+
+// makeToken writes a join token of the member that client leads to into a file.
+func makeToken(t *testing.T, client *http.Client, path string) {
+	t.Helper()
+	res, err := client.Post("http://a/v1/tokens", "application/json", strings.NewReader("{}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	var made api.CreatedToken
+	body, err := io.ReadAll(res.Body)
+	if err != nil || json.Unmarshal(body, &made) != nil || made.Token == "" {
+		t.Fatalf("%d %s %v", res.StatusCode, body, err)
+	}
+	if err := os.WriteFile(path, []byte(made.Token), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestOneTokenMakesThreeBoxesAClusterInVirtualTime is test/e2e's of that name on links of 20 ms that lose packets: whole
 // agents, of which only the sockets are not real. The fourth finds the cluster full and becomes a proxy by itself.
 func TestOneTokenMakesThreeBoxesAClusterInVirtualTime(t *testing.T) {
@@ -75,32 +123,11 @@ func TestOneTokenMakesThreeBoxesAClusterInVirtualTime(t *testing.T) {
 		}
 		token := filepath.Join(dir, "token")
 		start := func(name string) (*Agent, *http.Client) {
-			cfg := config.Default()
-			cfg.Name, cfg.DataDir = name, filepath.Join(dir, name)
-			cfg.Socket = filepath.Join(dir, name+".sock")
-			cfg.PeerAdvertise = []string{n.Addr(name)}
-			if name != "a" {
-				cfg.Join, cfg.TokenFile = []string{n.Addr("a")}, token
-			}
-			var socket *piped
-			a, err := Start(context.Background(), cfg, Options{
-				Log: slog.New(slog.DiscardHandler),
-				Listen: func(_ context.Context, network, address string) (net.Listener, error) {
-					l := newPiped(network, address)
-					if network == "unix" {
-						socket = l
-					}
-					return l, nil
-				},
-				ListenPacket: func(context.Context, string, string) (net.PacketConn, error) { return n.Node(name), nil },
+			return startSimulated(t, n, dir, name, func(c *config.Config) {
+				if name != "a" {
+					c.Join, c.TokenFile = []string{n.Addr("a")}, token
+				}
 			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { halt(t, a) })
-			return a, &http.Client{Timeout: time.Minute, Transport: &http.Transport{
-				DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return socket.dial(ctx) },
-			}}
 		}
 		ready := func(a *Agent) {
 			t.Helper()
@@ -112,19 +139,7 @@ func TestOneTokenMakesThreeBoxesAClusterInVirtualTime(t *testing.T) {
 		}
 		first, client := start("a")
 		ready(first)
-		res, err := client.Post("http://a/v1/tokens", "application/json", strings.NewReader("{}"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		var made api.CreatedToken
-		body, err := io.ReadAll(res.Body)
-		if err != nil || json.Unmarshal(body, &made) != nil || made.Token == "" {
-			t.Fatalf("%d %s %v", res.StatusCode, body, err)
-		}
-		res.Body.Close()
-		if err := os.WriteFile(token, []byte(made.Token), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		makeToken(t, client, token)
 		began := time.Now()
 		second, _ := start("b")
 		third, _ := start("c")

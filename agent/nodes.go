@@ -378,6 +378,7 @@ func (i *nodeInfo) link(h transport.Health) {
 		return
 	}
 	i.Address, i.RTTMillis = h.Addr, float64(h.RTTSmoothed)/float64(time.Millisecond)
+	i.Loss, i.Way, i.BytesSent, i.BytesReceived = &h.Loss, string(h.Way), h.BytesSent, h.BytesReceived
 	if i.State = api.NodeConnected; h.Lost {
 		i.State = api.NodeLost
 	}
@@ -386,6 +387,9 @@ func (i *nodeInfo) link(h transport.Health) {
 func (i *nodeInfo) sighted(s sighting) {
 	i.report(s.Report)
 	i.Via, i.Address, i.RTTMillis, i.LastSeen = s.via, s.Address, s.RTTMillis, timeOf(s.At)
+	if s.Connected {
+		i.Loss, i.Way, i.BytesSent, i.BytesReceived = &s.Loss, s.Way, s.Sent, s.Received
+	}
 	switch {
 	case s.Connected && s.Lost:
 		i.State = api.NodeLost

@@ -40,6 +40,10 @@ type NodeInfo struct {
 	Via              string     `json:"via,omitempty"` // name of the member that it is connected to, or was last
 	Address          string     `json:"address,omitempty"`
 	RTTMillis        float64    `json:"rtt_ms,omitempty"`
+	Loss             *float64   `json:"loss,omitempty"`           // share of what the member sends it that is lost, of late
+	Way              string     `json:"way,omitempty"`            // udp, or tcp where that does not get through
+	BytesSent        uint64     `json:"bytes_sent,omitempty"`     // by the member, since the connection was opened
+	BytesReceived    uint64     `json:"bytes_received,omitempty"` // by the member
 	Revision         int64      `json:"revision,omitempty"`
 	Lag              *int64     `json:"lag,omitempty"` // revisions behind the newest that any node reports
 	AgeSeconds       *float64   `json:"age_seconds,omitempty"`

@@ -227,7 +227,7 @@ func TestANearerMemberIsMovedToAndAlikeOnesAreNot(t *testing.T) {
 			t.Errorf("%d connections beside it", n)
 		}
 		dialed := len(w.dialed)
-		at(t, c, 23*time.Hour, "c")
+		at(t, c, 22*time.Hour, "c")
 		if n := len(w.dialed) - dialed; n != 0 {
 			t.Errorf("%d dials in nearly a day of calm", n)
 		}

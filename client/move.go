@@ -17,7 +17,7 @@ const (
 	// surveyFirst is how long after a connection came up the others are looked at, surveyEvery how often then: a look costs a
 	// handshake each, 7 kB, at most surveyMost of them.
 	surveyFirst = time.Minute
-	surveyEvery = 24 * time.Hour
+	surveyEvery = 23 * time.Hour // within the day that a session is good for: the next connection to any of them opens with early data
 	surveyMost  = 4
 	// A link that has become this much worse than it was is reason for a look, surveyAgain after the last one at the soonest.
 	worseTimes  = 2

@@ -66,7 +66,7 @@ const controlFrameMax = 256 << 10
 // Link is the connection of a node.
 type Link interface {
 	Lost() bool
-	RTT() time.Duration
+	Health() transport.Health
 	Address() string
 	Close(reason string)
 }
@@ -79,6 +79,10 @@ type Seen struct {
 	Lost      bool      `json:"lost,omitempty"`
 	Address   string    `json:"address,omitempty"`
 	RTTMillis float64   `json:"rtt_ms,omitempty"`
+	Loss      float64   `json:"loss,omitempty"` // share of the packets to it
+	Way       string    `json:"way,omitempty"`
+	Sent      uint64    `json:"bytes_sent,omitempty"` // to it
+	Received  uint64    `json:"bytes_received,omitempty"`
 	At        time.Time `json:"at"` // of the last sign of life
 	Report    Report    `json:"report"`
 }
@@ -315,8 +319,10 @@ func (r *Roll) Call(ctx context.Context) []Seen {
 func (s *session) seen() Seen {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	v := Seen{Node: s.node, Boot: s.boot, Connected: true, Lost: s.link.Lost(), Address: s.link.Address(),
-		RTTMillis: float64(s.link.RTT()) / float64(time.Millisecond), At: s.at, Report: s.last}
+	h := s.link.Health()
+	v := Seen{Node: s.node, Boot: s.boot, Connected: true, Lost: h.Lost, Address: s.link.Address(),
+		RTTMillis: float64(h.RTTSmoothed) / float64(time.Millisecond), Loss: h.Loss, Way: string(h.Way), Sent: h.BytesSent, Received: h.BytesReceived,
+		At: s.at, Report: s.last}
 	if !v.Lost {
 		v.At = s.roll.opts.Now()
 	}

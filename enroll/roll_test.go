@@ -17,9 +17,8 @@ import (
 // nodeLink is a connection as a Roll sees it.
 type nodeLink struct{ *transport.Conn }
 
-func (l nodeLink) RTT() time.Duration { return l.Health().RTTSmoothed }
-func (l nodeLink) Address() string    { return l.RemoteAddr().String() }
-func (l nodeLink) Close(why string)   { l.CloseWithError(transport.CodeNotAllowed, why) }
+func (l nodeLink) Address() string  { return l.RemoteAddr().String() }
+func (l nodeLink) Close(why string) { l.CloseWithError(transport.CodeNotAllowed, why) }
 
 // callRoll lets a member keep a Roll of its uplinks, as api/uplink does.
 func (r *realm) callRoll(b *box, elsewhere func(context.Context, string, string) (string, bool)) {

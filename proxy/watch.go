@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"holdfast/internal/relay"
 	"holdfast/kv"
 )
 
@@ -148,7 +149,9 @@ func (w *watcher) once(ctx context.Context) (over bool, err error) {
 			control <- kv.WatchControl{Progress: true}
 		}
 		spec.Control = control
-		passing.Go(func() { w.pass(ctx, control) })
+		passing.Go(func() {
+			relay.Controls(ctx, w.spec.Control, control, func(c *kv.WatchControl, ok bool) { w.take(*c, ok) })
+		})
 	}
 	for b, err := range w.p.up.Watch(ctx, spec) {
 		if err != nil {
@@ -272,28 +275,8 @@ func (w *watcher) note(b kv.Batch) (known bool) {
 	return known
 }
 
-// pass hands on what the consumer asks for.
-func (w *watcher) pass(ctx context.Context, out chan<- kv.WatchControl) {
-	for {
-		select {
-		case c, ok := <-w.spec.Control:
-			if !w.take(c, ok) {
-				close(out)
-				return
-			}
-			select {
-			case out <- c:
-			case <-ctx.Done():
-				return
-			}
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// take keeps track of what the consumer asks for; it reports whether more can come.
-func (w *watcher) take(c kv.WatchControl, ok bool) bool {
+// take keeps track of what the consumer asks for; ok false: nothing more comes.
+func (w *watcher) take(c kv.WatchControl, ok bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
@@ -308,5 +291,4 @@ func (w *watcher) take(c kv.WatchControl, ok bool) bool {
 			one.ending = true
 		}
 	}
-	return ok
 }

@@ -59,6 +59,12 @@ func (q *Queue) keep(o *op) (kv.Result, error) {
 	if err == nil {
 		o.durable = true
 		switch {
+		case ended && o.state == Conflict && o.guard == GuardSeen: // a receipt it is, and for a look
+			o.place = at
+			q.log.hold(at, 1)
+			q.ends = append(q.ends, o.endRecord())
+			q.keepListed(o)
+			ended = false
 		case ended:
 			q.ends = append(q.ends, o.endRecord())
 		default:

@@ -115,7 +115,7 @@ func (o *op) wire(origin [16]byte) kv.Command {
 	}
 	c := o.command
 	c.ID.Seq = l.seq(origin, o.n)
-	if o.guard == GuardSeen && o.durable { // while its writer still waits it is a plain write
+	if o.guard == GuardSeen { // from the first time on, see anew
 		g := kv.Guard{Compare: kv.Compare{Key: []byte(o.key), Target: kv.TargetMod, Relation: kv.Equal, Num: o.seen}}
 		if !o.covered { // anything up to what this node has seen is what the writer could have known
 			g.Relation, g.Num = kv.Less, o.seen+1

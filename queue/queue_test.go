@@ -233,6 +233,91 @@ func TestWhatSomebodyElseWroteMeanwhileIsAConflictAndNotOverwritten(t *testing.T
 	}
 }
 
+// others writes a key as somebody else does.
+func (c *cluster) others(key, value string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.rev++
+	c.keys[key] = &stored{value: value, mod: c.rev}
+}
+
+// handed waits until so many numbers of the normal lane are on their way.
+func (b *box) handed(n uint64) {
+	b.t.Helper()
+	eventually(b.t, "sent", func() bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return b.lanes[kv.LaneHigh].handed >= n
+	})
+}
+
+// What was sent while its writer waited may still be on its way when the writer is given a receipt.
+func TestAnAttemptThatArrivesLateOverwritesNothingNewer(t *testing.T) {
+	c := newCluster()
+	b := start(t, c, options(t.TempDir()))
+	if _, err := b.put("q/a", "base", kv.WriteAuto); err != nil {
+		t.Fatal(err)
+	}
+	c.hang()
+	res, err := b.put("q/a", "mine", kv.WriteAuto)
+	if err != nil || res.Queued == nil {
+		t.Fatalf("got %+v, %v, want a receipt", res, err)
+	}
+	b.handed(2)
+	c.others("q/a", "theirs")
+	c.release()
+	eventually(t, "drained", func() bool { return b.Status().Depth == 0 })
+	if got := c.keys["q/a"].value; got != "theirs" {
+		t.Errorf("q/a is %q, want the newer value kept", got)
+	}
+	if item, found, err := b.Get(res.Queued.ID); err != nil || !found || item.State != Conflict || string(item.Value) != "mine" {
+		t.Errorf("the write is %+v, found %v, %v, want a conflict with its value", item, found, err)
+	}
+}
+
+// Who waits for a quorum writes as one without a queue does: last, whatever somebody else wrote meanwhile.
+func TestAWriterThatWaitsIsTheNewerOne(t *testing.T) {
+	c := newCluster()
+	o := options(t.TempDir())
+	o.Wait = time.Minute
+	b := start(t, c, o)
+	if _, err := b.put("q/a", "base", kv.WriteAuto); err != nil {
+		t.Fatal(err)
+	}
+	c.hang()
+	type answer struct {
+		res kv.Result
+		err error
+	}
+	answers := make(chan answer, 2)
+	for _, v := range []string{"first", "second"} {
+		n := b.lanes[kv.LaneHigh].next
+		go func() {
+			res, err := b.put("q/a", v, kv.WriteAuto)
+			answers <- answer{res, err}
+		}()
+		eventually(t, "in line", func() bool {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			return b.lanes[kv.LaneHigh].next > n
+		})
+	}
+	b.handed(2)
+	c.others("q/a", "theirs")
+	c.release()
+	for range 2 {
+		if a := <-answers; a.err != nil || a.res.Queued != nil {
+			t.Errorf("got %+v, %v, want it committed", a.res, a.err)
+		}
+	}
+	if got := c.log(); len(got) != 3 || c.keys["q/a"].value == "theirs" {
+		t.Errorf("applied %q, q/a is %q", got, c.keys["q/a"].value)
+	}
+	if s := b.Status(); s.Depth != 0 || s.Kept != 0 || b.pendingIn([]byte("q/a"), nil) != 0 {
+		t.Errorf("left in line: %+v", s)
+	}
+}
+
 func TestConflictsAreThereAfterARestartUntilDiscarded(t *testing.T) {
 	c := newCluster()
 	dir := t.TempDir()

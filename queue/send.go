@@ -332,6 +332,9 @@ func (q *Queue) settle(batch []*op, res kv.Result) error {
 			return out.Err
 		}
 		o.lane.remove(o)
+		if s == Conflict && q.anew(o, out.Err) {
+			continue
+		}
 		if o.asked && s == Committed {
 			s, out = recalled(out)
 		}
@@ -345,6 +348,28 @@ func (q *Queue) settle(batch []*op, res kv.Result) error {
 		}
 	}
 	return nil
+}
+
+// anew puts an op in line again whose writer waits for a quorum, because somebody else wrote the key since what this node knew
+// of it: as a plain write it is the newer one. Its guard is now what the cluster has just said. Without one it could still be on its
+// way when the writer is given a receipt, and overwrite what nobody here had seen. It reports whether it did.
+func (q *Queue) anew(o *op, e *kv.Error) bool {
+	if o.durable || q.keeping[o] || o.skip || o.asked || o.guard != GuardSeen {
+		return false
+	}
+	q.dropKey(o)
+	l := o.lane
+	o.pred, o.succ, o.state = 0, nil, Queued
+	o.seen, o.covered, o.history = e.Revision, true, q.history
+	if last := q.keys.last(o.key); last != nil {
+		o.pred = last.n
+	}
+	o.n = l.next // the cluster has used the former one
+	l.next++
+	l.pending = append(l.pending, o)
+	q.addKey(o)
+	q.kick()
+	return true
 }
 
 // recalled is what became of an op that went up as a skip of its own number.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -49,13 +50,40 @@ type memberList struct {
 func (p *program) membersListCommand(f *clientFlags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "ls [flags]",
-		Short: "List the members",
-		Args:  noArgs(exitUsage),
-		RunE:  p.show(f, membersPath, p.printMembers),
+		Short: "List the members, and how the one that is asked is connected to each",
+		Long: `List the members, and how the one that is asked is connected to each.
+
+LOSS is a moving average of what is sent to it and does not arrive, WAY is udp, or tcp where that does
+not get through, SENT and RECEIVED count since the connections there now were opened.`,
+		Args: noArgs(exitUsage),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, cl, done, err := p.session(cmd, f)
+			if err != nil {
+				return err
+			}
+			defer done()
+			a, err := cl.do(ctx, call{method: http.MethodGet, path: membersPath})
+			if err != nil {
+				return err
+			}
+			if f.output != outputTable {
+				return f.output.printJSON(p.stdout, a.body)
+			}
+			status, err := cl.do(ctx, call{method: http.MethodGet, path: statusPath})
+			if err != nil {
+				p.note("how it is connected to them is not known: %v", err)
+				return p.printMembers(a.body, nil)
+			}
+			links, err := linksOf(status.body)
+			if err != nil {
+				return exitf(exitRefused, "%w", err)
+			}
+			return p.printMembers(a.body, links)
+		},
 	}
 }
 
-func (p *program) printMembers(doc []byte) error {
+func (p *program) printMembers(doc []byte, links map[string]*link) error {
 	var list memberList
 	if err := json.Unmarshal(doc, &list); err != nil {
 		return exitf(exitRefused, "the list of members is no JSON: %w", err)
@@ -73,9 +101,10 @@ func (p *program) printMembers(doc []byte) error {
 		if m.Away {
 			role += ", away"
 		}
-		rows[i] = []string{m.ID, m.Name, role, m.NodeID, dashed(m.PeerURLs), dashed(m.ClientURLs)}
+		rows[i] = slices.Concat([]string{m.ID, m.Name, role}, links[strings.ReplaceAll(m.NodeID, "-", "")].cells(),
+			[]string{m.NodeID, dashed(m.PeerURLs), dashed(m.ClientURLs)})
 	}
-	if err := printTable(p.stdout, []string{"ID", "NAME", "ROLE", "NODE", "PEERS", "CLIENTS"}, rows); err != nil {
+	if err := printTable(p.stdout, slices.Concat([]string{"ID", "NAME", "ROLE"}, linkHead, []string{"NODE", "PEERS", "CLIENTS"}), rows); err != nil {
 		return err
 	}
 	if voters < list.Voters {

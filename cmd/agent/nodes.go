@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -43,7 +44,8 @@ func (p *program) nodesListCommand(f *clientFlags) *cobra.Command {
 		Long: `List every member and proxy with its version, link, lag and queue.
 
 Each node that is connected is asked when the command runs. When one was last seen is kept in the
-memory of members, since they started; nothing is written for it.`,
+memory of members, since they started; nothing is written for it. The link is as the member sees it
+that the node is connected to: LOSS of what that sends, SENT and RECEIVED by that since the node connected.`,
 		Args: noArgs(exitUsage),
 		RunE: p.show(f, nodeListPath, p.printNodes),
 	}
@@ -60,6 +62,10 @@ func (p *program) printNodes(doc []byte) error {
 			Via        string     `json:"via"`
 			Address    string     `json:"address"`
 			RTTMillis  float64    `json:"rtt_ms"`
+			Loss       float64    `json:"loss"`
+			Way        string     `json:"way"`
+			Sent       uint64     `json:"bytes_sent"`
+			Received   uint64     `json:"bytes_received"`
 			Lag        *int64     `json:"lag"`
 			QueueDepth *int       `json:"queue_depth"`
 			LastSeen   *time.Time `json:"last_seen"`
@@ -72,21 +78,23 @@ func (p *program) printNodes(doc []byte) error {
 	}
 	rows := make([][]string, len(list.Nodes))
 	for i, n := range list.Nodes {
-		row := []string{n.Name, n.ID, n.Role, n.State, n.Version, n.Via, n.Address, "", "", "", ""}
-		if n.RTTMillis > 0 {
-			row[7] = strconv.FormatFloat(n.RTTMillis, 'f', 1, 64) + "ms"
+		var l *link
+		if n.Way != "" {
+			l = &link{rttMillis: n.RTTMillis, loss: n.Loss, way: n.Way, sent: n.Sent, received: n.Received}
 		}
+		lag, queued, at := "", "", ""
 		if n.Lag != nil {
-			row[8] = strconv.FormatInt(*n.Lag, 10)
+			lag = strconv.FormatInt(*n.Lag, 10)
 		}
 		if n.QueueDepth != nil {
-			row[9] = strconv.Itoa(*n.QueueDepth)
+			queued = strconv.Itoa(*n.QueueDepth)
 		}
-		for _, at := range []*time.Time{n.LastSeen, n.Revoked} {
-			if at != nil {
-				row[10] = at.Format(time.RFC3339)
+		for _, t := range []*time.Time{n.LastSeen, n.Revoked} {
+			if t != nil {
+				at = t.Format(time.RFC3339)
 			}
 		}
+		row := slices.Concat([]string{n.Name, n.ID, n.Role, n.State, n.Version, n.Via, n.Address}, l.cells(), []string{lag, queued, at})
 		for k := range row {
 			if row[k] == "" {
 				row[k] = "-"
@@ -94,7 +102,7 @@ func (p *program) printNodes(doc []byte) error {
 		}
 		rows[i] = row
 	}
-	if err := printTable(p.stdout, []string{"NAME", "ID", "ROLE", "STATE", "VERSION", "VIA", "ADDRESS", "RTT", "LAG", "QUEUE", "LAST SEEN"}, rows); err != nil {
+	if err := printTable(p.stdout, slices.Concat([]string{"NAME", "ID", "ROLE", "STATE", "VERSION", "VIA", "ADDRESS"}, linkHead, []string{"LAG", "QUEUE", "LAST SEEN"}), rows); err != nil {
 		return err
 	}
 	for _, m := range list.Missing {

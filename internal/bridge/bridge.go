@@ -51,9 +51,6 @@ func Follow(ctx context.Context, c *transport.Conn, speak func(in *bufio.Reader,
 // NodeLink is a connection as enroll.Roll sees it.
 type NodeLink struct{ *transport.Conn }
 
-// RTT is the smoothed round-trip time.
-func (l NodeLink) RTT() time.Duration { return l.Health().RTTSmoothed }
-
 // Address is where the node is now.
 func (l NodeLink) Address() string { return l.RemoteAddr().String() }
 

@@ -17,6 +17,7 @@ import (
 	"sync"
 
 	"holdfast/api"
+	"holdfast/internal/relay"
 	"holdfast/kv"
 )
 
@@ -79,7 +80,14 @@ func (n *Namespace) Watch(ctx context.Context, spec kv.WatchSpec) iter.Seq2[kv.B
 		if spec.Control != nil {
 			control := make(chan kv.WatchControl)
 			inside.Control = control
-			passing.Go(func() { n.pass(ctx, spec.Control, control) })
+			passing.Go(func() {
+				relay.Controls(ctx, spec.Control, control, func(c *kv.WatchControl, _ bool) {
+					if c.Add != nil {
+						w := n.watch(*c.Add)
+						c.Add = &w
+					}
+				})
+			})
 		}
 		for b, err := range n.next.Watch(ctx, inside) {
 			if err != nil {
@@ -93,30 +101,6 @@ func (n *Namespace) Watch(ctx context.Context, spec kv.WatchSpec) iter.Seq2[kv.B
 			if !yield(b, nil) {
 				return
 			}
-		}
-	}
-}
-
-// pass hands on what a consumer asks for while its stream runs.
-func (n *Namespace) pass(ctx context.Context, from <-chan kv.WatchControl, to chan<- kv.WatchControl) {
-	for {
-		select {
-		case c, ok := <-from:
-			if !ok {
-				close(to)
-				return
-			}
-			if c.Add != nil {
-				w := n.watch(*c.Add)
-				c.Add = &w
-			}
-			select {
-			case to <- c:
-			case <-ctx.Done():
-				return
-			}
-		case <-ctx.Done():
-			return
 		}
 	}
 }

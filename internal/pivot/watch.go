@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 
+	"holdfast/internal/relay"
 	"holdfast/kv"
 )
 
@@ -90,19 +91,23 @@ func (w *watcher) on(ctx context.Context, p *Pivot, s *stand) (again bool) {
 	var passing sync.WaitGroup
 	defer passing.Wait()
 	defer cancel()
-	var in <-chan kv.WatchControl
-	var control chan kv.WatchControl
+	passing.Go(func() {
+		select {
+		case <-s.left:
+			cancel()
+		case <-inner.Done():
+		}
+	})
 	if !w.complete {
-		in, control = w.spec.Control, make(chan kv.WatchControl, 1)
+		control := make(chan kv.WatchControl, 1)
 		if w.owed { // asked of a node that left before it answered
 			control <- kv.WatchControl{Progress: true}
 		}
 		spec.Control = control
+		passing.Go(func() {
+			relay.Controls(inner, w.spec.Control, control, func(c *kv.WatchControl, ok bool) { w.take(*c, ok) })
+		})
 	}
-	passing.Go(func() {
-		defer cancel()
-		w.pass(inner, s.left, in, control)
-	})
 	for b, err := range s.Watch(inner, spec) {
 		moved := !p.show(s, b.Header)
 		switch {
@@ -247,34 +252,8 @@ func (one *watched) advance(b *kv.Batch) (nothing bool) {
 	return false
 }
 
-// pass hands on what the consumer asks for, if it can, until the node is left or ctx ends. There are many streams: one
-// goroutine does for both.
-func (w *watcher) pass(ctx context.Context, left <-chan struct{}, in <-chan kv.WatchControl, out chan<- kv.WatchControl) {
-	for {
-		select {
-		case c, ok := <-in:
-			if !w.take(c, ok) {
-				close(out)
-				in = nil
-				continue
-			}
-			select {
-			case out <- c:
-			case <-left:
-				return
-			case <-ctx.Done():
-				return
-			}
-		case <-left:
-			return
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// take keeps track of what the consumer asks for; it reports whether more can come.
-func (w *watcher) take(c kv.WatchControl, ok bool) bool {
+// take keeps track of what the consumer asks for; ok false: nothing more comes.
+func (w *watcher) take(c kv.WatchControl, ok bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
@@ -289,5 +268,4 @@ func (w *watcher) take(c kv.WatchControl, ok bool) bool {
 			one.ending = true
 		}
 	}
-	return ok
 }

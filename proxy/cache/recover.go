@@ -79,6 +79,8 @@ func (c *Cache) redo(ch change) error {
 	}
 	if ch.own {
 		c.own[string(ch.KV.Key)] = ch.Event
+	} else if e, ok := c.own[string(ch.KV.Key)]; ok && e.KV.ModRevision <= ch.KV.ModRevision {
+		delete(c.own, string(ch.KV.Key)) // the feed had brought it, and more
 	}
 	if f.KV != nil && f.KV.ModRevision > ch.KV.ModRevision {
 		return nil

@@ -141,6 +141,22 @@ func TestAnOwnDeleteOutlivesAPowerCutAndAKill(t *testing.T) {
 	want(t, e, "a/1", "")
 }
 
+// After a power cut that left the journal whole it is not known how far the spans are by it. What the feed has brought is
+// newer than an own write before it all the same.
+func TestAnOwnWriteDoesNotComeBackFromBehindTheFeed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.db")
+	c := loaded(t, path)
+	if _, err := c.Own(event("a/1", "own", 6), false); err != nil {
+		t.Fatal(err)
+	}
+	want(t, c, "a/1", "own")
+	apply(t, c, kv.Event{Delete: true, KV: kv.KeyValue{Key: []byte("a/1"), ModRevision: 7}})
+	want(t, c, "a/1", "")
+	for _, boot := range [][16]byte{boot1, boot2} {
+		want(t, open(t, crashed(t, path), boot), "a/1", "")
+	}
+}
+
 // The feed goes on behind what was replayed.
 func TestADeletedKeyDoesNotComeBackWhileTheFeedCatchesUp(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "c.db")

@@ -7,8 +7,8 @@
 // beside a handler that only answers. proxy measures a proxy beside the member behind it, its reads beside a bare net/http
 // handler, nginx's proxy cache and etcd's grpc-proxy, and its 202s beside a handler that only writes to a file; what is not
 // there is left out, with a line that says so. three measures clusters of three
-// members on loopback. lossy measures such clusters over links of 50 ms that lose packets, and wants root, TUN and
-// iproute2. So does switch, of the product alone: the gap when a leader dies or a box changes its mode, and a box that joins
+// members on loopback. lossy measures such clusters, ours of boxes that have joined, over links of 50 ms that lose packets, and
+// wants root, TUN and iproute2; -no-tcp has ours stay with UDP. A cell of it takes a system -duration and half a minute. So does switch, of the product alone: the gap when a leader dies or a box changes its mode, and a box that joins
 // over a slow link. fleet has ten thousand simulated proxies on one member lose the network and come back.
 //
 // Only ratios taken in one run mean anything, so everything here is measured in rounds that alternate between the
@@ -52,6 +52,7 @@ type options struct {
 	fleet    int
 	large    bool
 	only     string
+	noTCP    bool
 	seed     uint64
 	limit    time.Duration
 
@@ -131,6 +132,7 @@ func parse(args []string) (options, error) {
 	f.IntVar(&o.fleet, "fleet", 10_000, "number of proxies in the suite of that name")
 	f.BoolVar(&o.large, "large", false, "the suite watch takes 10,000 watchers, too, three ways")
 	f.StringVar(&o.only, "only", "", "measure those cells of the suites lossy and switch whose names contain this")
+	f.BoolVar(&o.noTCP, "no-tcp", false, "the members of the suite lossy never go over TCP (link.tcp=off)")
 	f.Uint64Var(&o.seed, "seed", 1, "seed of the keys and values")
 	f.DurationVar(&o.limit, "limit", 90*time.Minute, "longest time the whole run may take")
 	f.StringVar(&o.product, "product", filepath.Join("..", ".."), "directory of the product's module")

@@ -115,3 +115,64 @@ func TestAProxyThatStartsAgainHasItsFirstReplyInOneRoundTrip(t *testing.T) {
 		}
 	})
 }
+
+// TestAProxyTurnsToAnotherMemberInOneRoundTrip lets the member that a proxy uses say that it is about to go. The proxy has looked at
+// the other one as it does daily, and has a session with it since then: no ticket key has to be shared between members.
+func TestAProxyTurnsToAnotherMemberInOneRoundTrip(t *testing.T) {
+	const rtt = 100 * time.Millisecond
+	turn := func(t *testing.T, after time.Duration) (took time.Duration) {
+		synctest.Test(t, func(t *testing.T) {
+			ca, err := transport.NewCA("c1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := place{t, simnet.New(t, 1), ca}
+			for _, m := range []string{"m1", "m2"} {
+				p.net.Link(m, "p").Delay(rtt / 2)
+				server, stop := p.endpoint(m, p.identity(transport.Member), "")
+				defer stop()
+				bridge.Serve(server, uplink.New(apitest.NewMemory(), nil))
+			}
+			ep, stop := p.endpoint("p", p.identity(transport.Proxy), "")
+			defer stop()
+			var first client.Conn
+			up, err := client.New(client.Options{Endpoints: []string{p.net.Addr("m1"), p.net.Addr("m2")},
+				Dial: func(ctx context.Context, at string, early func(client.Conn)) (client.Conn, error) {
+					c, err := bridge.Dial(ep)(ctx, at, early)
+					if first == nil {
+						first = c
+					}
+					return c, err
+				}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(context.Background())
+			done := make(chan error, 1)
+			go func() { done <- up.Run(ctx) }()
+			time.Sleep(after)
+			if at := up.State().Endpoint; at != p.net.Addr("m1") {
+				t.Fatalf("connected to %q", at)
+			}
+			began := time.Now()
+			up.Leave(first)
+			for up.State().Endpoint != p.net.Addr("m2") {
+				if time.Since(began) > time.Minute {
+					t.Fatal("it did not turn within a minute")
+				}
+				time.Sleep(time.Millisecond)
+			}
+			took = time.Since(began)
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		})
+		return took
+	}
+	before, after := turn(t, 10*time.Second), turn(t, 10*time.Minute)
+	t.Logf("%v as a stranger, %v after a look", before, after)
+	if before < 2*rtt || after > rtt*12/10 {
+		t.Errorf("it turned within %v as a stranger, and within %v after a look; want two round trips and 1.2", before, after)
+	}
+}

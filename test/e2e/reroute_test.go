@@ -62,6 +62,37 @@ func TestALinkAtRestFollowsWhenTheCableIsPulled(t *testing.T) {
 	proxy.expect(200, "PUT", "/v1/kv/a/1", "and back", "")
 }
 
+// TestALinkAtRestFollowsWhenAnAddressIsReplaced takes the only address of a proxy's machine away and gives it another one, as a lease
+// of DHCP that was not renewed.
+func TestALinkAtRestFollowsWhenAnAddressIsReplaced(t *testing.T) {
+	link := newLinks(t, "m,p", "2ms")
+	dir := t.TempDir()
+	memberDir, proxyDir, token := filepath.Join(dir, "m"), filepath.Join(dir, "p"), filepath.Join(dir, "token")
+	link.ip("p", "link add cable type veth peer name cable netns "+link.name+"-m")
+	for host, address := range map[string]string{"m": "10.78.0.1/24", "p": "10.78.0.2/24"} {
+		link.ip(host, "link set eth0 down")
+		link.ip(host, "addr add "+address+" dev cable")
+		link.ip(host, "link set cable up")
+	}
+	member := link.start("m", memberDir)
+	if err := os.WriteFile(token, []byte(joinToken(t, memberDir, "1h").Token), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	proxy := link.start("p", proxyDir, "--mode", "proxy", "--join", "10.78.0.1:2380", "--token-file", token, "--proxy-prefixes", "a/")
+	proxy.waitSynced()
+	watch := openWatch(t, overSocket(t, proxyDir), proxy.url+"/v1/kv/a/?watch&prefix", time.Minute)
+
+	link.ip("p", "addr del 10.78.0.2/24 dev cable")
+	member.expect(201, "PUT", "/v1/kv/a/1", "while nobody is there", "")
+	link.ip("p", "addr add 10.78.0.9/24 dev cable")
+	back := time.Now()
+	watch.sees("a/1", "while nobody is there")
+	if took := time.Since(back); took > followMax {
+		t.Errorf("the proxy heard of it after %v, want at most %v", took, followMax)
+	}
+	proxy.expect(200, "PUT", "/v1/kv/a/1", "and back", "")
+}
+
 // ip runs ip in a namespace.
 func (l *badLink) ip(host, args string) {
 	l.t.Helper()

@@ -3,9 +3,11 @@ package truth
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -120,6 +122,8 @@ type box struct {
 	p     *proxy.Proxy
 	q     *queue.Queue
 
+	slept atomic.Int64 // what its clock is ahead: it counts what the machine was asleep
+
 	mu     sync.Mutex
 	floors map[string]map[string]int // by history and key: the oldest state that may still be read
 	acks   []*ack
@@ -148,9 +152,10 @@ func (b *box) start() {
 	if err != nil {
 		b.w.t.Fatal(err)
 	}
-	boot, offset := time.Now(), time.Duration(b.w.n(1000))*time.Second // a reboot begins another clock
+	boot := time.Now()
+	b.slept.Store(int64(b.w.n(1000)) * int64(time.Second)) // a reboot begins another clock
 	o := proxy.Options{Upstream: up, Path: filepath.Join(b.dir, "cache.db"), Prefixes: [][]byte{[]byte("m/"), []byte("q/")}, MaxBytes: 1 << 20,
-		FlushEvery: 7 * time.Second, Clock: func() time.Duration { return offset + time.Since(boot) }}
+		FlushEvery: 7 * time.Second, Clock: func() time.Duration { return time.Duration(b.slept.Load()) + time.Since(boot) }}
 	o.Boot[0] = byte(b.life)
 	if b.p, err = proxy.New(o); err != nil {
 		b.w.t.Fatal(err)
@@ -310,60 +315,97 @@ func before(states []state, when time.Time) (n int) {
 var queries = []kv.Query{{}, {MaxAge: 200 * time.Millisecond}, {MaxAge: kv.Unlimited}, {MaxAge: kv.Unlimited, LocalOnly: true},
 	{MaxAge: 5 * time.Second, StaleIfError: 100 * time.Hour}, {MaxAge: time.Second, StaleIfError: time.Minute}}
 
-// read reads a key and holds the answer against what happened.
+// read reads a key, alone, in a list or in a transaction, and holds the answer against what happened.
 func (b *box) read(key string) {
 	defer b.use()()
 	w := b.w
 	q := queries[w.n(len(queries))]
 	b.mu.Lock()
-	floors := map[string]int{}
+	floors := map[string]map[string]int{}
 	for e, keys := range b.floors {
-		floors[e] = keys[key]
+		floors[e] = maps.Clone(keys)
 	}
 	b.mu.Unlock()
+	one, list := kv.Range{Key: []byte(key)}, kv.Range{Key: []byte(key[:2]), End: kv.PrefixEnd([]byte(key[:2]))}
+	if w.n(3) == 0 {
+		list.Key, list.End = kv.PrefixRange(nil)
+	}
+	q.Ops = [][]kv.Op{{one}, {one}, {one}, {one}, {list}, {kv.Txn{Then: []kv.Op{list, one}}}}[w.n(6)]
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(b.alive, 4*time.Second)
 	defer cancel()
-	q.Ops = []kv.Op{kv.Range{Key: []byte(key)}}
 	page, err := b.q.Read(ctx, q)
+	if r, ok := q.Ops[0].(kv.Range); ok && len(r.End) == 0 {
+		page, err = w.tamper(b, key, page, err)
+	}
 	if err != nil {
 		return
 	}
-	page = w.tamper(b, key, page)
 	h := w.cluster.historyOf(page.Epoch)
 	if h == nil {
 		w.complain("%s: %s was read in a history that never was, %v", b.name, key, page.Epoch)
 		return
 	}
-	states := h.keys[key]
-	floor := floors[page.Epoch.String()]
-	least := floor
-	fresh := time.Time{}
+	v := view{b: b, h: h, floors: floors[page.Epoch.String()], how: fmt.Sprintf("%T at %v (age %v, from %v, max age %v)", q.Ops[0], since(began), page.Age, page.Source, q.MaxAge)}
 	switch {
 	case q.MaxAge == 0:
-		fresh = began
+		v.fresh = began
 	case page.Age >= 0 && page.Source == kv.SourceCache:
-		fresh = began.Add(-page.Age)
+		v.fresh = began.Add(-page.Age)
 	}
-	if !fresh.IsZero() {
-		least = max(least, before(states, fresh))
-		if !h.ended.IsZero() && h.ended.Before(fresh) {
-			w.complain("%s: at %v %s is said to be %v old (max age %v), and is of a history that ended at %v", b.name, since(began), key, page.Age, q.MaxAge, since(h.ended))
-			return
+	if !v.fresh.IsZero() && !h.ended.IsZero() && h.ended.Before(v.fresh) {
+		w.complain("%s: %s is of a history that ended at %v", b.name, v.how, since(h.ended))
+		return
+	}
+	v.judge(q.Ops, page.Ops)
+}
+
+// view is an answer that is held against what happened: none of its keys may be older than what was seen of it before, or
+// than fresh.
+type view struct {
+	b      *box
+	h      *history
+	floors map[string]int
+	fresh  time.Time
+	how    string
+}
+
+func (v view) judge(ops []kv.Op, results []kv.OpResult) {
+	for i, op := range ops {
+		if txn, ok := op.(kv.Txn); ok {
+			v.judge(txn.Then, results[i].Ops)
+			continue
+		}
+		r := op.(kv.Range)
+		mods := map[string]int64{}
+		for _, one := range results[i].KVs {
+			mods[string(one.Key)] = one.ModRevision
+			if len(v.h.keys[string(one.Key)]) == 0 {
+				v.b.w.complain("%s: %s has %s, which nobody wrote", v.b.name, v.how, one.Key)
+			}
+		}
+		for key := range v.h.keys {
+			if kv.Contains(r.Key, r.End, []byte(key)) {
+				v.judgeKey(key, mods[key])
+			}
 		}
 	}
-	mod := int64(0)
-	if kvs := page.Ops[0].KVs; len(kvs) > 0 {
-		mod = kvs[0].ModRevision
+}
+
+func (v view) judgeKey(key string, mod int64) {
+	states := v.h.keys[key]
+	least := v.floors[key]
+	if !v.fresh.IsZero() {
+		least = max(least, before(states, v.fresh))
 	}
 	for i := least; i <= len(states); i++ {
 		if i == 0 && mod == 0 || i > 0 && states[i-1].mod == mod {
-			b.raise(page.Epoch, key, func(s state) bool { return i > 0 && s == states[i-1] })
+			v.b.raise(v.h.epoch, key, func(s state) bool { return i > 0 && s == states[i-1] })
 			return
 		}
 	}
-	w.complain("%s: at %v %s is read at revision %d (age %v, from %v, max age %v); at least state %d of %d, seen here before %d: %v",
-		b.name, since(began), key, mod, page.Age, page.Source, q.MaxAge, least, len(states), floor, states[max(least-2, 0):min(least+2, len(states))])
+	v.b.w.complain("%s: %s has %s at revision %d; at least state %d of %d, seen here before %d: %v",
+		v.b.name, v.how, key, mod, least, len(states), v.floors[key], states[max(least-2, 0):min(least+2, len(states))])
 }
 
 // watch follows a prefix across everything and holds what it brings against what happened.
@@ -413,6 +455,7 @@ func (b *box) events(prefix string, epoch kv.Epoch, next int64, batch kv.Batch) 
 			w.complain("%s: the watch of %s brings %d after %d", b.name, prefix, e.KV.ModRevision, next-1)
 		}
 		next = e.KV.ModRevision + 1
+		b.raise(epoch, string(e.KV.Key), func(s state) bool { return s.rev == e.KV.ModRevision })
 	}
 	return next
 }

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -46,6 +47,9 @@ type state struct {
 	from time.Time
 	mod  int64 // 0: it does not exist
 	rev  int64 // of the write that began it
+	what string
+	// restored says that it was there when its history began
+	restored bool
 }
 
 // replica is a member as an uplink sees it.
@@ -95,7 +99,7 @@ func (c *cluster) found(log []kv.Command, before *history) {
 		for k, states := range before.keys {
 			for _, s := range states {
 				if s.rev <= top {
-					s.from = time.Now()
+					s.from, s.restored = time.Now(), true
 					h.keys[k] = append(h.keys[k], s)
 				}
 			}
@@ -163,7 +167,7 @@ func (c *cluster) change(key, value string, mod, rev int64) {
 	if n := len(states); n > 0 && states[n-1].rev >= rev {
 		return // an outcome that was known already
 	}
-	h.keys[key] = append(states, state{time.Now(), mod, rev})
+	h.keys[key] = append(states, state{from: time.Now(), mod: mod, rev: rev, what: value})
 	if value != "" {
 		c.commits[value]++
 		c.order[key] = append(c.order[key], value)
@@ -188,6 +192,9 @@ func (c *cluster) commit(cmd kv.Command) kv.Outcome {
 			out.Result.Ops[0].Each = out.Result.Ops[0].Each[1:]
 			return out
 		}
+	}
+	if c.plant == plantLost && c.rand.IntN(20) == 0 || c.plant == plantOverwrite {
+		cmd = c.tampered(cmd)
 	}
 	e, isEach := cmd.Ops[0].(kv.Each)
 	if !isEach {
@@ -219,6 +226,23 @@ func twice(cmd kv.Command) kv.Command {
 		return kv.Command{}
 	}
 	return kv.Command{Ops: []kv.Op{kv.Each{Commands: append([]kv.Command{{Ops: e.Commands[0].Ops}}, e.Commands...)}}}
+}
+
+// tampered is a fault: the first write of a queue's batch goes elsewhere, or all are applied whatever they would overwrite.
+func (c *cluster) tampered(cmd kv.Command) kv.Command {
+	e, ok := cmd.Ops[0].(kv.Each)
+	if !ok {
+		return cmd
+	}
+	commands := slices.Clone(e.Commands)
+	for i := range commands {
+		if c.plant == plantOverwrite {
+			commands[i].Guards = nil
+		} else if _, put := commands[i].Ops[0].(kv.Put); put && i == 0 {
+			commands[i].Guards, commands[i].Ops = nil, []kv.Op{kv.Put{Key: []byte("elsewhere")}}
+		}
+	}
+	return kv.Command{Ops: []kv.Op{kv.Each{Commands: commands}}}
 }
 
 func (r *replica) grow(to int) {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -20,15 +21,18 @@ import (
 type plant int
 
 const (
-	plantNone  plant = iota
-	plantTwice       // a queued write is applied twice
-	plantYoung       // an age is too young
-	plantBack        // an answer of before comes again
-	plantGap         // a watch leaves out a batch
+	plantNone      plant = iota
+	plantTwice           // a queued write is applied twice
+	plantYoung           // an age is too young: something stale is shown as fresh
+	plantBack            // an answer of before comes again
+	plantGap             // a watch leaves out a batch
+	plantLost            // a write that was acknowledged is lost
+	plantOverwrite       // a queued write overwrites a newer one
+	plantInvent          // what is not known is answered
 	plants
 )
 
-var plantNames = [plants]string{"none", "twice", "young", "back", "gap"}
+var plantNames = [plants]string{"none", "twice", "young", "back", "gap", "lost", "overwrite", "invent"}
 
 // world is the cluster, the boxes, their devices, and whatever happens to them.
 type world struct {
@@ -68,23 +72,25 @@ func (w *world) happened(what string) {
 }
 
 // tamper plants the faults of reads.
-func (w *world) tamper(b *box, key string, page kv.Page) kv.Page {
+func (w *world) tamper(b *box, key string, page kv.Page, err error) (kv.Page, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	switch w.plant {
-	case plantYoung:
-		if page.Age > 0 {
-			page.Age /= 4
-		}
-	case plantBack:
+	switch {
+	case w.plant == plantInvent && kv.CodeOf(err) == kv.NotCached:
+		epoch := w.cluster.histories[len(w.cluster.histories)-1].epoch
+		return kv.Page{Header: kv.Header{Epoch: epoch, Revision: 1}, Source: kv.SourceCache, Age: kv.AgeUnknown, Ops: []kv.OpResult{{}}}, nil
+	case err != nil:
+	case w.plant == plantYoung && page.Age > 0:
+		page.Age /= 4
+	case w.plant == plantBack:
 		if former, ok := w.former[b.name+key]; ok && w.rand.IntN(10) == 0 {
-			return former
+			return former, nil
 		}
 		if w.rand.IntN(10) == 0 {
 			w.former[b.name+key] = page
 		}
 	}
-	return page
+	return page, err
 }
 
 // TestEveryViewIsTrueOfWhatHappened runs for TRUTH of virtual time (20 minutes unless it is set), from SEED if that is set.
@@ -113,7 +119,7 @@ func TestEveryViewIsTrueOfWhatHappened(t *testing.T) {
 		t.Errorf("seed %d: %s", seed, what)
 	}
 	t.Logf("%v", w.counted)
-	for _, what := range []string{"200", "202", "cut", "proxy killed", "member killed", "restored", "compacted", "disk rolled back"} {
+	for _, what := range []string{"200", "202", "cut", "proxy killed", "member killed", "restored", "compacted", "disk rolled back", "away past a compaction", "clock jumped"} {
 		if w.counted[what] == 0 {
 			t.Errorf("seed %d: nothing was tried of this: %s", seed, what)
 		}
@@ -180,6 +186,7 @@ func (w *world) run(span time.Duration) {
 		busy(10*time.Minute, func() { b.look(true) })
 		devices.Go(func() { b.watch(ctx, "m/") })
 		devices.Go(func() { b.watch(ctx, "q/") })
+		devices.Go(func() { b.watch(ctx, "x/") })
 	}
 	busy(time.Second, func() { // somebody else, at the cluster
 		key := fmt.Sprint("x/", w.n(foreign))
@@ -220,7 +227,7 @@ func (w *world) startMember(i int) {
 	w.members[i] = w.place.member(fmt.Sprint("m", i+1), w.cluster.replicas[i])
 }
 
-const troubles = 10
+const troubles = 12
 
 // trouble does one thing to the world.
 func (w *world) trouble(kind int) {
@@ -263,6 +270,17 @@ func (w *world) trouble(kind int) {
 		}
 	case 9:
 		w.rollBack(b)
+	case 10:
+		w.happened("away past a compaction")
+		w.place.net.Cut(b.name, "m1")
+		w.place.net.Cut(b.name, "m2")
+		time.Sleep(time.Duration(5_000+w.n(60_000)) * time.Millisecond)
+		w.cluster.commit(kv.Command{Ops: []kv.Op{kv.Compact{Revision: w.cluster.revision()}}})
+		w.place.net.Heal(b.name, "m1")
+		w.place.net.Heal(b.name, "m2")
+	case 11:
+		w.happened("clock jumped")
+		b.slept.Add(int64(w.n(3_600_000)) * int64(time.Millisecond))
 	}
 }
 
@@ -374,6 +392,28 @@ func (w *world) account() {
 			}
 		}
 		w.inOrder(b, order)
+		w.overNothingNewer(b)
+	}
+}
+
+// overNothingNewer looks at queued writes that yield to newer ones by others: what was written after they were acknowledged
+// is newer.
+func (w *world) overNothingNewer(b *box) {
+	queued := map[string]*ack{}
+	for _, a := range b.acks {
+		if a.queued != "" && !a.exempt && !b.again[a.value] && a.key[0] == 'q' {
+			queued[a.value] = a
+		}
+	}
+	for _, h := range w.cluster.histories {
+		for key, states := range h.keys {
+			for i, s := range states[min(1, len(states)):] {
+				a, over := queued[s.what], states[i]
+				if a != nil && !s.restored && over.mod > 0 && over.from.After(a.at) && !strings.HasPrefix(over.what, b.name+".") {
+					w.complain("%s: %s = %s, acknowledged at %v, has overwritten what was written at %v", b.name, key, s.what, since(a.at), since(over.from))
+				}
+			}
+		}
 	}
 }
 
