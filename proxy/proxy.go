@@ -37,11 +37,14 @@ type Options struct {
 	ReadOnly bool     // writes are refused with ReadOnlyNode
 	Self     kv.By    // as whom the cache is filled: this node itself
 	// Clock is time since boot, suspend included (CLOCK_BOOTTIME): nobody sets it.
-	Clock      func() time.Duration
-	Boot       [16]byte      // names the machine's present boot
-	FlushEvery time.Duration // how often changes are written down, 30 s
-	Log        *slog.Logger
-	Metrics    prometheus.Registerer // nil for none
+	Clock func() time.Duration
+	// Reconnected returns a channel that is closed when the connection to the upstream changes next: what pauses before it tries
+	// again does so then. Nil: nobody tells.
+	Reconnected func() <-chan struct{}
+	Boot        [16]byte      // names the machine's present boot
+	FlushEvery  time.Duration // how often changes are written down, 30 s
+	Log         *slog.Logger
+	Metrics     prometheus.Registerer // nil for none
 }
 
 // The bounds of a proxy that have no setting.
@@ -79,6 +82,9 @@ type Proxy struct {
 func New(o Options) (*Proxy, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Reconnected == nil {
+		o.Reconnected = func() <-chan struct{} { return nil }
 	}
 	if o.MaxBytes == 0 {
 		o.MaxBytes = maxBytesDefault
