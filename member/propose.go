@@ -28,8 +28,8 @@ func (m *Member) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
 	if len(c.Guards) == 0 && kv.ReadOnly(c.Ops) {
 		return m.readFor(ctx, &c)
 	}
-	if op, ok := keepAlive(&c); ok {
-		return m.keepAlive(ctx, op)
+	if all := kv.Renewals(&c); len(all) > 0 {
+		return m.keepAlive(ctx, c.Ops[0], all)
 	}
 	res, err := m.do(ctx, &c)
 	m.metrics.proposed(err)

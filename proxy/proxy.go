@@ -69,6 +69,8 @@ type Proxy struct {
 	feed  *feed
 	met   *metrics
 
+	renewals *renewals
+
 	mu       sync.Mutex
 	newest   int64 // highest revision seen in epoch
 	caught   bool  // nothing that an earlier process of this node acknowledged or showed is above newest
@@ -97,6 +99,7 @@ func New(o Options) (*Proxy, error) {
 	p := &Proxy{up: o.Upstream, opts: o, cache: c, epoch: c.Epoch(), newest: c.Newest()}
 	p.feed = newFeed(p)
 	p.met = newMetrics(p, o.Metrics)
+	p.renewals = newRenewals(p.up, p.met)
 	return p, nil
 }
 
@@ -126,6 +129,7 @@ func (p *Proxy) flusher(ctx context.Context) {
 
 // Close writes the cache down and closes it. Run must have returned.
 func (p *Proxy) Close() error {
+	p.renewals.close()
 	p.met.unregister()
 	return p.cache.Close()
 }
@@ -177,6 +181,9 @@ func (p *Proxy) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
 		return kv.Result{}, kv.Errorf(kv.Invalid, "write=queue: this node has no queue for the key (queue.prefixes)")
 	}
 	c.Write, c.Wait = kv.WriteSync, 0
+	if cmds := kv.Renewals(&c); len(cmds) > 0 {
+		return p.renew(ctx, c, cmds)
+	}
 	res, err := p.up.Do(ctx, c)
 	if err != nil {
 		if e, ok := errors.AsType[*kv.Error](err); ok {
