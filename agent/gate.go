@@ -131,21 +131,21 @@ type passage struct {
 	pays  bool
 }
 
-// pass is enter for a request whose client, if it came from one, has to pay for it.
-func (g *gate) pass(ctx context.Context, u use) (p passage, err error) {
-	p = passage{gate: g, use: u}
+// pass is enter for a request whose client, if it came from one, has to pay for it. It fills in p.
+func (g *gate) pass(ctx context.Context, u use, p *passage) (err error) {
+	p.gate, p.use = g, u
 	if p.payer, p.pays = api.CallerFrom(ctx); g.ledger == nil {
 		p.pays = false
 	}
 	if p.pays {
 		if err := g.ledger.take(p.payer, u); err != nil {
-			return p, err
+			return err
 		}
 	}
 	if p.node, err = g.enter(ctx); err != nil {
 		p.giveBack()
 	}
-	return p, err
+	return err
 }
 
 func (p *passage) out() {
@@ -161,8 +161,8 @@ func (p *passage) giveBack() {
 
 // Do passes c on.
 func (g *gate) Do(ctx context.Context, c kv.Command) (res kv.Result, err error) {
-	p, err := g.pass(ctx, useRequest)
-	if err == nil {
+	var p passage
+	if err = g.pass(ctx, useRequest, &p); err == nil {
 		defer p.out()
 		res, err = p.node.Do(ctx, c)
 	}
@@ -172,8 +172,8 @@ func (g *gate) Do(ctx context.Context, c kv.Command) (res kv.Result, err error) 
 
 // Read passes q on.
 func (g *gate) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
-	p, err := g.pass(ctx, useRequest)
-	if err != nil {
+	var p passage
+	if err := g.pass(ctx, useRequest, &p); err != nil {
 		return kv.Page{}, err
 	}
 	defer p.out()
@@ -183,8 +183,8 @@ func (g *gate) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
 // Watch passes w on. When the node drains the stream ends with kv.Stopping, after everything already under way.
 func (g *gate) Watch(ctx context.Context, w kv.WatchSpec) iter.Seq2[kv.Batch, error] {
 	return func(yield func(kv.Batch, error) bool) {
-		p, err := g.pass(ctx, useWatch)
-		if err != nil {
+		var p passage
+		if err := g.pass(ctx, useWatch, &p); err != nil {
 			yield(kv.Batch{}, err)
 			return
 		}

@@ -67,16 +67,17 @@ func (a *Agent) openProxy(from proxy.Upstream) (*act, error) {
 		upstream = x.above
 	}
 	x.cache, err = proxy.New(proxy.Options{
-		Upstream: upstream,
-		Path:     a.dir.join(proxyName, cacheFile),
-		Prefixes: prefixes(a.cfg.Proxy.Prefixes),
-		MaxBytes: int64(a.cfg.Proxy.MaxBytes),
-		ReadOnly: a.cfg.Proxy.ReadOnly,
-		Self:     rules.Self(),
-		Clock:    bootTime,
-		Boot:     bootID(),
-		Log:      a.opts.Log,
-		Metrics:  a.opts.Metrics,
+		Upstream:    upstream,
+		Reconnected: up.Changed,
+		Path:        a.dir.join(proxyName, cacheFile),
+		Prefixes:    prefixes(a.cfg.Proxy.Prefixes),
+		MaxBytes:    int64(a.cfg.Proxy.MaxBytes),
+		ReadOnly:    a.cfg.Proxy.ReadOnly,
+		Self:        rules.Self(),
+		Clock:       bootTime,
+		Boot:        bootID(),
+		Log:         a.opts.Log,
+		Metrics:     a.opts.Metrics,
 	})
 	if err != nil {
 		return nil, openError(err)

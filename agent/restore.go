@@ -68,7 +68,7 @@ type Restoration struct {
 	File string // a backup, a snapshot of etcd or a copied db of etcd
 	// Bump raises the newest revision by so much and ends the history there, for clients that know nothing of epochs.
 	Bump int64
-	// DropUsers restores a snapshot of an etcd that asks for users although there will be none.
+	// DropUsers leaves out who may do what in a snapshot of an etcd: whoever reaches the agent may do everything then.
 	DropUsers bool
 }
 
@@ -84,6 +84,8 @@ type Restored struct {
 	SameIdentity bool   `json:"same_identity"`
 	Retired      string `json:"retired,omitempty"` // where the former member lies
 	Freed        int64  `json:"freed,omitempty"`   // keys of an etcd that named a lease that was gone
+	Users        int    `json:"users,omitempty"`   // of an etcd
+	Auth         bool   `json:"auth,omitempty"`    // authentication is on in it
 }
 
 // Restore makes the data dir that of the only member of a new cluster with another epoch, with what a backup holds. The
@@ -125,13 +127,11 @@ func Restore(ctx context.Context, r Restoration) (done Restored, err error) {
 	}
 	epoch := newEpoch()
 	o.Tell("building the state")
-	im, err := b.Make(ctx, d.join(replacedName, member.StateName), mvcc.Renewal{Epoch: epoch, Drop: dropRecords(done.SameIdentity), Bump: r.Bump})
+	im, err := b.Make(ctx, d.join(replacedName, member.StateName), mvcc.Renewal{Epoch: epoch, Drop: dropRecords(done.SameIdentity), Bump: r.Bump, DropUsers: r.DropUsers})
 	if err != nil {
 		return done, backupError(err)
 	}
-	if im.Users && !r.DropUsers {
-		return done, errors.Join(refusef("%s is of an etcd with users and roles, which this version does not have: whoever reaches the agent could read and write everything; --drop-users restores it all the same", r.File), d.removeAll(replacedName))
-	}
+	done.Users, done.Auth = im.Users, im.Enabled
 	done.Freed = im.Freed
 	err = d.found(ctx, o, o.record("restore", node), restoring, im.Contents, &done)
 	return done, err

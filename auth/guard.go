@@ -115,6 +115,9 @@ func (g *Guard) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
 	if err := src.stale(); err != nil {
 		return kv.Result{}, err
 	}
+	if all := kv.Renewals(&c); len(all) > 0 && !alone(&c) {
+		return g.renewals(ctx, &src, all)
+	}
 	for try := 1; ; try++ {
 		one := c
 		if err := g.command(ctx, &src, &one); err != nil {

@@ -339,6 +339,13 @@ func (c *Client) State() State {
 	return s
 }
 
+// Changed returns a channel that is closed when the connection changes next: up, down, or another one.
+func (c *Client) Changed() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.changed
+}
+
 // Endpoints is the present order of endpoints.
 func (c *Client) Endpoints() []string {
 	c.mu.Lock()

@@ -230,9 +230,33 @@ type LeaseRevoke struct {
 }
 
 // LeaseKeepAlive renews a lease for its full TTL. The leader answers it; it never enters the log. It is the only Op of its
-// command, which has no guards. LeaseNotFound if the lease is gone, also by the end of its time.
+// command, which has no guards. LeaseNotFound if the lease is gone, also by the end of its time. In an Each it stands
+// beside others of its kind only: see Renewals.
 type LeaseKeepAlive struct {
 	ID int64
+}
+
+// Renewals returns the commands that renew a lease each, if c is one or a batch of nothing else; nil if it is not.
+func Renewals(c *Command) []Command {
+	if len(c.Ops) != 1 || len(c.Guards) > 0 || c.Write == WriteQueue {
+		return nil
+	}
+	switch op := c.Ops[0].(type) {
+	case LeaseKeepAlive:
+		return []Command{*c}
+	case Each:
+		for i := range op.Commands {
+			one := &op.Commands[i]
+			if len(one.Ops) != 1 || len(one.Guards) > 0 || !one.ID.IsZero() {
+				return nil
+			}
+			if _, ok := one.Ops[0].(LeaseKeepAlive); !ok {
+				return nil
+			}
+		}
+		return op.Commands // nil if there are none
+	}
+	return nil
 }
 
 // LeaseTTL asks how long a lease has left, in whole seconds, and for its keys. For a lease that is gone the answer is a TTL

@@ -3,6 +3,7 @@ package member
 import (
 	"bytes"
 	"context"
+	"errors"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -101,13 +102,14 @@ func ReadBackup(ctx context.Context, path string) (Backup, error) {
 }
 
 // tryImport examines a file of etcd by making a file of ours of it, beside it where there is room, and throwing that away.
+// Users and roles are judged when it is restored.
 func (b *Backup) tryImport(ctx context.Context) error {
 	dir, err := os.MkdirTemp("", "holdfast-verify-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	im, err := mvcc.ImportEtcd(b.Path, b.state, dir+"/state.db", kv.Epoch{}, ctx.Done())
+	im, err := mvcc.ImportEtcd(b.Path, b.state, dir+"/state.db", kv.Epoch{}, true, ctx.Done())
 	b.Contents = im.Contents
 	return err
 }
@@ -211,8 +213,25 @@ func (i *interruptible) Read(p []byte) (int, error) {
 // only the epoch of r counts.
 func (b Backup) Make(ctx context.Context, to string, r mvcc.Renewal) (im mvcc.Imported, err error) {
 	if b.Kind == EtcdSnapshot {
-		return mvcc.ImportEtcd(b.Path, b.state, to, r.Epoch, ctx.Done())
+		return b.importEtcd(ctx, to, r)
 	}
 	im.Contents, err = mvcc.Renew(b.Path, b.state, to, r, ctx.Done())
+	return im, err
+}
+
+func (b Backup) importEtcd(ctx context.Context, to string, r mvcc.Renewal) (im mvcc.Imported, err error) {
+	if r.Bump == 0 {
+		return mvcc.ImportEtcd(b.Path, b.state, to, r.Epoch, r.DropUsers, ctx.Done())
+	}
+	first := to + ".etcd"
+	defer func() { err = errors.Join(err, removeIfThere(first)) }()
+	if im, err = mvcc.ImportEtcd(b.Path, b.state, first, r.Epoch, r.DropUsers, ctx.Done()); err != nil {
+		return im, err
+	}
+	info, err := os.Stat(first)
+	if err != nil {
+		return im, err
+	}
+	im.Contents, err = mvcc.Renew(first, info.Size(), to, r, ctx.Done())
 	return im, err
 }

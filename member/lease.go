@@ -22,21 +22,37 @@ import (
 // store when the round has ended, nobody else can have taken it before the question arrived: who takes it later gives
 // every lease its full TTL anew, so what is answered here still holds there.
 
-// keepAlive returns the renewal that a command is, if it is one.
-func keepAlive(c *kv.Command) (op kv.LeaseKeepAlive, ok bool) {
-	if len(c.Ops) != 1 || len(c.Guards) > 0 || c.Write == kv.WriteQueue {
-		return op, false
-	}
-	op, ok = c.Ops[0].(kv.LeaseKeepAlive)
-	return op, ok
-}
-
-// keepAlive renews a lease.
-func (m *Member) keepAlive(ctx context.Context, op kv.LeaseKeepAlive) (kv.Result, error) {
+// keepAlive renews the leases of a command, or of those in a batch, each by itself.
+func (m *Member) keepAlive(ctx context.Context, op kv.Op, all []kv.Command) (kv.Result, error) {
 	if !m.begin() {
 		return kv.Result{}, errStopping()
 	}
 	defer m.calls.Done()
+	if _, alone := op.(kv.LeaseKeepAlive); alone {
+		return m.keepOne(ctx, op)
+	}
+	if len(all) > maxAsked {
+		return kv.Result{}, kv.Errorf(kv.TooManyOps, "a batch has %d renewals, the limit is %d", len(all), maxAsked)
+	}
+	outs := make([]kv.Outcome, len(all))
+	var wg sync.WaitGroup
+	for i, one := range all { // they share a round
+		wg.Go(func() {
+			var err error
+			if outs[i].Result, err = m.keepOne(ctx, one.Ops[0]); err != nil {
+				outs[i].Err = asKV(err)
+			}
+		})
+	}
+	wg.Wait()
+	res := kv.Result{Ops: []kv.OpResult{{Each: outs}}}
+	res.Revision = m.store.Revision()
+	m.stamp(&res.Header)
+	return res, nil
+}
+
+// keepOne renews a lease.
+func (m *Member) keepOne(ctx context.Context, op kv.Op) (kv.Result, error) {
 	l, err := m.askKeeper(ctx, op)
 	if err != nil {
 		return kv.Result{}, err

@@ -67,7 +67,9 @@ type Member struct {
 	logSize     atomic.Int64  // bytes below raft/, as last measured
 
 	ready    chan struct{}
-	stopping chan struct{}  // closed when commands are no longer taken
+	stopping chan struct{}   // closed when commands are no longer taken
+	watching context.Context // ends then, too, and with it each watch
+	unwatch  context.CancelFunc
 	calls    sync.WaitGroup // of Do
 
 	defragmenting sync.Mutex // held while one is under way
@@ -107,6 +109,7 @@ func Open(cfg Config) (_ *Member, err error) {
 		ready:    make(chan struct{}),
 		stopping: make(chan struct{}),
 	}
+	m.watching, m.unwatch = context.WithCancel(context.Background())
 	m.roster.init()
 	m.door = newDoor(m.leader, cfg.Clock)
 	m.asks = newAsks(m.sendTo)
@@ -227,6 +230,7 @@ func (m *Member) drain() {
 	if !m.stopped {
 		m.stopped = true
 		close(m.stopping)
+		m.unwatch()
 	}
 	m.mu.Unlock()
 	answered := make(chan struct{})

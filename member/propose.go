@@ -28,8 +28,8 @@ func (m *Member) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
 	if len(c.Guards) == 0 && kv.ReadOnly(c.Ops) {
 		return m.readFor(ctx, &c)
 	}
-	if op, ok := keepAlive(&c); ok {
-		return m.keepAlive(ctx, op)
+	if all := kv.Renewals(&c); len(all) > 0 {
+		return m.keepAlive(ctx, c.Ops[0], all)
 	}
 	res, err := m.do(ctx, &c)
 	m.metrics.proposed(err)
@@ -45,11 +45,11 @@ func (m *Member) readFor(ctx context.Context, c *kv.Command) (kv.Result, error) 
 func (m *Member) do(ctx context.Context, c *kv.Command) (kv.Result, error) {
 	buf := encodeBuffers.Get().(*encodeBuffer)
 	defer encodeBuffers.Put(buf)
-	entry, err := m.admit(ctx, c, buf)
+	entry, again, err := m.admit(ctx, c, buf)
 	if err != nil {
 		return kv.Result{}, err
 	}
-	data, err := m.proposeAgain(ctx, entry, repeatable(c))
+	data, err := m.proposeAgain(ctx, entry, again)
 	if err != nil {
 		return kv.Result{}, err
 	}
@@ -60,25 +60,25 @@ func (m *Member) do(ctx context.Context, c *kv.Command) (kv.Result, error) {
 	return res, err
 }
 
-// admit returns the entry that a command makes, in buf. It sets the command's ids and takes its tokens away.
-func (m *Member) admit(ctx context.Context, c *kv.Command, buf *encodeBuffer) (entry []byte, err error) {
+// admit returns the entry that a command makes, in buf, and whether that is repeatable. It sets the command's ids and takes its tokens away.
+func (m *Member) admit(ctx context.Context, c *kv.Command, buf *encodeBuffer) (entry []byte, again bool, err error) {
 	c.Ops = chooseIDs(c.Ops)
 	if err := checkDoor(c); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	hideTokens(c)
 	buf.cmd = wire.AppendCommand(buf.cmd[:0], *c)
 	if n := len(buf.cmd); n > m.cfg.RequestBytes {
-		return nil, kv.Errorf(kv.TooLarge, "the request has %d bytes, the limit is %d", n, m.cfg.RequestBytes)
+		return nil, false, kv.Errorf(kv.TooLarge, "the request has %d bytes, the limit is %d", n, m.cfg.RequestBytes)
 	}
 	if err := m.passes(ctx, c); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if err := m.space.admit(int64(len(buf.cmd)), frees(c.Ops)); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	buf.packed, entry = packCommand(buf.packed, buf.cmd)
-	return entry, nil
+	return entry, repeatable(c), nil
 }
 
 // hideTokens leaves out what clients have shown: nobody is to find it in a log. Whoever made the ops keeps them as they are.
@@ -350,6 +350,7 @@ func (m *Member) begin() bool {
 	return true
 }
 
+//go:noinline // those who wait for an answer have no room for it on their stacks
 func unknown(format string, args ...any) *kv.Error {
 	return kv.Errorf(kv.OutcomeUnknown, "the command was sent, and whether it was applied is not known: "+format+
 		"; read the keys before you send it again", args...)

@@ -199,13 +199,7 @@ func (m *Member) Watch(ctx context.Context, w kv.WatchSpec) iter.Seq2[kv.Batch, 
 	return func(yield func(kv.Batch, error) bool) {
 		ctx, cancel := context.WithCancelCause(ctx)
 		defer cancel(nil)
-		go func() {
-			select {
-			case <-m.stopping:
-				cancel(errMemberStops)
-			case <-ctx.Done():
-			}
-		}()
+		defer context.AfterFunc(m.watching, func() { cancel(errMemberStops) })()
 		for b, err := range m.store.Watch(ctx, w) {
 			if err != nil {
 				yield(b, asKV(err))

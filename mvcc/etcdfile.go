@@ -1,7 +1,6 @@
 package mvcc
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"math"
@@ -16,12 +15,14 @@ import (
 //	key    main(8) '_' sub(8), and 't' for a deletion -> mvccpb.KeyValue
 //	lease  id(8) -> leasepb.Lease
 //	meta   scheduledCompactRev, finishedCompactRev -> main(8) '_' sub(8)
-//	auth   authEnabled -> 1
+//	auth, authUsers, authRoles: see etcdauth.go
 var (
 	etcdKey   = []byte("key")
 	etcdLease = []byte("lease")
 	etcdMeta  = []byte("meta")
 	etcdAuth  = []byte("auth")
+	etcdUsers = []byte("authUsers")
+	etcdRoles = []byte("authRoles")
 
 	etcdCompacts    = [2]string{"scheduledCompactRev", "finishedCompactRev"}
 	etcdAuthEnabled = []byte("authEnabled")
@@ -32,8 +33,8 @@ const etcdRevLen = 8 + 1 + 8
 // Imported is what came out of a file of etcd.
 type Imported struct {
 	Contents
-	// Users reports that the file asks for users and roles, which are not taken over.
-	Users bool
+	Users   int  // how many users were taken over
+	Enabled bool // authentication is on
 	// Freed is how many keys named a lease that was not there any more; they live under none now, as they did in etcd.
 	Freed int64
 }
@@ -63,15 +64,16 @@ func withBolt(path string, size int64, read func(*bbolt.Tx) error) error {
 }
 
 // ImportEtcd makes, at to, a state file of the state of an etcd that the first size bytes at from hold: all keys with
-// their history, revisions and versions, and the leases. It is the state of a log that begins, as after Renew.
-func ImportEtcd(from string, size int64, to string, epoch kv.Epoch, stop <-chan struct{}) (im Imported, err error) {
+// their history, revisions and versions, the leases, and, unless they are to be dropped, users and roles. It is the state of a
+// log that begins, as after Renew.
+func ImportEtcd(from string, size int64, to string, epoch kv.Epoch, dropUsers bool, stop <-chan struct{}) (im Imported, err error) {
 	err = withBolt(from, size, func(src *bbolt.Tx) error {
 		return makeFile(to, func(db *bbolt.DB) error {
-			b := &etcdImport{src: src, db: db, stop: stop, state: state{Revision: 1, Epoch: epoch}}
+			b := &etcdImport{src: src, db: db, stop: stop, dropUsers: dropUsers, state: state{Revision: 1, Epoch: epoch}}
 			if err := b.run(); err != nil {
 				return err
 			}
-			im.Users, im.Freed = b.users, b.freed
+			im.Users, im.Enabled, im.Freed = b.users, b.enabled, b.freed
 			return nil
 		})
 	})
@@ -93,8 +95,11 @@ type etcdImport struct {
 	state  state
 	group  []*record      // of one revision
 	places map[string]int // of keys in group
-	users  bool
 	freed  int64
+
+	dropUsers bool
+	users     int
+	enabled   bool
 }
 
 func (b *etcdImport) run() (err error) {
@@ -121,8 +126,10 @@ func (b *etcdImport) run() (err error) {
 	if err := b.leases(); err != nil {
 		return err
 	}
-	if auth := b.src.Bucket(etcdAuth); auth != nil {
-		b.users = bytes.Equal(auth.Get(etcdAuthEnabled), []byte{1})
+	if !b.dropUsers {
+		if err := b.policy(); err != nil {
+			return err
+		}
 	}
 	if err := putMeta(b.tx, b.state); err != nil {
 		return err

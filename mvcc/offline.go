@@ -166,6 +166,8 @@ type Renewal struct {
 	// Bump raises the newest revision by so much, so that no client sees a revision again that it has seen before. The
 	// history ends there then: what is older counts as compacted. 0: the history goes on where it is.
 	Bump int64
+	// DropUsers leaves out who may do what in the state of an etcd.
+	DropUsers bool
 }
 
 // Renew makes, at to, a state file of what the first size bytes at from hold, as the state of a log that begins: applied

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -208,7 +209,7 @@ func FuzzImage(f *testing.F) {
 			t.Fatal(err)
 		}
 		_, err := Examine(path, int64(len(b)), nil)
-		_, err2 := ImportEtcd(path, int64(len(b)), path+".new", kv.Epoch{}, nil)
+		_, err2 := ImportEtcd(path, int64(len(b)), path+".new", kv.Epoch{}, false, nil)
 		if err == nil && err2 == nil {
 			t.Error("the file is both a state file and one of etcd")
 		}
@@ -224,7 +225,7 @@ func etcdFile(t testing.TB, fill func(put func(bucket, key string, value []byte)
 		t.Fatal(err)
 	}
 	if err := db.Update(func(tx *bbolt.Tx) error {
-		for _, name := range []string{"key", "meta", "lease", "auth", "members"} {
+		for _, name := range []string{"key", "meta", "lease", "auth", "authUsers", "authRoles", "members"} {
 			if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
 				return err
 			}
@@ -288,7 +289,7 @@ func TestAFileOfEtcdKeepsRevisionsHistoryAndLeases(t *testing.T) {
 		put("lease", "\x00\x00\x00\x00\x00\x00\x00\x05", []byte{1 << 3, 5, 2 << 3, 60, 3 << 3, 1})
 		put("meta", "finishedCompactRev", []byte(etcdRev(2, 0)))
 		put("meta", "scheduledCompactRev", []byte(etcdRev(3, 0)))
-		put("auth", "authEnabled", []byte{1})
+		put("auth", "authEnabled", []byte{0})
 	})
 	if is, err := IsEtcd(path, size); err != nil || !is {
 		t.Fatalf("not recognised: %v", err)
@@ -296,9 +297,9 @@ func TestAFileOfEtcdKeepsRevisionsHistoryAndLeases(t *testing.T) {
 	g := newRig(t, Options{})
 	must(t, g.s.Close())
 	epoch := kv.Epoch{Cluster: 3, Nonce: [16]byte{4}}
-	im, err := ImportEtcd(path, size, g.path, epoch, nil)
+	im, err := ImportEtcd(path, size, g.path, epoch, false, nil)
 	must(t, err)
-	if im.Revision != 7 || im.Compact != 3 || im.Keys != 4 || im.Leases != 1 || !im.Users || im.Freed != 1 || im.Epoch != epoch {
+	if im.Revision != 7 || im.Compact != 3 || im.Keys != 4 || im.Leases != 1 || im.Users != 0 || im.Freed != 1 || im.Epoch != epoch {
 		t.Errorf("got %+v", im)
 	}
 	g.open()
@@ -324,6 +325,64 @@ func TestAFileOfEtcdKeepsRevisionsHistoryAndLeases(t *testing.T) {
 	}
 }
 
+func TestAFileOfEtcdKeepsUsersAndRoles(t *testing.T) {
+	role := func(name string, permissions ...string) []byte {
+		b := append([]byte{1<<3 | 2, byte(len(name))}, name...)
+		for _, p := range permissions {
+			b = append(append(b, 2<<3|2, byte(len(p))), p...)
+		}
+		return b
+	}
+	user := func(name, hash string, roles ...string) []byte {
+		b := append([]byte{1<<3 | 2, byte(len(name))}, name...)
+		b = append(append(b, 2<<3|2, byte(len(hash))), hash...)
+		for _, r := range roles {
+			b = append(append(b, 3<<3|2, byte(len(r))), r...)
+		}
+		return b
+	}
+	path, size := etcdFile(t, func(put func(bucket, key string, value []byte)) {
+		put("auth", "authEnabled", []byte{1})
+		put("authRoles", "root", role("root"))
+		put("authRoles", "site", role("site", "\x08\x02\x12\x05site/\x1a\x05site0", "\x12\x01a"))
+		put("authUsers", "root", user("root", "$2a$hash", "root"))
+		put("authUsers", "kim", user("kim", "$2a$other", "site"))
+		put("authUsers", "cert", append(user("cert", "", "site"), 4<<3|2, 2, 1<<3, 1))
+	})
+	g := newRig(t, Options{})
+	must(t, g.s.Close())
+	im, err := ImportEtcd(path, size, g.path, kv.Epoch{Cluster: 3}, false, nil)
+	must(t, err)
+	if im.Users != 3 || !im.Enabled {
+		t.Errorf("got %+v", im)
+	}
+	g.open()
+	checkFile(t, g.s)
+	p := g.s.Policy()
+	if !p.Enabled() || p.HasKey() || !slices.Equal(p.Users(), []string{"cert", "kim", "root"}) || !slices.Equal(p.Roles(), []string{"root", "site"}) {
+		t.Errorf("enabled %t, users %q, roles %q", p.Enabled(), p.Users(), p.Roles())
+	}
+	var got []string
+	for _, e := range p.Entries(true) {
+		got = append(got, fmt.Sprintf("%s=%q", e.Key, e.Value[1:]))
+	}
+	all := strings.Join(got, "\n")
+	for _, want := range []string{"$2a$other", "site/\\x05site0", "$2a$hash"} {
+		if !strings.Contains(all, want) {
+			t.Errorf("%s is not in\n%s", want, all)
+		}
+	}
+	if im, err := ImportEtcd(path, size, g.path+"2", kv.Epoch{}, true, nil); err != nil || im.Users != 0 || im.Enabled {
+		t.Errorf("without users: %+v, %v", im, err)
+	}
+	path, size = etcdFile(t, func(put func(bucket, key string, value []byte)) {
+		put("authUsers", "kim", user("kim", "$2a$other", "nowhere"))
+	})
+	if _, err := ImportEtcd(path, size, g.path+"3", kv.Epoch{}, false, nil); kv.CodeOf(err) != kv.RoleNotFound || !strings.Contains(err.Error(), "kim") {
+		t.Errorf("a user with a role that is not there: %v", err)
+	}
+}
+
 func TestWhatIsWrongInAFileOfEtcdIsSaid(t *testing.T) {
 	for name, c := range map[string]struct {
 		fill func(put func(bucket, key string, value []byte))
@@ -343,7 +402,7 @@ func TestWhatIsWrongInAFileOfEtcdIsSaid(t *testing.T) {
 	} {
 		path, size := etcdFile(t, c.fill)
 		to := filepath.Join(t.TempDir(), "new")
-		_, err := ImportEtcd(path, size, to, kv.Epoch{}, nil)
+		_, err := ImportEtcd(path, size, to, kv.Epoch{}, false, nil)
 		if kv.CodeOf(err) != c.code || !strings.Contains(fmt.Sprint(err), c.says) {
 			t.Errorf("%s: got %v, want %v that says %q", name, err, c.code, c.says)
 		}

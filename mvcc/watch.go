@@ -225,10 +225,12 @@ func (st *stream) step() (idle bool, err error) {
 	}
 	if st.pos == st.upTo {
 		first, upTo := st.s.hub.look(st)
-		st.pos, st.upTo, st.fresh = upTo, upTo, true
+		// Never back: it may have been told of the first change of a revision, have read all of that, and be told of the second.
+		st.upTo, st.fresh = max(st.upTo, upTo), true
 		if first > 0 {
-			st.pos = first - 1
+			upTo = first - 1
 		}
+		st.pos = max(st.pos, upTo)
 	}
 	if st.pos < st.upTo {
 		err = st.advance()

@@ -353,3 +353,23 @@ func TestWatchesEndWhenTheHistoryIsReplacedBehindALook(t *testing.T) {
 		t.Errorf("got %+v, want the watch ended", last)
 	}
 }
+
+// A stream may look while it is being told of a revision: before the second change of that it has read the whole of it.
+func TestAStreamThatLooksWhileItIsToldSendsARevisionOnce(t *testing.T) {
+	g := newRig(t, Options{})
+	p := newPump(t, g.s)
+	must(t, p.add(kv.Watch{ID: 1, Key: []byte("a"), End: []byte("c")}))
+	before := g.s.Revision()
+	g.do(kv.Txn{Then: []kv.Op{put("a", "1"), put("b", "1")}})
+	rev := g.s.Revision()
+	g.s.hub.notified.Store(before) // as long as not all are told
+	p.drain(t)
+	p.drain(t)
+	p.tell(rev, rev)
+	p.drain(t)
+	g.s.hub.notified.Store(rev)
+	p.drain(t)
+	if got := p.revisions(1); !slices.Equal(got, []int64{rev, rev}) {
+		t.Errorf("got %v, want both changes of %d once", got, rev)
+	}
+}

@@ -67,7 +67,7 @@ func newFeed(p *Proxy) *feed {
 func (f *feed) run(ctx context.Context) {
 	pause := retryFirst
 	for ctx.Err() == nil {
-		began := time.Now()
+		began, reconnected := time.Now(), f.p.opts.Reconnected()
 		err := f.once(ctx)
 		f.down(err)
 		if time.Since(began) > retryMax {
@@ -76,6 +76,7 @@ func (f *feed) run(ctx context.Context) {
 		t := time.NewTimer(pause/2 + rand.N(pause/2))
 		select {
 		case <-t.C:
+		case <-reconnected:
 		case <-ctx.Done():
 		}
 		t.Stop()

@@ -19,6 +19,10 @@ type link struct {
 	open  map[int64]bool
 	runs  int           // watch streams opened
 	loose chan struct{} // answers to reads wait for it, nil for not
+
+	former  bool          // it is of a version that takes no batch of renewals
+	renewed []int         // the leases of each call that renewed some
+	slow    chan struct{} // answers to renewals wait for it, nil for not
 }
 
 func newLink() *link {
@@ -58,6 +62,20 @@ var errCut = kv.Errorf(kv.UpstreamUnavailable, "the link is cut")
 func (l *link) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
 	if down, _ := l.state(); down {
 		return kv.Result{}, errCut
+	}
+	if n := len(kv.Renewals(&c)); n > 0 {
+		l.mu.Lock()
+		l.renewed = append(l.renewed, n)
+		former, slow := l.former, l.slow
+		l.mu.Unlock()
+		if _, batch := c.Ops[0].(kv.Each); batch && former {
+			return kv.Result{}, kv.Errorf(kv.Invalid, "a renewal of a lease has to be the only op of its command, without guards")
+		}
+		res, err := l.Memory.Do(ctx, c)
+		if slow != nil {
+			<-slow
+		}
+		return res, err
 	}
 	return l.Memory.Do(ctx, c)
 }

@@ -9,6 +9,7 @@ type metrics struct {
 	hits, misses, stale, rounds prometheus.Counter
 	evicted, demuxed, moved     prometheus.Counter
 	resynced                    prometheus.Counter
+	renewals, renewalCalls      prometheus.Counter
 }
 
 func newMetrics(p *Proxy, reg prometheus.Registerer) *metrics {
@@ -27,8 +28,11 @@ func newMetrics(p *Proxy, reg prometheus.Registerer) *metrics {
 		demuxed:  counter("fed_watches_total", "Watch streams served from the feed."),
 		moved:    counter("moved_watches_total", "Watch streams that began on the feed and needed an upstream watch of their own: too slow, or of another kind."),
 		resynced: counter("resyncs_total", "Mirrored prefixes that were brought past a compaction by what had changed since."),
+
+		renewals:     counter("renewals_total", "Renewals of leases that clients asked for."),
+		renewalCalls: counter("renewal_calls_total", "Requests to the node above that the renewals of leases took."),
 	}
-	m.all = []prometheus.Collector{m.hits, m.misses, m.stale, m.rounds, m.evicted, m.demuxed, m.moved, m.resynced,
+	m.all = []prometheus.Collector{m.hits, m.misses, m.stale, m.rounds, m.evicted, m.demuxed, m.moved, m.resynced, m.renewals, m.renewalCalls,
 		gauge("cache_held_keys", "Keys held on demand.", func(s State) float64 { return float64(s.Held) }),
 		gauge("cache_bytes", "Size of keys and values held.", func(s State) float64 { return float64(s.Bytes) }),
 		gauge("cache_age_seconds", "Proven age of the cache, -1 without proof.", func(s State) float64 {

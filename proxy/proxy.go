@@ -37,11 +37,14 @@ type Options struct {
 	ReadOnly bool     // writes are refused with ReadOnlyNode
 	Self     kv.By    // as whom the cache is filled: this node itself
 	// Clock is time since boot, suspend included (CLOCK_BOOTTIME): nobody sets it.
-	Clock      func() time.Duration
-	Boot       [16]byte      // names the machine's present boot
-	FlushEvery time.Duration // how often changes are written down, 30 s
-	Log        *slog.Logger
-	Metrics    prometheus.Registerer // nil for none
+	Clock func() time.Duration
+	// Reconnected returns a channel that is closed when the connection to the upstream changes next: what pauses before it tries
+	// again does so then. Nil: nobody tells.
+	Reconnected func() <-chan struct{}
+	Boot        [16]byte      // names the machine's present boot
+	FlushEvery  time.Duration // how often changes are written down, 30 s
+	Log         *slog.Logger
+	Metrics     prometheus.Registerer // nil for none
 }
 
 // The bounds of a proxy that have no setting.
@@ -66,6 +69,8 @@ type Proxy struct {
 	feed  *feed
 	met   *metrics
 
+	renewals *renewals
+
 	mu       sync.Mutex
 	newest   int64 // highest revision seen in epoch
 	caught   bool  // nothing that an earlier process of this node acknowledged or showed is above newest
@@ -77,6 +82,9 @@ type Proxy struct {
 func New(o Options) (*Proxy, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Reconnected == nil {
+		o.Reconnected = func() <-chan struct{} { return nil }
 	}
 	if o.MaxBytes == 0 {
 		o.MaxBytes = maxBytesDefault
@@ -91,6 +99,7 @@ func New(o Options) (*Proxy, error) {
 	p := &Proxy{up: o.Upstream, opts: o, cache: c, epoch: c.Epoch(), newest: c.Newest()}
 	p.feed = newFeed(p)
 	p.met = newMetrics(p, o.Metrics)
+	p.renewals = newRenewals(p.up, p.met)
 	return p, nil
 }
 
@@ -120,6 +129,7 @@ func (p *Proxy) flusher(ctx context.Context) {
 
 // Close writes the cache down and closes it. Run must have returned.
 func (p *Proxy) Close() error {
+	p.renewals.close()
 	p.met.unregister()
 	return p.cache.Close()
 }
@@ -171,6 +181,9 @@ func (p *Proxy) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
 		return kv.Result{}, kv.Errorf(kv.Invalid, "write=queue: this node has no queue for the key (queue.prefixes)")
 	}
 	c.Write, c.Wait = kv.WriteSync, 0
+	if cmds := kv.Renewals(&c); len(cmds) > 0 {
+		return p.renew(ctx, c, cmds)
+	}
 	res, err := p.up.Do(ctx, c)
 	if err != nil {
 		if e, ok := errors.AsType[*kv.Error](err); ok {

@@ -179,6 +179,39 @@ func TestTheCacheCatchesUpAfterTheLinkIsBack(t *testing.T) {
 	})
 }
 
+func TestTheCacheIsFedAtOnceWhenTheLinkIsBackAfterLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLink()
+		put(t, l, "a/1", "one")
+		var mu sync.Mutex
+		changed := make(chan struct{})
+		p, stop := run(t, l, t.TempDir(), func(o *Options) {
+			o.Prefixes = [][]byte{[]byte("a/")}
+			o.Reconnected = func() <-chan struct{} {
+				mu.Lock()
+				defer mu.Unlock()
+				return changed
+			}
+		})
+		defer func() { stop(); _ = p.Close() }()
+		synctest.Wait()
+		l.setCut(true)
+		time.Sleep(10*time.Minute + 17*time.Millisecond) // the pauses are long by now
+		if p.State().Synced {
+			t.Fatal("the cache is fed over a link that is cut")
+		}
+		l.setCut(false)
+		mu.Lock()
+		close(changed)
+		changed = make(chan struct{})
+		mu.Unlock()
+		synctest.Wait() // and no time passes
+		if !p.State().Synced {
+			t.Error("the cache is not fed, although the link is back")
+		}
+	})
+}
+
 func TestHistoryLostMeanwhileIsReadAnew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLink()

@@ -107,6 +107,7 @@ func (w *watcher) run(ctx context.Context, yield func(kv.Batch, error) bool) {
 				return
 			}
 		}
+		reconnected := w.p.opts.Reconnected()
 		over, err := w.once(ctx)
 		if over || ctx.Err() != nil {
 			return
@@ -125,6 +126,8 @@ func (w *watcher) run(ctx context.Context, yield func(kv.Batch, error) bool) {
 		t := time.NewTimer(pause/2 + rand.N(pause/2))
 		select {
 		case <-t.C:
+		case <-reconnected:
+			t.Stop()
 		case <-ctx.Done():
 			t.Stop()
 			return

@@ -57,15 +57,18 @@ func (q *Queue) again() {
 
 // Retry files a write that has ended otherwise than its writer wanted as a new one, which goes by what this node knows
 // now. The new one is on disk, or committed, when it returns; then the old one is forgotten. found is false if the old one is
-// not listed, or its value is gone.
+// not listed, or its value is gone. One that still waits is Invalid.
 func (q *Queue) Retry(ctx context.Context, id string) (newID string, found bool, err error) {
 	o := q.find(id)
 	if o == nil {
 		return "", false, nil
 	}
 	q.mu.Lock()
-	listed := slices.Contains(q.kept, o)
+	listed, ended := slices.Contains(q.kept, o), o.state.Ended()
 	q.mu.Unlock()
+	if !ended {
+		return "", true, kv.Errorf(kv.Invalid, "the write %s still waits and is sent by itself; agent queue flush sends what waits at once", id)
+	}
 	if !listed {
 		return "", false, nil
 	}

@@ -223,6 +223,9 @@ func TestARetriedConflictGoesByWhatIsKnownNow(t *testing.T) {
 	b := start(t, c, options(t.TempDir()))
 	c.set(false, false)
 	id := b.mustQueue("q/a", "mine")
+	if _, found, err := b.Retry(t.Context(), id); !found || kv.CodeOf(err) != kv.Invalid {
+		t.Errorf("a write that still waits is retried: %v, %v; want that it is sent by itself", found, err)
+	}
 	c.mu.Lock()
 	c.rev++
 	c.keys["q/a"] = &stored{value: "theirs", mod: c.rev}

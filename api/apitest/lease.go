@@ -217,6 +217,24 @@ var leaseClaims = []claim{
 		}
 		n.unchanged(before)
 	}},
+	{name: "is renewed in a batch, and answered as if alone", test: func(n *node) {
+		id := n.grant(longTTL, "k").ID
+		before := n.revision()
+		var batch kv.Each
+		for _, one := range []int64{id, id + 1, id} {
+			batch.Commands = append(batch.Commands, kv.Command{Ops: []kv.Op{kv.LeaseKeepAlive{ID: one}}})
+		}
+		outs := n.do(batch).Ops[0].Each
+		if len(outs) != 3 || outs[0].Err != nil || outs[2].Err != nil || outs[1].Err == nil || outs[1].Err.Code != kv.LeaseNotFound {
+			n.Fatalf("a lease, none, and the lease again: %+v", outs)
+		}
+		for _, out := range []kv.Outcome{outs[0], outs[2]} {
+			if l := n.theLease(out.Result.Ops[0]); l.ID != id || l.TTL != longTTL || l.Granted != longTTL {
+				n.Errorf("renewed: %+v", l)
+			}
+		}
+		n.unchanged(before)
+	}},
 	{name: "is compared, by its id", test: func(n *node) {
 		id := n.grant(longTTL, "k").ID
 		n.put("free", "v")

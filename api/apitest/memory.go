@@ -62,6 +62,9 @@ func (m *Memory) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
 	if c.Write == kv.WriteQueue {
 		return kv.Result{}, kv.Errorf(kv.Invalid, "there is no queue here")
 	}
+	if batch, ok := c.Ops[0].(kv.Each); ok && len(kv.Renewals(&c)) > 0 {
+		return m.renewEach(ctx, batch)
+	}
 	if err := validate(c.Ops); err != nil {
 		return kv.Result{}, err
 	}

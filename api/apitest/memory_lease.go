@@ -1,6 +1,8 @@
 package apitest
 
 import (
+	"context"
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -156,6 +158,22 @@ func (t *transaction) deleteLeased(id int64) {
 		}
 	}
 	t.then = append(t.then, func() { t.m.end(id) })
+}
+
+// renewEach renews the leases of a batch, each by itself.
+func (m *Memory) renewEach(ctx context.Context, batch kv.Each) (kv.Result, error) {
+	var res kv.Result
+	outs := make([]kv.Outcome, len(batch.Commands))
+	for i, one := range batch.Commands {
+		var err error
+		if outs[i].Result, err = m.Do(ctx, one); err != nil {
+			outs[i].Err, _ = errors.AsType[*kv.Error](err)
+		} else {
+			res.Header = outs[i].Result.Header
+		}
+	}
+	res.Ops = []kv.OpResult{{Each: outs}}
+	return res, nil
 }
 
 func (t *transaction) keepAlive(op kv.LeaseKeepAlive) (kv.OpResult, error) {

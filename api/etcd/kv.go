@@ -24,7 +24,11 @@ func (s kvService) Put(ctx context.Context, r *pb.PutRequest) (*pb.PutResponse, 
 	if err != nil {
 		return nil, err
 	}
-	return &pb.PutResponse{Header: s.header(res.Header), PrevKv: first(res.Ops[0].KVs)}, nil
+	return s.putResponse(&res), nil
+}
+
+func (s kvService) putResponse(r *kv.Result) *pb.PutResponse {
+	return &pb.PutResponse{Header: s.header(r.Header), PrevKv: first(r.Ops[0].KVs)}
 }
 
 // Range reads keys.

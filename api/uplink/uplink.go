@@ -304,25 +304,30 @@ func (s *Server) watch(ctx context.Context, st Stream, r *bufio.Reader, q wire.U
 	ctx, cancel := context.WithCancel(ctx)
 	controls := make(chan kv.WatchControl, controlQueue)
 	spec.By.Node, spec.Control = peer.speaker(spec.By.Node), controls
-	refused := make(chan kv.Batch, controlQueue)
+	var mu sync.Mutex // one frame at a time
+	write := func(b []byte) error {
+		mu.Lock()
+		defer mu.Unlock()
+		return wire.WriteFrame(st, b)
+	}
 	var reading sync.WaitGroup
 	defer reading.Wait()
 	defer st.CancelRead(codeDone) // wakes the reader of controls
 	defer cancel()
 	reading.Go(func() {
-		if s.controls(ctx, r, controls, refused, peer) {
+		if s.controls(ctx, r, controls, write, peer) {
 			close(controls)
 		} else {
 			cancel()
 		}
 	})
-	return s.batches(ctx, st, spec, refused)
+	return s.batches(ctx, spec, write)
 }
 
 // controls passes what the peer asks for to the watch; it reports whether the peer has said that no more will come,
 // rather than gone away. A round takes a read index first; rounds are asked for one at a time, so taking it here delays
-// nothing but the next control.
-func (s *Server) controls(ctx context.Context, r *bufio.Reader, out chan<- kv.WatchControl, failed chan<- kv.Batch, peer Peer) (ended bool) {
+// nothing but the next control. What fails it answers itself.
+func (s *Server) controls(ctx context.Context, r *bufio.Reader, out chan<- kv.WatchControl, write func([]byte) error, peer Peer) (ended bool) {
 	for {
 		frame, err := wire.ReadFrame(r)
 		if err != nil {
@@ -335,7 +340,9 @@ func (s *Server) controls(ctx context.Context, r *bufio.Reader, out chan<- kv.Wa
 		}
 		if c.Add != nil {
 			if fault := watchesInScope([]kv.Watch{*c.Add}, peer); fault != nil {
-				send(ctx, failed, kv.Batch{WatchID: c.Add.ID, Canceled: true, Err: fault})
+				if write(wire.AppendBatch(nil, kv.Batch{WatchID: c.Add.ID, Canceled: true, Err: fault})) != nil {
+					return false
+				}
 				continue
 			}
 		}
@@ -344,7 +351,9 @@ func (s *Server) controls(ctx context.Context, r *bufio.Reader, out chan<- kv.Wa
 			_, err := s.backend.Read(rctx, kv.Query{By: kv.By{Node: peer.Node}})
 			cancel()
 			if err != nil {
-				send(ctx, failed, kv.Batch{WatchID: kv.WatchAll, Progress: true, Err: asError(err)})
+				if write(wire.AppendBatch(nil, kv.Batch{WatchID: kv.WatchAll, Progress: true, Err: asError(err)})) != nil {
+					return false
+				}
 				continue
 			}
 		}
@@ -363,30 +372,8 @@ func send[T any](ctx context.Context, c chan<- T, v T) bool {
 	}
 }
 
-// batches writes the watch down the stream. A round that failed is answered between batches.
-func (s *Server) batches(ctx context.Context, st Stream, spec kv.WatchSpec, failed <-chan kv.Batch) error {
-	var mu sync.Mutex // one frame at a time
-	write := func(b []byte) error {
-		mu.Lock()
-		defer mu.Unlock()
-		return wire.WriteFrame(st, b)
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	var answering sync.WaitGroup
-	defer answering.Wait()
-	defer cancel()
-	answering.Go(func() {
-		for {
-			select {
-			case b := <-failed:
-				if write(wire.AppendBatch(nil, b)) != nil {
-					return
-				}
-			case <-ctx.Done():
-				return
-			}
-		}
-	})
+// batches writes the watch down the stream.
+func (s *Server) batches(ctx context.Context, spec kv.WatchSpec, write func([]byte) error) error {
 	for b, err := range s.backend.Watch(ctx, spec) {
 		if err != nil {
 			return write(wire.AppendAnyError(nil, err))

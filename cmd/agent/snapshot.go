@@ -140,13 +140,16 @@ db of etcd 3.4 to 3.7. No agent may run on it; start one afterwards.
 
 The new cluster has another id and epoch: nodes of the former one refuse it. Revisions go on, the
 history is kept, leases get their time anew. The directory must be empty, but for identity/ of the node
-that it was, with which it keeps the cluster's CA, so that its proxies find it without joining anew.`,
+that it was, with which it keeps the cluster's CA, so that its proxies find it without joining anew.
+
+Of an etcd the users, with their passwords, and roles are taken over too, and authentication is on if it
+was there.`,
 		Args: exactArgs("FILE"),
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&r.DataDir, "data-dir", "", "data directory to make; default: that of the configuration")
 	flags.Int64Var(&r.Bump, "bump-revision", 0, "raise the revision by so much and end the history there, for clients that keep revisions and know no epochs")
-	flags.BoolVar(&r.DropUsers, "drop-users", false, "restore a snapshot of an etcd with users although there will be none")
+	flags.BoolVar(&r.DropUsers, "drop-users", false, "leave out the users and roles of a snapshot of etcd: whoever reaches the agent may do everything")
 	flags.VarP(&form, "output", "o", "form of the output: table, json or yaml")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if r.Bump < 0 || r.Bump > bumpMax {
@@ -194,6 +197,9 @@ func (p *program) printRestored(form output, dir string, r agent.Restored) error
 	rows := [][]string{{"cluster", r.Cluster}, {"epoch", r.Epoch}, {"node", r.Node}, {"revision", number(r.Revision)}, {"keys", number(r.Keys)}, {"leases", number(r.Leases)}}
 	if r.Retired != "" {
 		rows = append(rows, []string{"former member", r.Retired})
+	}
+	if r.Users > 0 {
+		rows = append(rows, []string{"users", number(int64(r.Users))}, []string{"authentication", map[bool]string{true: "on", false: "off"}[r.Auth]})
 	}
 	if err := printTable(p.stdout, nil, rows); err != nil {
 		return err

@@ -63,11 +63,9 @@ func runLossy(ctx context.Context, b *bench) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, net.close()) }()
-	trio := ""
-	if b.system("holdfast") != nil {
-		if trio, err = build.build(ctx, build.product, "./test/trio", "trio"); err != nil {
-			return err
-		}
+	var more []string
+	if b.noTCP {
+		more = []string{"--link-tcp", "off"}
 	}
 	for round := range b.options.rounds {
 		for _, x := range lossyCells {
@@ -79,7 +77,7 @@ func runLossy(ctx context.Context, b *bench) (err error) {
 					continue
 				}
 				b.progress("%s, round %d of %d: %s", x.name, round+1, b.options.rounds, s.name)
-				values, err := b.lossyCell(ctx, net, s, trio, x)
+				values, err := b.lossyCell(ctx, net, s, more, x)
 				if err != nil {
 					return fmt.Errorf("%s, %s: %w", s.name, x.name, because(ctx, err))
 				}
@@ -91,7 +89,7 @@ func runLossy(ctx context.Context, b *bench) (err error) {
 	return nil
 }
 
-func (b *bench) lossyCell(ctx context.Context, n *badNet, s *system, trio string, x lossyCell) (_ map[string]float64, err error) {
+func (b *bench) lossyCell(ctx context.Context, n *badNet, s *system, more []string, x lossyCell) (_ map[string]float64, err error) {
 	dir, err := b.tempDir()
 	if err != nil {
 		return nil, err
@@ -100,7 +98,7 @@ func (b *bench) lossyCell(ctx context.Context, n *badNet, s *system, trio string
 	if err := n.set(ctx, ""); err != nil {
 		return nil, err
 	}
-	l, err := n.start(ctx, s, trio, dir)
+	l, err := n.start(ctx, s, dir, more)
 	defer func() { err = errors.Join(err, l.end()) }()
 	if err != nil {
 		return nil, err

@@ -232,22 +232,47 @@ const (
 	lossyPeerPort   = 2380
 )
 
-// start starts a cluster of the system.
-func (n *badNet) start(ctx context.Context, base *system, trio, dir string) (*lossyCluster, error) {
+// join makes a cluster of the built agent as a user does: one box founds it, the others join with its token. more are flags
+// of each.
+func (n *badNet) join(ctx context.Context, base *system, dir string, more []string) (members []*server, err error) {
+	token := filepath.Join(dir, "token")
+	for i := range voters {
+		home := filepath.Join(dir, fmt.Sprint(i+1))
+		if err := os.Mkdir(home, 0o700); err != nil {
+			return members, err
+		}
+		addr := address(i, lossyClientPort)
+		args := append([]string{"--data-dir", home, "--listen", "http://" + addr, "--insecure", "--peer-listen", address(i, lossyPeerPort)}, more...)
+		if i > 0 {
+			args = append(args, "--mode", "member", "--join", address(0, lossyPeerPort), "--token-file", token)
+		}
+		s := n.within(i, base, base.bin, args, addr)
+		s.ready = func(ctx context.Context, _ string) error {
+			_, err := n.fetch(ctx, i, addr, "/readyz")
+			return err
+		}
+		m, err := s.start(ctx, home, watched{})
+		if err != nil {
+			return members, err
+		}
+		members = append(members, m)
+		if i == 0 {
+			if err := makeToken(ctx, home, "any", token); err != nil {
+				return members, err
+			}
+		}
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, startLimit, fmt.Errorf("not %d voters within %v", voters, startLimit))
+	defer cancel()
+	get := func(ctx context.Context, addr, path string) ([]byte, error) { return n.fetch(ctx, 0, addr, path) }
+	return members, because(ctx, awaitVoters(ctx, address(0, lossyClientPort), get, voters))
+}
+
+// start starts a cluster of the system; of the built agent, with more flags.
+func (n *badNet) start(ctx context.Context, base *system, dir string, more []string) (*lossyCluster, error) {
 	l := &lossyCluster{}
 	var args [voters][]string
-	bin := base.bin
-	if base.name == "holdfast" {
-		bin = trio
-		found := []string{"found", dir}
-		for i := range voters {
-			found = append(found, address(i, lossyPeerPort))
-			args[i] = []string{"run", filepath.Join(dir, fmt.Sprint(i+1)), address(i, lossyClientPort)}
-		}
-		if out, err := exec.CommandContext(ctx, trio, found...).CombinedOutput(); err != nil {
-			return l, fmt.Errorf("found a cluster: %w: %s", err, out)
-		}
-	} else {
+	if base.name != "holdfast" {
 		var cluster []string
 		for i := range voters {
 			cluster = append(cluster, fmt.Sprintf("m%d=http://%s", i, address(i, lossyPeerPort)))
@@ -263,9 +288,13 @@ func (n *badNet) start(ctx context.Context, base *system, trio, dir string) (*lo
 		}
 	}
 	var err error
-	l.members, err = startAll(ctx, func(i int) (*system, string) {
-		return n.within(i, base, bin, args[i], address(i, lossyClientPort)), filepath.Join(dir, fmt.Sprint(i+1))
-	})
+	if base.name == "holdfast" {
+		l.members, err = n.join(ctx, base, dir, more)
+	} else {
+		l.members, err = startAll(ctx, func(i int) (*system, string) {
+			return n.within(i, base, base.bin, args[i], address(i, lossyClientPort)), filepath.Join(dir, fmt.Sprint(i+1))
+		})
+	}
 	if err != nil {
 		return l, err
 	}

@@ -3,13 +3,13 @@
 //
 //	go run -C test/bench . [flags] [suite...]
 //
-// Suites are put, get, rest, trickle, floor, million, proxy, three, txn, watch, lossy and switch; all is the first four. floor measures writes over gRPC
+// Suites are put, get, rest, trickle, floor, million, proxy, three, txn, watch, lossy, switch and fleet; all is the first four. floor measures writes over gRPC
 // beside a handler that only answers. proxy measures a proxy beside the member behind it, its reads beside a bare net/http
 // handler, nginx's proxy cache and etcd's grpc-proxy, and its 202s beside a handler that only writes to a file; what is not
 // there is left out, with a line that says so. three measures clusters of three
-// members on loopback. lossy measures such clusters over links of 50 ms that lose packets, and wants root, TUN and
-// iproute2. So does switch, of the product alone: the gap when a leader dies or a box changes its mode, and a box that joins
-// over a slow link.
+// members on loopback. lossy measures such clusters, ours of boxes that have joined, over links of 50 ms that lose packets, and
+// wants root, TUN and iproute2; -no-tcp has ours stay with UDP. A cell of it takes a system -duration and half a minute. So does switch, of the product alone: the gap when a leader dies or a box changes its mode, and a box that joins
+// over a slow link. fleet has ten thousand simulated proxies on one member lose the network and come back.
 //
 // Only ratios taken in one run mean anything, so everything here is measured in rounds that alternate between the
 // systems (A B A B A B), the tables show medians with the spread beside them, and a ratio is the median of the ratios
@@ -49,8 +49,10 @@ type options struct {
 	idle     time.Duration
 	trickle  time.Duration
 	million  int
+	fleet    int
 	large    bool
 	only     string
+	noTCP    bool
 	seed     uint64
 	limit    time.Duration
 
@@ -68,6 +70,7 @@ const (
 	maxDuration = 10 * time.Minute
 	maxKeys     = 10_000_000
 	maxValue    = 1 << 20
+	maxFleet    = 16_000 // a member takes 16,384 connections
 )
 
 var suites = []struct {
@@ -87,6 +90,7 @@ var suites = []struct {
 	{"watch", false, runWatch},
 	{"lossy", false, runLossy},
 	{"switch", false, runSwitch},
+	{"fleet", false, runFleet},
 }
 
 func main() {
@@ -125,8 +129,10 @@ func parse(args []string) (options, error) {
 	f.DurationVar(&o.idle, "idle", time.Minute, "window of idleness")
 	f.DurationVar(&o.trickle, "trickle", 90*time.Second, "length of the trickle of one PUT a second")
 	f.IntVar(&o.million, "million", 1_000_000, "number of keys of 100 B in the suite of that name")
+	f.IntVar(&o.fleet, "fleet", 10_000, "number of proxies in the suite of that name")
 	f.BoolVar(&o.large, "large", false, "the suite watch takes 10,000 watchers, too, three ways")
 	f.StringVar(&o.only, "only", "", "measure those cells of the suites lossy and switch whose names contain this")
+	f.BoolVar(&o.noTCP, "no-tcp", false, "the members of the suite lossy never go over TCP (link.tcp=off)")
 	f.Uint64Var(&o.seed, "seed", 1, "seed of the keys and values")
 	f.DurationVar(&o.limit, "limit", 90*time.Minute, "longest time the whole run may take")
 	f.StringVar(&o.product, "product", filepath.Join("..", ".."), "directory of the product's module")
@@ -135,7 +141,7 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.dir, "dir", "", "where data directories are made, on the disk to measure (default: the temporary directory)")
 	f.StringVar(&o.json, "json", "", "write every sample to this file too")
 	f.Usage = func() {
-		fmt.Fprintln(f.Output(), "usage: go run -C test/bench . [flags] [put|get|rest|trickle|floor|million|proxy|three|txn|watch|lossy|switch|all]...")
+		fmt.Fprintln(f.Output(), "usage: go run -C test/bench . [flags] [put|get|rest|trickle|floor|million|proxy|three|txn|watch|lossy|switch|fleet|all]...")
 		f.PrintDefaults()
 	}
 	if err := f.Parse(args); err != nil {
@@ -179,7 +185,7 @@ func (o *options) pick(names []string) error {
 	}
 	for _, n := range names {
 		if n != "all" && !slices.Contains(o.suites, n) {
-			return fmt.Errorf("no suite %q: there are put, get, rest, trickle, floor, million, proxy, three, txn, watch, lossy, switch and all", n)
+			return fmt.Errorf("no suite %q: there are put, get, rest, trickle, floor, million, proxy, three, txn, watch, lossy, switch, fleet and all", n)
 		}
 	}
 	return nil
@@ -204,6 +210,7 @@ func (o *options) check() error {
 		within("value", o.value, valueMin, maxValue),
 		within("starts", o.starts, 1, 100),
 		within("million", o.million, 1, maxKeys),
+		within("fleet", o.fleet, 1, maxFleet),
 		lasts("warmup", o.warmup, 0),
 		lasts("duration", o.duration, 100*time.Millisecond),
 		lasts("idle", o.idle, time.Second),

@@ -174,6 +174,48 @@ func events(ctx context.Context, t *testing.T, c *clientv3.Client, from, to int6
 }
 
 // TestARunningEtcdIsFollowed kills the import while the etcd is written to, goes on, and compares in the end.
+// TestASnapshotOfEtcdIsRestoredWithItsUsers has etcd's users log in with the passwords that they had there.
+func TestASnapshotOfEtcdIsRestoredWithItsUsers(t *testing.T) {
+	b, err := built()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := etcdKind(b).start(t)
+	ctl := func(s string, args ...string) string {
+		return runs(t, b.ctl, append([]string{"--endpoints", s}, args...)...)
+	}
+	for _, args := range [][]string{
+		{"put", "site/1", "v"}, {"put", "other", "v"},
+		{"user", "add", "root:secret"}, {"user", "grant-role", "root", "root"}, {"role", "add", "site"},
+		{"role", "grant-permission", "site", "--prefix=true", "readwrite", "site/"}, {"user", "add", "kim:word"},
+		{"user", "grant-role", "kim", "site"}, {"auth", "enable"},
+	} {
+		ctl(server.addr, args...)
+	}
+	dir := t.TempDir()
+	file := filepath.Join(dir, "e.snap")
+	ctl(server.addr, "--user", "root:secret", "snapshot", "save", file)
+	if out := runs(t, b.agent, "snapshot", "restore", file, "--data-dir", filepath.Join(dir, "d"), "--bump-revision", "1000"); !strings.Contains(out, "authentication  on") {
+		t.Errorf("restored:\n%s", out)
+	}
+	agent := on(t, b, filepath.Join(dir, "d"))
+	for _, s := range []string{server.addr, agent.addr} { // what is true of the one is of the other
+		if out := ctl(s, "--user", "kim:word", "get", "site/", "--prefix", "--print-value-only"); out != "v\n" {
+			t.Errorf("kim reads %q", out)
+		}
+		ctl(s, "--user", "kim:word", "put", "site/2", "w")
+		for _, args := range [][]string{{"--user", "kim:word", "get", "other"}, {"--user", "kim:wrong", "get", "site/1"}, {"get", "site/1"}} {
+			cmd := exec.CommandContext(t.Context(), b.ctl, append([]string{"--endpoints", s}, args...)...)
+			if out, err := cmd.CombinedOutput(); err == nil {
+				t.Errorf("%q at %s: %s", args, s, out)
+			}
+		}
+		if out := ctl(s, "--user", "root:secret", "user", "get", "kim", "--detail"); !strings.Contains(out, "[site/, site0) (prefix site/)") {
+			t.Errorf("kim's rights at %s:\n%s", s, out)
+		}
+	}
+}
+
 func TestARunningEtcdIsFollowed(t *testing.T) {
 	ctx, b, rnd := prepare(t)
 	from, to := etcdKind(b).start(t), agentKind(b).start(t)

@@ -1,0 +1,111 @@
+// Command fleet puts many proxies on one member, the built agent, and takes the network between them away and back.
+//
+//	go run ./test/fleet -agent bin/agent [-boxes 1000] [-outage 2m] [-idle 1m] [-within 2m] [-json FILE]
+//
+// The proxies are simulated in this process, each of its own identity and UDP socket and of the shipped parts: transport,
+// uplink with its control stream, cache and queue. It prints what a proxy takes of the member's memory, what a fleet at
+// rest takes of its CPU, how soon all are back after the outage, and how a client of the member fares meanwhile. It fails
+// if they are not all back within -within, if a write that was queued during the outage is lost or applied twice, if
+// they came back all at once, or if one in a hundred of the PUTs of the member's client then took a second.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+type options struct {
+	agent  string
+	boxes  int
+	writes int
+	outage time.Duration
+	idle   time.Duration
+	within time.Duration
+	dir    string
+	json   string
+}
+
+func main() {
+	var o options
+	flag.StringVar(&o.agent, "agent", filepath.Join("bin", "agent"), "the built agent")
+	flag.IntVar(&o.boxes, "boxes", 1000, "how many proxies; each takes a file descriptor, and about 300 kB of this process's memory")
+	flag.IntVar(&o.writes, "writes", 2, "writes that each queues during the outage")
+	flag.DurationVar(&o.outage, "outage", 2*time.Minute, "how long the network is lost; after 75 s without a packet connections end")
+	flag.DurationVar(&o.idle, "idle", time.Minute, "how long the CPU of a fleet at rest is measured")
+	flag.DurationVar(&o.within, "within", 2*time.Minute, "how soon all must be back")
+	flag.StringVar(&o.dir, "dir", "", "where data directories are made (default: the temporary directory)")
+	flag.StringVar(&o.json, "json", "", "write the figures to this file too")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	if err := os.Setenv("QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING", "true"); err != nil { // the sockets are no bare UDP sockets
+		panic(err)
+	}
+	defer stop()
+	if err := run(ctx, o); err != nil {
+		fmt.Fprintln(os.Stderr, "fleet:", err)
+		os.Exit(1) //nolint:gocritic // run has cleaned up, and stop only unregisters the signals
+	}
+}
+
+func (o *options) check() (err error) {
+	var files syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
+		return err
+	}
+	const each, rest = 4, 200 // a socket, a cache, its journal and a segment of a queue
+	switch need := uint64(max(o.boxes, 0)*each + rest); {
+	case o.boxes < 1 || flag.NArg() > 0:
+		return errors.New("usage: fleet [flags], see -help; -boxes is 1 or more")
+	case files.Max < need:
+		return fmt.Errorf("%d proxies take %d file descriptors, the limit is %d: raise it with ulimit -n", o.boxes, need, files.Max)
+	case files.Cur < need:
+		files.Cur = files.Max
+		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
+			return err
+		}
+	}
+	o.agent, err = filepath.Abs(o.agent)
+	return err
+}
+
+func run(ctx context.Context, o options) (err error) {
+	if err := o.check(); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp(o.dir, "holdfast-fleet-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	m, err := startMember(ctx, o.agent, filepath.Join(dir, "member"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, m.stop()) }()
+	f := &fleet{options: o, dir: dir, member: m, figures: figures{Boxes: o.boxes}}
+	defer func() { err = errors.Join(err, f.close()) }()
+	for _, part := range []func(context.Context) error{f.gather, f.rest, f.lose, f.verify} {
+		if err := part(ctx); err != nil {
+			return err
+		}
+	}
+	f.print()
+	if o.json != "" {
+		b, err := json.MarshalIndent(f.figures, "", "\t")
+		if err == nil {
+			err = os.WriteFile(o.json, append(b, '\n'), 0o644) //nolint:gosec // figures
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return f.judge()
+}
