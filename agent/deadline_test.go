@@ -156,13 +156,18 @@ func TestARequestSetsFewDeadlines(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, _ = io.Copy(io.Discard, res.Body)
+		if _, err := io.Copy(io.Discard, res.Body); err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
 	}
 	writes := int64(time.Since(begin)/stallStep) + 1
 	if n := set.Load(); n > 2*requests+2+writes {
 		t.Errorf("%d deadlines for %d requests, want two each", n, requests)
 	}
 	close(l.conn)
-	<-done
+	if err := <-done; err != nil {
+		t.Log("the server ended:", err)
+	}
 	_ = s.Close()
 }

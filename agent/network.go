@@ -104,8 +104,8 @@ func (a *Agent) listenBeside(ctx context.Context, conn net.PacketConn) net.Liste
 // takePeerPort has a proxy that is to be a member listen where members do: as one that only dialed it took any port. An error says
 // that somebody else has the port. The next start, as a member, would fail for that.
 func (a *Agent) takePeerPort(ctx context.Context) error {
-	at, real := a.net.conn.LocalAddr().(*net.UDPAddr)
-	if _, socket := a.net.conn.(*net.UDPConn); !real || !socket || a.cfg.PeerListen != peerListenDefault || a.net.found.Load() != nil {
+	at, isUDP := a.net.conn.LocalAddr().(*net.UDPAddr)
+	if _, socket := a.net.conn.(*net.UDPConn); !isUDP || !socket || a.cfg.PeerListen != peerListenDefault || a.net.found.Load() != nil {
 		return nil
 	}
 	conn, more := a.net.conn, net.PacketConn(nil)

@@ -83,6 +83,11 @@ func (p *Proxy) showingEvents(ctx context.Context, b kv.Batch) {
 		p.saw(b.Header)
 	}
 	var late *time.Timer
+	defer func() {
+		if late != nil {
+			late.Stop()
+		}
+	}()
 	for _, e := range b.Events {
 		p.cache.Shown(e.KV.Key, nil, e.KV.ModRevision)
 		for {
@@ -94,7 +99,6 @@ func (p *Proxy) showingEvents(ctx context.Context, b kv.Batch) {
 			if up && err == nil {
 				if late == nil {
 					late = time.NewTimer(feedLag)
-					defer late.Stop()
 				}
 				select {
 				case <-changed:

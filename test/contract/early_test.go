@@ -130,7 +130,7 @@ func TestAProxyTurnsToAnotherMemberInOneRoundTrip(t *testing.T) {
 			for _, m := range []string{"m1", "m2"} {
 				p.net.Link(m, "p").Delay(rtt / 2)
 				server, stop := p.endpoint(m, p.identity(transport.Member), "")
-				defer stop()
+				defer stop() //nolint:gocritic // two members
 				bridge.Serve(server, uplink.New(apitest.NewMemory(), nil))
 			}
 			ep, stop := p.endpoint("p", p.identity(transport.Proxy), "")

@@ -338,7 +338,7 @@ func slowBodies(ctx context.Context, url string) {
 	var wg sync.WaitGroup
 	for range 16 { // connections
 		tr := &http.Transport{Protocols: &protocols, DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) { return floodDial(ctx, addr) }}
-		defer tr.CloseIdleConnections()
+		defer tr.CloseIdleConnections() //nolint:gocritic // they all end together
 		for range 64 {
 			wg.Go(func() {
 				for ctx.Err() == nil {

@@ -35,7 +35,7 @@ func TestAPacmanPackageLivesItsLife(t *testing.T) { t.Parallel(); pacman.live(t)
 // that was changed, upgraded to a version that refuses that, removed, installed again.
 func (f foreign) live(t *testing.T) {
 	m := newMachineWith(t, "rpm", "pacman-package-manager")
-	if err := os.Remove(filepath.Join(m.root, "bin/sh")); err != nil {
+	if err := os.Remove(filepath.Join(m.root, "bin", "sh")); err != nil {
 		t.Fatal(err)
 	}
 	m.link("bash", "/bin/sh") // as on distributions with these; pacman's functions are written for it

@@ -294,6 +294,9 @@ func (w *world) reboot(b *box, kill bool, disk string) {
 	if disk != "" {
 		_ = os.RemoveAll(b.dir)
 		b.dir = disk
+		b.mu.Lock()
+		b.floors = map[string]map[string]int{} // such a disk cannot know what was read through it; before anybody reads again
+		b.mu.Unlock()
 	}
 	time.Sleep(time.Duration(w.n(3_000)) * time.Millisecond)
 	b.start()
@@ -319,7 +322,6 @@ func (w *world) rollBack(b *box) {
 	w.reboot(b, true, disk)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.floors = map[string]map[string]int{} // such a disk cannot know what was read through it
 	for _, a := range b.acks {
 		a.exempt = a.exempt || !a.at.Before(copied)
 	}
