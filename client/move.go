@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -37,6 +38,8 @@ type link struct {
 	at      string
 	leaving chan struct{} // of one place: the other end is about to go
 	retired chan struct{} // closed when another link has taken its place
+
+	waiting atomic.Int64 // bytes that consumers of watches have not taken
 
 	mu   sync.Mutex
 	uses int

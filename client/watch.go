@@ -1,7 +1,6 @@
 package client
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -48,8 +47,10 @@ func watch(ctx context.Context, l *link, spec kv.WatchSpec, yield func(kv.Batch,
 	})
 	defer moving.Wait()
 	defer close(moved)
-	var controlling sync.WaitGroup
-	defer controlling.Wait()
+	var beside sync.WaitGroup
+	waiting := newBacklog(l)
+	defer waiting.end()
+	defer beside.Wait()
 	defer stop()
 	defer st.Abort(0)
 	defer cancel()
@@ -62,11 +63,11 @@ func watch(ctx context.Context, l *link, spec kv.WatchSpec, yield func(kv.Batch,
 			return unavailable(err)
 		}
 	} else {
-		controlling.Go(func() { controls(ctx, st, spec.Control) })
+		beside.Go(func() { controls(ctx, st, spec.Control) })
 	}
-	r := bufio.NewReader(st)
+	beside.Go(func() { waiting.fill(ctx, st) })
 	for {
-		frame, err := wire.ReadFrame(r)
+		frame, err := waiting.take(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return nil

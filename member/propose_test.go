@@ -31,7 +31,9 @@ func TestDoorRefusesWhatMustNotReachTheLog(t *testing.T) {
 		{"time driven", kv.Compact{Revision: 1, Term: 7}, kv.Invalid},
 		{"time driven", kv.LeaseRevoke{ID: 1, Term: 7}, kv.Invalid},
 		{"a leader's, in a batch", kv.Each{Commands: []kv.Command{{Ops: []kv.Op{kv.Compact{Revision: 1, Term: 7}}}}}, kv.Invalid},
-		{"a renewal, in a batch", kv.Each{Commands: []kv.Command{{Ops: []kv.Op{kv.LeaseKeepAlive{ID: 1}}}}}, kv.Invalid},
+		{"a renewal, in a batch with others", kv.Each{Commands: []kv.Command{{Ops: []kv.Op{kv.LeaseKeepAlive{ID: 1}}},
+			{Ops: []kv.Op{kv.Put{Key: []byte("k")}}}}}, kv.Invalid},
+		{"a renewal, beside another", kv.Each{Commands: []kv.Command{{Ops: []kv.Op{kv.LeaseKeepAlive{ID: 1}, kv.LeaseKeepAlive{ID: 2}}}}}, kv.Invalid},
 		{"no op", nil, kv.Unsupported},
 	} {
 		_, err := m.Do(t.Context(), kv.Command{Ops: []kv.Op{c.op}})

@@ -38,14 +38,6 @@ func (q *Queue) disown(o *op) {
 	o.owner = nil
 }
 
-// device is the name of the op's device, empty for none.
-func (o *op) device() string {
-	if o.owner == nil {
-		return ""
-	}
-	return o.owner.name
-}
-
 // deviceBytes is what the durable ops of a device take.
 func (q *Queue) deviceBytes(name string) int64 {
 	if d := q.devices[name]; d != nil {

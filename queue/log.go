@@ -262,7 +262,7 @@ func (l *log) last() *segment {
 // trim ends the log in order: the zeros ahead of it go. After a fault nothing is touched any more.
 func (l *log) trim() error {
 	s := l.last()
-	if s == nil || l.fault() != nil {
+	if s == nil || l.isFaulty() {
 		return nil
 	}
 	if err := s.f.Trim(); err != nil {
@@ -315,6 +315,8 @@ func (l *log) hold(p place, by int) {
 	p.seg.live += by
 	l.mu.Unlock()
 }
+
+func (l *log) isFaulty() bool { return l.fault() != nil }
 
 // fault is what ended the log, nil while it works.
 func (l *log) fault() error {

@@ -62,8 +62,10 @@ func (m *Memory) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
 	if c.Write == kv.WriteQueue {
 		return kv.Result{}, kv.Errorf(kv.Invalid, "there is no queue here")
 	}
-	if batch, ok := c.Ops[0].(kv.Each); ok && len(kv.Renewals(&c)) > 0 {
-		return m.renewEach(ctx, batch)
+	if len(kv.Renewals(&c)) > 0 && len(c.Ops) == 1 {
+		if batch, ok := c.Ops[0].(kv.Each); ok {
+			return m.renewEach(ctx, batch)
+		}
 	}
 	if err := validate(c.Ops); err != nil {
 		return kv.Result{}, err

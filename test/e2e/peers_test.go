@@ -31,7 +31,6 @@ const (
 
 // peer is somebody at the port for nodes, with a certificate and without any program of ours.
 type peer struct {
-	name     string
 	proto    transport.Protocol
 	cert     []byte // DER; nil: none
 	key      crypto.Signer

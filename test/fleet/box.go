@@ -80,7 +80,8 @@ func join(ctx context.Context, n int, dir string, r *region, member string, toke
 		}
 		time.Sleep(time.Second)
 	}
-	return b, b.open(running, dir, member)
+	err = b.open(running, dir, member)
+	return b, err
 }
 
 // open starts what forwards.

@@ -252,7 +252,7 @@ func (f *fleet) verify(ctx context.Context) error {
 		}
 		for _, v := range page.Ops[0].KVs {
 			found[string(v.Key)] = v
-			from = append(v.Key, 0)
+			from = append(slices.Clone(v.Key), 0)
 		}
 		if !page.Ops[0].More {
 			break

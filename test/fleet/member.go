@@ -142,7 +142,7 @@ type usage struct {
 }
 
 func (m *member) usage() (u usage, err error) {
-	proc := filepath.Join("/proc", strconv.Itoa(m.cmd.Process.Pid))
+	proc := "/proc/" + strconv.Itoa(m.cmd.Process.Pid)
 	status, err := os.ReadFile(filepath.Join(proc, "status"))
 	if err != nil {
 		return u, err
@@ -183,7 +183,6 @@ func (m *member) stop() error {
 		return err
 	case <-time.After(startLimit):
 		_ = m.cmd.Process.Kill()
-		<-m.done
-		return fmt.Errorf("the member did not stop within %v", startLimit)
+		return errors.Join(fmt.Errorf("the member did not stop within %v", startLimit), <-m.done)
 	}
 }
