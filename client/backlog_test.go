@@ -3,6 +3,7 @@ package client
 import (
 	"bytes"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,12 +14,12 @@ import (
 // fed is a stream that brings what was written to it.
 type fed struct {
 	bytes.Buffer
-	aborted bool
+	aborted atomic.Bool
 }
 
 func (f *fed) Close() error      { return nil }
 func (f *fed) CancelRead(uint64) {}
-func (f *fed) Abort(uint64)      { f.aborted = true }
+func (f *fed) Abort(uint64)      { f.aborted.Store(true) }
 
 func feed(t *testing.T, sizes ...int) *fed {
 	t.Helper()
@@ -47,11 +48,11 @@ func TestABacklogThatNobodyTakesIsGivenUp(t *testing.T) {
 		}
 		synctest.Wait()
 		time.Sleep(slowGrace - time.Millisecond)
-		if st.aborted {
+		if st.aborted.Load() {
 			t.Fatal("given up within the grace since something was taken")
 		}
 		time.Sleep(2 * time.Millisecond)
-		if !st.aborted {
+		if !st.aborted.Load() {
 			t.Fatal("the stream is kept")
 		}
 		for range 2 { // what has come is not lost

@@ -74,14 +74,15 @@ func (l *link) nudge() {
 	}
 }
 
-// offer makes c the link's connection if it is to be preferred, and closes the other one. It tells whether c stays.
-func (l *link) offer(c *Conn) bool {
+// offer makes c the link's connection if it is to be preferred. It tells whether c stays, and which one it replaces, to be
+// closed; else c is closed.
+func (l *link) offer(c *Conn) (kept bool, old *Conn) {
 	l.mu.Lock()
-	old := l.conn
+	old = l.conn
 	switch {
 	case c.Err() != nil:
 		l.mu.Unlock()
-		return false
+		return false, nil
 	case old == nil || old.Err() != nil:
 		l.conn, old = c, nil
 	case prefer(l.pool.ep.Node(), old, c):
@@ -90,14 +91,49 @@ func (l *link) offer(c *Conn) bool {
 		l.mu.Unlock()
 		c.CloseWithError(CodeDuplicate, "another connection between the two nodes is kept")
 		old.Probe() // the peer may have forgotten it: then it resets it, and the way is free
-		return false
+		return false, nil
 	}
 	l.mu.Unlock()
+	l.nudge()
+	return true, old
+}
+
+// supersede closes a connection that another one has replaced, if there is one.
+func supersede(old *Conn) {
 	if old != nil {
 		old.CloseWithError(CodeSuperseded, "a newer connection between the two nodes replaced it")
 	}
-	l.nudge()
-	return true
+}
+
+// settling is how long a connection that a newer one from the peer replaces stands beside it, and four round trips. Within
+// that, who is served finds out whether the newer one is of the peer or of a copy of its identity, and asks on the older one
+// whether that still answers.
+const settling = 500 * time.Millisecond
+
+// settle closes old once c has lasted, and has it back if c has not.
+func (l *link) settle(old, c *Conn) {
+	if old == nil {
+		return
+	}
+	old.Probe() // a peer that has started again resets it
+	timer := time.NewTimer(settling + 4*old.linkCount().srtt)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		supersede(old)
+	case <-old.Context().Done():
+	case <-c.Context().Done():
+		l.mu.Lock()
+		back := l.conn == c && old.Err() == nil
+		if back {
+			l.conn = old
+		}
+		l.mu.Unlock()
+		if !back || l.pool.isClosed() {
+			supersede(old)
+		}
+		l.nudge()
+	}
 }
 
 // prefer reports whether a new connection is to replace an old one that still stands.
@@ -223,7 +259,11 @@ func (d *dialer) settle(r dialResult) {
 		l.ended = r.err
 	}
 	l.mu.Unlock()
-	if r.err != nil || !l.offer(r.c) {
+	if r.err != nil {
+		return
+	}
+	kept, old := l.offer(r.c)
+	if supersede(old); !kept {
 		return
 	}
 	d.wg.Go(func() {

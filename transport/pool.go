@@ -246,11 +246,16 @@ func (p *Pool) serveIncoming(_ context.Context, c *Conn) {
 	}
 	l := p.linkLocked(c.peer.Node)
 	p.mu.Unlock()
-	kept := l.offer(c)
+	kept, old := l.offer(c)
 	p.nudge()
-	if kept && !p.isClosed() {
-		p.opts.Serve(c.Context(), c)
+	if !kept || p.isClosed() {
+		supersede(old)
+		return
 	}
+	var wg sync.WaitGroup
+	wg.Go(func() { l.settle(old, c) })
+	p.opts.Serve(c.Context(), c)
+	wg.Wait()
 }
 
 func (p *Pool) nudge() {

@@ -165,7 +165,8 @@ func TestCrossedConnectionsSettleOnOne(t *testing.T) {
 				p.Pool.mu.Lock()
 				l := p.links[target.Node]
 				p.Pool.mu.Unlock()
-				if l.offer(c) {
+				if kept, old := l.offer(c); kept {
+					supersede(old)
 					echo(c.Context(), c)
 				}
 			}
@@ -270,6 +271,33 @@ func TestBackoffStaysWithinItsBounds(t *testing.T) {
 		distinct := slices.Compact(slices.Sorted(slices.Values(gaps[5:])))
 		if len(distinct) < 5 {
 			t.Errorf("gaps are not jittered: %v", gaps)
+		}
+	})
+}
+
+// TestAnOlderConnectionIsKeptUntilANewerOneHasLasted: whoever has the peer's identity may open one, and be sent away by who serves it.
+func TestAnOlderConnectionIsKeptUntilANewerOneHasLasted(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, w *world) {
+		a, b := w.pool("a"), w.pool("b")
+		b.Set(map[string][]string{a.id.Node(): {w.net.Addr("a")}})
+		time.Sleep(time.Minute)
+		first := a.Conn(b.id.Node())
+		second, err := b.Dial(t.Context(), Raft, w.target("a"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, time.Second, "the newer one is used", func() bool { c := a.Conn(b.id.Node()); return c != nil && c != first })
+		second.CloseWithError(CodeDone, "")
+		eventually(t, time.Second, "the older one is used again", func() bool { return a.Conn(b.id.Node()) == first })
+		if first.Err() != nil {
+			t.Fatalf("the older one has ended: %v", first.Err())
+		}
+		if second, err = b.Dial(t.Context(), Raft, w.target("a")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * settling)
+		if c := a.Conn(b.id.Node()); c == first || c.Err() != nil || first.Err() == nil {
+			t.Error("the newer one lasts, and has not taken the place of the older")
 		}
 	})
 }

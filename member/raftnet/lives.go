@@ -37,6 +37,8 @@ const (
 	// aliveWait is how long the life before may take to answer. One that has ended on the same address is known to
 	// have within a round trip, by the reset that QUIC has for it.
 	aliveWait = time.Second
+	// endedWait is how much later than its streams a connection may say that it has ended.
+	endedWait = 50 * time.Millisecond
 )
 
 const (
@@ -64,9 +66,14 @@ func (l *link) acquaint(ctx context.Context) error {
 	switch {
 	case ctx.Err() != nil:
 		return fmt.Errorf("tell node %s the lives of this one: %w", l.peer.node, context.Cause(ctx))
-	case err != nil: // the stream was refused
-		l.peer.takeUnmet()
-		return nil
+	case err != nil:
+		select {
+		case <-l.conn.Done():
+			return errEnded
+		case <-time.After(endedWait): // the stream was refused, and not the connection
+			l.peer.takeUnmet()
+			return nil
+		}
 	case verdict == verdictCopied:
 		err := fmt.Errorf("%w: member %s has known a later start of this node, or knows one that still answers", ErrCopied, l.peer.node)
 		l.net.opts.Copied(err)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	pb "github.com/lni/dragonboat/v4/raftpb"
 )
@@ -100,6 +101,7 @@ func TestAPeerWithoutLivesIsLetIn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		old, now := newEnd(t, "a", testCluster), begin(t, "b", 2, NewLife())
 		connect(t, old, now.end)
+		time.Sleep(2 * endedWait)
 		if !hears(t, old, now.end) || !hears(t, now.end, old) {
 			t.Error("the two do not reach each other")
 		}

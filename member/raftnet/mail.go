@@ -73,6 +73,10 @@ func (n *Net) ServePath(ctx context.Context, node string, path Path) {
 
 // open takes a datagram apart and hands over what is in it.
 func (n *Net) open(p *peer, b []byte) error {
+	if !n.admits(p, courier.SenderOf(b)) { // the courier would take it for the peer, started anew
+		n.metrics.dropped("ancient", 1)
+		return nil
+	}
 	life, letters, err := p.post.Receive(b)
 	if err != nil {
 		return err
@@ -97,7 +101,7 @@ func (n *Net) open(p *peer, b []byte) error {
 			return err
 		}
 		in := &p.in[lane-1]
-		if !n.admits(p, life) || in.enter(life) != nil {
+		if in.enter(life) != nil {
 			n.metrics.dropped("ancient", 1)
 			continue
 		}

@@ -6,6 +6,14 @@ import (
 
 // This file is what arrives, and what it says of what was sent.
 
+// SenderOf is the life that a datagram says it is from; zero of what is none.
+func SenderOf(b []byte) (l Life) {
+	if len(b) >= 2+len(l) {
+		copy(l[:], b[2:])
+	}
+	return l
+}
+
 // Receive takes a datagram of the peer apart. It returns the life of the sender and the messages, parts of b; none if
 // the datagram has come before or is left over from an earlier life. An error says that the peer does not keep to the
 // format.
