@@ -312,6 +312,30 @@ func TestMessagesForAnEarlierLifeAreNotDelivered(t *testing.T) {
 	})
 }
 
+// TestAPeerThatHasStartedAnewSaysSoAgain loses the datagram by which it says so first. It has nothing to send itself.
+func TestAPeerThatHasStartedAnewSaysSoAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newPost(t, 1, Options{}), newPost(t, 2, Options{})
+		_, detach := join(a, b, 1, nil, nil)
+		a.Send(numbered(1, 100), Sure)
+		time.Sleep(testRTT)
+		detach()
+		again := newPost(t, 3, Options{})
+		var silent atomic.Bool
+		silent.Store(true)
+		join(a, again, 1, nil, silent.Load)
+		time.Sleep(2 * lifeMax)
+		silent.Store(false)
+		for n := uint64(2); n < 5; n++ {
+			a.Send(numbered(n, 100), Sure)
+			time.Sleep(2 * testRTT)
+		}
+		if again.count() == 0 {
+			t.Error("nothing comes any more")
+		}
+	})
+}
+
 func TestWithoutAPathNothingIsTaken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := newPost(t, 1, Options{}), newPost(t, 2, Options{})

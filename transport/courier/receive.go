@@ -37,7 +37,7 @@ func (c *Courier) Receive(b []byte) (Life, [][]byte, error) {
 	if begun { // the peer has started anew: what its earlier life may have had is not for this one
 		c.forget()
 	}
-	if !h.account.known && present {
+	if !mine && present { // the peer does not know this life, perhaps because what said so was lost: nothing it sends is taken
 		c.acknowledge()
 	}
 	if !present || !mine || len(messages) == 0 {
