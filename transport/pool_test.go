@@ -292,7 +292,7 @@ func TestAnOlderConnectionIsKeptUntilANewerOneHasLasted(t *testing.T) {
 		if first.Err() != nil {
 			t.Fatalf("the older one has ended: %v", first.Err())
 		}
-		if second, err = b.Dial(t.Context(), Raft, w.target("a")); err != nil {
+		if _, err = b.Dial(t.Context(), Raft, w.target("a")); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(2 * settling)
