@@ -100,6 +100,15 @@ func (w *watcher) fits() bool {
 	return true
 }
 
+// errKeyless is why a stream leaves the feed while the link is lost: a watch of no key is refused without the upstream.
+var errKeyless = errors.New("a watch of no key")
+
+func (w *watcher) hasKeyless() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.ContainsFunc(w.watches, func(one *watched) bool { return len(one.Key) == 0 })
+}
+
 // fed serves the stream until the consumer has enough or was told the end (over), or it needs more than the feed has.
 func (w *watcher) fed(ctx context.Context) (over bool, err error) {
 	w.p.met.demuxed.Inc()
@@ -123,6 +132,8 @@ func (w *watcher) fed(ctx context.Context) (over bool, err error) {
 		var err error
 		if up || !w.stale { // what comes before the feed is up again waits, so that it follows the word that it does
 			sent, err = f.step()
+		} else if w.hasKeyless() {
+			err = errKeyless
 		}
 		switch {
 		case errors.Is(err, errEnough):

@@ -123,16 +123,36 @@ func (w *watcher) run(ctx context.Context, yield func(kv.Batch, error) bool) {
 			}
 			pause = retryFirst
 		}
-		t := time.NewTimer(pause/2 + rand.N(pause/2))
-		select {
-		case <-t.C:
-		case <-reconnected:
-			t.Stop()
-		case <-ctx.Done():
-			t.Stop()
+		if !w.rest(ctx, pause/2+rand.N(pause/2), reconnected) {
 			return
 		}
 		pause = min(2*pause, retryMax)
+	}
+}
+
+// rest waits before the next upstream watch. What the consumer asks for meanwhile is answered as far as that can be done
+// without an upstream. False: the stream has ended.
+func (w *watcher) rest(ctx context.Context, pause time.Duration, reconnected <-chan struct{}) bool {
+	t := time.NewTimer(pause)
+	defer t.Stop()
+	for {
+		control := w.spec.Control
+		if w.complete {
+			control = nil
+		}
+		select {
+		case <-t.C:
+			return true
+		case <-reconnected:
+			return true
+		case <-ctx.Done():
+			return false
+		case c, ok := <-control:
+			w.take(c, ok)
+			if _, _, over := w.open(); over {
+				return false
+			}
+		}
 	}
 }
 
