@@ -188,7 +188,7 @@ func newAlpine(t *testing.T) *machine {
 	t.Helper()
 	m := unpacked(t, filepath.Join(os.Getenv("CACHE"), "openrc-root.tar"), "busybox", "openrc", "passwd", "procps")
 	m.init = []string{"/bin/busybox", "init"}
-	m.write("/etc/inittab", "::sysinit:/bin/sh -c 'mkdir -p /run/openrc && : >/run/openrc/softlevel'\n", 0o644)
+	m.write("/etc/inittab", "::sysinit:/bin/sh -c 'cd / && mkdir -p /run/openrc && cd /run/openrc && mkdir -p starting started stopping inactive wasinactive failed hotplugged daemons options exclusive scheduled tmp && : >softlevel'\n", 0o644)
 	m.write("/etc/init.d/localmount", "#!/sbin/openrc-run\nstart() { :; }\n", 0o755) // what is to be mounted is
 	for name, text := range map[string]string{
 		"addgroup": "#!/bin/sh\n[ \"$1\" = -S ] && exec groupadd --system \"$2\"\n",

@@ -18,7 +18,7 @@ import (
 )
 
 // machine is a Debian with its systemd as PID 1, in namespaces of its own on this kernel. What it does not have: limits
-// on memory, credentials, power cuts.
+// on memory, power cuts.
 type machine struct {
 	t       *testing.T
 	root    string

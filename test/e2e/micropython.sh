@@ -11,6 +11,7 @@ if [[ ! -x $root/usr/bin/micropython ]]; then
   mmdebstrap --quiet --variant=extract --mode=root --include=base-files,micropython trixie "$part/root"
   chmod 0755 "$part/root"
   mv -T "$part/root" "$root"
+  rmdir "$part"
 fi
 file=$1
 shift

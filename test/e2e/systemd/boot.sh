@@ -30,4 +30,5 @@ ip link set lo up || ifconfig lo up
 cd "$root"
 pivot_root . mnt
 umount -l /mnt
+mount --make-rshared / # as systemd does where it is no container: credentials come by propagation
 exec env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"
