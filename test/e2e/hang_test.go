@@ -44,7 +44,8 @@ func TestALoopThatHangsIsNamedAndTheAgentStartedAgain(t *testing.T) {
 	t.Run("the loop that feeds the cache", func(t *testing.T) {
 		m := placed(t, program)
 		m.write("/etc/systemd/system/holdfast.service.d/hang.conf", hangs+"proxy/feed\n", 0o644)
-		m.write("/etc/systemd/system/member.service", "[Service]\nType=notify\nExecStart=/usr/bin/agent run --data-dir /srv/member --socket /srv/member/agent.sock --listen http://127.0.0.1:2479 --peer-listen 127.0.0.1:2480\n", 0o644)
+		m.write("/etc/systemd/system/member.service", "[Service]\nType=notify\nExecStart=/usr/bin/agent run --config /srv/member.yaml --data-dir /srv/member --socket /srv/member/agent.sock --listen http://127.0.0.1:2479 --peer-listen 127.0.0.1:2480\n", 0o644)
+		m.write("/srv/member.yaml", "# the settings of the other one are not for it\n", 0o644)
 		m.write("/etc/holdfast/agent.d/join.yaml", "mode: proxy\njoin: 127.0.0.1:2480\nproxy: {prefixes: site/}\n", 0o644)
 		m.boot()
 		m.must("systemctl", "start", "member.service")
