@@ -22,6 +22,8 @@ type Counters struct {
 	Busy             uint64            // incoming attempts refused at MaxConns or MaxHandshakes
 	Full             uint64            // connections closed because only places for members were left, or none to join
 
+	MappingsFull uint64 // measurements of peers that were turned away at the limit
+
 	TCPFull uint64         // TCP connections of peers that were closed at the limit
 	Moves   map[Way]uint64 // connections of this node that changed to a way while they lived
 
