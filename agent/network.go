@@ -169,6 +169,8 @@ func (n *network) start(a *Agent) error {
 		Log:       a.opts.Log,
 		ListenTCP: n.tcp,
 
+		Sparing: a.sparing,
+
 		EarlyData:  true,
 		SessionDir: a.dir.join(identityName),
 	}
@@ -182,6 +184,7 @@ func (n *network) start(a *Agent) error {
 	if err != nil {
 		return err
 	}
+	a.openBudget()
 	return a.opts.Metrics.Register(n.ep.Metrics())
 }
 
@@ -211,18 +214,23 @@ func (a *Agent) keepAlive() *api.KeepAliveStatus {
 
 func (a *Agent) runNetwork(ctx context.Context, ready func()) error {
 	ready()
-	if _, ok := a.net.conn.(*net.UDPConn); !ok {
-		return a.net.ep.Run(ctx)
-	}
 	watching, stop := context.WithCancel(ctx)
+	counting, stopCounting := context.WithCancel(context.WithoutCancel(ctx)) // to the last byte
 	var watch sync.WaitGroup
+	if b := a.budget.Load(); b != nil {
+		watch.Go(func() { b.Run(counting) })
+	}
 	watch.Go(func() {
+		if _, ok := a.net.conn.(*net.UDPConn); !ok {
+			return // the kernel knows nothing of another network
+		}
 		if err := netwatch.Run(watching, func() { a.net.ep.Rerouted() }); err != nil {
 			a.opts.Log.Warn("links follow a change of this machine's addresses only by their keep-alives", "err", err)
 		}
 	})
 	err := a.net.ep.Run(ctx)
 	stop()
+	stopCounting()
 	watch.Wait()
 	return err
 }

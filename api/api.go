@@ -55,6 +55,15 @@ type Status struct {
 	Switch *SwitchStatus `json:"switch,omitempty"` // a change of the mode that is under way
 
 	KeepAlive *KeepAliveStatus `json:"keep_alive,omitempty"`
+	Budget    *BudgetStatus    `json:"budget,omitempty"` // with link.budget only
+}
+
+// BudgetStatus is what the links of the node have carried today, and may.
+type BudgetStatus struct {
+	LimitBytes int64     `json:"limit_bytes"`
+	UsedBytes  int64     `json:"used_bytes"`
+	Spent      bool      `json:"spent"`
+	Until      time.Time `json:"until"` // when the next day begins
 }
 
 // KeepAliveStatus is how often the node speaks on uplinks at rest, so that NATs on the way do not forget it.

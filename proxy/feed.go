@@ -25,6 +25,7 @@ type feed struct {
 	control  *controls     // of the present stream, nil while there is none
 	live     bool          // every watch of it has answered: rounds are possible
 	err      error         // why not
+	held     error         // why it is held, nil if it is not
 	provenAt time.Duration // send time of the newest round whose revision the cache holds
 	proven   bool
 	rounds   uint64        // answered since it is live
@@ -67,8 +68,15 @@ func newFeed(p *Proxy) *feed {
 func (f *feed) run(ctx context.Context) {
 	pause := retryFirst
 	for ctx.Err() == nil {
+		if why, changed := f.p.opts.Held(); f.hold(why) {
+			select {
+			case <-changed:
+			case <-ctx.Done():
+			}
+			continue
+		}
 		began, reconnected := time.Now(), f.p.opts.Reconnected()
-		err := f.once(ctx)
+		err := f.unlessHeld(ctx, f.once)
 		f.down(err)
 		if time.Since(began) > retryMax {
 			pause = retryFirst
@@ -82,6 +90,51 @@ func (f *feed) run(ctx context.Context) {
 		t.Stop()
 		pause = min(2*pause, retryMax)
 	}
+}
+
+// hold takes note of whether the feed is held, and why.
+func (f *feed) hold(why error) bool {
+	f.mu.Lock()
+	f.held = why
+	if why != nil {
+		f.err = why
+	}
+	f.mu.Unlock()
+	return why != nil
+}
+
+// isHeld reports whether the feed is down because it is held.
+func (f *feed) isHeld() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.held != nil
+}
+
+// unlessHeld runs do until it ends or the feed is held; the error says which.
+func (f *feed) unlessHeld(ctx context.Context, do func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	defer cancel(nil)
+	watching.Go(func() {
+		for {
+			why, changed := f.p.opts.Held()
+			if why != nil {
+				cancel(why)
+				return
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	err := do(ctx)
+	if why, _ := f.p.opts.Held(); why != nil {
+		return why
+	}
+	return err
 }
 
 // once loads what is not mirrored yet and watches until the stream ends.
@@ -157,6 +210,9 @@ func (f *feed) say(m *mirror, why string) {
 func (f *feed) why(i int) string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.held != nil {
+		return f.held.Error()
+	}
 	return f.mirrors[i].reason
 }
 

@@ -41,6 +41,9 @@ type Options struct {
 	// Reconnected returns a channel that is closed when the connection to the upstream changes next: what pauses before it tries
 	// again does so then. Nil: nobody tells.
 	Reconnected func() <-chan struct{}
+	// Held says why the cache is not to be fed, nil if it is, and returns a channel that is closed when that changes. Meanwhile the
+	// cache ages as without the uplink, but for reads that take no answer from it: those are asked above. Nil: it is never held.
+	Held        func() (why error, changed <-chan struct{})
 	Boot        [16]byte      // names the machine's present boot
 	FlushEvery  time.Duration // how often changes are written down, 30 s
 	Log         *slog.Logger
@@ -85,6 +88,9 @@ func New(o Options) (*Proxy, error) {
 	}
 	if o.Reconnected == nil {
 		o.Reconnected = func() <-chan struct{} { return nil }
+	}
+	if o.Held == nil {
+		o.Held = func() (error, <-chan struct{}) { return nil, nil }
 	}
 	if o.MaxBytes == 0 {
 		o.MaxBytes = maxBytesDefault

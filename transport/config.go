@@ -55,6 +55,9 @@ type Config struct {
 	IdleTimeout time.Duration
 	// DisablePathMTUDiscovery saves about 10 kB of probes per connection on metered links, and keeps packets at 1200 B.
 	DisablePathMTUDiscovery bool
+	// Sparing reports whether this node is to send only what it must: it measures nothing, and who asks Endpoint.Sparing makes no
+	// copies. It must not block. Nil: it never is.
+	Sparing func() bool
 	// EarlyData gives peers sessions by which an uplink opens with its first request (0-RTT), and uses theirs. What comes
 	// early may be a copy that somebody else sends: see Conn.Confirm.
 	EarlyData bool
@@ -118,6 +121,9 @@ func (cfg Config) withDefaults() Config {
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Sparing == nil {
+		cfg.Sparing = func() bool { return false }
 	}
 	if cfg.Network == nil {
 		cfg.Network = networkOf

@@ -29,6 +29,8 @@ type Counters struct {
 
 	Reroutes uint64 // changes of the network of this machine that connections had to follow
 
+	WireBytes uint64 // both ways, as the links have carried them: see Health.WireBytes; failed dials at what they take
+
 	Losses           uint64 // times a link was found lost
 	BytesSent        uint64 // QUIC packets, without UDP and IP
 	BytesReceived    uint64
@@ -41,6 +43,7 @@ type Counters struct {
 
 // add adds what one connection has done.
 func (n *Counters) add(h Health) {
+	n.WireBytes += h.WireBytes
 	n.Losses += h.Losses
 	n.BytesSent += h.BytesSent
 	n.BytesReceived += h.BytesReceived

@@ -127,6 +127,9 @@ func (e *Endpoint) dialOne(ctx context.Context, p Protocol, t Target, addr netip
 		e.totals.Dials++
 		if err != nil {
 			e.totals.DialsFailed++
+			if blocked(err) && !addr.Addr().IsLoopback() {
+				e.totals.WireBytes += failedDial
+			}
 			err = fmt.Errorf("%s: %w", addr, err)
 		}
 		e.mu.Unlock()

@@ -105,6 +105,9 @@ func withoutECN() error { return os.Setenv("QUIC_GO_DISABLE_ECN", "true") }
 // Node is the id of this node.
 func (e *Endpoint) Node() string { return e.cfg.Identity().Node() }
 
+// Sparing is Config.Sparing.
+func (e *Endpoint) Sparing() bool { return e.cfg.Sparing() }
+
 // Addr is the address of the socket.
 func (e *Endpoint) Addr() net.Addr { return e.cfg.Conn.LocalAddr() }
 

@@ -23,7 +23,7 @@ var (
 	descTurned     = desc("turned_away_total", "Incoming attempts turned away at a limit: busy (connections or handshakes), full (only places for members left), tcp (connections over TCP), measuring (measurements of keep-alives); retry are those that had to prove their address first.", "limit")
 	descMoves      = desc("moves_total", "Connections of this node that changed to another way while they lived, by that way.", "way")
 	descKeepAlive  = desc("keep_alive_seconds", "How long an uplink of this node may be silent before it says something, to stay in the memory of NATs; 0: for ever.")
-	descFound      = desc("keep_alive_found_seconds", "When that was measured, in seconds since 1970; absent while it is not known.")
+	descFound      = desc("keep_alive_found_seconds", "When that was measured, in seconds since 1970; 0 while it is not known.")
 	descShort      = desc("keep_alive_short", "1 if a NAT forgets this node even before the shortest keep-alive, 15 s.")
 	descMeasured   = desc("keep_alive_measurements_total", "Measurements of how long a NAT keeps a mapping, by outcome: found, short (less than 15 s), failed (no verdict).", "outcome")
 	descReroutes   = desc("reroutes_total", "Changes of this machine's addresses or routes that connections of it had to follow.")
@@ -67,10 +67,11 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	keep := c.ep.KeepAlive()
 	ch <- prometheus.MustNewConstMetric(descKeepAlive, prometheus.GaugeValue, keep.Every.Seconds())
+	found, short := 0, 0
 	if !keep.Found.IsZero() {
-		gauge(descFound, int(keep.Found.Unix()))
+		found = int(keep.Found.Unix())
 	}
-	short := 0
+	gauge(descFound, found)
 	if keep.Short {
 		short = 1
 	}
