@@ -16,9 +16,9 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 }
 
 var (
-	infoDesc  = desc("agent_info", "1; the labels are the version, and what the node is: member or proxy.", "version", "mode")
-	readyDesc = desc("agent_ready", "1 while /readyz answers 200.")
-	endDesc   = desc("agent_certificate_end_seconds", "When this node's certificate ends, in seconds since 1970; absent before it has one.")
+	infoDesc   = desc("agent_info", "1; the labels are the version, and what the node is: member or proxy.", "version", "mode")
+	readyDesc  = desc("agent_ready", "1 while /readyz answers 200.")
+	endDesc    = desc("agent_certificate_end_seconds", "When this node's certificate ends, in seconds since 1970; absent before it has one.")
 	budgetDesc = desc("agent_link_budget_bytes", "link.budget: what the links of this node may carry in a day of UTC; 0 without one.")
 	usedDesc   = desc("agent_link_budget_used_bytes", "What they have carried today, both ways, with the headers of IP; 0 without a budget.")
 

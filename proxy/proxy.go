@@ -43,11 +43,11 @@ type Options struct {
 	Reconnected func() <-chan struct{}
 	// Held says why the cache is not to be fed, nil if it is, and returns a channel that is closed when that changes. Meanwhile the
 	// cache ages as without the uplink, but for reads that take no answer from it: those are asked above. Nil: it is never held.
-	Held        func() (why error, changed <-chan struct{})
-	Boot        [16]byte      // names the machine's present boot
-	FlushEvery  time.Duration // how often changes are written down, 30 s
-	Log         *slog.Logger
-	Metrics     prometheus.Registerer // nil for none
+	Held       func() (why error, changed <-chan struct{})
+	Boot       [16]byte      // names the machine's present boot
+	FlushEvery time.Duration // how often changes are written down, 30 s
+	Log        *slog.Logger
+	Metrics    prometheus.Registerer // nil for none
 }
 
 // The bounds of a proxy that have no setting.

@@ -181,7 +181,7 @@ func (c *Conn) ReceiveDatagram(ctx context.Context) ([]byte, error) {
 		if err != nil {
 			return nil, explain(err)
 		}
-		if string(p) != probeText && string(p) != keepText {
+		if string(p) != probeText && (c.protocol != Uplink || string(p) != keepText) {
 			return p, nil
 		}
 	}

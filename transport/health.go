@@ -34,9 +34,9 @@ type Health struct {
 	PacketsSent, PacketsReceived, PacketsLost uint64
 	// WireBytes is what the link has carried both ways, with the headers of what is below QUIC, as whoever bills for it counts: to
 	// the byte over UDP, about so over TCP. Of a connection that stays on this machine it is 0.
-	WireBytes      uint64
-	DatagramsSent, DatagramsDropped           uint64
-	DatagramsQueued                           int
+	WireBytes                       uint64
+	DatagramsSent, DatagramsDropped uint64
+	DatagramsQueued                 int
 }
 
 // Health takes stock now. It never blocks on the link.

@@ -166,8 +166,8 @@ func (k *keeper) doubt() {
 	if k.doubted || now.Before(k.trust) {
 		return
 	}
-	if _, found := k.findings[k.network]; !found {
-		return // it is measured anyway
+	if f, found := k.findings[k.network]; !found || f.Short {
+		return // it is measured anyway, or no wonder
 	}
 	k.doubted = true
 	k.due = now
@@ -319,7 +319,7 @@ func (k *keeper) settle(c *Conn, v verdict, err error) {
 	switch {
 	case known && was.Seconds == found.Seconds && was.Short == found.Short:
 	case found.Short:
-		log.Warn("a NAT or firewall on the way to the node above forgets this node within 15 s: what is sent to it at rest may be 15 s late; raise the router's timeout for UDP to 30 s or more",
+		log.Warn("a NAT or firewall on the way to the node above forgets this node within 15 s: what is sent to it at rest may be 15 s late, and each keep-alive takes 1.5 kB, 9 MB a day; raise the router's timeout for UDP to 30 s or more",
 			"upstream", c.RemoteAddr().String(), "keep_alive", found.every())
 	default:
 		log.Info("keep-alive found", "upstream", c.RemoteAddr().String(), "keep_alive", found.every(), "survived", v.survived)

@@ -160,6 +160,9 @@ func TestAKeepAliveThatWasFoundOutlivesARestart(t *testing.T) {
 	dir := t.TempDir()
 	bubble(t, 1, func(t *testing.T, w *world) {
 		kept := func(c *Config) { c.SessionDir = dir }
+		for _, name := range []string{"a", "b"} {
+			w.role(name, Grant{Life: 30 * 24 * time.Hour})
+		}
 		a, b := w.start("a", w.natted("a", 45*time.Second), kept), w.start("b")
 		w.uplink(a, b, "b")
 		found := w.measured(a, "found")
@@ -247,7 +250,13 @@ func TestWithoutAVerdictTheKeepAliveStaysAsItWas(t *testing.T) {
 		"too many measure":       func(w *world, _, b *node) { b.mappings.Store(mappingMax) },
 		"the line of it is down": func(w *world, _, b *node) { w.net.Cut("a-spare", "b") },
 		"the line of it goes down": func(w *world, _, b *node) {
-			time.AfterFunc(keepAliveWait+keepAliveSpread+keepAliveLook+20*time.Second, func() { w.net.Cut("a-spare", "b") })
+			go func() {
+				for b.Counters().Open < 2 {
+					time.Sleep(time.Second)
+				}
+				time.Sleep(20 * time.Second)
+				w.net.Cut("a-spare", "b")
+			}()
 		},
 	} {
 		t.Run(what, func(t *testing.T) {

@@ -78,6 +78,7 @@ func Open(o Options) (*Account, error) {
 		}
 	}
 	if err != nil {
+		a.unsaved = true
 		return a, fmt.Errorf("what the links have carried today is not known: read %s: %w", o.Path, err)
 	}
 	if r.Day >= a.day { // a clock that was ahead does not give the day back
