@@ -39,8 +39,8 @@ func (a *Agent) sparing() bool {
 	return spent
 }
 
-// heldByBudget says why a proxy's cache is not to be fed now.
-func (a *Agent) heldByBudget() (why error, changed <-chan struct{}) {
+// pausedByBudget says why a proxy's cache is not to be fed now.
+func (a *Agent) pausedByBudget() (changed <-chan struct{}, why error) {
 	b := a.budget.Load()
 	if b == nil {
 		return nil, nil
@@ -49,7 +49,7 @@ func (a *Agent) heldByBudget() (why error, changed <-chan struct{}) {
 	if spent {
 		why = fmt.Errorf("the links' budget for today is used up, until %s (link.budget)", b.State().Until.Format(time.RFC3339))
 	}
-	return why, changed
+	return changed, why
 }
 
 func (a *Agent) budgetStatus() *api.BudgetStatus {

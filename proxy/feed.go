@@ -25,7 +25,7 @@ type feed struct {
 	control  *controls     // of the present stream, nil while there is none
 	live     bool          // every watch of it has answered: rounds are possible
 	err      error         // why not
-	held     error         // why it is held, nil if it is not
+	paused   error         // why it is paused, nil if it is not
 	provenAt time.Duration // send time of the newest round whose revision the cache holds
 	proven   bool
 	rounds   uint64        // answered since it is live
@@ -68,7 +68,7 @@ func newFeed(p *Proxy) *feed {
 func (f *feed) run(ctx context.Context) {
 	pause := retryFirst
 	for ctx.Err() == nil {
-		if why, changed := f.p.opts.Held(); f.hold(why) {
+		if changed, why := f.p.opts.Paused(); f.pause(why) {
 			select {
 			case <-changed:
 			case <-ctx.Done():
@@ -76,8 +76,11 @@ func (f *feed) run(ctx context.Context) {
 			continue
 		}
 		began, reconnected := time.Now(), f.p.opts.Reconnected()
-		err := f.unlessHeld(ctx, f.once)
+		err := f.unlessPaused(ctx, f.once)
 		f.down(err)
+		if _, why := f.p.opts.Paused(); why != nil {
+			continue
+		}
 		if time.Since(began) > retryMax {
 			pause = retryFirst
 		}
@@ -92,10 +95,10 @@ func (f *feed) run(ctx context.Context) {
 	}
 }
 
-// hold takes note of whether the feed is held, and why.
-func (f *feed) hold(why error) bool {
+// pause takes note of whether the feed is paused, and why.
+func (f *feed) pause(why error) bool {
 	f.mu.Lock()
-	f.held = why
+	f.paused = why
 	if why != nil {
 		f.err = why
 	}
@@ -103,22 +106,22 @@ func (f *feed) hold(why error) bool {
 	return why != nil
 }
 
-// isHeld reports whether the feed is down because it is held.
-func (f *feed) isHeld() bool {
+// isPaused reports whether the feed is down because it is not to be up.
+func (f *feed) isPaused() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.held != nil
+	return f.paused != nil
 }
 
-// unlessHeld runs do until it ends or the feed is held; the error says which.
-func (f *feed) unlessHeld(ctx context.Context, do func(context.Context) error) error {
+// unlessPaused runs do until it ends or the feed is paused; the error says which.
+func (f *feed) unlessPaused(ctx context.Context, do func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	defer cancel(nil)
 	watching.Go(func() {
 		for {
-			why, changed := f.p.opts.Held()
+			changed, why := f.p.opts.Paused()
 			if why != nil {
 				cancel(why)
 				return
@@ -131,7 +134,7 @@ func (f *feed) unlessHeld(ctx context.Context, do func(context.Context) error) e
 		}
 	})
 	err := do(ctx)
-	if why, _ := f.p.opts.Held(); why != nil {
+	if _, why := f.p.opts.Paused(); why != nil {
 		return why
 	}
 	return err
@@ -210,8 +213,8 @@ func (f *feed) say(m *mirror, why string) {
 func (f *feed) why(i int) string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.held != nil {
-		return f.held.Error()
+	if f.paused != nil {
+		return f.paused.Error()
 	}
 	return f.mirrors[i].reason
 }

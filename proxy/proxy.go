@@ -41,9 +41,9 @@ type Options struct {
 	// Reconnected returns a channel that is closed when the connection to the upstream changes next: what pauses before it tries
 	// again does so then. Nil: nobody tells.
 	Reconnected func() <-chan struct{}
-	// Held says why the cache is not to be fed, nil if it is, and returns a channel that is closed when that changes. Meanwhile the
-	// cache ages as without the uplink, but for reads that take no answer from it: those are asked above. Nil: it is never held.
-	Held       func() (why error, changed <-chan struct{})
+	// Paused says why the cache is not to be fed now, nil if it is; changed is closed when that is different. Meanwhile the cache
+	// ages as without the uplink, but reads that take no answer from it are asked above. Nil: it is never paused.
+	Paused     func() (changed <-chan struct{}, why error)
 	Boot       [16]byte      // names the machine's present boot
 	FlushEvery time.Duration // how often changes are written down, 30 s
 	Log        *slog.Logger
@@ -89,8 +89,8 @@ func New(o Options) (*Proxy, error) {
 	if o.Reconnected == nil {
 		o.Reconnected = func() <-chan struct{} { return nil }
 	}
-	if o.Held == nil {
-		o.Held = func() (error, <-chan struct{}) { return nil, nil }
+	if o.Paused == nil {
+		o.Paused = func() (<-chan struct{}, error) { return nil, nil }
 	}
 	if o.MaxBytes == 0 {
 		o.MaxBytes = maxBytesDefault

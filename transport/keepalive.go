@@ -234,7 +234,7 @@ func (k *keeper) arrive(c *Conn) {
 	}
 	now := time.Now()
 	k.network, k.tried, k.doubted, k.trust = network, time.Time{}, false, time.Time{}
-	k.due = now.Add(keepAliveWait + rand.N(keepAliveSpread))
+	k.due = now.Add(keepAliveWait + rand.N(keepAliveSpread)) //nolint:gosec // a moment, no secret
 	if f, ok := k.findings[network]; ok {
 		if age := now.Sub(f.At); age >= 0 && age < keepAliveFresh {
 			k.due = now.Add(keepAliveFresh - age)
@@ -288,7 +288,7 @@ func (k *keeper) settle(c *Conn, v verdict, err error) {
 	k.mu.Lock()
 	was, known := k.findings[k.network]
 	k.tried = now
-	k.due = now.Add(keepAliveAgain + rand.N(keepAliveAgain/2))
+	k.due = now.Add(keepAliveAgain + rand.N(keepAliveAgain/2)) //nolint:gosec // a moment, no secret
 	if err != nil {
 		if errors.Is(err, ErrProtocol) {
 			k.due = now.Add(keepAliveUnspoken)

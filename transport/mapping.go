@@ -106,58 +106,60 @@ func (c *Conn) survives(ctx context.Context, silence time.Duration) (ok bool, er
 		if err := pause(ctx, mappingWarm); err != nil {
 			return false, err
 		}
-		err = c.wakeAfter(ctx, silence)
-		switch {
-		case err == nil:
-			return true, nil
-		case errors.Is(err, errDisturbed):
+		ok, err = c.wakeAfter(ctx, silence)
+		if errors.Is(err, errDisturbed) {
 			continue
-		case !errors.Is(err, os.ErrDeadlineExceeded):
-			return false, err
 		}
-		if err := c.wakeAfter(ctx, 0); err != nil {
-			return false, fmt.Errorf("nothing comes back: %w", err)
+		if err != nil || ok {
+			return ok, err
 		}
-		return false, nil
+		alive, err := c.wakeAfter(ctx, 0)
+		if err == nil && !alive {
+			err = errors.New("nothing comes back")
+		}
+		return false, err
 	}
 	return false, err
 }
 
-// wakeAfter asks the peer for a sign after a silence, and waits for it.
-func (c *Conn) wakeAfter(ctx context.Context, silence time.Duration) error {
+// wakeAfter asks the peer for a sign after a silence, and reports whether one came in time.
+func (c *Conn) wakeAfter(ctx context.Context, silence time.Duration) (came bool, err error) {
 	slack := mappingRTTs * c.linkCount().srtt
 	s, err := c.OpenStream(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer s.Abort(0)
 	defer context.AfterFunc(ctx, func() { s.Abort(0) })()
 	if err := s.SetDeadline(time.Now().Add(silence + mappingGrace + slack)); err != nil {
-		return err
+		return false, err
 	}
 	if _, err := s.Write(binary.BigEndian.AppendUint16(nil, uint16(silence/time.Second))); err != nil {
-		return err
+		return false, err
 	}
 	if err := s.Close(); err != nil {
-		return err
+		return false, err
 	}
 	if silence > 0 {
 		if err := pause(ctx, mappingQuiet+slack); err != nil {
-			return err
+			return false, err
 		}
 		sent := c.linkCount().sent
 		if err := pause(ctx, silence-mappingQuiet-slack-time.Second); err != nil {
-			return err
+			return false, err
 		}
 		if c.linkCount().sent != sent {
-			return errDisturbed
+			return false, errDisturbed
 		}
 	}
 	_, err = io.ReadFull(s, make([]byte, 1))
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
+	switch {
+	case ctx.Err() != nil:
+		return false, context.Cause(ctx)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return false, nil
 	}
-	return err
+	return err == nil, err
 }
 
 func pause(ctx context.Context, d time.Duration) error {

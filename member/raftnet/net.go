@@ -196,7 +196,7 @@ func (n *Net) peer(node string) (*peer, error) {
 func (n *Net) peerLocked(node string) *peer {
 	p, ok := n.peers[node]
 	if !ok {
-		p = newPeer(node, courier.Options{Life: n.boot.life(), Sparing: n.opts.Sparing})
+		p = newPeer(node, n.boot.life(), n.opts.Sparing)
 		n.peers[node] = p
 	}
 	return p

@@ -10,22 +10,22 @@ import (
 	"holdfast/kv"
 )
 
-// holder holds a feed, or does not.
-type holder struct {
+// pauser pauses a feed, or does not.
+type pauser struct {
 	mu      sync.Mutex
 	why     error
 	changed chan struct{}
 }
 
-func newHolder(why error) *holder { return &holder{why: why, changed: make(chan struct{})} }
+func newPauser(why error) *pauser { return &pauser{why: why, changed: make(chan struct{})} }
 
-func (h *holder) held() (error, <-chan struct{}) { //nolint:revive // as Options.Held, which says why first
+func (h *pauser) paused() (<-chan struct{}, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.why, h.changed
+	return h.changed, h.why
 }
 
-func (h *holder) set(why error) {
+func (h *pauser) set(why error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.why = why
@@ -33,17 +33,17 @@ func (h *holder) set(why error) {
 	h.changed = make(chan struct{})
 }
 
-func TestAHeldFeedAgesAndIsAskedPast(t *testing.T) {
+func TestAPausedFeedAgesAndIsAskedPast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, h := newLink(), newHolder(nil)
+		l, h := newLink(), newPauser(nil)
 		put(t, l, "a/1", "one")
-		p, _ := openWith(t, l, t.TempDir(), func(o *Options) { o.Prefixes, o.Held = [][]byte{[]byte("a/")}, h.held })
+		p, _ := openWith(t, l, t.TempDir(), func(o *Options) { o.Prefixes, o.Paused = [][]byte{[]byte("a/")}, h.paused })
 		synctest.Wait()
 		wants(t, p, auto, "a/1", "one", kv.SourceCache)
 		h.set(errors.New("no bytes left"))
 		synctest.Wait()
 		if s := p.State(); s.Synced || s.Mirrors[0].Reason != "no bytes left" {
-			t.Errorf("while the feed is held: %+v", s)
+			t.Errorf("while the feed is paused: %+v", s)
 		}
 		put(t, l.Memory, "a/1", "two") // by somebody else
 		time.Sleep(10 * time.Second)
@@ -65,17 +65,17 @@ func TestAHeldFeedAgesAndIsAskedPast(t *testing.T) {
 		synctest.Wait()
 		wants(t, p, kv.Query{}, "a/1", "two", kv.SourceCache)
 		if s := p.State(); !s.Synced || s.Mirrors[0].Reason != "" {
-			t.Errorf("once the feed is not held any more: %+v", s)
+			t.Errorf("once the feed goes on: %+v", s)
 		}
 	})
 }
 
-func TestAFeedThatIsHeldFromTheStartLoadsNothing(t *testing.T) {
+func TestAFeedThatIsPausedFromTheStartLoadsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, h := newLink(), newHolder(errors.New("no bytes left"))
+		l, h := newLink(), newPauser(errors.New("no bytes left"))
 		put(t, l, "a/1", "one")
 		asked := l.asked()
-		p, _ := openWith(t, l, t.TempDir(), func(o *Options) { o.Prefixes, o.Held = [][]byte{[]byte("a/")}, h.held })
+		p, _ := openWith(t, l, t.TempDir(), func(o *Options) { o.Prefixes, o.Paused = [][]byte{[]byte("a/")}, h.paused })
 		time.Sleep(time.Hour)
 		if l.asked() != asked {
 			t.Error("something was asked for")
