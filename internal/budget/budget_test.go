@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,14 +17,14 @@ import (
 type links struct {
 	t       *testing.T
 	path    string
-	carried uint64
+	carried atomic.Uint64
 	ahead   time.Duration // of the wall clock
 	log     bytes.Buffer
 }
 
 func (l *links) open() *Account {
 	l.t.Helper()
-	a, err := Open(Options{Path: l.path, Limit: 1000, Carried: func() uint64 { return l.carried }, Log: slog.New(slog.NewTextHandler(&l.log, nil)),
+	a, err := Open(Options{Path: l.path, Limit: 1000, Carried: l.carried.Load, Log: slog.New(slog.NewTextHandler(&l.log, nil)),
 		Now: func() time.Time { return time.Now().Add(l.ahead) }})
 	if err != nil {
 		l.t.Fatal(err)
@@ -32,7 +33,7 @@ func (l *links) open() *Account {
 }
 
 func (l *links) carry(a *Account, n uint64) {
-	l.carried += n
+	l.carried.Add(n)
 	a.Look()
 }
 
@@ -101,7 +102,7 @@ func TestAnAccountOutlivesARestartAndIsWrittenSeldom(t *testing.T) {
 		go func() { defer close(ended); a.Run(ctx) }()
 		writes, last := 0, ""
 		for range 6 * 60 {
-			l.carried++
+			l.carried.Add(1)
 			time.Sleep(time.Minute)
 			synctest.Wait()
 			b, err := os.ReadFile(l.path)
