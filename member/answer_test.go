@@ -53,7 +53,7 @@ func TestAnAnswerIsNotAwaitedForEver(t *testing.T) {
 				if tc.event != nil {
 					time.AfterFunc(moment, func() { tc.event(m, cancel) })
 				}
-				rs := &nodehost.RequestState{CompletedC: make(chan nodehost.RequestResult, 1)}
+				rs := &nodehost.RequestState{CompletedC: make(chan nodehost.RequestResult, 1)} //nolint:staticcheck // nobody else could make one
 				outcome, how, why := m.answer(ctx, rs, changed, tc.repeatable)
 				took := time.Since(began)
 				if outcome != nil || how != tc.fate || (why != nil) != (tc.why != "") || why != nil && !strings.Contains(why.Error(), tc.why) {

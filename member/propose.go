@@ -186,12 +186,11 @@ func (m *Member) proposeAgain(ctx context.Context, entry []byte, repeatable bool
 		_, changed := m.leader.get()
 		rs, err := m.host.Propose(m.session, entry, proposalTimeout)
 		if err == nil {
-			how, why := fate(0), error(nil)
-			outcome, how, why = m.answer(ctx, rs, changed, repeatable && time.Since(began) < proposalTimeout/2)
+			data, how, why := m.answer(ctx, rs, changed, repeatable && time.Since(began) < proposalTimeout/2)
 			if how == known {
 				m.door.leave()
 				m.metrics.commitSeconds.Observe(time.Since(began).Seconds())
-				return outcome, why
+				return data, why
 			}
 			err = errDropped
 			if how == missing {
