@@ -116,4 +116,7 @@ type MemberStatus struct {
 	OverlayBytes    int64  `json:"overlay_bytes"`
 	DiskFreeBytes   int64  `json:"disk_free_bytes"`
 	WritesRefused   string `json:"writes_refused,omitempty"` // why writes are refused at present
+	// LogHeldSeconds is for how long the disk has held back a write of the raft log; 0 if it does not. Meanwhile the member
+	// takes no part in the cluster, whatever it says of the leader.
+	LogHeldSeconds float64 `json:"log_held_seconds,omitempty"`
 }
