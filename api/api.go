@@ -100,6 +100,10 @@ type MailStatus struct {
 	Paths     int               `json:"paths"`  // connections that carry datagrams
 	Retries   uint64            `json:"retries"`
 	Bytes     map[string]uint64 `json:"bytes"` // by purpose: first, copy, repeat, retry and ack
+
+	BulkBytes uint64  `json:"bulk_bytes"`           // of snapshots
+	BulkPace  float64 `json:"bulk_pace,omitempty"`  // bytes a second at which one goes now, 0 if none does
+	BulkLimit int64   `json:"bulk_limit,omitempty"` // link.bulk-rate where it holds now
 }
 
 // MemberStatus is the part of Status that a replica has.

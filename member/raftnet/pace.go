@@ -157,6 +157,16 @@ func (p *pace) take(ctx context.Context, n int) error {
 	}
 }
 
+// now is the rate while something is sent at it, else 0.
+func (p *pace) now() float64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.users == 0 {
+		return 0
+	}
+	return p.rate
+}
+
 // bound is by how much a round trip may get longer.
 func (p *pace) bound() time.Duration {
 	packets := time.Duration(2 * paceSliceMin / p.rate * float64(time.Second))

@@ -78,6 +78,7 @@ type striped struct {
 	mu       sync.Mutex
 	changed  chan struct{} // closed when anything below does, then replaced
 	filed    uint64        // number of the last piece in the file
+	room     uint64        // up to which piece there is room
 	next     uint64        // the first piece that was never sent
 	again    []uint64      // those to be sent again
 	out      map[uint64]bool
@@ -91,7 +92,11 @@ type striped struct {
 
 // openStriped begins a transfer.
 func (n *Net) openStriped(ctx context.Context, p *peer) (*striped, error) {
-	s := &striped{net: n, peer: p, changed: make(chan struct{}), next: 1, out: make(map[uint64]bool), progress: time.Now()}
+	room, err := n.room(0, 1)
+	if err != nil {
+		return nil, fmt.Errorf("keep a snapshot for node %s: %w", p.node, err)
+	}
+	s := &striped{net: n, peer: p, changed: make(chan struct{}), next: 1, room: room, out: make(map[uint64]bool), progress: time.Now()}
 	copy(s.id[:], newNonce())
 	file, err := createSpool(n.opts.Spool, fmt.Sprintf("%s%x", spoolOut, s.id), spoolPieces)
 	if err != nil {
@@ -191,7 +196,7 @@ func (s *striped) measure() {
 			packets[c] = count
 		}
 		s.peer.pace.sample(time.Now(), least)
-		if !wide && s.peer.pace.wide() {
+		if limit := s.net.limit.bound(); !wide && (limit == 0 || limit >= paceWide) && s.peer.pace.wide() {
 			wide = true
 			s.want(s.peer.stripes())
 		}
@@ -243,16 +248,20 @@ func (s *striped) stripe(c Conn) {
 	s.giveBack(taken)
 }
 
-// write sends b at the pace of the transfer.
+// write sends b at the pace of the transfer, and as its limit wants.
 func (s *striped) write(ctx context.Context, st Stream, b []byte) error {
 	for len(b) > 0 {
-		step := min(len(b), s.peer.pace.slice())
+		step, err := s.net.limit.take(ctx, min(len(b), s.peer.pace.slice()))
+		if err != nil {
+			return err
+		}
 		if err := s.peer.pace.take(ctx, step); err != nil {
 			return err
 		}
 		if _, err := st.Write(b[:step]); err != nil {
 			return err
 		}
+		s.peer.bulkSent.Add(uint64(step))
 		b = b[step:]
 	}
 	return nil
@@ -421,7 +430,13 @@ func (s *striped) keep(data []byte, last bool) error {
 	if err := s.await(func() bool { return s.filed < s.passed+spoolPieces }); err != nil {
 		return err
 	}
-	p := piece{s.filed + 1, last, data} // nobody else changes filed
+	p := piece{s.filed + 1, last, data} // nobody else changes filed and room
+	if p.number <= spoolPieces && p.number > s.room {
+		var err error
+		if s.room, err = s.net.room(s.room, p.number); err != nil {
+			return fmt.Errorf("keep a snapshot for node %s: %w", s.peer.node, err)
+		}
+	}
 	if err := s.file.put(p); err != nil {
 		return fmt.Errorf("keep a snapshot for node %s: %w", s.peer.node, err)
 	}

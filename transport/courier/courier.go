@@ -38,6 +38,9 @@ const (
 type Options struct {
 	Life Life // of this node, drawn at its start
 
+	// Dialect, of at most MaxDialect, says which messages this node reads: the peer is told with each datagram. What it means is for
+	// those who write and read messages.
+	Dialect     int
 	MaxDatagram int // bytes; default 1160
 	// Budget bounds what copies and repeats may take, in bytes per second. Default 256 KiB: 2 Mbit/s.
 	Budget int
@@ -137,6 +140,7 @@ type Courier struct {
 	need      int // paths, by the last measured rate
 	wanted    int
 	theirs    int // what the peer wants
+	dialect   int // of the peer
 	lowSince  time.Time
 	busy      time.Time // when something that matters was last sent
 	changed   chan struct{}
@@ -249,6 +253,13 @@ func (c *Courier) Wanted() (paths int, changed <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return max(c.wanted, c.theirs), c.changed
+}
+
+// Dialect is that of the present life of the peer; 0 until something of it has come.
+func (c *Courier) Dialect() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.dialect
 }
 
 // Stats takes stock.

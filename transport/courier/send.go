@@ -153,7 +153,7 @@ func (c *Courier) repeat(now time.Time, b []byte, held []*message) ([]byte, []*m
 func (c *Courier) header() header {
 	c.number++
 	c.ackAt, c.ackCount = time.Time{}, 0
-	return header{wanted: c.wanted, life: c.opts.Life, number: c.number, account: c.in.account}
+	return header{wanted: c.wanted, dialect: c.opts.Dialect, life: c.opts.Life, number: c.number, account: c.in.account}
 }
 
 // fly remembers a datagram under way.
