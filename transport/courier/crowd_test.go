@@ -87,6 +87,14 @@ func TestNothingIsCopiedOnACrowdedLink(t *testing.T) {
 		if copies := send(2000); copies > 0 {
 			t.Errorf("%d bytes of copies on a link with a queue of a second", copies)
 		}
+		done := a.Yielding()
+		if copies := send(4000); copies == 0 {
+			t.Error("no copies, and what fills the link gives way")
+		}
+		done()
+		if copies := send(5000); copies > 0 {
+			t.Errorf("%d bytes of copies after it no longer does", copies)
+		}
 		there.measured.Store(int64(testRTT))
 		time.Sleep(time.Second)
 		if copies := send(3000); copies == 0 {
