@@ -80,6 +80,18 @@ func (n *Net) open(p *peer, b []byte) error {
 		return err
 	}
 	for _, b := range letters {
+		if b[0] == kindPart {
+			p.opening.Lock()
+			whole, err := p.parts.take(life, time.Now(), b)
+			p.opening.Unlock()
+			if err != nil {
+				return err
+			}
+			if whole == nil {
+				continue
+			}
+			b = whole
+		}
 		if b[0] == kindNote {
 			ask, err := parseNote(b)
 			if err != nil {
@@ -119,14 +131,18 @@ func (p *peer) mail(lane kind, messages []pb.Message) (left []pb.Message) {
 	if !ok || rtt < nearRTT && loss < nearLoss {
 		return messages
 	}
-	if p.mailOne(lane, messages) {
+	parts := 1
+	if loss >= nearLoss {
+		parts = maxParts
+	}
+	if p.mailOne(lane, messages, parts) {
 		return nil
 	}
 	if len(messages) == 1 {
 		return messages
 	}
 	for i := range messages {
-		if !p.mailOne(lane, messages[i:i+1]) {
+		if !p.mailOne(lane, messages[i:i+1], parts) {
 			if lane == kindLog { // what follows must not come before it
 				return append(left, messages[i:]...)
 			}
@@ -136,10 +152,10 @@ func (p *peer) mail(lane kind, messages []pb.Message) (left []pb.Message) {
 	return left
 }
 
-func (p *peer) mailOne(lane kind, messages []pb.Message) bool {
+func (p *peer) mailOne(lane kind, messages []pb.Message, parts int) bool {
 	out := &p.out[lane-1]
 	care := p.care(messages)
-	if p.post.Dialect() >= dialect && !long(messages, p.post.MaxMessage()) {
+	if p.post.Dialect() >= dialect && !long(messages, parts*p.post.MaxMessage()) {
 		body, ok := appendBrief(make([]byte, maxLetterHeader, maxLetterHeader+briefGuess), messages)
 		if ok && care == courier.Once && lane == kindLog {
 			return p.notify(out, body)
@@ -181,8 +197,16 @@ const briefGuess = 256
 func (p *peer) dispatch(out *outLane, form byte, body []byte, care courier.Care, messages []pb.Message) bool {
 	out.mu.Lock()
 	defer out.mu.Unlock()
-	if !p.post.Send(sealed(body, form, out.last+1), care) {
-		return false
+	letter := sealed(body, form, out.last+1)
+	if len(letter) <= p.post.MaxMessage() {
+		if !p.post.Send(letter, care) {
+			return false
+		}
+	} else {
+		parts := split(letter, p.inParts.Add(1), p.post.MaxMessage())
+		if len(parts) == 0 || !p.post.SendAll(max(care, courier.Sure), parts...) {
+			return false
+		}
 	}
 	out.last++
 	p.said.note(time.Now(), messages)

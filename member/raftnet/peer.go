@@ -27,6 +27,10 @@ type peer struct {
 	forwarded atomic.Int64 // when the peer last forwarded a proposal or asked for an index to read at, in ns
 	said      said
 
+	inParts atomic.Uint64 // letters that were sent in parts
+	opening sync.Mutex    // of parts
+	parts   joiner
+
 	meeting sync.Mutex // held while a life of the peer is judged
 
 	mu       sync.Mutex

@@ -64,6 +64,8 @@ const (
 	// maxWaiting and maxWaitingBytes bound what waits for an acknowledgement. Beyond, Send takes nothing.
 	maxWaiting      = 1024
 	maxWaitingBytes = 1 << 20
+	// burstBytes bounds what waits beside messages that are taken together: what is long and often is better off on a stream.
+	burstBytes = 64 << 10
 
 	// Copies within one instant on one path would share a packet, and within a run of losses a fate.
 	copyGapLeast = 2 * time.Millisecond
