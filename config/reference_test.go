@@ -27,7 +27,7 @@ func TestTheSampleHasEveryDefault(t *testing.T) {
 	want := Default()
 	want.Complete("edge-7")
 	want.CORS.Origins, want.PeerAdvertise, want.Join, want.Proxy.Prefixes = []string{}, []string{}, []string{}, []string{}
-	want.TLS.Names = []string{}
+	want.TLS.Names, want.Link.BulkHours = []string{}, []string{}
 	want.Queue.Prefixes = []QueuePrefix{}
 	if !reflect.DeepEqual(got.Config, want) {
 		t.Errorf("got %+v\nwant %+v", got.Config, want)

@@ -38,7 +38,7 @@ const (
 	transferStall = 10 * time.Minute
 
 	// The number of connections is what it takes to fill a link of stripeRate at the measured loss: a connection of
-	// quic-go carries 1.68 packets a round trip and square root of the loss. A transfer begins with one: see pace.wide.
+	// quic-go carries 1.68 packets a round trip and square root of the loss. A transfer begins with one: see pace.worth.
 	stripeRate  = 100e6
 	stripeMin   = 2
 	stripeMax   = 16
@@ -184,15 +184,16 @@ func (s *striped) measure() {
 	packets := make(map[Conn]uint64)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for wide := false; ; {
+	conns, since := 1, time.Now()
+	for {
 		select {
 		case <-timer.C:
 		case <-s.ctx.Done():
 			return
 		}
-		conns, _ := s.conns()
+		open, _ := s.conns()
 		var least time.Duration
-		for _, c := range conns {
+		for _, c := range open {
 			rtt, count := c.Sample()
 			if count != packets[c] && rtt > 0 && (least == 0 || rtt < least) {
 				least = rtt
@@ -200,9 +201,13 @@ func (s *striped) measure() {
 			packets[c] = count
 		}
 		s.peer.pace.sample(time.Now(), least)
-		if limit := s.net.limit.bound(); !wide && (limit == 0 || limit >= paceWide) && s.peer.pace.wide() {
-			wide = true
-			s.want(s.peer.stripes())
+		most := s.peer.stripes()
+		if limit := s.net.limit.bound(); limit > 0 && limit < paceWide {
+			most = 1
+		}
+		if n := s.peer.pace.worth(conns, most, time.Since(since)); n > conns {
+			conns, since = n, time.Now()
+			s.want(conns)
 		}
 		timer.Reset(measureEvery)
 	}

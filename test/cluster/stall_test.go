@@ -56,29 +56,38 @@ func withDisks(t *testing.T, opts Options, f func(t *testing.T, c *Cluster, d *d
 type acknowledged struct {
 	mu     sync.Mutex
 	values map[string]string
-	last   map[*Node]time.Time // when each was last told so
+	newest map[*Node]time.Time // when the newest write through each began that was
 }
 
-// writeThrough writes keys of its own through n, each once, until ctx ends, and does not mind refusals.
+// writeThrough writes keys of its own through n, each once and whether or not those before are answered, until ctx ends. It
+// does not mind refusals.
 func (a *acknowledged) writeThrough(ctx context.Context, n *Node) {
+	var under sync.WaitGroup
+	defer under.Wait()
 	for i := 0; ctx.Err() == nil; i++ {
-		key, value := fmt.Sprintf("%s/%d", n.Name, i), fmt.Sprint(i)
-		limited, cancel := context.WithTimeout(ctx, 5*time.Second)
-		_, err := n.Do(limited, put(key, value))
-		cancel()
-		if err == nil {
-			a.mu.Lock()
-			a.values[key], a.last[n] = value, time.Now()
-			a.mu.Unlock()
-		}
+		under.Go(func() {
+			key, value := fmt.Sprintf("%s/%d", n.Name, i), fmt.Sprint(i)
+			began := time.Now()
+			limited, cancel := context.WithTimeout(ctx, 5*time.Second)
+			defer cancel()
+			if _, err := n.Do(limited, put(key, value)); err == nil {
+				a.mu.Lock()
+				defer a.mu.Unlock()
+				a.values[key] = value
+				if began.After(a.newest[n]) {
+					a.newest[n] = began
+				}
+			}
+		})
 		time.Sleep(20 * time.Millisecond)
 	}
 }
 
+// since reports whether a write that began after at was acknowledged to n's client.
 func (a *acknowledged) since(n *Node, at time.Time) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.last[n].After(at)
+	return a.newest[n].After(at)
 }
 
 // electionTimeout is T: members elect when they have heard no leader for one to two of it.
@@ -91,7 +100,7 @@ func TestALeaderWhoseDiskHoldsBackIsReplaced(t *testing.T) {
 		leader := c.Leader()
 		others := c.Others(leader)
 		ctx, stop := context.WithCancel(context.Background())
-		told := acknowledged{values: map[string]string{}, last: map[*Node]time.Time{}}
+		told := acknowledged{values: map[string]string{}, newest: map[*Node]time.Time{}}
 		var writing sync.WaitGroup
 		for _, n := range c.Nodes() {
 			writing.Go(func() { told.writeThrough(ctx, n) })
@@ -100,8 +109,7 @@ func TestALeaderWhoseDiskHoldsBackIsReplaced(t *testing.T) {
 		term := others[0].Condition().Term
 		release := d.hold(leader)
 		began := time.Now()
-		settled := began.Add(100 * time.Millisecond) // what was under way has been answered
-		for !told.since(others[0], settled) && !told.since(others[1], settled) {
+		for !told.since(others[0], began) && !told.since(others[1], began) {
 			if time.Since(began) > time.Minute {
 				t.Fatal("nothing is acknowledged for a minute")
 			}

@@ -66,7 +66,7 @@ func TestSnapshotLeavesRoomOnAThinLink(t *testing.T) {
 // TestSnapshotLeavesRoomOnAThinLinkThatLoses is that with 3 % lost each way.
 func TestSnapshotLeavesRoomOnAThinLinkThatLoses(t *testing.T) {
 	const rtt = 600 * time.Millisecond
-	snapshotOnAThinLink(t, 42, .03, 1200*time.Millisecond, 2*rtt)
+	snapshotOnAThinLink(t, 42, .03, 1200*time.Millisecond, 3*rtt)
 }
 
 // snapshotOnAThinLink checks that no heartbeat comes later than gap after the one before, and that no write takes longer
