@@ -16,13 +16,10 @@ func TestStreamsGoOnWhenRoundTripsGetLong(t *testing.T) {
 		rest time.Duration
 		loss float64
 	}{
-		{gap: 50 * time.Millisecond},
 		{gap: 5 * time.Millisecond},
 		{gap: time.Second},
-		{gap: 50 * time.Millisecond, rest: 10 * time.Second},
 		{gap: 50 * time.Millisecond, rest: 5 * time.Minute},
 		{gap: 50 * time.Millisecond, loss: .02},
-		{gap: 5 * time.Millisecond, loss: .02},
 	} {
 		t.Run(fmt.Sprint(c.gap, ",", c.rest, ",", c.loss), func(t *testing.T) {
 			bubble(t, uint64(300+i), func(t *testing.T, w *world) {
@@ -36,8 +33,6 @@ func TestStreamsGoOnWhenRoundTripsGetLong(t *testing.T) {
 				var mu sync.Mutex
 				var wg sync.WaitGroup
 				var slowest time.Duration
-				var late []string
-				began := time.Now()
 				ask := func() {
 					at := time.Now()
 					s, err := conn.OpenStream(t.Context())
@@ -54,11 +49,7 @@ func TestStreamsGoOnWhenRoundTripsGetLong(t *testing.T) {
 					}
 					mu.Lock()
 					defer mu.Unlock()
-					took := time.Since(at)
-					slowest = max(slowest, took)
-					if took > time.Second && len(late) < 12 {
-						late = append(late, fmt.Sprintf("%s:%s", at.Sub(began).Round(time.Millisecond), took.Round(time.Millisecond)))
-					}
+					slowest = max(slowest, time.Since(at))
 				}
 				for range 200 {
 					wg.Go(ask)
@@ -66,16 +57,18 @@ func TestStreamsGoOnWhenRoundTripsGetLong(t *testing.T) {
 				}
 				time.Sleep(c.rest)
 				w.net.Link("m", "p").Delay(300 * time.Millisecond).Loss(c.loss)
-				began, slowest = time.Now(), 0
+				began := time.Now()
+				mu.Lock()
+				slowest = 0
+				mu.Unlock()
 				for time.Since(began) < 30*time.Second {
 					wg.Go(ask)
 					time.Sleep(max(c.gap, 20*time.Millisecond))
 				}
 				wg.Wait()
-				s := conn.qc.ConnectionStats()
-				t.Logf("slowest %s, late %v; srtt %s, lost %d of %d, lost link %v", slowest, late, s.SmoothedRTT, s.PacketsLost, s.PacketsSent, conn.Lost())
-				if slowest > 3*time.Second && c.loss == 0 {
-					t.Errorf("a request took %s", slowest)
+				t.Logf("slowest %s", slowest)
+				if want := 700 * time.Millisecond; c.loss == 0 && slowest > want || slowest > 4*want || conn.Lost() {
+					t.Errorf("a request took %s, want %s and with losses four times that; the link is lost: %v", slowest, want, conn.Lost())
 				}
 			})
 		})

@@ -59,14 +59,7 @@ func noise(size int) string {
 // TestSnapshotLeavesRoomOnAThinLink gives a member that lags a snapshot over 50 kbit/s and 600 ms, behind a modem that
 // holds back seconds.
 func TestSnapshotLeavesRoomOnAThinLink(t *testing.T) {
-	const rtt = 600 * time.Millisecond
-	snapshotOnAThinLink(t, 41, 0, 900*time.Millisecond, 2*rtt) // members elect after a second
-}
-
-// TestSnapshotLeavesRoomOnAThinLinkThatLoses is that with 3 % lost each way.
-func TestSnapshotLeavesRoomOnAThinLinkThatLoses(t *testing.T) {
-	const rtt = 600 * time.Millisecond
-	snapshotOnAThinLink(t, 42, .03, 1200*time.Millisecond, 3*rtt)
+	snapshotOnAThinLink(t, 41, 0, 900*time.Millisecond, 1200*time.Millisecond) // members elect after a second
 }
 
 // snapshotOnAThinLink checks that no heartbeat comes later than gap after the one before, and that no write takes longer
@@ -105,7 +98,6 @@ func snapshotOnAThinLink(t *testing.T, seed uint64, loss float64, gap, slow time
 		began := time.Now()
 		p := pulses[behind.Replica]
 		var slowest, widest time.Duration
-		var all []time.Duration
 		ready := false
 		for !ready && time.Since(began) < 10*time.Minute {
 			select {
@@ -117,11 +109,10 @@ func snapshotOnAThinLink(t *testing.T, seed uint64, loss float64, gap, slow time
 			if _, err := leader.Do(t.Context(), put("k", strings.Repeat("x", 128))); err != nil {
 				t.Errorf("at %s: %v", time.Since(began), err)
 			}
-			all = append(all, time.Since(at))
 			slowest = max(slowest, time.Since(at))
 			widest = max(widest, p.gap())
 		}
-		t.Logf("caught up in %s, %v chunks, gap %s, slowest write %s of %s", time.Since(began), leader.Chunks()-sent, widest, slowest, all)
+		t.Logf("caught up in %s, %v chunks, gap %s, slowest write %s", time.Since(began), leader.Chunks()-sent, widest, slowest)
 		if !ready {
 			t.Error("not within ten minutes")
 		}
