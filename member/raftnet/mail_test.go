@@ -225,6 +225,66 @@ func TestWhatMattersLess(t *testing.T) {
 	})
 }
 
+// straight is a path to a courier that loses nothing.
+type straight struct{ to func([]byte) }
+
+func (s straight) SendDatagram(b []byte) error {
+	time.AfterFunc(25*time.Millisecond, func() { s.to(b) })
+	return nil
+}
+func (straight) Quality() courier.Quality {
+	return courier.Quality{RTT: 50 * time.Millisecond, Loss: .05}
+}
+
+// TestAnOlderPeerGetsWhatItReads sends to one that says nothing of brief letters, and to one that does.
+func TestAnOlderPeerGetsWhatItReads(t *testing.T) {
+	for says := range 2 {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPeer("b", courier.Life{1})
+			older := courier.New(courier.Options{Life: courier.Life{2}, Dialect: says})
+			var mu sync.Mutex
+			var forms []byte
+			older.Attach(straight{func(b []byte) {
+				if _, _, err := p.post.Receive(b); err != nil {
+					t.Error(err)
+				}
+			}})
+			p.post.Attach(straight{func(b []byte) {
+				_, letters, err := older.Receive(b)
+				if err != nil {
+					t.Error(err)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				for _, l := range letters {
+					forms = append(forms, l[0])
+				}
+			}})
+			time.Sleep(time.Second)
+			commit, long := pb.Message{Type: pb.Replicate, ShardID: 1, From: 1, To: 2, Term: 4, LogIndex: 9, Commit: 9}, entries(3000)
+			for _, m := range []pb.Message{aBeat, entries(10), commit} {
+				if left := p.mail(laneOf(m), []pb.Message{m}); len(left) > 0 {
+					t.Errorf("%s is left for a stream", m.Type)
+				}
+				time.Sleep(100 * time.Millisecond)
+			}
+			if left := p.mail(kindLog, []pb.Message{long}); len(left) != 1-says {
+				t.Errorf("%d long messages are left for a stream", len(left))
+			}
+			time.Sleep(100 * time.Millisecond)
+			mu.Lock()
+			defer mu.Unlock()
+			want := []byte{byte(kindSwift), byte(kindLog), byte(kindLog)}
+			if says == 1 {
+				want = []byte{byte(kindSwift) | briefBit, byte(kindLog) | briefBit, kindNotice, kindPart, kindPart, kindPart}
+			}
+			if !slices.Equal(forms, want) {
+				t.Errorf("letters of the forms %x came, want %x", forms, want)
+			}
+		})
+	}
+}
+
 func FuzzOpenLetter(f *testing.F) {
 	for _, m := range samples() {
 		batch := pb.MessageBatch{Requests: []pb.Message{m}}
