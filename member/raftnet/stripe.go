@@ -74,8 +74,6 @@ type striped struct {
 	stop context.CancelFunc
 	wg   sync.WaitGroup
 
-	yielding func() // of the courier, undone at the end
-
 	tail []byte // of what was given, less than a piece; the last chunk files it
 
 	mu       sync.Mutex
@@ -110,7 +108,6 @@ func (n *Net) openStriped(ctx context.Context, p *peer) (*striped, error) {
 	p.pace.begin(time.Now(), rtt, paceFirstTrip, paceCalm)
 	s.ctx, s.stop = context.WithCancel(ctx)
 	s.want(1)
-	s.yielding = p.post.Yielding()
 	s.wg.Go(s.run)
 	s.wg.Go(s.measure)
 	return s, nil
@@ -461,7 +458,6 @@ func (s *striped) Close() {
 	s.stop()
 	s.wg.Wait()
 	s.peer.pace.end()
-	s.yielding()
 	if s.peer.bulk.release(s) {
 		s.peer.tellBulk()
 	}

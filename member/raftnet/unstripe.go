@@ -391,7 +391,6 @@ func (l *link) serveStripe(s Stream) {
 	if s.SetReadDeadline(time.Time{}) != nil {
 		return
 	}
-	defer l.peer.post.Yielding()() // the pace of the sender gives way to what goes either way
 	came := make(chan uint64, ackNumbers)
 	stop := make(chan struct{})
 	var wg sync.WaitGroup

@@ -97,8 +97,11 @@ const (
 
 	// Paths: enough for the congestion window of two packets to which a lossy one falls, and one more than one.
 	pathWindow = 3000
-	minPaths   = 2
-	maxPaths   = 8
+	// pathLeast is how many bytes a second a path beyond minPaths is worth at least: its handshake takes 5 kB, a second of a link of
+	// 50 kbit/s.
+	pathLeast = 4 << 10
+	minPaths  = 2
+	maxPaths  = 8
 	// idleAfter is how long paths stay that are no longer needed.
 	idleAfter = time.Minute
 )
@@ -128,7 +131,6 @@ type Courier struct {
 
 	rtt      time.Duration
 	crowded  bool
-	yields   int              // how many times Yielding was called and not undone
 	least    [2]time.Duration // shortest round trips of this leastSpan and of the one before; 0: none
 	leastAt  time.Time
 	own      [ownSamples]time.Duration
@@ -236,21 +238,6 @@ func (c *Courier) Attach(p Path) (detach func()) {
 func (c *Courier) greet(p *path) {
 	c.greeted = time.Now()
 	c.account(p)
-}
-
-// Yielding says that what fills the link is the caller's own, and gives way to messages: a queue is then no reason to do
-// without copies. It holds until done is called, once.
-func (c *Courier) Yielding() (done func()) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.yields++
-	c.looked = time.Time{}
-	return func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.yields--
-		c.looked = time.Time{}
-	}
 }
 
 // Link is what is known of the link: the smoothed round trip, 0 if it has not been measured, and the larger of the

@@ -240,7 +240,7 @@ func (c *Courier) look(now time.Time) {
 	if c.least[1] > 0 {
 		least = min(least, c.least[1])
 	}
-	c.crowded = c.yields == 0 && c.rtt > max(time.Duration(crowdedRTTs*float64(least)), least+crowdedLeast)
+	c.crowded = c.rtt > max(time.Duration(crowdedRTTs*float64(least)), least+crowdedLeast)
 }
 
 // measured takes note of how long a datagram and its acknowledgement took.
