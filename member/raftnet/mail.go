@@ -132,7 +132,7 @@ func (p *peer) mail(lane kind, messages []pb.Message) (left []pb.Message) {
 		return messages
 	}
 	parts := 1
-	if loss >= nearLoss {
+	if loss >= nearLoss && rtt < paceNear { // on a longer one, which may be thin, long batches have a pace
 		parts = maxParts
 	}
 	if p.mailOne(lane, messages, parts) {
