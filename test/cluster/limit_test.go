@@ -94,6 +94,7 @@ func TestSnapshotsLeaveTheReserve(t *testing.T) {
 				if _, err := c[0].send(t.Context(), c[1], size); err == nil {
 					t.Error("without room it was sent")
 				}
+				time.Sleep(time.Minute) // until nothing is left of those that were refused
 				left.Store(8 << 20)
 				sum, err := c[0].send(t.Context(), c[1], size)
 				if err != nil {

@@ -62,6 +62,11 @@ func TestSnapshotLeavesRoomOnAThinLink(t *testing.T) {
 	snapshotOnAThinLink(t, 41, 0, 900*time.Millisecond, 1200*time.Millisecond) // members elect after a second
 }
 
+// TestSnapshotLeavesRoomOnAThinLinkThatLoses is that with 3 % lost each way.
+func TestSnapshotLeavesRoomOnAThinLinkThatLoses(t *testing.T) {
+	snapshotOnAThinLink(t, 42, .03, 1500*time.Millisecond, 1800*time.Millisecond)
+}
+
 // snapshotOnAThinLink checks that no heartbeat comes later than gap after the one before, and that no write takes longer
 // than slow.
 func snapshotOnAThinLink(t *testing.T, seed uint64, loss float64, gap, slow time.Duration) {
