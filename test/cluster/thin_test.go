@@ -59,17 +59,17 @@ func noise(size int) string {
 // TestSnapshotLeavesRoomOnAThinLink gives a member that lags a snapshot over 50 kbit/s and 600 ms, behind a modem that
 // holds back seconds.
 func TestSnapshotLeavesRoomOnAThinLink(t *testing.T) {
-	snapshotOnAThinLink(t, 41, 0, 900*time.Millisecond, 1200*time.Millisecond) // members elect after a second
+	snapshotOnAThinLink(t, 41, 0, 1<<10, 900*time.Millisecond, 1200*time.Millisecond) // members elect after a second
 }
 
 // TestSnapshotLeavesRoomOnAThinLinkThatLoses is that with 3 % lost each way.
 func TestSnapshotLeavesRoomOnAThinLinkThatLoses(t *testing.T) {
-	snapshotOnAThinLink(t, 42, .03, 1500*time.Millisecond, 1800*time.Millisecond)
+	snapshotOnAThinLink(t, 42, .03, 256, 1500*time.Millisecond, 1800*time.Millisecond)
 }
 
-// snapshotOnAThinLink checks that no heartbeat comes later than gap after the one before, and that no write takes longer
+// snapshotOnAThinLink takes one of 300 values and checks that no heartbeat comes later than gap after the one before, and that no write takes longer
 // than slow.
-func snapshotOnAThinLink(t *testing.T, seed uint64, loss float64, gap, slow time.Duration) {
+func snapshotOnAThinLink(t *testing.T, seed uint64, loss float64, size int, gap, slow time.Duration) {
 	t.Helper()
 	const (
 		rate = 50_000
@@ -93,7 +93,7 @@ func snapshotOnAThinLink(t *testing.T, seed uint64, loss float64, gap, slow time
 		behind := c.Others(leader)[0]
 		behind.Kill()
 		for i := range 300 {
-			mustPut(t, leader, fmt.Sprintf("k%d", i), noise(1<<10))
+			mustPut(t, leader, fmt.Sprintf("k%d", i), noise(size))
 		}
 		if c.Leader() != leader {
 			t.Fatal("another leads")
