@@ -198,7 +198,7 @@ func TestANoticeWaitsForNothing(t *testing.T) {
 // TestWhatMattersLess has an answer said twice, and news of commits.
 func TestWhatMattersLess(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPeer("b", courier.Life{1})
+		p := newPeer("b", courier.Life{1}, nil)
 		answer := pb.Message{Type: pb.ReplicateResp, ShardID: 1, From: 2, To: 1, Term: 4, LogIndex: 9}
 		later, refused := answer, answer
 		later.LogIndex, refused.Reject = 10, true
@@ -240,7 +240,7 @@ func (straight) Quality() courier.Quality {
 func TestAnOlderPeerGetsWhatItReads(t *testing.T) {
 	for says := range 2 {
 		synctest.Test(t, func(t *testing.T) {
-			p := newPeer("b", courier.Life{1})
+			p := newPeer("b", courier.Life{1}, nil)
 			older := courier.New(courier.Options{Life: courier.Life{2}, Dialect: says})
 			var mu sync.Mutex
 			var forms []byte
