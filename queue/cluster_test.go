@@ -227,3 +227,11 @@ func (c *cluster) Watch(context.Context, kv.WatchSpec) iter.Seq2[kv.Batch, error
 func encoded(key, value string) []byte {
 	return wire.AppendCommand(nil, kv.Command{Ops: []kv.Op{kv.Put{Key: []byte(key), Value: []byte(value)}}})
 }
+
+// others writes a key as somebody else does.
+func (c *cluster) others(key, value string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.rev++
+	c.keys[key] = &stored{value: value, mod: c.rev}
+}

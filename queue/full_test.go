@@ -407,3 +407,29 @@ func TestAnExpiredWriterIsNotToldThatItsWriteWasTaken(t *testing.T) {
 		t.Errorf("%+v", item)
 	}
 }
+
+func TestAFullQueueRefusesAndKeepsWhatItHas(t *testing.T) {
+	c := newCluster()
+	o := options(t.TempDir())
+	o.MaxBytes = 10 * (opOverhead + 100)
+	b := start(t, c, o)
+	c.set(false, false)
+	n := 0
+	for ; ; n++ {
+		_, err := b.put("q/none/k", strings.Repeat("v", 80), kv.WriteQueue)
+		if err != nil {
+			if kv.CodeOf(err) != kv.NoSpace || !strings.Contains(err.Error(), "queue.max-bytes") {
+				t.Fatalf("got %v, want no-space naming the setting", err)
+			}
+			break
+		}
+	}
+	c.set(true, false)
+	eventually(t, "drained", func() bool { return b.Status().Depth == 0 })
+	if got := len(c.log()); got != n {
+		t.Errorf("%d applied, want the %d that were acknowledged", got, n)
+	}
+	if _, err := b.put("q/none/k", "room again", kv.WriteQueue); err != nil {
+		t.Errorf("after it drained: %v", err)
+	}
+}
