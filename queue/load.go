@@ -74,6 +74,7 @@ func (q *Queue) load() error {
 			q.depth++
 			q.count(o, 1)
 			q.addKey(o)
+			q.addRetry(o)
 			if o.n <= l.mark && l.recovering < kv.OutcomeRing {
 				l.recovering++
 			}
@@ -181,6 +182,9 @@ func (q *Queue) restore(ld *loading, o *op, r *record, at place) error {
 	o.n, o.at, o.expires, o.history = r.n, r.at, r.expires, r.history
 	o.durable, o.place, o.size = true, at, int32(opOverhead+len(r.command))
 	o.setBase(r)
+	if o.retry = retryOf(wire.RetryKey(r.command)); o.retry != 0 {
+		o.size += retryOverhead
+	}
 	key := r.command[r.keyAt : r.keyAt+r.key]
 	if r.kind == recordOldOp {
 		c, err := wire.DecodeCommand(r.command)

@@ -42,9 +42,10 @@ type Queue struct {
 	mu        sync.Mutex
 	lanes     [lanes]*lane
 	keys      index
-	keeping   map[*op]bool // ops on their way to disk
-	kept      []*op        // ended ops that stay listed, oldest first
-	recent    []*op        // ended ops that are not kept: a ring of recentMax, so that a writer that asks later is answered
+	retries   map[uint64]*op // the op in line with a retry key, by what is short for that; nil: none
+	keeping   map[*op]bool   // ops on their way to disk
+	kept      []*op          // ended ops that stay listed, oldest first
+	recent    []*op          // ended ops that are not kept: a ring of recentMax, so that a writer that asks later is answered
 	recentAt  int
 	ends      []record
 	depth     int               // durable pending ops
