@@ -87,7 +87,7 @@ func Open(next Next, o Options) (*Queue, error) {
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("queue: %w", err)
 	}
-	q := &Queue{next: next, opts: o, keys: newIndex(0), keeping: map[*op]bool{},
+	q := &Queue{next: next, opts: o, keys: newIndex(), keeping: map[*op]bool{},
 		devices: map[string]*owner{}, ruleBytes: make([]int64, len(o.Rules)), dups: make([]int, len(o.Rules)),
 		downC: make(chan struct{}), wake: make(chan struct{}, 1), resumed: make(chan struct{}, 1)}
 	for i := range q.lanes {

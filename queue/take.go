@@ -160,7 +160,7 @@ func (q *Queue) file(c kv.Command, key []byte, rule int, write kv.Write, b base,
 	}
 	now := time.Now()
 	o := &op{lane: q.lanes[r.Lane], key: string(key), loaded: true, guard: r.Guard, seen: b.revision, covered: b.covered, history: b.history,
-		at: now.UnixMilli(), size: int32(size), rule: int16(rule), retry: retryOf(c.ID.Key)}
+		at: now.UnixMilli(), size: int32(size), rule: int16(rule), retry: retryOf(c.ID.Key), hash: q.keys.hash(string(key))}
 	o.wake().command = c
 	if err := q.room(o, by); err != nil {
 		q.met.refused.Inc()
