@@ -26,6 +26,14 @@ type loading struct {
 	ops [lanes][]*op
 }
 
+// room makes room for n more, in steps of as much as there is: append's are of a quarter, and leave four times as much behind.
+func room(ops []*op, n int) []*op {
+	if cap(ops)-len(ops) < n {
+		ops = slices.Grow(ops, max(n, len(ops)))
+	}
+	return ops
+}
+
 func (ld *loading) find(lane uint8, n uint64) (int, *op) {
 	ops := ld.ops[lane]
 	if last := len(ops) - 1; last < 0 || ops[last].n < n { // nearly always
@@ -101,7 +109,7 @@ func (p *piece) visit(r record, at place) error {
 	case r.kind == recordOp || r.kind == recordOldOp:
 		o := p.make()
 		o.owner, p.device = p.device, nil
-		p.ops = append(p.ops, o)
+		p.ops = append(room(p.ops, 1), o)
 		return p.restore(o, &r, at)
 	case r.kind == recordEnd && r.n == 0:
 		p.device = p.noted(&r)
@@ -187,6 +195,10 @@ func (p *piece) merge(ld *loading) error {
 
 // restored takes in ops. One that is there already has been moved forward, out of a segment that could go.
 func (q *Queue) restored(ld *loading, ops []*op) {
+	if len(ops) > 0 { // nearly always all of one lane
+		id := ops[0].lane.id
+		ld.ops[id] = room(ld.ops[id], len(ops))
+	}
 	var last, known *owner // of the op before: the piece's, and the queue's
 	held := 0
 	for _, o := range ops {

@@ -29,7 +29,7 @@ const (
 )
 
 // backlog measures the start of a proxy that was killed with many writes in its queue and whose uplink is still cut, from fork
-// to /readyz, beside one with an empty queue.
+// until it is ready and has all of them in line, beside one with an empty queue.
 func (b *bench) backlog(ctx context.Context) error {
 	p, err := b.startPair(ctx, "", b.backlogFlags()...)
 	if err != nil {
@@ -38,8 +38,17 @@ func (b *bench) backlog(ctx context.Context) error {
 	defer p.end(b)
 	p.member.kill()
 	x := *p.proxy.system
-	x.ready = askOK("/readyz")
 	starts := func(what string, depth int) error {
+		x.ready = func(ctx context.Context, addr string) error {
+			if err := askOK("/readyz")(ctx, addr); err != nil {
+				return err
+			}
+			got, err := depthOf(ctx, addr)
+			if err == nil && got != depth {
+				err = fmt.Errorf("%d writes in the queue, want %d", got, depth)
+			}
+			return err
+		}
 		p.proxy.kill()
 		for round := range b.starts {
 			b.progress("%s, %d of %d", what, round+1, b.starts)
@@ -55,13 +64,6 @@ func (b *bench) backlog(ctx context.Context) error {
 			m, err := readMemory(v.pid)
 			if err != nil {
 				return err
-			}
-			got, err := depthOf(ctx, v.addr)
-			if err != nil {
-				return err
-			}
-			if got != depth {
-				return fmt.Errorf("%d writes in the queue, want %d", got, depth)
 			}
 			b.report.add(resting(what, "holdfast"), round, map[string]float64{"ms": ms(v.started), "cpu_ms": ms(c.cpu), "rss_bytes": float64(m.rss)})
 			if round < b.starts-1 {
@@ -133,9 +135,15 @@ func depthOf(ctx context.Context, addr string) (int, error) {
 		return 0, err
 	}
 	var s struct {
-		Queue struct {
+		Queue *struct {
 			Depth int `json:"depth"`
 		} `json:"queue"`
 	}
-	return s.Queue.Depth, json.Unmarshal(page, &s)
+	if err := json.Unmarshal(page, &s); err != nil {
+		return 0, err
+	}
+	if s.Queue == nil {
+		return 0, errors.New("the queue is not open yet")
+	}
+	return s.Queue.Depth, nil
 }

@@ -77,11 +77,11 @@ func filesystem(dir string) (string, error) {
 }
 
 // probe is the disk alone: the price of one durable 4 KiB append after the other, in milliseconds.
-func probe(dir string) (p50, p99 float64, err error) { return probeEvery(context.Background(), dir, 0) }
+func probe(dir string) (p50, p99 float64, err error) { return probePaced(context.Background(), dir, 0) }
 
-// probeEvery makes one append each so often, 0 for one after the other, and counts from when it was due: a disk, and a CPU,
+// probePaced makes one append each so often, 0 for one after the other, and counts from when it was due: a disk, and a CPU,
 // that have nothing to do in between take longer to begin.
-func probeEvery(ctx context.Context, dir string, every time.Duration) (p50, p99 float64, err error) {
+func probePaced(ctx context.Context, dir string, every time.Duration) (p50, p99 float64, err error) {
 	f, err := os.Create(filepath.Join(dir, "probe"))
 	if err != nil {
 		return 0, 0, err

@@ -101,7 +101,7 @@ func (b *bench) queuedCell(ctx context.Context, x cell, round int, c contender, 
 	if l.due {
 		pace = l.every / time.Duration(l.clients)
 	}
-	p50, p99, err := probeEvery(ctx, b.scratch, pace)
+	p50, p99, err := probePaced(ctx, b.scratch, pace)
 	if err != nil {
 		return err
 	}

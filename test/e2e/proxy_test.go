@@ -59,7 +59,7 @@ func TestTheWayOfAPut(t *testing.T) {
 		}
 	}
 	keyed := func() reply {
-		r := proxy.do("PUT", "/v1/kv/q/1", []byte("queued"), "Idempotency-Key", "the first")
+		r := proxy.do("PUT", "/v1/kv/q/1", []byte("queued"), "Idempotency-Key", "first")
 		if r.status != 202 || r.header.Get("Location") == "" || r.header.Get("Holdfast-Op") == "" {
 			t.Errorf("%d %v, want 202 with Location and Holdfast-Op", r.status, r.header)
 		}
@@ -71,7 +71,7 @@ func TestTheWayOfAPut(t *testing.T) {
 		if r := keyed(); r.header.Get("Location") != queued.header.Get("Location") {
 			t.Errorf("the same request is %s, it was %s", r.header.Get("Location"), queued.header.Get("Location"))
 		}
-		if r := proxy.do("PUT", "/v1/kv/q/1", []byte("other"), "Idempotency-Key", "the first"); r.status != 422 {
+		if r := proxy.do("PUT", "/v1/kv/q/1", []byte("other"), "Idempotency-Key", "first"); r.status != 422 {
 			t.Errorf("another request with its Idempotency-Key: %d, want 422", r.status)
 		}
 	}
