@@ -299,6 +299,7 @@ func (c *Cache) change(e kv.Event) error {
 		c.size -= overhead
 	}
 	c.hot.drop(e.KV.Key)
+	c.lists.drop(e.KV.Key)
 	if e.Delete {
 		c.dirty[k] = nil
 		c.size += overhead
