@@ -159,7 +159,7 @@ func (a *Agent) memberNode(m *member.Member) *node {
 		backend:  a.tracer.Backend("raft", m),
 		admin:    admin,
 		caughtUp: m.Ready(),
-		alive:    vital{m.Alive, &loop{name: "the loop that applies log entries", work: m.Applying}}.check,
+		alive:    vital{m.Alive, &loop{name: "the loop that applies log entries", work: m.Applying}, m.WaitsForDisk}.check,
 		describe: func(s *api.Status) { describeMember(s, m.Status()) },
 		policy:   m.PolicySource(),
 	}
@@ -182,6 +182,7 @@ func describeMember(s *api.Status, m member.Status) {
 		OverlayBytes:    m.OverlayBytes,
 		DiskFreeBytes:   m.DiskFreeBytes,
 		WritesRefused:   m.WritesRefused,
+		LogHeldSeconds:  m.LogHeld.Seconds(),
 	}
 	if m.Leader != 0 {
 		s.Member.Leader = strconv.FormatUint(m.Leader, 10)

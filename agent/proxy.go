@@ -167,7 +167,7 @@ func (a *Agent) proxyNode(x *proxyAct) *node {
 				return nil
 			}
 			return err
-		}, &loop{name: "the loop that feeds the cache", work: p.Feeding}}.check,
+		}, &loop{name: "the loop that feeds the cache", work: p.Feeding}, nil}.check,
 		describe: func(s *api.Status) { a.describeProxy(s, up.State(), p.State()) },
 		policy:   x.rules.Source(),
 	}

@@ -14,20 +14,29 @@ import (
 // at one as long as the count is odd and stays the same.
 func (m *Member) Applying() uint64 { return m.applying.Load() }
 
+// WaitsForDisk reports whether the disk holds back a write of the log, and is still believed in: for StallBelieved.
+func (m *Member) WaitsForDisk() bool {
+	held := m.Status().LogHeld
+	return held > 0 && held < StallBelieved
+}
+
 // Alive returns nil once raft's loop and the store have answered, and on a leader the way of a linearizable read too. It says
-// nothing about other members: a replica that is cut off, or far behind, is alive. ctx bounds it.
+// nothing about other members: a replica that is cut off, or far behind, is alive. So is one that waits for its disk, if its
+// store answers. ctx bounds it.
 func (m *Member) Alive(ctx context.Context) error {
-	if err := m.raftAnswers(ctx); err != nil {
-		return err
-	}
 	probe := kv.Query{Ops: []kv.Op{kv.Range{Key: []byte{0}, CountOnly: true}}}
-	if l, _ := m.leader.get(); l.replica == m.id.Replica {
-		_, err := m.Read(ctx, probe)
-		if err == nil {
-			return nil
+	if !m.WaitsForDisk() {
+		if err := m.raftAnswers(ctx); err != nil {
+			return err
 		}
-		if now, _ := m.leader.get(); now == l {
-			return fmt.Errorf("this leader cannot read: %w", err)
+		if l, _ := m.leader.get(); l.replica == m.id.Replica {
+			_, err := m.Read(ctx, probe)
+			if err == nil {
+				return nil
+			}
+			if now, _ := m.leader.get(); now == l && !m.WaitsForDisk() {
+				return fmt.Errorf("this leader cannot read: %w", err)
+			}
 		}
 	}
 	probe.MaxAge, probe.LocalOnly = kv.Unlimited, true
