@@ -50,7 +50,7 @@ var ours = []rule{
 	{"member/...", []string{"kv", "internal/wire", "mvcc", "member/...", "transport/courier"}},
 	{"proxy/cache", []string{"kv", "internal/wire", "mvcc"}},
 	{"proxy", []string{"kv", "internal/relay", "internal/wire", "proxy/cache"}},
-	{"queue", []string{"kv", "internal/wire"}},
+	{"queue", []string{"kv", "internal/gcpace", "internal/wire"}},
 	{"client", []string{"kv", "internal/wire"}},
 
 	// how a box becomes a node
