@@ -52,8 +52,11 @@ func (p *Proxy) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
 		return p.degrade(ctx, q, r, age, err)
 	}
 	sent, at, err := p.round(ctx, q)
-	if err != nil && q.StaleIfError == 0 && p.revived(ctx) {
+	if err != nil && q.StaleIfError == 0 && !p.feed.isPaused() && p.revived(ctx) {
 		sent, at, err = p.round(ctx, q)
+	}
+	if err != nil && q.StaleIfError == 0 && p.feed.isPaused() {
+		return p.fetch(ctx, q)
 	}
 	if err == nil {
 		p.met.rounds.Inc()
