@@ -37,7 +37,9 @@ func (r *realm) callRoll(b *box, elsewhere func(context.Context, string, string)
 			if _, err := wire.ReadFrame(in); err != nil { // the request
 				return
 			}
-			_ = b.roll.Attend(ctx, c.Peer().Node, nodeLink{c}, in, st)
+			if listen, err := b.roll.Attend(ctx, c.Peer().Node, nodeLink{c}, in, st); err == nil {
+				_ = listen()
+			}
 		}
 	})
 }

@@ -88,46 +88,84 @@ func (w *watcher) on(ctx context.Context, p *Pivot, s *stand) (again bool) {
 		return false
 	}
 	inner, cancel := context.WithCancel(ctx)
-	var passing sync.WaitGroup
-	defer passing.Wait()
 	defer cancel()
-	passing.Go(func() {
-		select {
-		case <-s.left:
-			cancel()
-		case <-inner.Done():
-		}
-	})
-	if !w.complete {
-		control := make(chan kv.WatchControl, 1)
-		if w.owed { // asked of a node that left before it answered
-			control <- kv.WatchControl{Progress: true}
-		}
-		spec.Control = control
-		passing.Go(func() {
-			relay.Controls(inner, w.spec.Control, control, func(c *kv.WatchControl, ok bool) { w.take(*c, ok) })
-		})
-	}
-	for b, err := range s.Watch(inner, spec) {
-		moved := !p.show(s, b.Header)
-		switch {
-		case moved && ctx.Err() == nil: // what it brings here comes again from the next one
-			return w.left()
-		case err != nil:
-			w.yield(kv.Batch{}, err)
-			return false
-		}
-		known, nothing := w.note(&b)
-		if known {
-			if resumed--; resumed == 0 && !w.back() {
-				return false
-			}
-		}
-		if !known && !nothing && !w.yield(b, nil) {
-			return false
-		}
+	defer context.AfterFunc(s.left, cancel)()
+	f := &following{watcher: w, p: p, s: s, ctx: ctx, inner: inner, spec: spec, resumed: resumed}
+	f.relay()
+	f.follow()
+	cancel()
+	f.passing.Wait()
+	switch f.end {
+	case endTold:
+		return false
+	case endMoved:
+		return w.left()
 	}
 	return ctx.Err() == nil && p.at.Load() != s && w.left()
+}
+
+// following is a stream on one node. It is in a struct, because ten thousand streams wait below follow and what is on their
+// stacks counts four times.
+type following struct {
+	*watcher
+	p          *Pivot
+	s          *stand
+	ctx, inner context.Context // inner ends with the node's turn, too
+	spec       kv.WatchSpec
+	resumed    int // watches the consumer knows that the node has yet to say it has made
+	end        endOf
+	passing    sync.WaitGroup // of controls
+}
+
+// endOf is how a stream on one node has ended.
+type endOf uint8
+
+const (
+	endOfStream endOf = iota // by itself
+	endTold                  // the consumer was told, or has had enough
+	endMoved                 // another node has taken the place of this one
+)
+
+// relay has what the consumer asks for passed on while the stream runs.
+func (f *following) relay() {
+	if f.complete {
+		return
+	}
+	control := make(chan kv.WatchControl, 1)
+	if f.owed { // asked of a node that left before it answered
+		control <- kv.WatchControl{Progress: true}
+	}
+	f.spec.Control = control
+	f.passing.Go(func() {
+		relay.Controls(f.inner, f.watcher.spec.Control, control, func(c *kv.WatchControl, ok bool) { f.take(*c, ok) })
+	})
+}
+
+func (f *following) follow() { f.s.Watch(f.inner, f.spec)(f.batch) }
+
+func (f *following) batch(b kv.Batch, err error) (more bool) {
+	moved := !f.p.show(f.s, b.Header)
+	switch {
+	case moved && f.ctx.Err() == nil: // what it brings here comes again from the next one
+		f.end = endMoved
+		return false
+	case err != nil:
+		f.yield(kv.Batch{}, err)
+		f.end = endTold
+		return false
+	}
+	known, nothing := f.note(&b)
+	if known {
+		if f.resumed--; f.resumed == 0 && !f.back() {
+			f.end = endTold
+			return false
+		}
+	}
+	if !known && !nothing && !f.yield(b, nil) {
+		f.end = endTold
+		return false
+	}
+	return true
 }
 
 // left reports whether there is anything to go on with.

@@ -125,6 +125,9 @@ func (f *fleet) rest(ctx context.Context) error {
 	f.IdleCPU = (after.cpu - before.cpu).Seconds() / f.idle.Seconds()
 	f.AnonEach = (after.anon - f.AnonAlone) / int64(f.Boxes)
 	progress("at rest: %d B each, %.2f %% CPU", f.AnonEach, 100*f.IdleCPU)
+	if f.profile != "" {
+		return f.member.profile(ctx, f.profile)
+	}
 	return nil
 }
 

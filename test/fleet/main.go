@@ -31,6 +31,8 @@ type options struct {
 	within time.Duration
 	dir    string
 	json   string
+
+	profile string
 }
 
 func main() {
@@ -38,11 +40,12 @@ func main() {
 	flag.StringVar(&o.agent, "agent", filepath.Join("bin", "agent"), "the built agent")
 	flag.IntVar(&o.boxes, "boxes", 1000, "how many proxies; each takes a file descriptor, and about 300 kB of this process's memory")
 	flag.IntVar(&o.writes, "writes", 2, "writes that each queues during the outage")
-	flag.DurationVar(&o.outage, "outage", 2*time.Minute, "how long the network is lost; after 75 s without a packet connections end")
+	flag.DurationVar(&o.outage, "outage", 2*time.Minute, "how long the network is lost; after 75 s without a packet connections end; 0: it is not, and the run ends with the fleet at rest")
 	flag.DurationVar(&o.idle, "idle", time.Minute, "how long the CPU of a fleet at rest is measured")
 	flag.DurationVar(&o.within, "within", 2*time.Minute, "how soon all must be back")
 	flag.StringVar(&o.dir, "dir", "", "where data directories are made (default: the temporary directory)")
 	flag.StringVar(&o.json, "json", "", "write the figures to this file too")
+	flag.StringVar(&o.profile, "profile", "", "write the member's profiles of the heap and of goroutines to this directory, taken with the fleet at rest")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	if err := os.Setenv("QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING", "true"); err != nil { // the sockets are no bare UDP sockets
@@ -92,7 +95,11 @@ func run(ctx context.Context, o options) (err error) {
 	defer func() { err = errors.Join(err, m.stop()) }()
 	f := &fleet{options: o, dir: dir, member: m, figures: figures{Boxes: o.boxes}}
 	defer func() { err = errors.Join(err, f.close()) }()
-	for _, part := range []func(context.Context) error{f.gather, f.rest, f.lose, f.verify} {
+	parts := []func(context.Context) error{f.gather, f.rest}
+	if o.outage > 0 {
+		parts = append(parts, f.lose, f.verify)
+	}
+	for _, part := range parts {
 		if err := part(ctx); err != nil {
 			return err
 		}
