@@ -186,7 +186,7 @@ func (g *gate) Watch(ctx context.Context, w kv.WatchSpec) iter.Seq2[kv.Batch, er
 	return func(yield func(kv.Batch, error) bool) {
 		var p passage
 		if err := g.pass(ctx, useWatch, &p); err != nil {
-			yield(kv.Batch{}, err)
+			fail(yield, err)
 			return
 		}
 		defer p.out()
@@ -202,7 +202,10 @@ func (g *gate) Watch(ctx context.Context, w kv.WatchSpec) iter.Seq2[kv.Batch, er
 			return !ended
 		})
 		if !ended && ctx.Err() == nil && g.isDraining() {
-			yield(kv.Batch{}, stopping())
+			fail(yield, stopping())
 		}
 	}
 }
+
+//go:noinline
+func fail(yield func(kv.Batch, error) bool, err error) { yield(kv.Batch{}, err) }

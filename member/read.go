@@ -196,12 +196,18 @@ func (m *Member) askIndex(ctx context.Context, changed <-chan struct{}) (again b
 // Watch streams changes from this replica's own store until ctx ends, the consumer stops, or the member does: then the
 // last thing it yields is Stopping.
 func (m *Member) Watch(ctx context.Context, w kv.WatchSpec) iter.Seq2[kv.Batch, error] {
+	return m.WatchTold(ctx, w, nil)
+}
+
+// WatchTold is Watch, which calls told, unless it is nil, with each control that it takes, and with ok false once there will be
+// none, before it does what that asks for: who wants to know needs no goroutine between for that.
+func (m *Member) WatchTold(ctx context.Context, w kv.WatchSpec, told func(c kv.WatchControl, ok bool)) iter.Seq2[kv.Batch, error] {
 	return func(yield func(kv.Batch, error) bool) {
 		ctx, cancel := context.WithCancelCause(ctx)
 		defer cancel(nil)
 		defer context.AfterFunc(m.watching, func() { cancel(errMemberStops) })()
 		ended := false
-		m.store.Watch(ctx, w)(func(b kv.Batch, err error) bool { // no range: it would take more of the stack, on which ten thousand wait
+		m.store.WatchTold(ctx, w, told)(func(b kv.Batch, err error) bool { // no range: it would take more of the stack, on which ten thousand wait
 			if err != nil {
 				ended = true
 				yield(b, asKV(err))
@@ -212,10 +218,13 @@ func (m *Member) Watch(ctx context.Context, w kv.WatchSpec) iter.Seq2[kv.Batch, 
 			return !ended
 		})
 		if !ended && errors.Is(context.Cause(ctx), errMemberStops) {
-			yield(kv.Batch{}, errStopping())
+			sayStopping(yield)
 		}
 	}
 }
+
+//go:noinline
+func sayStopping(yield func(kv.Batch, error) bool) { yield(kv.Batch{}, errStopping()) }
 
 var errMemberStops = errors.New("the member stops")
 

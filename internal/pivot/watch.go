@@ -12,19 +12,24 @@ import (
 
 // Watch passes w on, to one node after the other: on each the watches begin where the one before was.
 func (p *Pivot) Watch(ctx context.Context, spec kv.WatchSpec) iter.Seq2[kv.Batch, error] {
-	return func(yield func(kv.Batch, error) bool) {
-		w := newWatcher(spec, yield)
-		for again := true; again; {
-			s, err := p.enter(ctx, watches)
-			if err != nil {
-				yield(kv.Batch{}, err)
-				return
-			}
-			again = w.on(ctx, p, s)
-			p.leave(s, watches)
+	return func(yield func(kv.Batch, error) bool) { newWatcher(&spec, yield).run(ctx, p) }
+}
+
+// run and what it calls keep little on the stack, on which ten thousand streams wait: see following.
+func (w *watcher) run(ctx context.Context, p *Pivot) {
+	for again := true; again; {
+		s, err := p.enter(ctx, watches)
+		if err != nil {
+			w.fail(err)
+			return
 		}
+		again = w.on(ctx, p, s)
+		p.leave(s, watches)
 	}
 }
+
+//go:noinline
+func (w *watcher) fail(err error) { w.yield(kv.Batch{}, err) }
 
 // watcher is one stream of one consumer: what it asked for, and how far each watch has come.
 type watcher struct {
@@ -48,8 +53,9 @@ type watched struct {
 	skip    int  // of those, how many come once more
 }
 
-func newWatcher(spec kv.WatchSpec, yield func(kv.Batch, error) bool) *watcher {
-	w := &watcher{spec: spec, yield: yield, complete: spec.Control == nil}
+//go:noinline
+func newWatcher(spec *kv.WatchSpec, yield func(kv.Batch, error) bool) *watcher {
+	w := &watcher{spec: *spec, yield: yield, complete: spec.Control == nil}
 	for _, one := range spec.Watches {
 		w.add(one)
 	}
@@ -79,21 +85,15 @@ func (w *watcher) remove(id int64) {
 
 // on runs the stream on one node. again: another has taken its place, and there is something left to watch.
 func (w *watcher) on(ctx context.Context, p *Pivot, s *stand) (again bool) {
-	spec, over := w.open()
-	if over {
+	f := w.follower(ctx, p, s)
+	if f == nil {
 		return false
 	}
-	resumed := w.resumed()
-	if resumed == 0 && !w.back() {
-		return false
-	}
-	inner, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(s.left, cancel)()
-	f := &following{watcher: w, p: p, s: s, ctx: ctx, inner: inner, spec: spec, resumed: resumed}
+	stop := context.AfterFunc(s.left, f.cancel)
 	f.relay()
 	f.follow()
-	cancel()
+	stop()
+	f.cancel()
 	f.passing.Wait()
 	switch f.end {
 	case endTold:
@@ -104,6 +104,21 @@ func (w *watcher) on(ctx context.Context, p *Pivot, s *stand) (again bool) {
 	return ctx.Err() == nil && p.at.Load() != s && w.left()
 }
 
+// follower begins on a node; nil if there is nothing left to watch, or nobody.
+func (w *watcher) follower(ctx context.Context, p *Pivot, s *stand) *following {
+	spec, over := w.open()
+	if over {
+		return nil
+	}
+	resumed := w.resumed()
+	if resumed == 0 && !w.back() {
+		return nil
+	}
+	f := &following{watcher: w, p: p, s: s, ctx: ctx, spec: spec, resumed: resumed}
+	f.inner, f.cancel = context.WithCancel(ctx)
+	return f
+}
+
 // following is a stream on one node. It is in a struct, because ten thousand streams wait below follow and what is on their
 // stacks counts four times.
 type following struct {
@@ -111,6 +126,7 @@ type following struct {
 	p          *Pivot
 	s          *stand
 	ctx, inner context.Context // inner ends with the node's turn, too
+	cancel     context.CancelFunc
 	spec       kv.WatchSpec
 	resumed    int // watches the consumer knows that the node has yet to say it has made
 	end        endOf
@@ -128,7 +144,7 @@ const (
 
 // relay has what the consumer asks for passed on while the stream runs.
 func (f *following) relay() {
-	if f.complete {
+	if f.complete || f.directly() {
 		return
 	}
 	control := make(chan kv.WatchControl, 1)
@@ -141,7 +157,29 @@ func (f *following) relay() {
 	})
 }
 
-func (f *following) follow() { f.s.Watch(f.inner, f.spec)(f.batch) }
+// directly reports whether the node takes what the consumer asks for without anybody between.
+func (f *following) directly() bool {
+	if f.s.WatchTold == nil || f.owed {
+		return false
+	}
+	f.spec.Control = f.watcher.spec.Control
+	return true
+}
+
+func (f *following) follow() {
+	if f.s.WatchTold == nil {
+		f.s.Watch(f.inner, f.spec)(f.batch)
+	} else {
+		f.s.WatchTold(f.inner, f.spec, f.told)(f.batch)
+	}
+}
+
+// told keeps track of what the consumer asks for.
+func (f *following) told(c kv.WatchControl, ok bool) {
+	if f.spec.Control == f.watcher.spec.Control { // else relay does
+		f.take(c, ok)
+	}
+}
 
 func (f *following) batch(b kv.Batch, err error) (more bool) {
 	moved := !f.p.show(f.s, b.Header)
@@ -150,7 +188,7 @@ func (f *following) batch(b kv.Batch, err error) (more bool) {
 		f.end = endMoved
 		return false
 	case err != nil:
-		f.yield(kv.Batch{}, err)
+		f.fail(err)
 		f.end = endTold
 		return false
 	}

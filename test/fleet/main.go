@@ -64,7 +64,11 @@ func (o *options) check() (err error) {
 		return err
 	}
 	const each, rest = 4, 200 // a socket, a cache, its journal and a segment of a queue
-	switch need := uint64(max(o.boxes, 0)*each + rest); {
+	need := uint64(max(o.boxes, 0)*each + rest)
+	if more := (syscall.Rlimit{Cur: need, Max: need}); files.Max < need && syscall.Setrlimit(syscall.RLIMIT_NOFILE, &more) == nil { // as root
+		files = more
+	}
+	switch {
 	case o.boxes < 1 || flag.NArg() > 0:
 		return errors.New("usage: fleet [flags], see -help; -boxes is 1 or more")
 	case files.Max < need:
