@@ -28,7 +28,7 @@ type watching struct {
 	running sync.WaitGroup // of run
 
 	mu   sync.Mutex
-	open map[int64]kv.Watch  // watches that go on
+	open map[int64]*kv.Watch // watches that go on
 	why  map[int64]*kv.Error // of those that were refused or cut, until the node behind has answered
 	who  kv.By               // as found out last
 	last *Policy             // by which
@@ -64,7 +64,7 @@ func (g *Guard) Watch(ctx context.Context, spec kv.WatchSpec) iter.Seq2[kv.Batch
 // begin judges the watches that are asked for at first. Nil: none may be, and no more can be asked for.
 func (g *Guard) begin(ctx context.Context, src Source, spec *kv.WatchSpec, yield func(kv.Batch, error) bool) *watching {
 	w := &watching{g: g, src: src, by: spec.By, ctx: ctx, in: spec.Control, yield: yield, out: make(chan kv.WatchControl, watchControls), poke: make(chan struct{}, 1),
-		open: map[int64]kv.Watch{}, why: map[int64]*kv.Error{}}
+		open: map[int64]*kv.Watch{}, why: map[int64]*kv.Error{}}
 	w.inner = *spec
 	w.inner.Watches = make([]kv.Watch, 0, len(spec.Watches))
 	for _, one := range spec.Watches {
@@ -124,7 +124,7 @@ func (w *watching) admit(ctx context.Context, one kv.Watch) kv.Watch {
 		one.Key = nil
 		return one
 	}
-	w.who, w.open[one.ID] = who, one
+	w.who, w.open[one.ID] = who, &one
 	if len(w.open) == 1 {
 		w.last = by
 	}
