@@ -1,6 +1,6 @@
 // Command fleet puts many proxies on one member, the built agent, and takes the network between them away and back.
 //
-//	go run ./test/fleet -agent bin/agent [-boxes 1000] [-outage 2m] [-idle 1m] [-within 2m] [-json FILE]
+//	go run ./test/fleet -agent bin/agent [-boxes 1000] [-outage 2m] [-idle 1m] [-within 2m] [-json FILE] [-profile DIR]
 //
 // The proxies are simulated in this process, each of its own identity and UDP socket and of the shipped parts: transport,
 // uplink with its control stream, cache and queue. It prints what a proxy takes of the member's memory, what a fleet at
@@ -65,7 +65,7 @@ func (o *options) check() (err error) {
 	}
 	const each, rest = 4, 200 // a socket, a cache, its journal and a segment of a queue
 	need := uint64(max(o.boxes, 0)*each + rest)
-	if more := (syscall.Rlimit{Cur: need, Max: need}); files.Max < need && syscall.Setrlimit(syscall.RLIMIT_NOFILE, &more) == nil { // as root
+	if more := (syscall.Rlimit{Cur: need, Max: need}); files.Max < need && syscall.Setrlimit(syscall.RLIMIT_NOFILE, &more) == nil { // with CAP_SYS_RESOURCE
 		files = more
 	}
 	switch {
