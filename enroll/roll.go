@@ -230,8 +230,8 @@ func (s *session) listen(ctx context.Context, in *bufio.Reader) (err error) {
 		}
 	}
 	s.end()
-	if errors.Is(err, io.EOF) || ctx.Err() != nil {
-		return nil
+	if ctx.Err() != nil || errors.Is(err, io.EOF) {
+		return nil //nolint:nilerr // it was to end
 	}
 	return fmt.Errorf("control stream of node %s: %w", s.node, err)
 }

@@ -25,6 +25,7 @@ import (
 type options struct {
 	agent  string
 	boxes  int
+	light  int
 	writes int
 	outage time.Duration
 	idle   time.Duration
@@ -39,6 +40,7 @@ func main() {
 	var o options
 	flag.StringVar(&o.agent, "agent", filepath.Join("bin", "agent"), "the built agent")
 	flag.IntVar(&o.boxes, "boxes", 1000, "how many proxies; each takes a file descriptor, and about 300 kB of this process's memory")
+	flag.IntVar(&o.light, "light", 0, "how many of them have no disk: the shipped uplink and control stream, with a cache and a queue that only look so to the member; each takes one file descriptor")
 	flag.IntVar(&o.writes, "writes", 2, "writes that each queues during the outage")
 	flag.DurationVar(&o.outage, "outage", 2*time.Minute, "how long the network is lost; after 75 s without a packet connections end; 0: it is not, and the run ends with the fleet at rest")
 	flag.DurationVar(&o.idle, "idle", time.Minute, "how long the CPU of a fleet at rest is measured")
@@ -64,15 +66,15 @@ func (o *options) check() (err error) {
 		return err
 	}
 	const each, rest = 4, 200 // a socket, a cache, its journal and a segment of a queue
-	need := uint64(max(o.boxes, 0)*each + rest)
+	need := uint64(max(o.boxes-o.light, 0)*each + o.light + rest)
 	if more := (syscall.Rlimit{Cur: need, Max: need}); files.Max < need && syscall.Setrlimit(syscall.RLIMIT_NOFILE, &more) == nil { // with CAP_SYS_RESOURCE
 		files = more
 	}
 	switch {
-	case o.boxes < 1 || flag.NArg() > 0:
-		return errors.New("usage: fleet [flags], see -help; -boxes is 1 or more")
+	case o.boxes < 1 || o.light < 0 || o.light > o.boxes || flag.NArg() > 0:
+		return errors.New("usage: fleet [flags], see -help; -boxes is 1 or more, -light is up to that")
 	case files.Max < need:
-		return fmt.Errorf("%d proxies take %d file descriptors, the limit is %d: raise it with ulimit -n", o.boxes, need, files.Max)
+		return fmt.Errorf("%d proxies take %d file descriptors, the limit is %d: raise it with ulimit -n, or see -light", o.boxes, need, files.Max)
 	case files.Cur < need:
 		files.Cur = files.Max
 		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
@@ -97,7 +99,7 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, m.stop()) }()
-	f := &fleet{options: o, dir: dir, member: m, figures: figures{Boxes: o.boxes}}
+	f := &fleet{options: o, dir: dir, member: m, figures: figures{Boxes: o.boxes, Light: o.light}}
 	defer func() { err = errors.Join(err, f.close()) }()
 	parts := []func(context.Context) error{f.gather, f.rest}
 	if o.outage > 0 {
