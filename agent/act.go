@@ -27,13 +27,7 @@ type act struct {
 }
 
 // stage is the act as it stands behind the pivot.
-func (x *act) stage() pivot.Node {
-	n := pivot.Node{Backend: x.node.backend, Reach: x.reach}
-	if x.member != nil {
-		n.WatchTold = x.member.WatchTold
-	}
-	return n
-}
+func (x *act) stage() pivot.Node { return pivot.Node{Backend: x.node.backend, Reach: x.reach} }
 
 // running is an act that runs, whoever is served.
 type running struct {

@@ -111,6 +111,9 @@ func (m *Member) readIndex(ctx context.Context, sent func()) error {
 		if err := m.leader.await(ctx); err != nil {
 			return err
 		}
+		if err := m.stall.refuse(); err != nil {
+			return err
+		}
 		_, changed := m.leader.get()
 		sent()
 		again, err := m.askIndex(ctx, changed)
@@ -135,6 +138,9 @@ func (m *Member) readIndex(ctx context.Context, sent func()) error {
 const (
 	readAsks  = 3
 	readAgain = 900 * time.Millisecond
+	// readLate is how much later than it should raft may give a question up. Its clock stands still while the disk holds back
+	// a write of the log.
+	readLate = 500 * time.Millisecond
 )
 
 // askIndex makes one attempt. Again says that raft turned it away and may not the next time, or that the leader has
@@ -155,6 +161,8 @@ func (m *Member) askIndex(ctx context.Context, changed <-chan struct{}) (again b
 	answer[0] = asked[0].ResultC()
 	repeat := time.NewTimer(readAgain)
 	defer repeat.Stop()
+	late := time.NewTimer(leaderWait + readLate)
+	defer late.Stop()
 	for n := 1; ; {
 		which := 0
 		var r nodehost.RequestResult
@@ -174,6 +182,8 @@ func (m *Member) askIndex(ctx context.Context, changed <-chan struct{}) (again b
 			continue
 		case <-changed:
 			return true, nil
+		case <-late.C:
+			return false, noLeader("a read was not confirmed by a quorum within %s", leaderWait)
 		case <-ctx.Done():
 			return false, noLeader("the caller gave up waiting: %v", context.Cause(ctx))
 		case <-m.halt.done:
@@ -196,18 +206,12 @@ func (m *Member) askIndex(ctx context.Context, changed <-chan struct{}) (again b
 // Watch streams changes from this replica's own store until ctx ends, the consumer stops, or the member does: then the
 // last thing it yields is Stopping.
 func (m *Member) Watch(ctx context.Context, w kv.WatchSpec) iter.Seq2[kv.Batch, error] {
-	return m.WatchTold(ctx, w, nil)
-}
-
-// WatchTold is Watch, which calls told, unless it is nil, with each control that it takes, and with ok false once there will be
-// none, before it does what that asks for: who wants to know needs no goroutine between for that.
-func (m *Member) WatchTold(ctx context.Context, w kv.WatchSpec, told func(c kv.WatchControl, ok bool)) iter.Seq2[kv.Batch, error] {
 	return func(yield func(kv.Batch, error) bool) {
 		ctx, cancel := context.WithCancelCause(ctx)
 		defer cancel(nil)
 		defer context.AfterFunc(m.watching, func() { cancel(errMemberStops) })()
 		ended := false
-		m.store.WatchTold(ctx, w, told)(func(b kv.Batch, err error) bool { // no range: it would take more of the stack, on which ten thousand wait
+		m.store.Watch(ctx, w)(func(b kv.Batch, err error) bool { // no range: it would take more of the stack, on which ten thousand wait
 			if err != nil {
 				ended = true
 				yield(b, asKV(err))

@@ -27,15 +27,9 @@ const (
 // from the file, so nothing is skipped and nothing piles up. It is cancelled with kv.Compacted when the history it
 // has not read yet is compacted away and is no longer in memory.
 func (s *Store) Watch(ctx context.Context, spec kv.WatchSpec) iter.Seq2[kv.Batch, error] {
-	return s.WatchTold(ctx, spec, nil)
-}
-
-// WatchTold is Watch, which calls told, unless it is nil, with each control that it takes, and with ok false once there will be
-// none, before it does what that asks for.
-func (s *Store) WatchTold(ctx context.Context, spec kv.WatchSpec, told func(c kv.WatchControl, ok bool)) iter.Seq2[kv.Batch, error] {
 	return func(yield func(kv.Batch, error) bool) {
 		st := &stream{
-			s: s, yield: yield, control: spec.Control, tellOf: told,
+			s: s, yield: yield, control: spec.Control,
 			wake: make(chan struct{}, 1), watches: map[int64]*watch{},
 		}
 		defer st.close()
@@ -70,7 +64,6 @@ type stream struct {
 	s       *Store
 	yield   func(kv.Batch, error) bool
 	control <-chan kv.WatchControl
-	tellOf  func(c kv.WatchControl, ok bool) // of each that is taken; may be nil
 	wake    chan struct{}                    // of one slot: it was told something, its context has ended, or the store is closed
 	told    notice
 
@@ -152,9 +145,6 @@ func (st *stream) wait(idle bool) error {
 }
 
 func (st *stream) obey(c kv.WatchControl, ok bool) error {
-	if st.tellOf != nil {
-		st.tellOf(c, ok)
-	}
 	switch {
 	case !ok:
 		st.control = nil

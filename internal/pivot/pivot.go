@@ -10,7 +10,6 @@ package pivot
 import (
 	"context"
 	"fmt"
-	"iter"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,9 +24,6 @@ type Node struct {
 	// Reach returns once nothing it answers is older than a header that was shown before; it may wait for that until ctx
 	// ends. Nil: it always is.
 	Reach func(ctx context.Context, h kv.Header) error
-	// WatchTold is Watch, which tells of each control that it takes before it does what that asks for, and with ok false of
-	// their end. Nil: a goroutine stands between for that.
-	WatchTold func(ctx context.Context, w kv.WatchSpec, told func(c kv.WatchControl, ok bool)) iter.Seq2[kv.Batch, error]
 }
 
 const (
