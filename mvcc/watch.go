@@ -64,7 +64,7 @@ type stream struct {
 	s       *Store
 	yield   func(kv.Batch, error) bool
 	control <-chan kv.WatchControl
-	wake    chan struct{}                    // of one slot: it was told something, its context has ended, or the store is closed
+	wake    chan struct{} // of one slot: it was told something, its context has ended, or the store is closed
 	told    notice
 
 	replaced atomic.Bool // the history is not the one it has followed
