@@ -22,6 +22,7 @@ import (
 	"holdfast/internal/bridge"
 	"holdfast/internal/netwatch"
 	"holdfast/member"
+	"holdfast/member/raftnet"
 	"holdfast/transport"
 	"holdfast/transport/courier"
 )
@@ -169,33 +170,68 @@ func (n *network) start(a *Agent) error {
 		Log:       a.opts.Log,
 		ListenTCP: n.tcp,
 
+		Sparing: a.sparing,
+
 		EarlyData:  true,
 		SessionDir: a.dir.join(identityName),
 	}
-	if _, ok := n.conn.(*net.UDPConn); ok && a.cfg.Link.TCP != "off" {
-		cfg.DialTCP = dialTCP
+	if socket, ok := n.conn.(*net.UDPConn); ok {
+		cfg.Spare, cfg.Network = a.spareOf(socket), netwatch.Name
+		if a.cfg.Link.TCP != "off" {
+			cfg.DialTCP = dialTCP
+		}
 	}
 	n.ep, err = transport.New(cfg)
 	if err != nil {
 		return err
 	}
+	a.openBudget()
 	return a.opts.Metrics.Register(n.ep.Metrics())
+}
+
+// spareOf opens further sockets as that of the node, at any port.
+func (a *Agent) spareOf(socket *net.UDPConn) func(context.Context) (net.PacketConn, error) {
+	return func(ctx context.Context) (net.PacketConn, error) {
+		address := ":0"
+		if at, ok := socket.LocalAddr().(*net.UDPAddr); ok && !at.IP.IsUnspecified() {
+			address = (&net.UDPAddr{IP: at.IP, Zone: at.Zone}).String()
+		}
+		return a.opts.ListenPacket(ctx, "udp", address)
+	}
+}
+
+// keepAlive describes how often uplinks at rest speak, nil for a node that has no network.
+func (a *Agent) keepAlive() *api.KeepAliveStatus {
+	if a.net == nil || a.net.ep == nil {
+		return nil
+	}
+	k := a.net.ep.KeepAlive()
+	s := &api.KeepAliveStatus{EverySeconds: k.Every.Seconds(), Short: k.Short}
+	if !k.Found.IsZero() {
+		s.Found = &k.Found
+	}
+	return s
 }
 
 func (a *Agent) runNetwork(ctx context.Context, ready func()) error {
 	ready()
-	if _, ok := a.net.conn.(*net.UDPConn); !ok {
-		return a.net.ep.Run(ctx)
-	}
 	watching, stop := context.WithCancel(ctx)
+	counting, stopCounting := context.WithCancel(context.WithoutCancel(ctx)) // to the last byte
 	var watch sync.WaitGroup
+	if b := a.budget.Load(); b != nil {
+		watch.Go(func() { b.Run(counting) })
+	}
 	watch.Go(func() {
+		if _, ok := a.net.conn.(*net.UDPConn); !ok {
+			return // the kernel knows nothing of another network
+		}
 		if err := netwatch.Run(watching, func() { a.net.ep.Rerouted() }); err != nil {
 			a.opts.Log.Warn("links follow a change of this machine's addresses only by their keep-alives", "err", err)
 		}
 	})
 	err := a.net.ep.Run(ctx)
 	stop()
+	stopCounting()
 	watch.Wait()
 	return err
 }
@@ -306,8 +342,9 @@ func (a *Agent) links() (all []api.LinkStatus) {
 		return nil
 	}
 	var mail map[string]courier.Stats
+	var bulk map[string]raftnet.Bulk
 	if raft := a.mail.Load(); raft != nil {
-		mail = raft.Mail()
+		mail, bulk = raft.Mail(), raft.Bulk()
 	}
 	for _, h := range a.net.ep.Health() {
 		link := api.LinkStatus{Node: h.Node, Role: string(h.Role), Protocol: string(h.Protocol), Address: h.Addr, Way: string(h.Way), Lost: h.Lost,
@@ -316,6 +353,8 @@ func (a *Agent) links() (all []api.LinkStatus) {
 			link.Mail = &api.MailStatus{LossShare: s.Loss, Copies: s.CopiesNow, Paths: s.Paths, Retries: s.RetriedCount, Bytes: map[string]uint64{
 				"first": s.First, "copy": s.Copies, "repeat": s.Repeats, "retry": s.Retries, "ack": s.Acks,
 			}}
+			b := bulk[bridge.MemberNode(h.Node)]
+			link.Mail.BulkBytes, link.Mail.BulkPace, link.Mail.BulkLimit = b.Sent, b.Pace, b.Limit
 		}
 		all = append(all, link)
 	}

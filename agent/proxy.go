@@ -69,6 +69,7 @@ func (a *Agent) openProxy(from proxy.Upstream) (*act, error) {
 	x.cache, err = proxy.New(proxy.Options{
 		Upstream:    upstream,
 		Reconnected: up.Changed,
+		Paused:      a.pausedByBudget,
 		Path:        a.dir.join(proxyName, cacheFile),
 		Prefixes:    prefixes(a.cfg.Proxy.Prefixes),
 		MaxBytes:    int64(a.cfg.Proxy.MaxBytes),
@@ -159,14 +160,14 @@ func (a *Agent) proxyNode(x *proxyAct) *node {
 	return &node{
 		backend:  a.tracer.Backend("proxy", p),
 		caughtUp: caughtUp,
-		alive: func(ctx context.Context) error {
+		alive: vital{func(ctx context.Context) error {
 			key, end := kv.PrefixRange(nil)
 			_, err := p.Read(ctx, kv.Query{Ops: []kv.Op{kv.Range{Key: key, End: end, Limit: 1}}, MaxAge: kv.Unlimited, LocalOnly: true})
 			if kv.CodeOf(err) == kv.NotCached {
 				return nil
 			}
 			return err
-		},
+		}, &loop{name: "the loop that feeds the cache", work: p.Feeding}, nil}.check,
 		describe: func(s *api.Status) { a.describeProxy(s, up.State(), p.State()) },
 		policy:   x.rules.Source(),
 	}

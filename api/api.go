@@ -53,6 +53,24 @@ type Status struct {
 	Queue  *QueueStatus  `json:"queue,omitempty"`
 	Links  []LinkStatus  `json:"links,omitempty"`  // connections to other nodes
 	Switch *SwitchStatus `json:"switch,omitempty"` // a change of the mode that is under way
+
+	KeepAlive *KeepAliveStatus `json:"keep_alive,omitempty"`
+	Budget    *BudgetStatus    `json:"budget,omitempty"` // with link.budget only
+}
+
+// BudgetStatus is what the links of the node have carried today, and may.
+type BudgetStatus struct {
+	LimitBytes int64     `json:"limit_bytes"`
+	UsedBytes  int64     `json:"used_bytes"`
+	Spent      bool      `json:"spent"`
+	Until      time.Time `json:"until"` // when the next day begins
+}
+
+// KeepAliveStatus is how often the node speaks on uplinks at rest, so that NATs on the way do not forget it.
+type KeepAliveStatus struct {
+	EverySeconds float64    `json:"every_seconds"`
+	Found        *time.Time `json:"found,omitempty"` // when it was measured on the present network, absent if it was not
+	Short        bool       `json:"short"`           // a NAT forgets the node even sooner: what is sent to it at rest may be late
 }
 
 // ProxyStatus is the part of Status that a proxy has.
@@ -100,6 +118,10 @@ type MailStatus struct {
 	Paths     int               `json:"paths"`  // connections that carry datagrams
 	Retries   uint64            `json:"retries"`
 	Bytes     map[string]uint64 `json:"bytes"` // by purpose: first, copy, repeat, retry and ack
+
+	BulkBytes uint64  `json:"bulk_bytes"`           // of snapshots
+	BulkPace  float64 `json:"bulk_pace,omitempty"`  // bytes a second at which one goes now, 0 if none does
+	BulkLimit int64   `json:"bulk_limit,omitempty"` // link.bulk-rate where it holds now
 }
 
 // MemberStatus is the part of Status that a replica has.
@@ -116,4 +138,7 @@ type MemberStatus struct {
 	OverlayBytes    int64  `json:"overlay_bytes"`
 	DiskFreeBytes   int64  `json:"disk_free_bytes"`
 	WritesRefused   string `json:"writes_refused,omitempty"` // why writes are refused at present
+	// LogHeldSeconds is for how long the disk has held back a write of the raft log; 0 if it does not. Meanwhile the member
+	// takes no part in the cluster, whatever it says of the leader.
+	LogHeldSeconds float64 `json:"log_held_seconds,omitempty"`
 }

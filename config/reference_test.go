@@ -27,7 +27,7 @@ func TestTheSampleHasEveryDefault(t *testing.T) {
 	want := Default()
 	want.Complete("edge-7")
 	want.CORS.Origins, want.PeerAdvertise, want.Join, want.Proxy.Prefixes = []string{}, []string{}, []string{}, []string{}
-	want.TLS.Names = []string{}
+	want.TLS.Names, want.Link.BulkHours = []string{}, []string{}
 	want.Queue.Prefixes = []QueuePrefix{}
 	if !reflect.DeepEqual(got.Config, want) {
 		t.Errorf("got %+v\nwant %+v", got.Config, want)
@@ -80,7 +80,7 @@ func TestOnlyWhatAReloadAppliesIsCalledReloadable(t *testing.T) {
 			reloadable = append(reloadable, f.key)
 		}
 	}
-	if want := []string{"log-level", "limits.client-share", "limits.connections", "limits.rate"}; !slices.Equal(reloadable, want) {
+	if want := []string{"log-level", "link.bulk-rate", "link.bulk-hours", "limits.client-share", "limits.connections", "limits.rate"}; !slices.Equal(reloadable, want) {
 		t.Errorf("got %v, want %v: add what agent.Reload has learned", reloadable, want)
 	}
 }
@@ -96,7 +96,7 @@ func TestSettingsNameValueAndOrigin(t *testing.T) {
 		"name": "edge-7 default", "listen": "http://127.0.0.1:2379,http://[::1]:2379 default",
 	}
 	for _, s := range Settings(got.Config, got.Provenance) {
-		if s.Key == "link.budget" {
+		if s.Key == "link.redundancy" {
 			t.Errorf("%s is shown, and cannot be used", s.Key)
 		}
 		if w, ok := want[s.Key]; ok && !strings.HasSuffix(w, strings.TrimPrefix(s.Origin.String(), b.dir+"/")) || ok && !strings.HasPrefix(w, s.Value+" ") {

@@ -88,17 +88,6 @@ func note(lane uint8, device string) record {
 	return record{kind: recordEnd, lane: lane, state: Unknown, outcome: append([]byte{noteDevice}, device...)}
 }
 
-// noted is the device that a note names, empty if it is of another kind.
-func (q *Queue) noted(r *record) string {
-	if len(r.outcome) < 2 || r.outcome[0] != noteDevice {
-		return ""
-	}
-	if d := q.devices[string(r.outcome[1:])]; d != nil { // spares a copy for each op
-		return d.name
-	}
-	return string(r.outcome[1:])
-}
-
 func appendRecord(dst []byte, r *record) []byte {
 	dst = append(dst, byte(r.kind), r.lane)
 	dst = binary.AppendUvarint(dst, r.n)

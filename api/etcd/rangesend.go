@@ -42,6 +42,7 @@ func kvDesc() *grpc.ServiceDesc {
 	return &d
 }
 
+//nolint:revive // the order is that of grpc.MethodDesc
 func handleRange(srv any, ctx context.Context, decode func(any) error, unary grpc.UnaryServerInterceptor) (any, error) {
 	r := new(pb.RangeRequest)
 	if err := decode(r); err != nil {

@@ -1,14 +1,22 @@
 package etcd
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"holdfast/api"
+	"holdfast/api/apitest"
 	"holdfast/kv"
 )
 
@@ -124,5 +132,49 @@ func TestKeptAnswersAreBounded(t *testing.T) {
 	kept.encode(&op, &p)
 	if _, ok := kept.all[rangeAsked{key: "large"}]; ok {
 		t.Error("an answer that is too large is kept")
+	}
+}
+
+// listing is a proxy that lets nobody but alice have its list.
+type listing struct {
+	api.Backend
+	page atomic.Pointer[kv.Page]
+}
+
+func (l *listing) Read(_ context.Context, q kv.Query) (kv.Page, error) {
+	if q.By.Token != "alice" {
+		return kv.Page{}, kv.Errorf(kv.PermissionDenied, "permission denied")
+	}
+	return *l.page.Load(), nil
+}
+
+// What is kept of an answer is for those whom the Backend allows it, and for as long as that says the same.
+func TestKeptAnswersAreForWhoMayHaveThem(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 1))
+	l := &listing{Backend: apitest.NewMemory()}
+	next := func() *kv.Page {
+		p := randomPage(r, 2*keptLeast)
+		p.Source = kv.SourceCache
+		l.page.Store(&p)
+		return &p
+	}
+	now := next()
+	c := serve(t, Options{Backend: l, Log: discard}).kv
+	ask := func(who string) (*pb.RangeResponse, error) {
+		ctx := metadata.AppendToOutgoingContext(t.Context(), rpctypes.TokenFieldNameGRPC, who)
+		return c.Range(ctx, &pb.RangeRequest{Key: []byte("a"), RangeEnd: []byte("b"), Serializable: true})
+	}
+	for i := range 10 {
+		if i%4 == 3 {
+			now = next()
+		}
+		want := rangeResponse(kv.Range{}, now.Ops[0])
+		want.Header = (&Server{}).header(now.Header)
+		if got, err := ask("alice"); err != nil || !proto.Equal(got, want) {
+			t.Fatalf("call %d: got %v, %v, want %v", i, got, err, want)
+		}
+		if got, err := ask("bob"); status.Code(err) != codes.PermissionDenied {
+			t.Fatalf("call %d: bob got %v, %v", i, got, err)
+		}
 	}
 }

@@ -319,8 +319,8 @@ func (c *Cache) peek(key []byte) (*kv.KeyValue, error) {
 			return p, nil
 		}
 	}
-	if p, ok := c.hot.get(key); ok {
-		return p, nil
+	if a := c.hot.get(key); a != nil {
+		return a.kv(), nil
 	}
 	return c.stored(key)
 }

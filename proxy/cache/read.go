@@ -52,6 +52,7 @@ func (c *Cache) Mirrored(key, end []byte) (Span, bool) {
 // Found is a key as the cache knows it.
 type Found struct {
 	KV      *kv.KeyValue // nil: it does not exist. It is shared
+	Answer  *Answer      // with KV, if it is at hand
 	Span    Span
 	Epoch   kv.Epoch
 	Held    bool // by itself, not as a part of a span
@@ -72,10 +73,10 @@ func (c *Cache) Get(key []byte) (f Found, covered bool, err error) {
 		f.Span, f.Held = h.span(c.floor), true
 	}
 	f.Epoch, f.Partial = c.epoch, c.partial
-	f.KV, err = c.get(key)
+	f.KV, f.Answer, err = c.get(key)
 	if len(c.own) > 0 {
 		if e, ok := c.own[string(key)]; ok && (f.KV == nil || f.KV.ModRevision < e.KV.ModRevision) {
-			f.KV = nil
+			f.KV, f.Answer = nil, nil
 			if !e.Delete {
 				f.KV = &e.KV
 			}
@@ -84,22 +85,26 @@ func (c *Cache) Get(key []byte) (f Found, covered bool, err error) {
 	return f, true, err
 }
 
-// get returns the newest version that the feed has brought.
-func (c *Cache) get(key []byte) (*kv.KeyValue, error) {
+// get returns the newest version that the feed has brought, and the answer with it if that is at hand.
+func (c *Cache) get(key []byte) (*kv.KeyValue, *Answer, error) {
 	if p, ok := c.dirty[string(key)]; ok {
-		return p, nil
+		return p, nil, nil
 	}
 	if p, ok := c.frozen[string(key)]; ok {
-		return p, nil
+		return p, nil, nil
 	}
-	if p, ok := c.hot.get(key); ok {
-		return p, nil
+	if a := c.hot.get(key); a != nil {
+		p := a.kv()
+		return p, a, nil
 	}
 	p, err := c.stored(key)
-	if err == nil {
-		c.hot.put(key, p) // mu is held, so it has not changed since it was read
+	if err != nil {
+		return nil, nil, err
 	}
-	return p, err
+	a := NewAnswer(p)
+	c.hot.put(key, a) // mu is held, so it has not changed since it was read
+	p = a.kv()
+	return p, a, nil
 }
 
 func (c *Cache) stored(key []byte) (found *kv.KeyValue, err error) {
@@ -136,7 +141,7 @@ func (c *Cache) Range(key, end []byte, asOf int64) (kvs []kv.KeyValue, f Found, 
 	}
 	f.Epoch, f.Partial = c.epoch, c.partial
 	if len(end) == 0 {
-		v, err := c.get(key)
+		v, _, err := c.get(key)
 		if v != nil {
 			kvs = []kv.KeyValue{*v}
 		}
