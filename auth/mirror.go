@@ -52,7 +52,7 @@ type Mirror struct {
 	mu      sync.Mutex
 	changed chan struct{} // nil until somebody waits
 
-	asking  sync.Mutex    // one question at a time; guards what follows
+	asking  chan struct{} // of one slot, taken by who asks: one question at a time; guards what follows
 	written time.Duration // Clock when the file was written last
 }
 
@@ -76,7 +76,7 @@ type keptMirror struct {
 
 // NewMirror returns a Mirror of what was kept. Damaged content is no error: until the cluster has answered, all is refused.
 func NewMirror(o MirrorOptions) *Mirror {
-	m := &Mirror{o: o, poke: make(chan struct{}, 1), written: o.Clock()}
+	m := &Mirror{o: o, poke: make(chan struct{}, 1), asking: make(chan struct{}, 1), written: o.Clock()}
 	if o.From != nil {
 		h := &mirrored{text: o.From.Text(), raw: o.From.Encode(), since: o.Clock()}
 		var err error
@@ -252,8 +252,8 @@ func (m *Mirror) Run(ctx context.Context) {
 
 // grow writes the age of the policy down, from time to time.
 func (m *Mirror) grow() {
-	m.asking.Lock()
-	defer m.asking.Unlock()
+	m.asking <- struct{}{}
+	defer func() { <-m.asking }()
 	h := m.at.Load()
 	if h == nil || h.damaged || m.o.MaxOffline <= 0 || m.o.Clock()-m.written <= m.o.MaxOffline/mirrorsKept {
 		return
@@ -265,8 +265,12 @@ func (m *Mirror) grow() {
 
 // ask asks once, and keeps what comes before it is in force: a right that was withdrawn stays so over a crash.
 func (m *Mirror) ask(ctx context.Context) error {
-	m.asking.Lock()
-	defer m.asking.Unlock()
+	select { // no mutex: who has it waits for the link, and who is stopped meanwhile does not
+	case m.asking <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-m.asking }()
 	ctx, cancel := context.WithTimeout(ctx, mirrorWait)
 	defer cancel()
 	op := kv.ReadAuth{What: kv.AuthPolicy}
