@@ -159,23 +159,10 @@ func (a *Agent) memberNode(m *member.Member) *node {
 		backend:  a.tracer.Backend("raft", m),
 		admin:    admin,
 		caughtUp: m.Ready(),
-		alive:    func(ctx context.Context) error { return memberAlive(ctx, m) },
+		alive:    vital{m.Alive, &loop{name: "the loop that applies log entries", work: m.Applying}, m.WaitsForDisk}.check,
 		describe: func(s *api.Status) { describeMember(s, m.Status()) },
 		policy:   m.PolicySource(),
 	}
-}
-
-// memberAlive returns nil if the loop of a member has answered. A linearizable read has to pass through all of it; a
-// member that knows of no leader cannot do that, for no fault of its own, and shows its store instead.
-func memberAlive(ctx context.Context, m *member.Member) error {
-	probe := kv.Query{Ops: []kv.Op{kv.Range{Key: []byte{0}, CountOnly: true}}}
-	_, err := m.Read(ctx, probe)
-	if err == nil || m.Status().Leader != 0 {
-		return err
-	}
-	probe.MaxAge, probe.LocalOnly = kv.Unlimited, true
-	_, err = m.Read(ctx, probe)
-	return err
 }
 
 func describeMember(s *api.Status, m member.Status) {
@@ -195,6 +182,7 @@ func describeMember(s *api.Status, m member.Status) {
 		OverlayBytes:    m.OverlayBytes,
 		DiskFreeBytes:   m.DiskFreeBytes,
 		WritesRefused:   m.WritesRefused,
+		LogHeldSeconds:  m.LogHeld.Seconds(),
 	}
 	if m.Leader != 0 {
 		s.Member.Leader = strconv.FormatUint(m.Leader, 10)
