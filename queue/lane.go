@@ -46,7 +46,7 @@ type op struct {
 	at      int64  // Unix milliseconds
 	expires int64  // the same, 0 for never
 	place   place
-	owner   *owner // the device whose share it takes, nil for none
+	owner   *owner // whose share it takes, nil for nobody's, and once it has ended
 	size    int32
 	line    int32 // of the last op of its key: how many there are
 	rule    int16 // in Options.Rules, -1 for none
@@ -65,6 +65,7 @@ type op struct {
 type live struct {
 	command kv.Command
 	outcome kv.Outcome
+	author  string        // of an op that has ended: by whom it was written, empty if that is not known
 	done    chan struct{}
 	keeping chan struct{} // closed when keep has the disk's answer
 	asked   bool          // it went up last as a skip of its own number

@@ -22,7 +22,7 @@ type loading struct {
 	ops    [lanes][]*op
 	slab   []op
 	keys   *strings.Builder // memory for the keys to come
-	device string           // of the op that comes next
+	payer  payer            // of the op that comes next
 }
 
 // key copies a key. Memory is freed once no op has a key of its piece.
@@ -103,7 +103,7 @@ func (q *Queue) visit(ld *loading, r record, at place) error {
 		q.history = r.history
 	case recordEnd:
 		if r.n == 0 {
-			ld.device = q.noted(&r)
+			ld.payer = q.noted(&r)
 		} else if _, o := ld.find(r.lane, r.n); o != nil && !o.state.Ended() {
 			return q.visitEnd(o, &r)
 		}
@@ -131,8 +131,8 @@ func (q *Queue) visit(ld *loading, r record, at place) error {
 func (q *Queue) visitOp(ld *loading, r record, at place) error {
 	l := q.lanes[r.lane]
 	i, was := ld.find(r.lane, r.n)
-	device := ld.device
-	ld.device = ""
+	by := ld.payer
+	ld.payer = payer{}
 	if was != nil {
 		if was.place.seg != nil {
 			q.log.hold(was.place, -1)
@@ -146,7 +146,7 @@ func (q *Queue) visitOp(ld *loading, r record, at place) error {
 		return err
 	}
 	o.lane = l
-	q.owned(o, device)
+	q.owned(o, by)
 	ld.ops[r.lane] = slices.Insert(ld.ops[r.lane], i, o)
 	l.next = max(l.next, r.n+1)
 	q.log.hold(at, 1)
@@ -155,8 +155,8 @@ func (q *Queue) visitOp(ld *loading, r record, at place) error {
 
 func (q *Queue) visitEnd(o *op, r *record) error {
 	o.state = r.state
-	q.disown(o)
 	if !r.state.kept() {
+		q.disown(o)
 		q.log.hold(o.place, -1)
 		o.place = place{}
 		return nil
@@ -166,6 +166,7 @@ func (q *Queue) visitEnd(o *op, r *record) error {
 		return err
 	}
 	o.wake().outcome = out
+	q.disown(o)
 	q.kept = append(q.kept, o)
 	q.keptBytes += int64(o.size)
 	return nil

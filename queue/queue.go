@@ -50,7 +50,7 @@ type Queue struct {
 	depth     int               // durable pending ops
 	bytes     int64             // of those
 	ruleBytes []int64           // of those, by rule
-	devices   map[string]*owner // those that have ops in line
+	devices   map[payer]*owner // those that have ops in line
 	keyBytes  int64             // of the keys of durable ops
 	dups      []int             // by rule: ops whose key had one that was not sent yet, since the last squeeze
 	loaded    int64             // bytes of durable ops held in memory
@@ -87,7 +87,7 @@ func Open(next Next, o Options) (*Queue, error) {
 		return nil, fmt.Errorf("queue: %w", err)
 	}
 	q := &Queue{next: next, opts: o, keys: newIndex(0), keeping: map[*op]bool{},
-		devices: map[string]*owner{}, ruleBytes: make([]int64, len(o.Rules)), dups: make([]int, len(o.Rules)),
+		devices: map[payer]*owner{}, ruleBytes: make([]int64, len(o.Rules)), dups: make([]int, len(o.Rules)),
 		downC: make(chan struct{}), wake: make(chan struct{}, 1), resumed: make(chan struct{}, 1)}
 	for i := range q.lanes {
 		q.lanes[i] = &lane{id: uint8(i), next: 1}
