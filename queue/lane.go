@@ -65,7 +65,7 @@ type op struct {
 type live struct {
 	command kv.Command
 	outcome kv.Outcome
-	author  string        // of an op that has ended: by whom it was written, empty if that is not known
+	author  string // of an op that has ended: by whom it was written, empty if that is not known
 	done    chan struct{}
 	keeping chan struct{} // closed when keep has the disk's answer
 	asked   bool          // it went up last as a skip of its own number

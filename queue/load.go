@@ -19,10 +19,10 @@ const (
 
 // loading is what reading the log needs: the ops of each lane in order of number, those that ended included.
 type loading struct {
-	ops    [lanes][]*op
-	slab   []op
-	keys   *strings.Builder // memory for the keys to come
-	payer  payer            // of the op that comes next
+	ops   [lanes][]*op
+	slab  []op
+	keys  *strings.Builder // memory for the keys to come
+	payer payer            // of the op that comes next
 }
 
 // key copies a key. Memory is freed once no op has a key of its piece.
