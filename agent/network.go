@@ -171,6 +171,7 @@ func (n *network) start(a *Agent) error {
 
 		EarlyData:  true,
 		SessionDir: a.dir.join(identityName),
+		Seal:       a.dir.seal,
 	}
 	if _, ok := n.conn.(*net.UDPConn); ok && a.cfg.Link.TCP != "off" {
 		cfg.DialTCP = dialTCP

@@ -34,6 +34,7 @@ type Config struct {
 	Join          []string `mapstructure:"join" check:"join" help:"addresses, as host:port, of any nodes of the cluster to join, or srv:NAME for those that the SRV record _holdfast._udp.NAME lists; proxy:host:port is a proxy that this one is to be behind; once joined it is where a member looks for the others when it has lost them all"`
 	TokenFile     string   `mapstructure:"token-file" check:"file" help:"file with the join token, made by agent token create on a member; once joined it is where a member looks for the others when it has lost them all"`
 	Token         Secret   `mapstructure:"token" from:"env" help:"the join token; token-file wins over it"`
+	SealFile      string   `mapstructure:"seal-file" check:"file" help:"file with a secret of 16 to 4096 random bytes by which this node's keys are sealed on disk, best a credential of systemd's bound to a TPM; set for a data directory that has keys, the next start seals them"`
 	Fallback      string   `mapstructure:"fallback" oneof:"proxy,none" shown:"proxy in auto, none in member" help:"what to become when the cluster needs no more members, or has removed this one"`
 	Insecure      bool     `mapstructure:"insecure" default:"false" help:"allow plaintext http beyond loopback"`
 	LogLevel      string   `mapstructure:"log-level" default:"info" oneof:"debug,info,warn,error" reload:"yes" help:"least severe log line to write"`

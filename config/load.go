@@ -30,7 +30,7 @@ type Loaded struct {
 }
 
 // Load puts together, each stronger than the one before: defaults, the credentials of the service manager (a file named
-// token in $CREDENTIALS_DIRECTORY is the token-file), the main file, the files of agent.d beside it in
+// token in $CREDENTIALS_DIRECTORY is the token-file, holdfast.seal there the seal-file), the main file, the files of agent.d beside it in
 // lexical order, the environment, and flags. A stronger value replaces a weaker one whole, lists included.
 //
 // The error joins every Fault of every layer, those of overridden values too. The settings are then what can be made of
@@ -82,25 +82,27 @@ func (l *loader) loadFiles(s Sources) []string {
 	return paths
 }
 
-// loadCredentials finds what LoadCredential=token:... of a unit has put there.
+// loadCredentials finds what LoadCredential= or LoadCredentialEncrypted= of a unit has put there.
 func (l *loader) loadCredentials(environ []string) {
 	for _, pair := range environ {
 		dir, ok := strings.CutPrefix(pair, credentialsEnv+"=")
 		if !ok || dir == "" {
 			continue
 		}
-		path := filepath.Join(dir, tokenCredential)
-		if _, err := os.Stat(path); err == nil { // not there: nobody passed one
-			l.add(layer{"token-file": entry{raw: path, origin: Origin{Layer: LayerEnvironment, Name: credentialsEnv}}})
+		for name, key := range credentials {
+			path := filepath.Join(dir, name)
+			if _, err := os.Stat(path); err == nil { // not there: nobody passed one
+				l.add(layer{key: entry{raw: path, origin: Origin{Layer: LayerEnvironment, Name: credentialsEnv}}})
+			}
 		}
 	}
 }
 
-// The names of systemd.exec(5), and of the credential that holds a join token.
-const (
-	credentialsEnv  = "CREDENTIALS_DIRECTORY"
-	tokenCredential = "token"
-)
+// credentialsEnv is of systemd.exec(5).
+const credentialsEnv = "CREDENTIALS_DIRECTORY"
+
+// credentials are the settings by the names of the credentials that they are taken from.
+var credentials = map[string]string{"token": "token-file", "holdfast.seal": "seal-file"}
 
 // configName is the main file asked for, or "".
 func configName(s Sources) string {

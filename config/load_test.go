@@ -381,23 +381,31 @@ func TestAMissingHostNameIsAWarning(t *testing.T) {
 	}
 }
 
-// systemd hands a token over in a folder; anything else that was said about the token goes before it.
-func TestACredentialIsTheTokenFile(t *testing.T) {
-	dir := t.TempDir()
-	if loaded, err := Load(Sources{Dir: t.TempDir(), Environ: []string{"CREDENTIALS_DIRECTORY=" + dir}}); err != nil || loaded.Config.TokenFile != "" {
-		t.Errorf("without one: %q, %v", loaded.Config.TokenFile, err)
-	}
-	path := filepath.Join(dir, "token")
-	if err := os.WriteFile(path, []byte("x"), 0o400); err != nil {
-		t.Fatal(err)
-	}
-	environ := []string{"CREDENTIALS_DIRECTORY=" + dir}
-	loaded, err := Load(Sources{Dir: t.TempDir(), Environ: environ})
-	if err != nil || loaded.Config.TokenFile != path {
-		t.Errorf("token-file is %q, %v", loaded.Config.TokenFile, err)
-	}
-	loaded, err = Load(Sources{Dir: t.TempDir(), Environ: append(environ, "HOLDFAST_TOKEN_FILE="+path+"x")})
-	if loaded.Config.TokenFile != path+"x" {
-		t.Errorf("the variable does not win: %q, %v", loaded.Config.TokenFile, err)
+// systemd hands a token, or the secret of a seal, over in a folder; anything else that was said about it goes before that.
+func TestACredentialIsTheFileOfASetting(t *testing.T) {
+	for name, one := range map[string]struct {
+		variable string
+		get      func(Config) string
+	}{
+		"token":         {"HOLDFAST_TOKEN_FILE", func(c Config) string { return c.TokenFile }},
+		"holdfast.seal": {"HOLDFAST_SEAL_FILE", func(c Config) string { return c.SealFile }},
+	} {
+		dir := t.TempDir()
+		environ := []string{"CREDENTIALS_DIRECTORY=" + dir}
+		if loaded, err := Load(Sources{Dir: t.TempDir(), Environ: environ}); err != nil || one.get(loaded.Config) != "" {
+			t.Errorf("%s: without one: %q, %v", name, one.get(loaded.Config), err)
+		}
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte("x"), 0o400); err != nil {
+			t.Fatal(err)
+		}
+		loaded, err := Load(Sources{Dir: t.TempDir(), Environ: environ})
+		if err != nil || one.get(loaded.Config) != path {
+			t.Errorf("%s: the file is %q, %v", name, one.get(loaded.Config), err)
+		}
+		loaded, err = Load(Sources{Dir: t.TempDir(), Environ: append(environ, one.variable+"="+path+"x")})
+		if one.get(loaded.Config) != path+"x" {
+			t.Errorf("%s: the variable does not win: %q, %v", name, one.get(loaded.Config), err)
+		}
 	}
 }

@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 
 // dialIdle opens n connections with the identity in dir, says so, and holds them until its input ends.
 func dialIdle(n int, dir, addr string) error {
-	id, err := LoadIdentity(dir)
+	id, err := LoadIdentity(dir, nil)
 	if err != nil {
 		return err
 	}
