@@ -129,6 +129,47 @@ func TestTheRateOfAClientIsBounded(t *testing.T) {
 	})
 }
 
+// Connections that come and go cost the node the more the faster they come, however few are open: TLS is agreed upon on each.
+func TestTheRateOfConnectionsOfAClientIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reg := prometheus.NewRegistry()
+		l := newLimiter(forClients, 100, newLedger(50, 0, [uses]int64{useConnection: 100}, reg), reg)
+		l.ledger.opens.Store(10)
+		open := func(addr string) (n int) {
+			for range 30 {
+				if c := l.admit(farConn{addr: addr}); c != nil {
+					if c.beyond != nil {
+						t.Fatalf("one got the answer %v", c.beyond)
+					}
+					_ = c.Close()
+					n++
+				}
+			}
+			return n
+		}
+		if n := open("192.0.2.1"); n != 10 {
+			t.Errorf("%d connections at once, want 10", n)
+		}
+		if n := open("192.0.2.2"); n != 10 {
+			t.Errorf("another client opened %d, want 10", n)
+		}
+		if n := open("127.0.0.1"); n != 30 {
+			t.Errorf("this machine opened %d, want all", n)
+		}
+		time.Sleep(500 * time.Millisecond)
+		if n := open("192.0.2.1"); n != 5 {
+			t.Errorf("%d connections after half a second, want 5", n)
+		}
+		if got := l.ledger.hasty.Load(); got != 20+20+25 || l.open.Load() != 0 || len(l.ledger.clients) != 2 {
+			t.Errorf("%d refused, %d open, %d accounts", got, l.open.Load(), len(l.ledger.clients))
+		}
+		time.Sleep(2 * time.Second)
+		if l.ledger.sweep(time.Now()); len(l.ledger.clients) != 0 {
+			t.Errorf("%d accounts are left", len(l.ledger.clients))
+		}
+	})
+}
+
 // farConn is a connection from somewhere.
 type farConn struct {
 	net.Conn

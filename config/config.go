@@ -139,20 +139,21 @@ type Link struct {
 
 // Limits is what a client may ask for. gRPC clients are held to Request only, as etcd does.
 type Limits struct {
-	Value         Size          `mapstructure:"value" default:"1MiB" min:"1KiB" max:"8MiB" help:"largest value of a REST request"`
-	Key           Size          `mapstructure:"key" default:"4KiB" min:"64B" max:"64KiB" help:"longest key of a REST request"`
-	Request       Size          `mapstructure:"request" default:"1.5MiB" min:"64KiB" max:"8MiB" help:"largest request of any kind"`
-	TxnOps        int           `mapstructure:"txn-ops" default:"128" min:"1" max:"16384" help:"most operations of a transaction, and most conditions; over REST those of nested ones included, over gRPC as etcd counts them"`
-	Handshakes    int           `mapstructure:"handshakes" default:"256" min:"1" max:"100000" help:"most TLS handshakes of https listeners under way at a time"`
-	Requests      int           `mapstructure:"requests" default:"4096" min:"1" max:"1000000" help:"most requests of clients under way at a time, of any kind but watches"`
-	Bodies        Size          `mapstructure:"bodies" default:"128MiB" min:"8MiB" help:"most memory that bodies of clients' requests may take at a time, those that are still arriving included; a call of gRPC counts 4 KiB besides"`
-	ClientShare   int           `mapstructure:"client-share" default:"25" min:"1" max:"100" reload:"yes" help:"percent of connections, handshakes, requests, bodies and watches that one client may have, by its address (of IPv6 the first 64 bits); clients on this machine may have all"`
-	Connections   int           `mapstructure:"connections" default:"1024" min:"1" max:"1000000" reload:"yes" help:"most client connections at a time"`
-	HeaderTimeout time.Duration `mapstructure:"header-timeout" default:"10s" min:"100ms" max:"10m" help:"time a client has to send the header of a request"`
-	BodyTimeout   time.Duration `mapstructure:"body-timeout" default:"1m" min:"100ms" max:"24h" help:"time a client has to send the body of a request"`
-	IdleTimeout   time.Duration `mapstructure:"idle-timeout" default:"10m" min:"1s" max:"24h" help:"time after which an unused client connection is closed"`
-	Watches       int           `mapstructure:"watches" default:"1024" min:"1" max:"1000000" help:"most open watches at a time"`
-	Rate          int           `mapstructure:"rate" default:"none" min:"0" reload:"yes" help:"most requests per second of one client, by its address as for limits.client-share; not for clients on this machine"`
+	Value          Size          `mapstructure:"value" default:"1MiB" min:"1KiB" max:"8MiB" help:"largest value of a REST request"`
+	Key            Size          `mapstructure:"key" default:"4KiB" min:"64B" max:"64KiB" help:"longest key of a REST request"`
+	Request        Size          `mapstructure:"request" default:"1.5MiB" min:"64KiB" max:"8MiB" help:"largest request of any kind"`
+	TxnOps         int           `mapstructure:"txn-ops" default:"128" min:"1" max:"16384" help:"most operations of a transaction, and most conditions; over REST those of nested ones included, over gRPC as etcd counts them"`
+	Handshakes     int           `mapstructure:"handshakes" default:"256" min:"1" max:"100000" help:"most TLS handshakes of https listeners under way at a time"`
+	Requests       int           `mapstructure:"requests" default:"4096" min:"1" max:"1000000" help:"most requests of clients under way at a time, of any kind but watches"`
+	Bodies         Size          `mapstructure:"bodies" default:"128MiB" min:"8MiB" help:"most memory that bodies of clients' requests may take at a time, those that are still arriving included; a call of gRPC counts 4 KiB besides"`
+	ClientShare    int           `mapstructure:"client-share" default:"25" min:"1" max:"100" reload:"yes" help:"percent of connections, handshakes, requests, bodies and watches that one client may have, by its address (of IPv6 the first 64 bits); clients on this machine may have all"`
+	Connections    int           `mapstructure:"connections" default:"1024" min:"1" max:"1000000" reload:"yes" help:"most client connections at a time"`
+	HeaderTimeout  time.Duration `mapstructure:"header-timeout" default:"10s" min:"100ms" max:"10m" help:"time a client has to send the header of a request"`
+	BodyTimeout    time.Duration `mapstructure:"body-timeout" default:"1m" min:"100ms" max:"24h" help:"time a client has to send the body of a request"`
+	IdleTimeout    time.Duration `mapstructure:"idle-timeout" default:"10m" min:"1s" max:"24h" help:"time after which an unused client connection is closed"`
+	Watches        int           `mapstructure:"watches" default:"1024" min:"1" max:"1000000" help:"most open watches at a time"`
+	Rate           int           `mapstructure:"rate" default:"none" min:"0" reload:"yes" help:"most requests per second of one client, by its address as for limits.client-share; not for clients on this machine"`
+	ConnectionRate int           `mapstructure:"connection-rate" default:"256" min:"0" max:"1000000" reload:"yes" help:"most connections that one client may open per second, by its address as for limits.client-share; those beyond are closed at once; 0 is any number; not for clients on this machine"`
 }
 
 // Audit is the record of who changed what.

@@ -96,7 +96,7 @@ func BenchmarkIdleConnections(b *testing.B) {
 	for b.Loop() {
 		ca := mustCA(b, "c1")
 		dir := b.TempDir()
-		if err := newIdentity(b, ca, Grant{Role: Proxy}).Save(dir); err != nil {
+		if err := newIdentity(b, ca, Grant{Role: Proxy}).Save(dir, nil); err != nil {
 			b.Fatal(err)
 		}
 		ep := serveBench(b, ca, func(ctx context.Context, c *Conn) { _, _ = c.AcceptStream(ctx) })

@@ -102,7 +102,7 @@ func write(t *testing.T, path string, data []byte) {
 func swapKey(t *testing.T, path string, other *Identity) {
 	t.Helper()
 	dir := t.TempDir()
-	if err := other.Save(dir); err != nil {
+	if err := other.Save(dir, nil); err != nil {
 		t.Fatal(err)
 	}
 	const end = "-----END PRIVATE KEY-----\n"

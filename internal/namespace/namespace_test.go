@@ -196,7 +196,7 @@ func (l *line) items() (all []api.QueueItem) {
 }
 
 func (l *line) List(f api.QueueFilter) ([]api.QueueItem, error) {
-	return slices.DeleteFunc(l.items(), func(i api.QueueItem) bool { return !strings.HasPrefix(i.Key, prefix) }), nil
+	return slices.DeleteFunc(l.items(), func(i api.QueueItem) bool { return !strings.HasPrefix(i.Key, f.Prefix) }), nil
 }
 
 func (l *line) Get(_ context.Context, id string, _ bool) (api.QueueItem, bool, error) {
