@@ -15,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"holdfast/api"
 )
 
 // gateway posts to etcd's JSON gateway and decodes the answer.
@@ -206,6 +208,31 @@ func TestAnAuthorSeesWhatWasRejected(t *testing.T) {
 		t.Errorf("the device sees %s", r.body)
 	}
 	proxy.as("", 401, "GET", "/v1/queue", "")
+}
+
+// TestAMemberKnowsWhenAProxySawADevice has a device read from a proxy's cache alone.
+func TestAMemberKnowsWhenAProxySawADevice(t *testing.T) {
+	c, member, proxy, _, _ := lockedCluster(t)
+	token, _ := deviceToken(t, c.memberDir(), "--device=display", "--allow=get", "--prefix=site/")
+	deviceToken(t, c.memberDir(), "--device=drawer", "--allow=get", "--prefix=site/")
+	eventually(t, startMax, func() string {
+		if r := proxy.do("GET", "/v1/kv/site/1?consistency=local", nil, "Authorization", "Bearer "+token); r.status != http.StatusOK {
+			return fmt.Sprintf("the new token is answered with %d", r.status)
+		}
+		return ""
+	})
+	var list struct {
+		Devices []api.DeviceInfo `json:"devices"`
+	}
+	out, _ := command(t, 0, "token", "ls", "-o", "json", "--data-dir", c.memberDir())
+	if err := json.Unmarshal([]byte(out), &list); err != nil || len(list.Devices) != 2 {
+		t.Fatalf("%s: %v", out, err)
+	}
+	for _, d := range list.Devices {
+		if seen := d.LastSeen != nil && time.Since(*d.LastSeen) < startMax; seen != (d.Name == "display") {
+			t.Errorf("%s was seen last at %v, as %s says", d.Name, d.LastSeen, member.url)
+		}
+	}
 }
 
 // TestAWatchOnAProxyEndsWithItsRight withdraws a token while its watch is open, on the proxy's own feed.
