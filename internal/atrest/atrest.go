@@ -85,7 +85,7 @@ func (s *Seal) Close(name string, content []byte, labels map[string]string) ([]b
 	if err != nil {
 		return nil, fmt.Errorf("seal %s: %w", name, err)
 	}
-	box = aead.Seal(box, make([]byte, aead.NonceSize()), content, bound(name, labels))
+	box = aead.Seal(box, make([]byte, aead.NonceSize()), content, bound(name, labels)) //nolint:gosec // the key is used this once
 	return pem.EncodeToMemory(&pem.Block{Type: blockType, Headers: labels, Bytes: box}), nil
 }
 
@@ -108,7 +108,7 @@ func (s *Seal) Open(name string, content []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", name, err)
 	}
-	plain, err := aead.Open(nil, make([]byte, aead.NonceSize()), block.Bytes[1+saltSize:], bound(name, block.Headers))
+	plain, err := aead.Open(nil, make([]byte, aead.NonceSize()), block.Bytes[1+saltSize:], bound(name, block.Headers)) //nolint:gosec // as Close has it
 	if err != nil {
 		return nil, ErrWrongSeal
 	}
