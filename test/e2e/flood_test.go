@@ -269,12 +269,12 @@ func handshakes(ctx context.Context, addr string) {
 	wg.Wait()
 }
 
-// longBodies sends values of 2 MiB, whose end nobody waits for.
+// longBodies sends values of 2 MiB. The node takes half a second over the end of each, so they are many.
 func longBodies(ctx context.Context, addr string) {
 	head := fmt.Sprintf("PUT /v1/kv/long HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n", 2<<20)
 	piece := make([]byte, 64<<10)
 	var wg sync.WaitGroup
-	for range 16 {
+	for range 128 {
 		wg.Go(func() {
 			for ctx.Err() == nil {
 				c, err := floodDial(ctx, addr)
