@@ -70,6 +70,7 @@ func (a *Agent) bounds() *sniff.Bounds {
 	}
 	return &sniff.Bounds{
 		Timeout: a.cfg.Limits.BodyTimeout,
+		Reset:   func(c net.Conn) bool { return a.ledger.reset(api.CallerOf(c)) },
 		Ended:   func(why sniff.Excess) { ended[why].Add(1) },
 		Hold: func(c net.Conn, n int64) error {
 			who := api.CallerOf(c)

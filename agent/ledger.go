@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"holdfast/api"
+	"holdfast/internal/sniff"
 	"holdfast/kv"
 )
 
@@ -53,11 +54,13 @@ type account struct {
 	has      [uses]int64
 	requests pace
 	opens    pace
+	resets   pace
 }
 
 // idle reports whether there is nothing to remember of a client.
 func (a *account) idle(now time.Time) bool {
-	return a.has == [uses]int64{} && a.requests.full(now) && a.opens.full(now)
+	return a.has == [uses]int64{} && a.requests.full(now, time.Second) && a.opens.full(now, time.Second) &&
+		a.resets.full(now, sniff.ResetBurst/sniff.ResetRate*time.Second)
 }
 
 // pace is how fast a client does something.
@@ -66,15 +69,15 @@ type pace struct {
 	at     time.Time
 }
 
-// spend takes one of a rate. A second's worth may come at once.
-func (p *pace) spend(rate float64, now time.Time) bool {
+// spend takes one of a rate, of which burst may come at once.
+func (p *pace) spend(rate, burst float64, now time.Time) bool {
 	if rate == 0 {
 		return true
 	}
 	if p.at.IsZero() {
-		p.tokens = rate
+		p.tokens = burst
 	} else if passed := now.Sub(p.at).Seconds(); passed > 0 {
-		p.tokens = min(rate, p.tokens+passed*rate)
+		p.tokens = min(burst, p.tokens+passed*rate)
 	}
 	p.at = now
 	if p.tokens < 1 {
@@ -84,8 +87,10 @@ func (p *pace) spend(rate float64, now time.Time) bool {
 	return true
 }
 
-// full reports whether all that was spent has grown back.
-func (p *pace) full(now time.Time) bool { return p.at.IsZero() || now.Sub(p.at) > time.Second }
+// full reports whether all that was spent has grown back, which takes at most so long.
+func (p *pace) full(now time.Time, after time.Duration) bool {
+	return p.at.IsZero() || now.Sub(p.at) > after
+}
 
 // clientsMax bounds the accounts. Those with nothing open are let go; beyond it new clients share one account, that of
 // the zero prefix.
@@ -154,7 +159,7 @@ func (l *ledger) takeMany(c api.Caller, u use, n int64) error {
 		return nil
 	}
 	a := l.account(client)
-	if u == useConnection && !a.opens.spend(float64(l.opens.Load()), time.Now()) {
+	if rate := float64(l.opens.Load()); u == useConnection && !a.opens.spend(rate, rate, time.Now()) {
 		l.hasty.Add(1)
 		return errTooHasty
 	}
@@ -162,7 +167,7 @@ func (l *ledger) takeMany(c api.Caller, u use, n int64) error {
 		l.refused[u].Add(1)
 		return kv.Errorf(kv.RateLimited, "this client has %s under way, its share of this node (limits.client-share)", u.some(a.has[u]))
 	}
-	if u == useRequest && !a.requests.spend(float64(l.rate.Load()), time.Now()) {
+	if rate := float64(l.rate.Load()); u == useRequest && !a.requests.spend(rate, rate, time.Now()) {
 		l.limited.Add(1)
 		err := kv.Errorf(kv.RateLimited, "this client sends more than %d requests a second (limits.rate)", l.rate.Load())
 		err.RetryAfter = time.Second
@@ -171,6 +176,17 @@ func (l *ledger) takeMany(c api.Caller, u use, n int64) error {
 	l.total[u] += n
 	a.has[u] += n
 	return nil
+}
+
+// reset counts a call that a client has given up; false: it gives up too many, over all its connections.
+func (l *ledger) reset(c api.Caller) bool {
+	client, shares := clientOf(c)
+	if c.Admin || !shares {
+		return true
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.account(client).resets.spend(sniff.ResetRate, sniff.ResetBurst, time.Now())
 }
 
 // errTooHasty is for a client that opens connections too fast. It is not told: a word for each would cost what is to be saved.

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"holdfast/api"
+	"holdfast/internal/sniff"
 	"holdfast/kv"
 )
 
@@ -166,6 +167,36 @@ func TestTheRateOfConnectionsOfAClientIsBounded(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		if l.ledger.sweep(time.Now()); len(l.ledger.clients) != 0 {
 			t.Errorf("%d accounts are left", len(l.ledger.clients))
+		}
+	})
+}
+
+// A client that gives calls up without end does not get another burst with another connection.
+func TestTheResetsOfAClientAreCountedOverItsConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := testLedger(100, 0)
+		resets := func(c api.Caller) (n int) {
+			for n <= 2*sniff.ResetBurst && l.reset(c) {
+				n++
+			}
+			return n
+		}
+		if n := resets(from("192.0.2.1")); n != sniff.ResetBurst {
+			t.Errorf("%d at once, want %d", n, sniff.ResetBurst)
+		}
+		if n := resets(from("192.0.2.2")); n != sniff.ResetBurst {
+			t.Errorf("another client: %d at once, want %d", n, sniff.ResetBurst)
+		}
+		if n := resets(from("127.0.0.1")); n <= sniff.ResetBurst {
+			t.Errorf("this machine: %d", n)
+		}
+		time.Sleep(time.Second)
+		if n := resets(from("192.0.2.1")); n != sniff.ResetRate {
+			t.Errorf("%d after a second, want %d", n, sniff.ResetRate)
+		}
+		time.Sleep(time.Hour)
+		if l.sweep(time.Now()); len(l.clients) > 0 {
+			t.Errorf("%d accounts are left", len(l.clients))
 		}
 	})
 }

@@ -21,6 +21,9 @@ type Bounds struct {
 	// Hold counts bytes that unanswered calls of a gRPC connection hold here, beyond HeldFree: more, or fewer than before
 	// where it is negative, which is never refused. An error ends the connection.
 	Hold func(c net.Conn, bytes int64) error
+	// Reset counts a call that a client gives up over c among those of all its connections, so that it does not get another
+	// ResetBurst with each; false ends the connection.
+	Reset func(c net.Conn) bool
 	// Timeout is how long a gRPC connection may hold more than HeldFree of unanswered bodies, without a pause. 0: for ever.
 	Timeout time.Duration
 	// Ended hears why a connection was ended.
@@ -185,7 +188,7 @@ func (m *metered) received(b []byte) (why Excess, err error) {
 		if now.IsZero() {
 			now = time.Now()
 		}
-		if !rate.spend(now) {
+		if !rate.spend(now) || why == ExcessResets && m.bounds.Reset != nil && !m.bounds.Reset(m.Conn) {
 			return why, fmt.Errorf("more than %d frames of HTTP/2 a second that are %s", int(rate.rate), why)
 		}
 	}
