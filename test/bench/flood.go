@@ -53,11 +53,16 @@ func (b *bench) runFloods(ctx context.Context) error {
 			list = append(list, f)
 		}
 	}
+	var failed []error // told once the rest is measured
 	for round := range b.options.rounds {
 		for _, f := range list {
 			b.progress("flood, round %d of %d: %s", round+1, b.options.rounds, f.name)
 			if err := b.flooded(ctx, f, round); err != nil {
-				return fmt.Errorf("flood of %s: %w", f.name, err)
+				b.progress("**%v**", err)
+				failed = append(failed, fmt.Errorf("flood of %s, round %d: %w", f.name, round+1, err))
+			}
+			if ctx.Err() != nil {
+				return errors.Join(failed...)
 			}
 		}
 	}
@@ -79,7 +84,7 @@ func (b *bench) runFloods(ctx context.Context) error {
 	b.report.table(fmt.Sprintf("PUTs of a client that behaves, 200 a second from when each was due, and /livez on the socket, while another address floods; ms (on %d cores)", runtime.NumCPU()),
 		[]string{"flood of", "a second", "quiet p50", "p99", "flooded p50", "p99", "health p99", "most", "failed", "cores: server", "flood"}, rows)
 	b.report.claims("Floods: ratios", claims)
-	return nil
+	return errors.Join(failed...)
 }
 
 func floodCell(name string) cell { return cell{"door", "flood", name, calmClients} }
