@@ -59,7 +59,7 @@ type account struct {
 
 // idle reports whether there is nothing to remember of a client.
 func (a *account) idle(now time.Time) bool {
-	return a.has == [uses]int64{} && a.requests.full(now, time.Second) && a.opens.full(now, time.Second) &&
+	return a.has == [uses]int64{} && a.requests.full(now, time.Second) && a.opens.full(now, (1+chargeMost)*time.Second) &&
 		a.resets.full(now, sniff.ResetBurst/sniff.ResetRate*time.Second)
 }
 
@@ -188,6 +188,23 @@ func (l *ledger) reset(c api.Caller) bool {
 	defer l.mu.Unlock()
 	return l.account(client).resets.spend(sniff.ResetRate, sniff.ResetBurst, time.Now())
 }
+
+// charge counts connections that a client has not opened, for what it did in vain. It may owe as many as chargeMost.
+func (l *ledger) charge(c api.Caller, connections float64) {
+	client, shares := clientOf(c)
+	rate := float64(l.opens.Load())
+	if c.Admin || !shares || rate == 0 {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	a := l.account(client)
+	a.opens.spend(rate, rate, time.Now())
+	a.opens.tokens = max(a.opens.tokens-connections, -chargeMost*rate)
+}
+
+// chargeMost is for how many seconds a client may have to wait before it gets another connection.
+const chargeMost = 10
 
 // errTooHasty is for a client that opens connections too fast. It is not told: a word for each would cost what is to be saved.
 var errTooHasty = kv.Errorf(kv.RateLimited, "this client opens more connections a second than it may (limits.connection-rate): keep them open and use them again")

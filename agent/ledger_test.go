@@ -164,9 +164,43 @@ func TestTheRateOfConnectionsOfAClientIsBounded(t *testing.T) {
 		if got := l.ledger.hasty.Load(); got != 20+20+25 || l.open.Load() != 0 || len(l.ledger.clients) != 2 {
 			t.Errorf("%d refused, %d open, %d accounts", got, l.open.Load(), len(l.ledger.clients))
 		}
-		time.Sleep(2 * time.Second)
+		time.Sleep(time.Minute)
 		if l.ledger.sweep(time.Now()); len(l.ledger.clients) != 0 {
 			t.Errorf("%d accounts are left", len(l.ledger.clients))
+		}
+	})
+}
+
+// Who was cut off for too much, or has sent what nobody takes, waits before it gets another connection.
+func TestWhatIsDoneInVainCountsAsConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := testLedger(100, 0)
+		l.opens.Store(10)
+		open := func(addr string) (n int) {
+			for n < 20 && l.take(from(addr), useConnection) == nil {
+				l.give(from(addr), useConnection)
+				n++
+			}
+			return n
+		}
+		l.charge(from("192.0.2.1"), 4)
+		if n := open("192.0.2.1"); n != 5 { // of 10, less the one of the charge itself
+			t.Errorf("%d connections after a small charge", n)
+		}
+		for range 100 {
+			l.charge(from("192.0.2.1"), excessCost)
+			l.charge(from("127.0.0.1"), excessCost)
+		}
+		time.Sleep(chargeMost * time.Second)
+		if n := open("192.0.2.1"); n != 0 {
+			t.Errorf("%d connections while it still owes some", n)
+		}
+		if n, other := open("127.0.0.1"), open("192.0.2.2"); n != 20 || other != 10 {
+			t.Errorf("this machine opened %d, another client %d", n, other)
+		}
+		time.Sleep(time.Second)
+		if n := open("192.0.2.1"); n != 10 {
+			t.Errorf("%d connections once that is over, want 10", n)
 		}
 	})
 }

@@ -26,8 +26,8 @@ type Bounds struct {
 	Reset func(c net.Conn) bool
 	// Timeout is how long a gRPC connection may hold more than HeldFree of unanswered bodies, without a pause. 0: for ever.
 	Timeout time.Duration
-	// Ended hears why a connection was ended.
-	Ended func(why Excess)
+	// Ended hears that a connection was ended, and why.
+	Ended func(c net.Conn, why Excess)
 }
 
 // Excess is what a connection had too much of.
@@ -280,7 +280,7 @@ func (m *metered) end(why Excess, excess error) error {
 	}
 	m.over = excess
 	if m.bounds.Ended != nil {
-		m.bounds.Ended(why)
+		m.bounds.Ended(m.Conn, why)
 	}
 	if m.out.between() && m.Conn.SetWriteDeadline(time.Now().Add(goodbyeTimeout)) == nil {
 		_, _ = m.Conn.Write(goAwayAll(excess.Error())) // a client that has gone needs no word
