@@ -11,6 +11,7 @@ import (
 	"holdfast/api/uplink"
 	"holdfast/auth"
 	"holdfast/config"
+	"holdfast/internal/budget"
 	"holdfast/internal/pivot"
 	"holdfast/internal/service"
 	"holdfast/internal/tracing"
@@ -36,14 +37,15 @@ type Agent struct {
 	https    *https          // nil: no listener speaks it
 	tracer   *tracing.Tracer // nil: nothing is traced
 	net      *network
-	node     atomic.Pointer[node]          // nil until the node's store is open
-	queue    atomic.Pointer[queueView]     // nil until there is one
-	judge    atomic.Pointer[auth.Guard]    // in front of the node; nil until its store is open
-	mirror   atomic.Pointer[auth.Mirror]   // of the cluster's policy; nil unless this node is, or is about to be, a proxy
-	tokens   atomic.Pointer[tokenOffice]   // nil unless this node is a member, and open
-	uplinks  atomic.Pointer[uplink.Server] // nil unless this node is a member
-	mail     atomic.Pointer[raftnet.Net]   // of a member, to the others
-	roll     atomic.Pointer[roll]          // nil unless this node is a member, and open
+	node     atomic.Pointer[node]           // nil until the node's store is open
+	queue    atomic.Pointer[queueView]      // nil until there is one
+	judge    atomic.Pointer[auth.Guard]     // in front of the node; nil until its store is open
+	mirror   atomic.Pointer[auth.Mirror]    // of the cluster's policy; nil unless this node is, or is about to be, a proxy
+	tokens   atomic.Pointer[tokenOffice]    // nil unless this node is a member, and open
+	uplinks  atomic.Pointer[uplink.Server]  // nil unless this node is a member
+	mail     atomic.Pointer[raftnet.Net]    // of a member, to the others
+	budget   atomic.Pointer[budget.Account] // of the links; nil without one
+	roll     atomic.Pointer[roll]           // nil unless this node is a member, and open
 	clients  *limiter
 	ledger   *ledger
 	audit    *audit

@@ -16,9 +16,11 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 }
 
 var (
-	infoDesc  = desc("agent_info", "1; the labels are the version, and what the node is: member or proxy.", "version", "mode")
-	readyDesc = desc("agent_ready", "1 while /readyz answers 200.")
-	endDesc   = desc("agent_certificate_end_seconds", "When this node's certificate ends, in seconds since 1970; absent before it has one.")
+	infoDesc   = desc("agent_info", "1; the labels are the version, and what the node is: member or proxy.", "version", "mode")
+	readyDesc  = desc("agent_ready", "1 while /readyz answers 200.")
+	endDesc    = desc("agent_certificate_end_seconds", "When this node's certificate ends, in seconds since 1970; absent before it has one.")
+	budgetDesc = desc("agent_link_budget_bytes", "link.budget: what the links of this node may carry in a day of UTC; 0 without one.")
+	usedDesc   = desc("agent_link_budget_used_bytes", "What they have carried today, both ways, with the headers of IP; 0 without a budget.")
 
 	uplinkDesc = desc("proxy_uplink_lost", "1 while nothing comes back from the cluster.")
 	rttDesc    = desc("proxy_uplink_rtt_seconds", "Smoothed round trip to the node above, 0 until it is measured.")
@@ -36,6 +38,12 @@ func (f figures) Collect(to chan<- prometheus.Metric) {
 	}
 	gauge(infoDesc, 1, s.Version, s.Mode)
 	gauge(readyDesc, bit(s.Ready))
+	var budget api.BudgetStatus
+	if s.Budget != nil {
+		budget = *s.Budget
+	}
+	gauge(budgetDesc, float64(budget.LimitBytes))
+	gauge(usedDesc, float64(budget.UsedBytes))
 	if s.Proxy != nil {
 		gauge(uplinkDesc, bit(s.Proxy.UplinkLost))
 		if l, ok := uplinkOf(s); ok {

@@ -169,34 +169,69 @@ func (n *network) start(a *Agent) error {
 		Log:       a.opts.Log,
 		ListenTCP: n.tcp,
 
+		Sparing: a.sparing,
+
 		EarlyData:  true,
 		SessionDir: a.dir.join(identityName),
 		Seal:       a.dir.seal,
 	}
-	if _, ok := n.conn.(*net.UDPConn); ok && a.cfg.Link.TCP != "off" {
-		cfg.DialTCP = dialTCP
+	if socket, ok := n.conn.(*net.UDPConn); ok {
+		cfg.Spare, cfg.Network = a.spareOf(socket), netwatch.Name
+		if a.cfg.Link.TCP != "off" {
+			cfg.DialTCP = dialTCP
+		}
 	}
 	n.ep, err = transport.New(cfg)
 	if err != nil {
 		return err
 	}
+	a.openBudget()
 	return a.opts.Metrics.Register(n.ep.Metrics())
+}
+
+// spareOf opens further sockets as that of the node, at any port.
+func (a *Agent) spareOf(socket *net.UDPConn) func(context.Context) (net.PacketConn, error) {
+	return func(ctx context.Context) (net.PacketConn, error) {
+		address := ":0"
+		if at, ok := socket.LocalAddr().(*net.UDPAddr); ok && !at.IP.IsUnspecified() {
+			address = (&net.UDPAddr{IP: at.IP, Zone: at.Zone}).String()
+		}
+		return a.opts.ListenPacket(ctx, "udp", address)
+	}
+}
+
+// keepAlive describes how often uplinks at rest speak, nil for a node that has no network.
+func (a *Agent) keepAlive() *api.KeepAliveStatus {
+	if a.net == nil || a.net.ep == nil {
+		return nil
+	}
+	k := a.net.ep.KeepAlive()
+	s := &api.KeepAliveStatus{EverySeconds: k.Every.Seconds(), Short: k.Short}
+	if !k.Found.IsZero() {
+		s.Found = &k.Found
+	}
+	return s
 }
 
 func (a *Agent) runNetwork(ctx context.Context, ready func()) error {
 	ready()
-	if _, ok := a.net.conn.(*net.UDPConn); !ok {
-		return a.net.ep.Run(ctx)
-	}
 	watching, stop := context.WithCancel(ctx)
+	counting, stopCounting := context.WithCancel(context.WithoutCancel(ctx)) // to the last byte
 	var watch sync.WaitGroup
+	if b := a.budget.Load(); b != nil {
+		watch.Go(func() { b.Run(counting) })
+	}
 	watch.Go(func() {
+		if _, ok := a.net.conn.(*net.UDPConn); !ok {
+			return // the kernel knows nothing of another network
+		}
 		if err := netwatch.Run(watching, func() { a.net.ep.Rerouted() }); err != nil {
 			a.opts.Log.Warn("links follow a change of this machine's addresses only by their keep-alives", "err", err)
 		}
 	})
 	err := a.net.ep.Run(ctx)
 	stop()
+	stopCounting()
 	watch.Wait()
 	return err
 }

@@ -1,7 +1,10 @@
 package agent
 
 import (
+	"bytes"
+	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -127,5 +130,73 @@ func TestWatchdogIsReadFromTheEnvironment(t *testing.T) {
 	}
 	if _, err := newNotifier(environ("NOTIFY_SOCKET=vsock:2:1")); ExitCode(err) != ExitConfig {
 		t.Errorf("an address of another kind: %v", err)
+	}
+}
+
+func TestServiceManagerIsToldTheTruth(t *testing.T) {
+	m := newManager(t, filepath.Join(shortDir(t), "n"))
+	hold := make(chan struct{})
+	a := launch(t, settings(t), Options{
+		Getenv: environ("NOTIFY_SOCKET="+m.conn.LocalAddr().String(), "WATCHDOG_USEC=300000"),
+		beforeOpen: func(ctx context.Context) {
+			select {
+			case <-hold:
+			case <-ctx.Done():
+			}
+		},
+	})
+	m.await(t, "READY=1")
+	if got := m.await(t, "STATUS="); got != "STATUS=Replaying the log" {
+		t.Errorf("while replaying: %q", got)
+	}
+	m.await(t, "WATCHDOG=1") // a replay is no hang
+	close(hold)
+	within(t, "ready", a.Ready())
+	m.await(t, "STATUS=Serving as leader")
+	m.await(t, "WATCHDOG=1")
+	m.await(t, "WATCHDOG=1")
+	if _, _, err := a.Reload(a.cfg); err != nil {
+		t.Fatal(err)
+	}
+	m.await(t, "RELOADING=1")
+	if got := m.await(t, "MONOTONIC_USEC="); got == "MONOTONIC_USEC=0" {
+		t.Error("the reload has no date")
+	}
+	m.await(t, "READY=1")
+	halt(t, a)
+	m.await(t, "STOPPING=1")
+	m.await(t, "STATUS=Stopping")
+}
+
+func TestWatchdogStarvesWhenTheNodeHangs(t *testing.T) {
+	m := newManager(t, filepath.Join(shortDir(t), "n"))
+	n, err := newNotifier(environ("NOTIFY_SOCKET="+m.conn.LocalAddr().String(), "WATCHDOG_USEC=60000000"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	a := &Agent{notifier: n, started: time.Now(), opts: withDefaults([]Options{{Log: slog.New(slog.NewTextHandler(&log, nil))}})}
+	first := func() string { a.tell("MARK=1"); return m.await(t, "") }
+	hangs := errors.New("hangs")
+	answer := error(nil)
+	a.node.Store(&node{alive: func(context.Context) error { return answer }})
+	a.ping(t.Context())
+	if got := first(); got != "WATCHDOG=1" {
+		t.Errorf("a node that answers: %q", got)
+	}
+	m.await(t, "MARK=1")
+	answer = hangs
+	a.ping(t.Context())
+	if got := first(); got != "MARK=1" {
+		t.Errorf("a node that hangs: %q", got)
+	}
+	if !strings.Contains(log.String(), "no sign of life") {
+		t.Errorf("nobody is told why:\n%s", log.String())
+	}
+	a.node.Store(nil)
+	a.started = time.Now().Add(-replayMax - time.Minute)
+	a.ping(t.Context())
+	if got := first(); got != "MARK=1" {
+		t.Errorf("a store that does not open: %q", got)
 	}
 }

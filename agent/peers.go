@@ -47,7 +47,7 @@ func (a *Agent) reachMembers(cfg *member.Config) (*addressBook, error) {
 		case copied <- err:
 		default:
 		}
-	}, Spool: filepath.Join(cfg.Dir, "spool"), Log: a.opts.Log, Metrics: a.opts.Metrics})
+	}, Sparing: a.net.ep.Sparing, Spool: filepath.Join(cfg.Dir, "spool"), Log: a.opts.Log, Metrics: a.opts.Metrics})
 	if err != nil {
 		return nil, fmt.Errorf("network to other members: %w", err)
 	}

@@ -69,6 +69,7 @@ func (a *Agent) openProxy(from proxy.Upstream) (*act, error) {
 	x.cache, err = proxy.New(proxy.Options{
 		Upstream:    upstream,
 		Reconnected: up.Changed,
+		Paused:      a.pausedByBudget,
 		Path:        a.dir.join(proxyName, cacheFile),
 		Prefixes:    prefixes(a.cfg.Proxy.Prefixes),
 		MaxBytes:    int64(a.cfg.Proxy.MaxBytes),

@@ -44,7 +44,7 @@ func (a *Agent) Report() api.Status {
 		q := v.Status()
 		s.Queue = &q
 	}
-	s.Links = a.links()
+	s.Links, s.KeepAlive, s.Budget = a.links(), a.keepAlive(), a.budgetStatus()
 	if e := a.errands.current(); e != nil {
 		change := e.status(s.NodeID)
 		s.Switch = &change

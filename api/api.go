@@ -53,6 +53,24 @@ type Status struct {
 	Queue  *QueueStatus  `json:"queue,omitempty"`
 	Links  []LinkStatus  `json:"links,omitempty"`  // connections to other nodes
 	Switch *SwitchStatus `json:"switch,omitempty"` // a change of the mode that is under way
+
+	KeepAlive *KeepAliveStatus `json:"keep_alive,omitempty"`
+	Budget    *BudgetStatus    `json:"budget,omitempty"` // with link.budget only
+}
+
+// BudgetStatus is what the links of the node have carried today, and may.
+type BudgetStatus struct {
+	LimitBytes int64     `json:"limit_bytes"`
+	UsedBytes  int64     `json:"used_bytes"`
+	Spent      bool      `json:"spent"`
+	Until      time.Time `json:"until"` // when the next day begins
+}
+
+// KeepAliveStatus is how often the node speaks on uplinks at rest, so that NATs on the way do not forget it.
+type KeepAliveStatus struct {
+	EverySeconds float64    `json:"every_seconds"`
+	Found        *time.Time `json:"found,omitempty"` // when it was measured on the present network, absent if it was not
+	Short        bool       `json:"short"`           // a NAT forgets the node even sooner: what is sent to it at rest may be late
 }
 
 // ProxyStatus is the part of Status that a proxy has.

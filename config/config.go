@@ -134,7 +134,7 @@ type Store struct {
 type Link struct {
 	Redundancy string `mapstructure:"redundancy" default:"auto" oneof:"auto,off,on" planned:"send messages in copies" help:"whether messages are sent in copies on a lossy link"`
 	TCP        string `mapstructure:"tcp" default:"auto" oneof:"auto,off" help:"whether other nodes are reached over TCP, and may come over it, where UDP does not get through; the port is that of peer-listen"`
-	Budget     Size   `mapstructure:"budget" default:"none" planned:"keep a link to a budget" help:"bytes per day that a metered link may carry"`
+	Budget     Size   `mapstructure:"budget" default:"none" min:"1MiB" help:"bytes that the links to other nodes may carry in a day of UTC, both ways together; once they are used up mirrors are not fed and no copies are sent against loss, while writes, the queue and single reads go on"`
 }
 
 // Limits is what a client may ask for. gRPC clients are held to Request only, as etcd does.

@@ -96,7 +96,7 @@ func TestSettingsNameValueAndOrigin(t *testing.T) {
 		"name": "edge-7 default", "listen": "http://127.0.0.1:2379,http://[::1]:2379 default",
 	}
 	for _, s := range Settings(got.Config, got.Provenance) {
-		if s.Key == "link.budget" {
+		if s.Key == "link.redundancy" {
 			t.Errorf("%s is shown, and cannot be used", s.Key)
 		}
 		if w, ok := want[s.Key]; ok && !strings.HasSuffix(w, strings.TrimPrefix(s.Origin.String(), b.dir+"/")) || ok && !strings.HasPrefix(w, s.Value+" ") {

@@ -17,7 +17,8 @@ type Receipt struct {
 	Expires time.Time // zero for never
 }
 
-// OpResult is what one Op did or found.
+// OpResult is what one Op did or found. It may be shared with others who get the same, so nobody changes it: a cache answers from the
+// same memory for as long as it has the same to say.
 type OpResult struct {
 	KVs       []KeyValue // Range: the page; Put and Delete with PrevKV: what stood there; LeaseTTL: keys only
 	Count     int64      // Range: matching keys regardless of Limit; Delete: keys removed

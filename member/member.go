@@ -55,6 +55,7 @@ type Member struct {
 	lessor  *lessor
 	asks    *asks
 	applied *announcer    // told after each applied batch
+	pulse   *announcer    // see beat
 	ahead   chan struct{} // of one slot: it is time to flush, see flushAhead
 	space   *space
 	auditor *auditor
@@ -102,6 +103,7 @@ func Open(cfg Config) (_ *Member, err error) {
 		lessor:   newLessor(cfg.Clock),
 		registry: newRegistry(),
 		applied:  newAnnouncer(),
+		pulse:    newAnnouncer(),
 		net:      &raftnet{net: cfg.Network},
 		ahead:    make(chan struct{}, 1),
 		lost:     make(chan error, 1),
@@ -206,11 +208,14 @@ func (m *Member) work(ctx context.Context) error {
 		}
 		return nil
 	})
+	drained := make(chan struct{})
 	g.Go(func() error {
+		defer close(drained)
 		<-ctx.Done()
 		m.drain()
 		return nil
 	})
+	g.Go(func() error { m.beat(drained); return nil })
 	return g.Wait()
 }
 

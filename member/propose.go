@@ -186,14 +186,11 @@ func (m *Member) proposeAgain(ctx context.Context, entry []byte, repeatable bool
 		_, changed := m.leader.get()
 		rs, err := m.host.Propose(m.session, entry, proposalTimeout)
 		if err == nil {
-			r, how, why := m.answer(ctx, rs, changed, repeatable && time.Since(began) < proposalTimeout/2)
-			if how == known && why == nil {
-				outcome, how, why = outcomeOf(rs, r)
-			}
+			data, how, why := m.answer(ctx, rs, changed, repeatable && time.Since(began) < proposalTimeout/2)
 			if how == known {
 				m.door.leave()
 				m.metrics.commitSeconds.Observe(time.Since(began).Seconds())
-				return outcome, why
+				return data, why
 			}
 			err = errDropped
 			if how == missing {
@@ -224,15 +221,6 @@ func (m *Member) pause(ctx context.Context, changed <-chan struct{}) error {
 	}
 	return nil
 }
-
-// fate is how a command ended that was sent.
-type fate int
-
-const (
-	known   fate = iota // there is an answer, or none is waited for any more
-	dropped             // it certainly was not applied
-	missing             // there is no answer, and it may be sent again
-)
 
 // errDropped is raft's answer to a command that found no leader.
 var errDropped = errors.New("dropped")
@@ -269,64 +257,6 @@ func closedHost(err error) bool {
 		errors.Is(err, nodehost.ErrShardNotFound)
 }
 
-// outcomeOf is what raft's answer to a command says of it, encoded if it was applied.
-func outcomeOf(rs *nodehost.RequestState, r nodehost.RequestResult) ([]byte, fate, error) {
-	switch {
-	case r.Completed():
-		data := r.GetResult().Data
-		rs.Release()
-		return data, known, nil
-	case r.Dropped():
-		rs.Release()
-		return nil, dropped, nil
-	case r.Timeout():
-		return nil, known, unknown("no answer within %s", proposalTimeout)
-	case r.Terminated():
-		return nil, known, unknown("the replica stopped")
-	default:
-		return nil, known, unknown("raft gave it up")
-	}
-}
-
-// resendAfter is how long the answer to a repeatable command may take once another leader is known: some round trips, in
-// which what the former one had passed on arrives.
-const resendAfter = 250 * time.Millisecond
-
-// answer waits for raft's answer to a command that was sent.
-//
-// Changed is closed when the leader changes: then what was sent to the former one may be lost without a word, and to
-// send it again could apply it twice. So an answer that does not come soon afterwards is given up. A command that is
-// repeatable is missing then, and also if it is not answered for leaderWait.
-func (m *Member) answer(ctx context.Context, rs *nodehost.RequestState, changed <-chan struct{}, repeatable bool) (r nodehost.RequestResult, how fate, err error) {
-	late := time.NewTimer(proposalTimeout + leaderWait) // raft gives it up before
-	defer late.Stop()
-	if repeatable { // on the way to a leader it may be lost as well
-		late.Reset(leaderWait)
-	}
-	for {
-		select {
-		case r := <-rs.ResultC():
-			return r, known, nil
-		case <-ctx.Done():
-			return r, known, unknown("the caller gave up waiting: %v", context.Cause(ctx))
-		case <-m.halt.done:
-			return r, known, unknown("the replica failed: %v", m.halt.err)
-		case <-changed:
-			changed = nil
-			if repeatable {
-				late.Reset(resendAfter)
-			} else {
-				late.Reset(leaderWait)
-			}
-		case <-late.C:
-			if repeatable {
-				return r, missing, nil
-			}
-			return r, known, unknown("the leader was lost, and no answer came within %s", leaderWait)
-		}
-	}
-}
-
 func (m *Member) decode(data []byte) (kv.Result, error) {
 	o, err := wire.DecodeOutcome(data)
 	if err != nil {
@@ -348,12 +278,6 @@ func (m *Member) begin() bool {
 	}
 	m.calls.Add(1)
 	return true
-}
-
-//go:noinline // those who wait for an answer have no room for it on their stacks
-func unknown(format string, args ...any) *kv.Error {
-	return kv.Errorf(kv.OutcomeUnknown, "the command was sent, and whether it was applied is not known: "+format+
-		"; read the keys before you send it again", args...)
 }
 
 func errStopping() *kv.Error {

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"holdfast/internal/relay"
 	"holdfast/kv"
 )
 
@@ -25,11 +26,20 @@ var errMove = errors.New("the feed does not have what is watched")
 type fed struct {
 	w      *watcher
 	ctx    context.Context
+	seats  []*seat
 	asking sync.WaitGroup
 	asked  bool       // progress was asked for
 	round  chan error // the answer, nil while no round is under way
 	reach  bool       // a round has come: say how far it is once all before it is sent
 	ticker *time.Ticker
+}
+
+// seat is a watch that is fed.
+type seat struct {
+	*relay.Watch
+	tail    *tail // where it is fed from; nil: the feed does not have what it watches
+	busy    bool  // had events since it was last told how far it is
+	reached int64
 }
 
 // mirrorOf returns the tail of the mirrored prefix that a range lies in.
@@ -58,122 +68,95 @@ func covers(key, end, k, e []byte) bool {
 }
 
 // attach finds where a watch is fed from; false: it cannot be.
-func (w *watcher) attach(one *watched) bool {
+func (w *watcher) attach(one *relay.Watch) (*seat, bool) {
+	s := &seat{Watch: one}
 	t := w.p.feed.mirrorOf(one.Key, one.End)
-	if t == nil || one.From < 0 || !one.created && one.From > 0 && one.From < w.p.feed.compaction() {
-		return false
+	if t == nil || one.From < 0 || !one.Created && one.From > 0 && one.From < w.p.feed.compaction() {
+		return s, false
 	}
 	epoch, at, ok := t.stand()
 	seen, newest := w.p.seen()
 	if !ok || epoch != seen || !w.epoch.IsZero() && epoch != w.epoch {
-		return false
+		return s, false
 	}
 	switch {
-	case one.created:
+	case one.Created:
 	case one.From == 0:
 		one.From = max(at, newest) + 1
 	case one.From <= max(at, newest):
-		return false // the past may have been compacted meanwhile: the upstream knows
+		return s, false // the past may have been compacted meanwhile: the upstream knows
 	}
 	if _, _, ok := t.from(epoch, one.From); !ok {
-		return false
+		return s, false
 	}
-	w.epoch, one.tail = epoch, t
-	return true
+	one.Begin()
+	w.epoch, s.tail = epoch, t
+	return s, true
 }
 
-// fits reports whether the whole stream can be fed now.
-func (w *watcher) fits() bool {
+// fits finds where each watch is fed from; false: the stream cannot be fed now.
+func (w *watcher) fits() (seats []*seat, ok bool) {
 	if up, _ := w.p.feed.state(); !up {
-		return false
+		return nil, false
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if len(w.watches) == 0 && !w.stale {
-		return len(w.p.feed.mirrors) > 0
+	watches := w.Watches()
+	if len(watches) == 0 && w.Link() == kv.WatchSynced {
+		return nil, len(w.p.feed.mirrors) > 0
 	}
-	for _, one := range w.watches {
-		if one.refused > 0 || one.ending || !w.attach(one) {
-			return false
+	for _, one := range watches {
+		s, ok := w.attach(one)
+		if !ok {
+			return nil, false
 		}
+		seats = append(seats, s)
 	}
-	return true
-}
-
-// errKeyless is why a stream leaves the feed while the link is lost: a watch of no key is refused without the upstream.
-var errKeyless = errors.New("a watch of no key")
-
-func (w *watcher) hasKeyless() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return slices.ContainsFunc(w.watches, func(one *watched) bool { return len(one.Key) == 0 })
+	return seats, true
 }
 
 // fed serves the stream until the consumer has enough or was told the end (over), or it needs more than the feed has.
-func (w *watcher) fed(ctx context.Context) (over bool, err error) {
+func (w *watcher) fed(ctx context.Context, seats []*seat) (over bool) {
 	w.p.met.demuxed.Inc()
 	ctx, cancel := context.WithCancel(ctx)
-	f := &fed{w: w, ctx: ctx}
+	f := &fed{w: w, ctx: ctx, seats: seats}
 	defer f.asking.Wait()
 	defer cancel()
 	f.ticker = time.NewTicker(progressEvery)
 	defer f.ticker.Stop()
-	f.asked = w.owed
+	f.asked = w.Owed()
 	f.ask()
-	catching := false
 	for {
 		up, rounds, changed := w.p.feed.news() // before looking, so that nothing is missed
-		if up && w.stale && !catching {
-			if catching = true; !w.state(kv.WatchCatchingUp) {
-				return true, nil
-			}
+		if up && w.Link() == kv.WatchStale && !f.tell(kv.WatchCatchingUp) {
+			return true
 		}
 		var sent bool
 		var err error
-		if up || !w.stale { // what comes before the feed is up again waits, so that it follows the word that it does
+		if w.Link() != kv.WatchStale { // what comes before the feed is up again waits, so that it follows the word that it does
 			sent, err = f.step()
-		} else if w.hasKeyless() {
-			err = errKeyless
 		}
 		switch {
 		case errors.Is(err, errEnough):
-			return true, nil
+			return true
 		case err != nil:
 			w.p.met.moved.Inc()
-			return false, err
+			return false
 		case sent:
 			continue
 		}
 		said := true
 		switch {
-		case !up && (!w.stale || catching):
-			w.stale, catching = true, false
-			said = w.state(kv.WatchStale)
-		case up && w.stale && rounds > 0: // what was missed came before the round
-			w.stale, catching = false, false
-			said = w.state(kv.WatchSynced)
+		case !up:
+			said = f.tell(kv.WatchStale)
+		case rounds > 0: // what was missed came before the round
+			said = f.tell(kv.WatchSynced)
 		}
-		if !said || w.over() {
-			return true, nil
-		}
-		if !f.wait(changed) {
-			return true, nil
+		if !said || w.Over() || !f.wait(changed) {
+			return true
 		}
 	}
 }
 
-// errEnough says that the consumer or the context has ended.
-var errEnough = errors.New("the consumer had enough")
-
-func (w *watcher) state(s kv.WatchState) bool {
-	return w.yield(kv.Batch{Header: kv.Header{Epoch: w.epoch}, WatchID: kv.WatchAll, State: s}, nil)
-}
-
-func (w *watcher) over() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.complete && len(w.watches) == 0
-}
+func (f *fed) tell(s kv.WatchState) bool { return f.w.Tell(kv.Header{Epoch: f.w.epoch}, s) }
 
 // step sends what there is for each watch. sent: there was something, and there may be more.
 func (f *fed) step() (sent bool, err error) {
@@ -182,31 +165,31 @@ func (f *fed) step() (sent bool, err error) {
 		return false, errEnough
 	}
 	least := int64(0)
-	for _, one := range w.watches { // only this goroutine changes them while the stream is fed
+	for _, one := range f.seats {
 		batches, at, ok := one.tail.from(w.epoch, one.From)
 		if !ok {
 			return false, errMove
 		}
-		if !one.created {
-			one.created = true
+		if !one.Created {
+			one.Created = true
 			_, newest := w.p.seen()
 			if !f.say(kv.Batch{WatchID: one.ID, Created: true}, max(at, newest)) {
 				return false, errEnough
 			}
 		}
 		for _, b := range batches {
-			events := one.pick(b)
-			one.From = max(one.From, b.last+1)
-			if len(events) == 0 {
+			batch := kv.Batch{WatchID: one.ID, Events: one.pick(b)}
+			nothing := len(batch.Events) == 0 || one.Advance(&batch)
+			if one.Reach(b.last); nothing {
 				continue
 			}
 			sent, one.busy = true, true
-			if !f.say(kv.Batch{WatchID: one.ID, Events: events}, b.last) {
+			if !f.say(batch, b.last) {
 				return false, errEnough
 			}
 		}
 		if one.From <= at {
-			one.From = at + 1
+			one.Reach(at)
 			sent = sent || len(batches) == tailStep
 		}
 		one.reached = min(one.From-1, at) // From may lie in the future
@@ -217,7 +200,8 @@ func (f *fed) step() (sent bool, err error) {
 	if sent || !f.reach {
 		return sent, nil
 	}
-	f.reach, w.owed = false, false
+	f.reach = false
+	w.Told()
 	if least == 0 {
 		_, least = w.p.seen()
 	}
@@ -229,11 +213,11 @@ func (f *fed) step() (sent bool, err error) {
 
 func (f *fed) say(b kv.Batch, revision int64) bool {
 	b.Epoch, b.Revision = f.w.epoch, revision
-	return f.w.yield(b, nil)
+	return f.w.Yield(b)
 }
 
 // pick returns the events of a batch that are for a watch.
-func (one *watched) pick(b tailBatch) []kv.Event {
+func (one *seat) pick(b tailBatch) []kv.Event {
 	wants := func(e *kv.Event) bool {
 		return e.KV.ModRevision >= one.From && kv.Contains(one.Key, one.End, e.KV.Key) &&
 			(e.Delete && !one.NoDeletes || !e.Delete && !one.NoPuts)
@@ -266,16 +250,12 @@ func (one *watched) pick(b tailBatch) []kv.Event {
 
 // wait waits for something to do; false: the stream has ended.
 func (f *fed) wait(changed <-chan struct{}) bool {
-	control := f.w.spec.Control
-	if f.w.complete {
-		control = nil
-	}
 	select {
 	case <-f.ctx.Done():
 		return false
 	case <-changed:
 		return true
-	case c, ok := <-control:
+	case c, ok := <-f.w.Control():
 		return f.obey(c, ok)
 	case err := <-f.round:
 		f.round = nil
@@ -284,7 +264,7 @@ func (f *fed) wait(changed <-chan struct{}) bool {
 			if !isKV {
 				e = kv.Errorf(kv.UpstreamUnavailable, "how far the cluster is cannot be told: %v", err)
 			}
-			f.w.owed = false
+			f.w.Told()
 			if !f.say(kv.Batch{WatchID: kv.WatchAll, Progress: true, Err: e}, 0) {
 				return false
 			}
@@ -301,28 +281,35 @@ func (f *fed) wait(changed <-chan struct{}) bool {
 func (f *fed) obey(c kv.WatchControl, ok bool) bool {
 	w := f.w
 	switch {
-	case ok && c.Add != nil && w.find(c.Add.ID) != nil:
-		return f.say(kv.Batch{WatchID: c.Add.ID, Created: true, Canceled: true,
-			Err: kv.Errorf(kv.Invalid, "the watch id %d is in use on this stream", c.Add.ID)}, 0)
-	case ok && c.Add == nil && c.Progress:
-		f.asked, w.owed = true, true
+	case !ok:
+		w.Take(c, ok)
+	case c.Add != nil:
+		if w.Take(c, ok); w.Answer() { // an id that is in use, or no key
+			return false
+		}
+		if one := w.Find(c.Add.ID); one != nil && !f.has(one) {
+			s, _ := w.attach(one) // if it cannot be, step finds no tail and the stream moves
+			f.seats = append(f.seats, s)
+		}
+	case c.Progress:
+		w.Take(c, ok)
+		f.asked = true
 		f.ask()
-	case ok && c.Add == nil:
-		if one := w.find(c.Cancel); one != nil {
-			w.mu.Lock()
-			w.remove(c.Cancel)
-			w.mu.Unlock()
-			return f.say(kv.Batch{WatchID: c.Cancel, Canceled: true}, one.reached)
-		}
 	default:
-		w.take(c, ok)
-		if ok {
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			w.attach(w.find(c.Add.ID)) // if it cannot be, step finds no tail and the stream moves
+		i := slices.IndexFunc(f.seats, func(one *seat) bool { return one.ID == c.Cancel })
+		if i < 0 {
+			return true
 		}
+		reached := f.seats[i].reached
+		f.seats = slices.Delete(f.seats, i, i+1)
+		w.Remove(c.Cancel)
+		return f.say(kv.Batch{WatchID: c.Cancel, Canceled: true}, reached)
 	}
 	return true
+}
+
+func (f *fed) has(one *relay.Watch) bool {
+	return slices.ContainsFunc(f.seats, func(s *seat) bool { return s.Watch == one })
 }
 
 // ask takes a round for a consumer that wants to know how far it is: without one nobody knows that the cluster is no
@@ -342,8 +329,8 @@ func (f *fed) ask() {
 
 // announce tells idle watches that ask for it how far they are.
 func (f *fed) announce() bool {
-	for _, one := range slices.Clone(f.w.watches) {
-		if one.Progress && !one.busy && one.created {
+	for _, one := range f.seats {
+		if one.Progress && !one.busy && one.Created {
 			if !f.say(kv.Batch{WatchID: one.ID, Progress: true}, one.reached) {
 				return false
 			}

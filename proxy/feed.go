@@ -25,6 +25,7 @@ type feed struct {
 	control  *controls     // of the present stream, nil while there is none
 	live     bool          // every watch of it has answered: rounds are possible
 	err      error         // why not
+	paused   error         // why it is paused, nil if it is not
 	provenAt time.Duration // send time of the newest round whose revision the cache holds
 	proven   bool
 	rounds   uint64        // answered since it is live
@@ -67,9 +68,19 @@ func newFeed(p *Proxy) *feed {
 func (f *feed) run(ctx context.Context) {
 	pause := retryFirst
 	for ctx.Err() == nil {
+		if changed, why := f.p.opts.Paused(); f.pause(why) {
+			select {
+			case <-changed:
+			case <-ctx.Done():
+			}
+			continue
+		}
 		began, reconnected := time.Now(), f.p.opts.Reconnected()
-		err := f.once(ctx)
+		err := f.unlessPaused(ctx, f.once)
 		f.down(err)
+		if _, why := f.p.opts.Paused(); why != nil {
+			continue
+		}
 		if time.Since(began) > retryMax {
 			pause = retryFirst
 		}
@@ -82,6 +93,51 @@ func (f *feed) run(ctx context.Context) {
 		t.Stop()
 		pause = min(2*pause, retryMax)
 	}
+}
+
+// pause takes note of whether the feed is paused, and why.
+func (f *feed) pause(why error) bool {
+	f.mu.Lock()
+	f.paused = why
+	if why != nil {
+		f.err = why
+	}
+	f.mu.Unlock()
+	return why != nil
+}
+
+// isPaused reports whether the feed is down because it is not to be up.
+func (f *feed) isPaused() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.paused != nil
+}
+
+// unlessPaused runs do until it ends or the feed is paused; the error says which.
+func (f *feed) unlessPaused(ctx context.Context, do func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	defer cancel(nil)
+	watching.Go(func() {
+		for {
+			changed, why := f.p.opts.Paused()
+			if why != nil {
+				cancel(why)
+				return
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	err := do(ctx)
+	if _, why := f.p.opts.Paused(); why != nil {
+		return why
+	}
+	return err
 }
 
 // once loads what is not mirrored yet and watches until the stream ends.
@@ -157,6 +213,9 @@ func (f *feed) say(m *mirror, why string) {
 func (f *feed) why(i int) string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.paused != nil {
+		return f.paused.Error()
+	}
 	return f.mirrors[i].reason
 }
 

@@ -19,6 +19,8 @@ type link struct {
 	open  map[int64]bool
 	runs  int           // watch streams opened
 	loose chan struct{} // answers to reads wait for it, nil for not
+	round int           // answers how far it is that were brought
+	late  chan struct{} // those wait for it, nil for not
 
 	former  bool          // it is of a version that takes no batch of renewals
 	renewed []int         // the leases of each call that renewed some
@@ -165,7 +167,9 @@ func (l *link) Watch(ctx context.Context, w kv.WatchSpec) iter.Seq2[kv.Batch, er
 			if down, _ := l.state(); down {
 				break
 			}
-			l.note(b)
+			if late := l.note(b); late != nil {
+				<-late
+			}
 			if !yield(b, err) {
 				return
 			}
@@ -176,12 +180,38 @@ func (l *link) Watch(ctx context.Context, w kv.WatchSpec) iter.Seq2[kv.Batch, er
 	}
 }
 
-func (l *link) note(b kv.Batch) {
+// note returns what a batch has to wait for, nil for nothing.
+func (l *link) note(b kv.Batch) (late chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if b.WatchID == kv.WatchAll && b.Progress {
+		l.round++
+		return l.late
+	}
 	if b.Canceled {
 		delete(l.open, b.WatchID)
 	} else if b.Created {
 		l.open[b.WatchID] = true
+	}
+	return nil
+}
+
+func (l *link) rounds() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.round
+}
+
+// holdRounds keeps the answers to rounds on the way until release.
+func (l *link) holdRounds() (release func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	late := make(chan struct{})
+	l.late = late
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.late = nil
+		close(late)
 	}
 }

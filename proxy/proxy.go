@@ -41,10 +41,13 @@ type Options struct {
 	// Reconnected returns a channel that is closed when the connection to the upstream changes next: what pauses before it tries
 	// again does so then. Nil: nobody tells.
 	Reconnected func() <-chan struct{}
-	Boot        [16]byte      // names the machine's present boot
-	FlushEvery  time.Duration // how often changes are written down, 30 s
-	Log         *slog.Logger
-	Metrics     prometheus.Registerer // nil for none
+	// Paused says why the cache is not to be fed now, nil if it is; changed is closed when that is different. Meanwhile the cache
+	// ages as without the uplink, but reads that take no answer from it are asked above. Nil: it is never paused.
+	Paused     func() (changed <-chan struct{}, why error)
+	Boot       [16]byte      // names the machine's present boot
+	FlushEvery time.Duration // how often changes are written down, 30 s
+	Log        *slog.Logger
+	Metrics    prometheus.Registerer // nil for none
 }
 
 // The bounds of a proxy that have no setting.
@@ -85,6 +88,9 @@ func New(o Options) (*Proxy, error) {
 	}
 	if o.Reconnected == nil {
 		o.Reconnected = func() <-chan struct{} { return nil }
+	}
+	if o.Paused == nil {
+		o.Paused = func() (<-chan struct{}, error) { return nil, nil }
 	}
 	if o.MaxBytes == 0 {
 		o.MaxBytes = maxBytesDefault

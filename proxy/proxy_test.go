@@ -99,6 +99,55 @@ func TestALinearizableReadOfAMirroredKeyCostsARoundAndIsServedHere(t *testing.T)
 	})
 }
 
+// However many read at a time, keys and lists, present or not: they share the round that begins when the one under way has ended, and
+// no value comes over the link.
+func TestLinearizableReadsOfWhatIsCoveredShareARound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLink()
+		for i := range 100 {
+			put(t, l, fmt.Sprintf("a/%02d", i), "value")
+		}
+		put(t, l, "held", "value")
+		p, shut := open(t, l, t.TempDir(), "a/")
+		defer shut()
+		synctest.Wait()
+		if _, _, err := get(p, "held", kv.Query{}); err != nil { // and from then on it is held
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		put(t, l.Memory, "a/00", "new")
+		rounds, asked, size := l.rounds(), l.asked(), l.bytes()
+		release := l.holdRounds()
+		var wg sync.WaitGroup
+		for i := range 200 {
+			wg.Go(func() {
+				r := kv.Range{Key: []byte("a/"), End: []byte("a0")}
+				want := 100
+				if i%2 == 0 {
+					r, want = kv.Range{Key: [][]byte{[]byte("a/00"), []byte("held"), []byte("a/none")}[i%3]}, []int{1, 1, 0}[i%3]
+				}
+				page, err := p.Read(t.Context(), kv.Query{Ops: []kv.Op{r}})
+				if err != nil || page.Source != kv.SourceCache || page.Age != 0 || len(page.Ops[0].KVs) != want {
+					t.Errorf("%s: %v, from %v of age %v, want %d keys from the cache", r.Key, err, page.Source, page.Age, want)
+					return
+				}
+				if string(r.Key) != "held" && want > 0 && string(page.Ops[0].KVs[0].Value) != "new" {
+					t.Errorf("%s is older than the read", r.Key)
+				}
+			})
+		}
+		synctest.Wait()
+		release()
+		wg.Wait()
+		if n := l.rounds() - rounds; n > 2 {
+			t.Errorf("200 reads took %d rounds, want the one under way and one more", n)
+		}
+		if l.asked() != asked || l.bytes() != size {
+			t.Errorf("%d reads and %d bytes of values went over the link", l.asked()-asked, l.bytes()-size)
+		}
+	})
+}
+
 func TestWhatIsMirroredIsServedWithItsAgeWhenTheLinkIsLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLink()

@@ -52,8 +52,11 @@ func (p *Proxy) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
 		return p.degrade(ctx, q, r, age, err)
 	}
 	sent, at, err := p.round(ctx, q)
-	if err != nil && q.StaleIfError == 0 && p.revived(ctx) {
+	if err != nil && q.StaleIfError == 0 && !p.feed.isPaused() && p.revived(ctx) {
 		sent, at, err = p.round(ctx, q)
+	}
+	if err != nil && q.StaleIfError == 0 && p.feed.isPaused() {
+		return p.fetch(ctx, q)
 	}
 	if err == nil {
 		p.met.rounds.Inc()
@@ -225,7 +228,7 @@ func plain(r kv.Range) bool {
 	return r.Revision == 0 && !r.CountOnly && r.MinMod == 0 && r.MaxMod == 0 && r.MinCreate == 0 && r.MaxCreate == 0
 }
 
-// localKey is local for one key as it is, which most reads ask for: its answer is one piece of memory.
+// localKey is local for one key as it is, which most reads ask for: its answer is one piece of memory, and at hand if it was read before.
 func (p *Proxy) localKey(ctx context.Context, q kv.Query, r kv.Range, age time.Duration, least int64) (kv.Page, error) {
 	f, covered, err := p.cache.Get(r.Key)
 	if err != nil {
@@ -239,17 +242,17 @@ func (p *Proxy) localKey(ctx context.Context, q kv.Query, r kv.Range, age time.D
 	if f.Partial && f.KV == nil {
 		return p.unsure(ctx, q)
 	}
-	a := &struct {
-		ops [1]kv.OpResult
-		kvs [1]kv.KeyValue
-	}{}
-	page := kv.Page{Header: kv.Header{Epoch: epoch, Revision: f.Span.Revision}, Source: kv.SourceCache, Age: age, Ops: a.ops[:]}
+	a := f.Answer
+	if r.KeysOnly && f.KV != nil {
+		bare := *f.KV
+		bare.Value = nil
+		a = cache.NewAnswer(&bare)
+	}
+	if a == nil {
+		a = cache.NewAnswer(f.KV)
+	}
+	page := kv.Page{Header: kv.Header{Epoch: epoch, Revision: f.Span.Revision}, Source: kv.SourceCache, Age: age, Ops: a.Ops()}
 	if f.KV != nil {
-		a.kvs[0] = *f.KV
-		if r.KeysOnly {
-			a.kvs[0].Value = nil
-		}
-		a.ops[0].KVs, a.ops[0].Count = a.kvs[:], 1
 		page.Revision = min(max(f.Span.Revision, f.KV.ModRevision), max(newest, f.Span.Revision))
 	}
 	p.met.hits.Inc()

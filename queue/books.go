@@ -91,7 +91,8 @@ func (q *Queue) count(o *op, by int64) {
 // that are about to be sent.
 func (q *Queue) memory() int64 {
 	const each = int64(unsafe.Sizeof(op{}) + unsafe.Sizeof((*op)(nil)))
-	return int64(q.depth)*each + q.keyBytes + int64(len(q.keys.slots))*int64(unsafe.Sizeof((*op)(nil))) + q.loaded
+	return int64(q.depth)*each + q.keyBytes + int64(len(q.keys.slots))*indexSlot +
+		int64(len(q.retries))*retryOverhead + q.loaded
 }
 
 func (q *Queue) addKey(o *op) {

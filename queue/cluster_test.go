@@ -20,7 +20,8 @@ type cluster struct {
 	keys    map[string]*stored
 	epochs  map[[16]byte]uint64
 	lanes   map[laneKey]*laneState
-	applied []string // values in the order in which they were applied
+	keyed   map[[16]byte]past // by retry key
+	applied []string          // values in the order in which they were applied
 	sends   int
 	epoch   kv.Epoch
 	grants  map[[16]byte]kv.Epoch // the history in which the last queue epoch was granted
@@ -50,7 +51,7 @@ type past struct {
 }
 
 func newCluster() *cluster {
-	return &cluster{up: true, rev: 1, keys: map[string]*stored{}, epochs: map[[16]byte]uint64{}, lanes: map[laneKey]*laneState{}, grants: map[[16]byte]kv.Epoch{}}
+	return &cluster{up: true, rev: 1, keys: map[string]*stored{}, epochs: map[[16]byte]uint64{}, lanes: map[laneKey]*laneState{}, keyed: map[[16]byte]past{}, grants: map[[16]byte]kv.Epoch{}}
 }
 
 func (c *cluster) set(up, mute bool) {
@@ -128,7 +129,23 @@ func (c *cluster) apply(cmd kv.Command) kv.Outcome {
 	if s := cmd.ID.Seq; !s.IsZero() {
 		return c.sequenced(cmd, s)
 	}
-	return c.change(cmd)
+	return c.once(cmd)
+}
+
+// once answers a command with a retry key as it was answered when it came first.
+func (c *cluster) once(cmd kv.Command) kv.Outcome {
+	if cmd.ID.Key == noRetry {
+		return c.change(cmd)
+	}
+	p, found := c.keyed[cmd.ID.Key]
+	switch {
+	case !found:
+		p = past{printOf(cmd), c.change(cmd)}
+		c.keyed[cmd.ID.Key] = p
+	case p.print != printOf(cmd):
+		return kv.Outcome{Err: &kv.Error{Code: kv.Reused}}
+	}
+	return p.out
 }
 
 func (c *cluster) sequenced(cmd kv.Command, s kv.Seq) kv.Outcome {
@@ -140,7 +157,7 @@ func (c *cluster) sequenced(cmd kv.Command, s kv.Seq) kv.Outcome {
 		l = &laneState{epoch: s.Epoch, ring: map[uint64]past{}}
 		c.lanes[laneKey{s.Origin, s.Lane}] = l
 	}
-	print := wire.Fingerprint(wire.AppendCommand(nil, kv.Command{Ops: cmd.Ops}))
+	print := printOf(cmd)
 	skip, isSkip := cmd.Ops[0].(kv.Skip)
 	if s.N <= l.last {
 		p, found := l.ring[s.N]
@@ -168,7 +185,7 @@ func (c *cluster) sequenced(cmd kv.Command, s kv.Seq) kv.Outcome {
 	if s.N != l.last+1 {
 		return kv.Outcome{Err: &kv.Error{Code: kv.SequenceGap, Revision: int64(l.last)}}
 	}
-	out := c.change(cmd)
+	out := c.once(cmd)
 	l.last = s.N
 	l.ring[s.N] = past{print, out}
 	if l.order = append(l.order, s.N); len(l.order) > kv.OutcomeRing { // of commands: skips have no outcome
@@ -225,5 +242,15 @@ func (c *cluster) Watch(context.Context, kv.WatchSpec) iter.Seq2[kv.Batch, error
 
 // encoded is a put as it is written down.
 func encoded(key, value string) []byte {
-	return wire.AppendCommand(nil, kv.Command{Ops: []kv.Op{kv.Put{Key: []byte(key), Value: []byte(value)}}})
+	return encodedCommand(kv.Command{Ops: []kv.Op{kv.Put{Key: []byte(key), Value: []byte(value)}}})
+}
+
+func encodedCommand(c kv.Command) []byte { return wire.AppendCommand(nil, c) }
+
+// others writes a key as somebody else does.
+func (c *cluster) others(key, value string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.rev++
+	c.keys[key] = &stored{value: value, mod: c.rev}
 }

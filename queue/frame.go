@@ -95,18 +95,6 @@ func note(lane uint8, by payer) record {
 	return record{kind: recordEnd, lane: lane, state: Unknown, outcome: append([]byte{tag}, by.name...)}
 }
 
-// noted is whom a note names, nobody if it is of another kind.
-func (q *Queue) noted(r *record) payer {
-	if len(r.outcome) < 2 || r.outcome[0] != noteDevice && r.outcome[0] != noteAuthor {
-		return payer{}
-	}
-	author := r.outcome[0] == noteAuthor
-	if d := q.devices[payer{string(r.outcome[1:]), author}]; d != nil { // spares a copy for each op
-		return d.payer
-	}
-	return payer{string(r.outcome[1:]), author}
-}
-
 func appendRecord(dst []byte, r *record) []byte {
 	dst = append(dst, byte(r.kind), r.lane)
 	dst = binary.AppendUvarint(dst, r.n)

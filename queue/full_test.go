@@ -190,34 +190,6 @@ func TestAPausedQueueKeepsAndSendsNothingOverARestart(t *testing.T) {
 	eventually(t, "drained", func() bool { return b.Status().Depth == 0 })
 }
 
-func TestTheDrainKeepsToItsRateAndFlushDoesNot(t *testing.T) {
-	c := newCluster()
-	o := options(t.TempDir())
-	o.DrainRate = 50
-	b := start(t, c, o)
-	c.set(false, false)
-	for i := range 400 {
-		b.mustQueue(fmt.Sprint("q/none/", i), "v")
-	}
-	c.set(true, false)
-	eventually(t, "draining", func() bool { return len(c.log()) > 0 })
-	began := time.Now()
-	from := len(c.log())
-	eventually(t, "sixty more", func() bool { return len(c.log()) >= from+60 })
-	if took := time.Since(began); took < 200*time.Millisecond {
-		t.Errorf("60 in %v at 50 a second", took)
-	}
-	if s := b.Status(); s.Rate <= 0 || s.ETA <= 0 {
-		t.Errorf("status says a rate of %v and an ETA of %v", s.Rate, s.ETA)
-	}
-	began = time.Now()
-	b.Flush()
-	eventually(t, "drained", func() bool { return b.Status().Depth == 0 })
-	if took := time.Since(began); took > 3*time.Second {
-		t.Errorf("the flush took %v", took)
-	}
-}
-
 func TestARetriedConflictGoesByWhatIsKnownNow(t *testing.T) {
 	c := newCluster()
 	b := start(t, c, options(t.TempDir()))
@@ -405,5 +377,31 @@ func TestAnExpiredWriterIsNotToldThatItsWriteWasTaken(t *testing.T) {
 	case item.State == Committed: // it was sent before
 	case item.State != Expired || !errors.Is(item.Err, &kv.Error{Code: kv.UpstreamUnavailable}):
 		t.Errorf("%+v", item)
+	}
+}
+
+func TestAFullQueueRefusesAndKeepsWhatItHas(t *testing.T) {
+	c := newCluster()
+	o := options(t.TempDir())
+	o.MaxBytes = 10 * (opOverhead + 100)
+	b := start(t, c, o)
+	c.set(false, false)
+	n := 0
+	for ; ; n++ {
+		_, err := b.put("q/none/k", strings.Repeat("v", 80), kv.WriteQueue)
+		if err != nil {
+			if kv.CodeOf(err) != kv.NoSpace || !strings.Contains(err.Error(), "queue.max-bytes") {
+				t.Fatalf("got %v, want no-space naming the setting", err)
+			}
+			break
+		}
+	}
+	c.set(true, false)
+	eventually(t, "drained", func() bool { return b.Status().Depth == 0 })
+	if got := len(c.log()); got != n {
+		t.Errorf("%d applied, want the %d that were acknowledged", got, n)
+	}
+	if _, err := b.put("q/none/k", "room again", kv.WriteQueue); err != nil {
+		t.Errorf("after it drained: %v", err)
 	}
 }

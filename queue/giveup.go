@@ -15,11 +15,14 @@ func (q *Queue) withdraw(o *op) (kv.Result, error) {
 	switch {
 	case o.state.Ended():
 		return o.result()
+	case o.durable || q.keeping[o]: // for somebody who sent the same request
+		return kv.Result{}, waits(o)
 	case o.n <= o.lane.handed:
 		return kv.Result{}, kv.Errorf(kv.OutcomeUnknown, "the write was sent and not answered in time; read the key before writing it again")
 	}
-	q.giveUp(o, Discarded, nil)
-	return kv.Result{}, &kv.Error{Code: kv.UpstreamUnavailable, Detail: "the write was not sent and has been withdrawn", RetryAfter: time.Second}
+	why := &kv.Error{Code: kv.UpstreamUnavailable, Detail: "the write was not sent and has been withdrawn", RetryAfter: time.Second}
+	q.giveUp(o, Discarded, why)
+	return kv.Result{}, why
 }
 
 // giveUp ends an op that was surely never sent; a skip takes its place in line. What comes after it on its key goes by

@@ -9,12 +9,12 @@ import (
 func TestTheIndexFindsTheLastOpOfEachKey(t *testing.T) {
 	seed := rand.Uint64()
 	r := rand.New(rand.NewPCG(seed, 0))
-	x, want := newIndex(0), map[string]*op{}
+	x, want := newIndex(), map[string]*op{}
 	for step := range 200_000 {
 		key := strconv.Itoa(r.IntN(3000))
 		switch more := step/20_000%2 == 0; { // it grows for a while, then it shrinks
 		case r.IntN(4) > 0 == more:
-			o := &op{key: key}
+			o := &op{key: key, hash: x.hash(key)}
 			x.put(o)
 			want[key] = o
 		default:

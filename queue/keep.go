@@ -43,9 +43,19 @@ func (o *op) baseRecord() record {
 // keep makes the op durable and returns its receipt, or its outcome if that came first.
 func (q *Queue) keep(o *op) (kv.Result, error) {
 	q.mu.Lock()
+	for q.keeping[o] { // by somebody who sent the same request
+		kept := o.keeping
+		q.mu.Unlock()
+		<-kept
+		q.mu.Lock()
+	}
 	if o.state.Ended() {
 		q.mu.Unlock()
 		return o.result()
+	}
+	if o.durable {
+		q.mu.Unlock()
+		return o.receipt(), nil
 	}
 	o.keeping = make(chan struct{})
 	q.keeping[o] = true
@@ -93,7 +103,11 @@ func (q *Queue) keep(o *op) (kv.Result, error) {
 			q.opts.Log.Error("queue cannot write outcomes down", "error", err)
 		}
 	}
-	return kv.Result{Queued: &kv.Receipt{ID: o.id(), Expires: until(o.expires)}}, nil
+	return o.receipt(), nil
+}
+
+func (o *op) receipt() kv.Result {
+	return kv.Result{Queued: &kv.Receipt{ID: o.id(), Expires: until(o.expires)}}
 }
 
 // stored takes a pending op that has become durable into account.

@@ -47,9 +47,11 @@ type op struct {
 	expires int64  // the same, 0 for never
 	place   place
 	owner   *owner // whose share it takes, nil for nobody's, and once it has ended
+	retry   uint64 // short for its retry key, 0 for none
 	size    int32
-	line    int32 // of the last op of its key: how many there are
-	rule    int16 // in Options.Rules, -1 for none
+	hash    uint32 // of the key, see index
+	line    int32  // of the last op of its key: how many there are
+	rule    int16  // in Options.Rules, -1 for none
 	state   State
 	guard   Guard
 	covered bool

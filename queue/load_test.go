@@ -1,8 +1,13 @@
 package queue
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,8 +26,9 @@ func backlog(t testing.TB, o Options, n int) {
 		var recs []record
 		for range min(1000, n-i) {
 			i++
-			op := &op{lane: q.lanes[kv.LaneNormal], n: uint64(i), key: fmt.Sprintf("q/sensor/%07d", i), at: time.Now().UnixMilli(), guard: GuardSeen}
-			recs = append(recs, op.record(encoded(op.key, strings.Repeat("v", 100))))
+			op := &op{lane: q.lanes[kv.LaneNormal], n: uint64(i), key: fmt.Sprintf("q/sensor/%07d", i), at: time.Now().UnixMilli(), guard: GuardSeen,
+				owner: &owner{payer: payer{name: "192.0.2.7"}}}
+			recs = append(recs, op.records(encoded(op.key, strings.Repeat("v", 100)))...)
 		}
 		if err := q.log.append(recs, nil); err != nil {
 			t.Fatal(err)
@@ -190,6 +196,57 @@ func TestAnAuthorFindsItsOwnWrites(t *testing.T) {
 		t.Fatal(err)
 	}
 	others("filed anew", false, again)
+}
+
+// Segments are read side by side, but until those before it are known to be whole nothing of one is changed.
+func TestADamagedQueueIsRefusedAsItIs(t *testing.T) {
+	c := newCluster()
+	c.set(false, false)
+	o := options(t.TempDir())
+	b := start(t, c, o)
+	for range 3 * segmentBytes >> 20 {
+		b.mustQueue("q/none/k", strings.Repeat("v", 1<<20))
+	}
+	size := b.log.last().size
+	b.crash()
+	paths, _ := filepath.Glob(filepath.Join(o.Dir, "*.seg"))
+	if len(paths) < 3 {
+		t.Fatalf("%d segments, want 3", len(paths))
+	}
+	first, last := paths[0], paths[len(paths)-1]
+	whole, err := os.ReadFile(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := slices.Clone(whole)
+	bad[len(bad)/2] ^= 1
+	end, err := os.ReadFile(last)
+	if err != nil {
+		t.Fatal(err)
+	}
+	torn := append(slices.Clone(end[:size]), 1, 2, 3)
+	if err := errors.Join(os.WriteFile(first, bad, 0o600), os.WriteFile(last, torn, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(c, o); kv.CodeOf(err) != kv.Corrupt || !strings.Contains(err.Error(), first) {
+		t.Errorf("got %v, want corrupt, naming %s", err, first)
+	}
+	if is, err := os.ReadFile(last); err != nil || !bytes.Equal(is, torn) {
+		t.Errorf("the last segment was changed, %v: %d bytes, there were %d", err, len(is), len(torn))
+	}
+	if err := os.WriteFile(first, whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	q, err := Open(c, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := q.Status().Depth; d != 3*segmentBytes>>20 {
+		t.Errorf("depth %d, want %d", d, 3*segmentBytes>>20)
+	}
+	if err := q.Close(); err != nil {
+		t.Error(err)
+	}
 }
 
 // A version without notes passes over them: they are ends of an op that there never is.

@@ -1,16 +1,12 @@
 package queue
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"sync"
 	"syscall"
 
@@ -341,164 +337,6 @@ func (l *log) close() error {
 		errs = append(errs, s.f.Close())
 	}
 	return errors.Join(errs...)
-}
-
-// open reads every segment in order and hands each record to visit, which must not keep slices of it. A damaged end of the last segment is cut off with a
-// log line: it was never acknowledged. Damage anywhere else is refused, because behind it lie acknowledged writes.
-func (l *log) open(visit func(record, place) error) error {
-	names, err := filepath.Glob(filepath.Join(l.dir, "*.seg"))
-	if err != nil {
-		return err
-	}
-	slices.Sort(names)
-	r := readAhead(names)
-	defer r.stop()
-	for i, path := range names {
-		b, err := r.next()
-		if err != nil {
-			return fmt.Errorf("queue: %w", err)
-		}
-		s, err := l.openSegment(path, b, i == len(names)-1, visit)
-		if err != nil {
-			return err
-		}
-		r.free <- b
-		l.segments = append(l.segments, s)
-	}
-	return nil
-}
-
-func (l *log) openSegment(path string, b []byte, last bool, visit func(record, place) error) (*segment, error) {
-	var id uint64
-	name := strings.TrimSuffix(filepath.Base(path), ".seg")
-	if _, err := fmt.Sscanf(name, "%016x", &id); err != nil {
-		return nil, fmt.Errorf("queue: %s: not a segment; move it away", path)
-	}
-	s := &segment{path: path, id: id, size: int64(len(magic))}
-	if len(b) < len(magic) && last { // cut while it was made
-		if err := os.WriteFile(path, []byte(magic), 0o600); err != nil {
-			return nil, fmt.Errorf("queue: %w", err)
-		}
-		b = []byte(magic)
-	}
-	if string(b[:min(len(b), len(magic))]) != magic {
-		return nil, &kv.Error{Code: kv.Corrupt, Detail: fmt.Sprintf("queue: %s does not begin as a segment of version 1 does; a newer version wrote it, or the disk damaged it", path)}
-	}
-	rest := b[len(magic):]
-	for len(rest) > 0 {
-		body, after, err := nextFrame(rest)
-		if err != nil {
-			if !last || framesFollow(rest) {
-				return nil, &kv.Error{Code: kv.Corrupt, Detail: fmt.Sprintf("queue: %s is damaged at byte %d, and acknowledged writes follow; restore the file, or move %s away to give up what was queued", path, s.size, l.dir)}
-			}
-			if !empty(rest) { // zeros are what was filled ahead
-				l.slog.Warn("queue tail cut off: a commit was interrupted", "file", path, "at", s.size, "bytes", len(rest))
-			}
-			break
-		}
-		for len(body) > 0 {
-			r, more, err := nextRecord(body)
-			if err != nil {
-				return nil, &kv.Error{Code: kv.Corrupt, Detail: fmt.Sprintf("queue: %s at byte %d: %v", path, s.size, err)}
-			}
-			end := int64(len(b)-len(after)) - int64(len(more))
-			if err := visit(r, place{seg: s, off: uint32(end - int64(len(r.command))), size: uint32(len(r.command))}); err != nil {
-				return nil, fmt.Errorf("queue: %s at byte %d: %w", path, s.size, err)
-			}
-			body = more
-		}
-		s.size = int64(len(b) - len(after))
-		rest = after
-	}
-	f, err := os.OpenFile(path, os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("queue: %w", err)
-	}
-	s.f = newTail(f, s.size)
-	if s.size < int64(len(b)) {
-		if err := errors.Join(f.Truncate(s.size), f.Sync()); err != nil {
-			return nil, errors.Join(fmt.Errorf("queue: cut the end off %s: %w", path, err), f.Close())
-		}
-	}
-	return s, nil
-}
-
-// reader reads files one ahead of whoever looks at them, into two buffers by turns.
-type reader struct {
-	free  chan []byte // buffers that may be filled
-	ready chan read
-	done  chan struct{}
-}
-
-type read struct {
-	b   []byte
-	err error
-}
-
-func readAhead(paths []string) *reader {
-	r := &reader{free: make(chan []byte, 2), ready: make(chan read), done: make(chan struct{})}
-	r.free <- nil
-	r.free <- nil
-	go func() {
-		defer close(r.ready)
-		for _, path := range paths {
-			var got read
-			select {
-			case b := <-r.free:
-				got.b, got.err = readInto(b, path)
-			case <-r.done:
-				return
-			}
-			select {
-			case r.ready <- got:
-			case <-r.done:
-				return
-			}
-		}
-	}()
-	return r
-}
-
-// next returns the contents of the next file; they are valid until the buffer is put back into free.
-func (r *reader) next() ([]byte, error) {
-	got := <-r.ready
-	return got.b, got.err
-}
-
-// stop ends the reading and waits for that.
-func (r *reader) stop() {
-	close(r.done)
-	for range r.ready { //nolint:revive // closed when it has ended
-	}
-}
-
-// readInto is os.ReadFile into the memory of b.
-func readInto(b []byte, path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	info, err := f.Stat()
-	if err == nil {
-		b = slices.Grow(b[:0], int(info.Size()))[:info.Size()]
-		_, err = io.ReadFull(f, b)
-	}
-	return b, errors.Join(err, f.Close())
-}
-
-// empty reports whether there is nothing but zeros.
-func empty(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 }
-
-// framesFollow reports whether a whole frame stands anywhere behind a damaged one.
-func framesFollow(b []byte) bool {
-	for i := 1; i+frameHeader < len(b); i++ {
-		if body, _, err := nextFrame(b[i:]); err == nil {
-			if _, _, err := nextRecord(body); err == nil {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // folder is the real disk.

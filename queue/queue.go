@@ -42,9 +42,10 @@ type Queue struct {
 	mu        sync.Mutex
 	lanes     [lanes]*lane
 	keys      index
-	keeping   map[*op]bool // ops on their way to disk
-	kept      []*op        // ended ops that stay listed, oldest first
-	recent    []*op        // ended ops that are not kept: a ring of recentMax, so that a writer that asks later is answered
+	retries   map[uint64]*op // the op in line with a retry key, by what is short for that; nil: none
+	keeping   map[*op]bool   // ops on their way to disk
+	kept      []*op          // ended ops that stay listed, oldest first
+	recent    []*op          // ended ops that are not kept: a ring of recentMax, so that a writer that asks later is answered
 	recentAt  int
 	ends      []record
 	depth     int              // durable pending ops
@@ -86,7 +87,7 @@ func Open(next Next, o Options) (*Queue, error) {
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("queue: %w", err)
 	}
-	q := &Queue{next: next, opts: o, keys: newIndex(0), keeping: map[*op]bool{},
+	q := &Queue{next: next, opts: o, keys: newIndex(), keeping: map[*op]bool{},
 		devices: map[payer]*owner{}, ruleBytes: make([]int64, len(o.Rules)), dups: make([]int, len(o.Rules)),
 		downC: make(chan struct{}), wake: make(chan struct{}, 1), resumed: make(chan struct{}, 1)}
 	for i := range q.lanes {

@@ -357,6 +357,10 @@ func (q *Queue) anew(o *op, e *kv.Error) bool {
 	if o.durable || q.keeping[o] || o.skip || o.asked || o.guard != GuardSeen {
 		return false
 	}
+	if o.retry != 0 { // the cluster would answer the next one as it has answered this
+		e.Detail = "somebody else wrote the key while this write was on its way, and with that its Idempotency-Key is used up; nothing was applied: read the key, then write it under another Idempotency-Key"
+		return false
+	}
 	q.dropKey(o)
 	l := o.lane
 	o.pred, o.succ, o.state = 0, nil, Queued
@@ -421,6 +425,7 @@ func (q *Queue) finish(o *op, s State, out kv.Outcome) {
 	o.wake()
 	o.state, o.outcome = s, out
 	q.dropKey(o)
+	q.dropRetry(o)
 	q.met.ended(s)
 	if !o.durable {
 		q.inMemory--

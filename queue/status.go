@@ -158,20 +158,12 @@ func (q *Queue) Get(id string) (Item, bool, error) {
 	if o == nil {
 		return Item{}, false, nil
 	}
+	c, err := q.command(o)
 	q.mu.Lock()
-	item, c, at := o.item(), kv.Command{}, o.place
-	if o.loaded {
-		c = o.command
-	}
+	item := o.item()
 	q.mu.Unlock()
-	if len(c.Ops) == 0 && at.seg != nil {
-		var err error
-		if c, err = q.loadCommand(o); err != nil {
-			c, err = q.loadCommand(o) // it was moved meanwhile
-		}
-		if err != nil {
-			return item, true, err
-		}
+	if err != nil {
+		return item, true, err
 	}
 	if len(c.Ops) == 1 {
 		switch op := c.Ops[0].(type) {
@@ -182,6 +174,23 @@ func (q *Queue) Get(id string) (Item, bool, error) {
 		}
 	}
 	return item, true, nil
+}
+
+// command is what an op does, of none if nothing of it is kept.
+func (q *Queue) command(o *op) (c kv.Command, err error) {
+	q.mu.Lock()
+	if o.loaded {
+		c = o.command
+	}
+	there := o.place.seg != nil
+	q.mu.Unlock()
+	if len(c.Ops) > 0 || !there {
+		return c, nil
+	}
+	if c, err = q.loadCommand(o); err != nil {
+		c, err = q.loadCommand(o) // it was moved meanwhile
+	}
+	return c, err
 }
 
 // Last returns the value that a key will have once everything in line is committed, found false if nothing is. It is a

@@ -55,19 +55,36 @@ func (q *Queue) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
 	switch {
 	case rule < 0 && write == kv.WriteQueue:
 		return kv.Result{}, kv.Errorf(kv.Invalid, "write=queue: only a plain PUT or DELETE of one key under queue.prefixes can be queued; key %q is not or not so", key)
-	case rule < 0, !c.ID.Seq.IsZero(): // what has an origin is never numbered again
-		return q.next.Do(ctx, c)
-	case write == kv.WriteSync && q.pendingIn(key, nil) == 0:
+	case !c.ID.Seq.IsZero(): // what has an origin is never numbered again
 		return q.next.Do(ctx, c)
 	}
-	if err := q.check(c); err != nil {
-		return kv.Result{}, err
+	for {
+		first, err := q.cameBefore(c)
+		if err != nil {
+			return kv.Result{}, err
+		}
+		if first != nil {
+			res, over, err := q.join(ctx, first, write, wait)
+			if !over {
+				continue
+			}
+			return res, err
+		}
+		if rule < 0 || write == kv.WriteSync && q.pendingIn(key, nil) == 0 {
+			return q.next.Do(ctx, c)
+		}
+		if err := q.check(c); err != nil {
+			return kv.Result{}, err
+		}
+		o, err := q.file(c, key, rule, write, q.seen(ctx, key, rule), by)
+		if errors.Is(err, errCameBefore) {
+			continue
+		}
+		if err != nil {
+			return kv.Result{}, err
+		}
+		return q.await(ctx, o, write, wait)
 	}
-	o, err := q.file(c, key, rule, write, q.seen(ctx, key, rule), by)
-	if err != nil {
-		return kv.Result{}, err
-	}
-	return q.await(ctx, o, write, wait)
 }
 
 // check refuses what could not be applied later, before it is kept.
@@ -131,13 +148,19 @@ func (q *Queue) file(c kv.Command, key []byte, rule int, write kv.Write, b base,
 		return nil, &kv.Error{Code: kv.UpstreamUnavailable, Detail: "writes on this key are queued and cannot be sent at present: " + why, RetryAfter: time.Second}
 	}
 	r := &q.opts.Rules[rule]
+	if q.retries[retryOf(c.ID.Key)] != nil {
+		return nil, errCameBefore
+	}
 	size := int64(len(key)) + opOverhead
+	if c.ID.Key != noRetry {
+		size += retryOverhead
+	}
 	if p, ok := c.Ops[0].(kv.Put); ok {
 		size += int64(len(p.Value))
 	}
 	now := time.Now()
 	o := &op{lane: q.lanes[r.Lane], key: string(key), loaded: true, guard: r.Guard, seen: b.revision, covered: b.covered, history: b.history,
-		at: now.UnixMilli(), size: int32(size), rule: int16(rule)}
+		at: now.UnixMilli(), size: int32(size), rule: int16(rule), retry: retryOf(c.ID.Key), hash: q.keys.hash(string(key))}
 	o.wake().command = c
 	if err := q.room(o, by); err != nil {
 		q.met.refused.Inc()
@@ -157,6 +180,7 @@ func (q *Queue) file(c kv.Command, key []byte, rule int, write kv.Write, b base,
 	o.lane.next++
 	o.lane.pending = append(o.lane.pending, o)
 	q.addKey(o)
+	q.addRetry(o)
 	q.owned(o, by.payer)
 	q.inMemory++
 	q.kick()

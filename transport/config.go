@@ -44,16 +44,26 @@ type Config struct {
 	Relay func(ctx context.Context) (net.Conn, error)
 
 	// KeepAlive is how long a connection that this node dialed may be silent before a probe. Default 25 s; negative:
-	// never. The side that answers sends none: one exchange keeps both ends and the NATs between them awake.
+	// never. The side that answers sends none: one exchange keeps both ends and the NATs between them awake. With Spare it holds
+	// for uplinks only until the interval is found.
 	KeepAlive time.Duration
+	// Spare opens another socket, from which it is measured how long a NAT on the way to a peer keeps a mapping; the keep-alive of
+	// uplinks goes by that, between 15 and 60 s. Nil: it is not measured.
+	Spare func(ctx context.Context) (net.PacketConn, error)
+	// Network names the network through which packets leave from an address of this machine, so that what was measured in one is
+	// not taken for another. Default: the address itself. It must not block.
+	Network func(source netip.Addr) string
 	// IdleTimeout ends a connection without a packet for so long; of the two ends the shorter counts. Default 75 s.
 	IdleTimeout time.Duration
 	// DisablePathMTUDiscovery saves about 10 kB of probes per connection on metered links, and keeps packets at 1200 B.
 	DisablePathMTUDiscovery bool
+	// Sparing reports whether this node is to send only what it must: it measures nothing, and who asks Endpoint.Sparing makes no
+	// copies. It must not block. Nil: it never is.
+	Sparing func() bool
 	// EarlyData gives peers sessions by which an uplink opens with its first request (0-RTT), and uses theirs. What comes
 	// early may be a copy that somebody else sends: see Conn.Confirm.
 	EarlyData bool
-	// SessionDir is where sessions outlive a restart, in a file of mode 0600. Empty: they do not.
+	// SessionDir is where sessions, and keep-alives that were found, outlive a restart, in files of mode 0600. Empty: they do not.
 	SessionDir string
 	// Seal is what that file is sealed with; nil: with nothing.
 	Seal *atrest.Seal
@@ -115,6 +125,12 @@ func (cfg Config) withDefaults() Config {
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Sparing == nil {
+		cfg.Sparing = func() bool { return false }
+	}
+	if cfg.Network == nil {
+		cfg.Network = networkOf
 	}
 	if cfg.Relay == nil {
 		cfg.Relay = dialLoopback(cfg.Conn)

@@ -26,6 +26,7 @@ type Conn struct {
 	datagrams datagramQueue
 	wg        sync.WaitGroup // the goroutine of datagrams, and that of changeWays
 	loss      lossAverage
+	rest      rest
 	confirmed <-chan struct{} // dialed: closed when the peer has let this node in; accepted: at the end of the handshake
 
 	tcp    tcpSide // dialed only
@@ -180,7 +181,7 @@ func (c *Conn) ReceiveDatagram(ctx context.Context) ([]byte, error) {
 		if err != nil {
 			return nil, explain(err)
 		}
-		if string(p) != probeText {
+		if string(p) != probeText && (c.protocol != Uplink || string(p) != keepText) {
 			return p, nil
 		}
 	}

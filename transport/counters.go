@@ -22,10 +22,14 @@ type Counters struct {
 	Busy             uint64            // incoming attempts refused at MaxConns or MaxHandshakes
 	Full             uint64            // connections closed because only places for members were left, or none to join
 
+	MappingsFull uint64 // measurements of peers that were turned away at the limit
+
 	TCPFull uint64         // TCP connections of peers that were closed at the limit
 	Moves   map[Way]uint64 // connections of this node that changed to a way while they lived
 
 	Reroutes uint64 // changes of the network of this machine that connections had to follow
+
+	WireBytes uint64 // both ways, as the links have carried them: see Health.WireBytes; failed dials at what they take
 
 	Losses           uint64 // times a link was found lost
 	BytesSent        uint64 // QUIC packets, without UDP and IP
@@ -39,6 +43,7 @@ type Counters struct {
 
 // add adds what one connection has done.
 func (n *Counters) add(h Health) {
+	n.WireBytes += h.WireBytes
 	n.Losses += h.Losses
 	n.BytesSent += h.BytesSent
 	n.BytesReceived += h.BytesReceived

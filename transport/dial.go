@@ -127,6 +127,9 @@ func (e *Endpoint) dialOne(ctx context.Context, p Protocol, t Target, addr netip
 		e.totals.Dials++
 		if err != nil {
 			e.totals.DialsFailed++
+			if blocked(err) && !addr.Addr().IsLoopback() {
+				e.totals.WireBytes += failedDial
+			}
 			err = fmt.Errorf("%s: %w", addr, err)
 		}
 		e.mu.Unlock()
@@ -143,19 +146,24 @@ func (e *Endpoint) dialOver(ctx context.Context, p Protocol, t Target, addr neti
 	if err != nil {
 		return nil, err
 	}
+	return d.connect(ctx)
+}
+
+// connect returns once the peer has let this node in, unless it is not to wait for that.
+func (d *dial) connect(ctx context.Context) (*Conn, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, handshakeMax, ErrUnreachable)
 	defer cancel()
 	c, err := d.open(ctx)
-	if err == nil && !t.Early && c.qc.ConnectionState().Used0RTT {
+	if err == nil && !d.t.Early && c.qc.ConnectionState().Used0RTT {
 		return c, nil // it took what was sent early, so it has let this node in
 	}
-	if err == nil && !t.Early {
+	if err == nil && !d.t.Early {
 		if err = c.Confirm(ctx); err != nil { // the end of c ends the way too
 			c.CloseWithError(CodeDone, "gave up on the handshake")
 		}
 	}
 	if err != nil {
-		return nil, e.dialError(p, addr, err)
+		return nil, d.ep.dialError(d.p, d.addr, err)
 	}
 	return c, nil
 }
@@ -184,6 +192,9 @@ func (e *Endpoint) newDial(p Protocol, t Target, addr netip.AddrPort, way *tcpWa
 	d := &dial{ep: e, p: p, t: t, addr: addr, way: way, tr: tr, conf: e.quicConfig()}
 	d.tokens = &keyedTokens{TokenStore: e.tokens, key: dest, let: make(chan struct{})}
 	d.conf.KeepAlivePeriod, d.conf.TokenStore = e.cfg.KeepAlive, d.tokens
+	if p == Uplink && e.keeper.measures() {
+		d.conf.KeepAlivePeriod = 0 // it is for keepAlives, which can change while the connection lives
+	}
 	var err error
 	if d.tls, err = e.clientTLS(p, t); err != nil {
 		return nil, err
@@ -251,7 +262,7 @@ func (d *dial) attempt(ctx context.Context) (c *Conn, err error) {
 		c.tcp.packets, c.tcp.tr = d.way, d.tr
 		c.tcp.using.Store(true)
 	}
-	if e.cfg.DialTCP != nil {
+	if e.cfg.DialTCP != nil && d.p != Mapping {
 		c.wg.Go(func() { e.changeWays(c, d.addr) })
 	}
 	if _, ok := e.register(c); !ok {

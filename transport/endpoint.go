@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -29,12 +30,15 @@ type Endpoint struct {
 	known  *sessions
 	silent silent
 	routes *routes
+	keeper *keeper
 	tokens quic.TokenStore // of addresses validated before: they skip a Retry
 
 	extend  chan extension // to Run
 	started chan struct{}  // closed by Run once dialing works
 	stopped chan struct{}  // closed by Run when it no longer does
 	wg      sync.WaitGroup
+
+	mappings atomic.Int64 // measurements of peers that are being answered
 
 	mu       sync.Mutex
 	running  bool
@@ -73,6 +77,9 @@ func New(cfg Config) (*Endpoint, error) {
 	if e.known, err = openSessions(cfg.SessionDir, cfg.Seal); err != nil {
 		cfg.Log.Warn("uplinks open with a round trip more", "err", err)
 	}
+	if e.keeper, err = newKeeper(e); err != nil {
+		cfg.Log.Warn("the keep-alive is measured anew", "err", err)
+	}
 	e.tr = e.transportOn(cfg.Conn)
 	return e, nil
 }
@@ -98,6 +105,9 @@ func withoutECN() error { return os.Setenv("QUIC_GO_DISABLE_ECN", "true") }
 // Node is the id of this node.
 func (e *Endpoint) Node() string { return e.cfg.Identity().Node() }
 
+// Sparing is Config.Sparing.
+func (e *Endpoint) Sparing() bool { return e.cfg.Sparing() }
+
 // Addr is the address of the socket.
 func (e *Endpoint) Addr() net.Addr { return e.cfg.Conn.LocalAddr() }
 
@@ -108,9 +118,17 @@ func (e *Endpoint) Listen(p Protocol, h Handler) {
 	defer e.mu.Unlock()
 	if h == nil {
 		delete(e.handlers, p)
+	} else {
+		e.handlers[p] = h
+	}
+	if p != Uplink {
 		return
 	}
-	e.handlers[p] = h
+	if h == nil {
+		delete(e.handlers, Mapping)
+	} else {
+		e.handlers[Mapping] = e.answerMapping
+	}
 }
 
 // Run serves until ctx ends or the socket fails, then closes every connection, tells the peers, and waits for the
@@ -134,6 +152,9 @@ func (e *Endpoint) Run(ctx context.Context) error {
 	}
 	runCtx, cancel := context.WithCancel(ctx)
 	e.wg.Go(func() { e.sampleIdle(runCtx) })
+	if e.keeper.measures() {
+		e.wg.Go(func() { e.keeper.run(runCtx) })
+	}
 	if e.cfg.ListenTCP != nil {
 		e.wg.Go(func() { e.relays.run(runCtx, e.cfg.ListenTCP) })
 	}
@@ -318,12 +339,14 @@ func (e *Endpoint) sampleIdle(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		for _, c := range e.open() {
-			if c.monitor.sampleIdle() {
+		open := e.open()
+		for _, c := range open {
+			if c.monitor.sampleIdle() && c.protocol != Mapping {
 				c.Probe()
 			}
 			c.loss.add(c.qc.ConnectionStats())
 		}
+		e.keepAlives(open, time.Now())
 	}
 }
 

@@ -20,8 +20,12 @@ var (
 	descOpened     = desc("connections_opened_total", "Connections opened, both ways.")
 	descHandshakes = desc("handshakes_failed_total", "Incoming handshakes that did not finish.")
 	descRefused    = desc("refused_total", "Handshakes in which one end refused the other, by reason.", "reason")
-	descTurned     = desc("turned_away_total", "Incoming attempts turned away at a limit: busy (connections or handshakes), full (only places for members left), tcp (connections over TCP); retry are those that had to prove their address first.", "limit")
+	descTurned     = desc("turned_away_total", "Incoming attempts turned away at a limit: busy (connections or handshakes), full (only places for members left), tcp (connections over TCP), measuring (measurements of keep-alives); retry are those that had to prove their address first.", "limit")
 	descMoves      = desc("moves_total", "Connections of this node that changed to another way while they lived, by that way.", "way")
+	descKeepAlive  = desc("keep_alive_seconds", "How long an uplink of this node may be silent before it says something, to stay in the memory of NATs; 0: for ever.")
+	descFound      = desc("keep_alive_found_seconds", "When that was measured, in seconds since 1970; 0 while it is not known.")
+	descShort      = desc("keep_alive_short", "1 if a NAT forgets this node even before the shortest keep-alive, 15 s.")
+	descMeasured   = desc("keep_alive_measurements_total", "Measurements of how long a NAT keeps a mapping, by outcome: found, short (less than 15 s), failed (no verdict).", "outcome")
 	descReroutes   = desc("reroutes_total", "Changes of this machine's addresses or routes that connections of it had to follow.")
 	descLosses     = desc("losses_total", "How often a connection was found lost.")
 	descBytes      = desc("bytes_total", "Bytes of QUIC packets, without UDP and IP, by direction.", "direction")
@@ -32,7 +36,7 @@ var (
 // Describe is of prometheus.Collector.
 func (collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descConns, descLost, descWindows, descOpened, descHandshakes, descRefused,
-		descTurned, descMoves, descReroutes, descLosses, descBytes, descPackets, descDatagrams} {
+		descTurned, descMoves, descKeepAlive, descFound, descShort, descMeasured, descReroutes, descLosses, descBytes, descPackets, descDatagrams} {
 		ch <- d
 	}
 }
@@ -55,11 +59,25 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	for reason, v := range n.Refused {
 		count(descRefused, v, reason)
 	}
-	for limit, v := range map[string]uint64{"busy": n.Busy, "full": n.Full, "tcp": n.TCPFull, "retry": n.Retries} {
+	for limit, v := range map[string]uint64{"busy": n.Busy, "full": n.Full, "tcp": n.TCPFull, "measuring": n.MappingsFull, "retry": n.Retries} {
 		count(descTurned, v, limit)
 	}
 	for way, v := range n.Moves {
 		count(descMoves, v, string(way))
+	}
+	keep := c.ep.KeepAlive()
+	ch <- prometheus.MustNewConstMetric(descKeepAlive, prometheus.GaugeValue, keep.Every.Seconds())
+	found, short := 0, 0
+	if !keep.Found.IsZero() {
+		found = int(keep.Found.Unix())
+	}
+	gauge(descFound, found)
+	if keep.Short {
+		short = 1
+	}
+	gauge(descShort, short)
+	for outcome, v := range keep.Measurements {
+		count(descMeasured, v, outcome)
 	}
 	count(descReroutes, n.Reroutes)
 	count(descLosses, n.Losses)

@@ -10,8 +10,11 @@ const (
 	Path   Protocol = "holdfast-path/1"   // beside a connection of Raft: another way for datagrams
 	Bulk   Protocol = "holdfast-bulk/1"   // beside one of Raft: for snapshots
 	Uplink Protocol = "holdfast-uplink/1" // proxy, or member, to member
-	Join   Protocol = "holdfast-join/1"   // a node without a certificate to member
-	Relay  Protocol = "holdfast-relay/1"  // the same to a proxy, which carries what it says to a member
+	// Mapping is beside an Uplink or one of Raft, from another socket: how long a NAT between the two keeps a mapping. Who serves
+	// Uplink serves it.
+	Mapping Protocol = "holdfast-mapping/1"
+	Join    Protocol = "holdfast-join/1"  // a node without a certificate to member
+	Relay   Protocol = "holdfast-relay/1" // the same to a proxy, which carries what it says to a member
 )
 
 // mayDial reports whether a node of role r may open a connection of the protocol.
@@ -19,7 +22,7 @@ func (p Protocol) mayDial(r Role) bool {
 	switch p {
 	case Raft, Path, Bulk:
 		return r == Member
-	case Uplink:
+	case Uplink, Mapping:
 		return r == Member || r == Proxy
 	case Join, Relay:
 		return r == None
@@ -36,7 +39,7 @@ func (p Protocol) mayServe(r Role, allowProxy bool) bool {
 	switch p {
 	case Raft, Path, Bulk:
 		return r == Member
-	case Uplink, Join:
+	case Uplink, Mapping, Join:
 		return r == Member || (r == Proxy && allowProxy)
 	case Relay:
 		return r == Proxy && allowProxy

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"context"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -54,6 +55,7 @@ type sendHalf interface {
 	CancelWrite(quic.StreamErrorCode)
 	SetWriteDeadline(time.Time) error
 	SetPriority(urgency int8, incremental bool)
+	Context() context.Context
 }
 
 // Write blocks while the peer's window or the link allows no more. Written is not received: only an answer proves that.
@@ -68,6 +70,9 @@ func (s *SendStream) Close() error {
 	s.conn.monitor.attempt()
 	return explain(s.s.Close())
 }
+
+// given is closed when the peer wants no more of what is written, or all is written.
+func (s *SendStream) given() <-chan struct{} { return s.s.Context().Done() }
 
 // CancelWrite gives up on delivering what was written. The peer's reads fail with StreamError.
 func (s *SendStream) CancelWrite(code uint64) { s.s.CancelWrite(quic.StreamErrorCode(code)) }

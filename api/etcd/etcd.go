@@ -81,6 +81,7 @@ type Server struct {
 	metrics *metrics
 	leaders *leaders
 	shared  sharedEvents // of all watches
+	ranges  keptRanges
 
 	receivers sync.WaitGroup // goroutines that end when their call has
 

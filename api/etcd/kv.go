@@ -9,7 +9,7 @@ import (
 	"holdfast/kv"
 )
 
-// kvService is etcdserverpb.KV.
+// kvService is etcdserverpb.KV, with a Range of its own: see kvDesc.
 type kvService struct {
 	pb.UnimplementedKVServer
 	*Server
@@ -29,21 +29,6 @@ func (s kvService) Put(ctx context.Context, r *pb.PutRequest) (*pb.PutResponse, 
 
 func (s kvService) putResponse(r *kv.Result) *pb.PutResponse {
 	return &pb.PutResponse{Header: s.header(r.Header), PrevKv: first(r.Ops[0].KVs)}
-}
-
-// Range reads keys.
-func (s kvService) Range(ctx context.Context, r *pb.RangeRequest) (*pb.RangeResponse, error) {
-	if err := checkRange(r); err != nil {
-		return nil, err
-	}
-	op := rangeOp(r)
-	page, err := s.read(ctx, r.Serializable, op)
-	if err != nil {
-		return nil, err
-	}
-	res := rangeResponse(op, page.Ops[0])
-	res.Header = s.header(page.Header)
-	return res, nil
 }
 
 // DeleteRange removes keys.
@@ -111,15 +96,13 @@ func rangeOp(r *pb.RangeRequest) kv.Range {
 	}
 }
 
-// rangeResponse leaves the leases out of an answer without values, unless it is sorted by them: etcd answers it from its
-// index, which knows none.
+// rangeResponse is an answer as a message, where it is a part of another.
 func rangeResponse(op kv.Range, r kv.OpResult) *pb.RangeResponse {
-	if op.KeysOnly && op.Sort != kv.TargetValue {
-		for i := range r.KVs {
-			r.KVs[i].Lease = 0
-		}
+	res := &pb.RangeResponse{Kvs: pairs(r.KVs), Count: r.Count, More: r.More}
+	for i := range res.Kvs {
+		res.Kvs[i].Lease = shownLease(&op, &r.KVs[i])
 	}
-	return &pb.RangeResponse{Kvs: pairs(r.KVs), Count: r.Count, More: r.More}
+	return res
 }
 
 // pairs are keys as a message has them, in one allocation for all.

@@ -21,7 +21,7 @@ import (
 // answer. A stream ends when s.stopping does, and returns errStopped then; interceptors look after metrics, metadata and
 // panics.
 func (s *Server) register(r *grpc.Server) {
-	pb.RegisterKVServer(r, kvService{Server: s})
+	r.RegisterService(kvDesc(), kvService{Server: s})
 	pb.RegisterWatchServer(r, watchService{Server: s})
 	pb.RegisterLeaseServer(r, leaseService{Server: s})
 	pb.RegisterClusterServer(r, clusterService{Server: s})

@@ -128,14 +128,18 @@ const responseStartMax = 5*(1+10) + 2
 // encode is what a message has before its events.
 func (m *beginning) encode() mem.SliceBuffer {
 	var header [4 * (1 + 10)]byte
-	b := header[:0]
-	b = appendNumber(b, headerCluster, m.cluster)
-	b = appendNumber(b, headerMember, m.member)
-	b = appendNumber(b, headerRevision, uint64(m.revision)) //nolint:gosec // as the library encodes it
-	b = appendNumber(b, headerTerm, m.term)
+	b := appendHeader(header[:0], kv.Header{Epoch: kv.Epoch{Cluster: m.cluster}, Member: m.member, Revision: m.revision, Term: m.term})
 	start := make([]byte, 0, responseStartMax)
 	start = protowire.AppendBytes(protowire.AppendTag(start, responseHeader, protowire.BytesType), b)
 	return appendNumber(start, responseWatchID, uint64(m.watchID)) //nolint:gosec // the same
+}
+
+// appendHeader encodes the fields of the header of an answer.
+func appendHeader(b []byte, h kv.Header) []byte {
+	b = appendNumber(b, headerCluster, h.Epoch.Cluster)
+	b = appendNumber(b, headerMember, h.Member)
+	b = appendNumber(b, headerRevision, uint64(h.Revision)) //nolint:gosec // as the library encodes it
+	return appendNumber(b, headerTerm, h.Term)
 }
 
 // appendNumber leaves out a zero, as proto3 has it.

@@ -8,8 +8,8 @@ import (
 )
 
 // get answers with the value of one key, the bytes that were put. HEAD is the same without them.
-func (h *Handler) get(w http.ResponseWriter, r *http.Request, key string, p params) (int, error) {
-	f, err := h.parseFresh(&p, r.Header, true)
+func (h *Handler) get(w http.ResponseWriter, r *http.Request, key string, p *params) (int, error) {
+	f, err := h.parseFresh(p, r.Header, true)
 	if err != nil {
 		return 0, err
 	}

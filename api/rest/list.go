@@ -57,8 +57,8 @@ func (h *Handler) parseList(r *http.Request, prefix string, p *params) (req list
 
 // list answers with a page of the keys under a prefix, in order of the key, read at one revision. A page that is not
 // the last has "next"; given as ?after it brings the next page at the same revision, or 410 once that is compacted.
-func (h *Handler) list(w http.ResponseWriter, r *http.Request, prefix string, p params) (int, error) {
-	req, err := h.parseList(r, prefix, &p)
+func (h *Handler) list(w http.ResponseWriter, r *http.Request, prefix string, p *params) (int, error) {
+	req, err := h.parseList(r, prefix, p)
 	if err != nil {
 		return 0, err
 	}

@@ -2,7 +2,6 @@ package rest
 
 import (
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -10,39 +9,79 @@ import (
 	"holdfast/kv"
 )
 
-// params are the query parameters of a request. Each may be given once.
+// params are the query parameters of a request. Each may be given once. They are kept without a map: most requests have one
+// or none, and it is the path of a cached GET.
 type params struct {
-	values url.Values
-	known  []string // asked for so far; what else is there is refused by done
+	few   [4]param
+	n     int     // of few
+	more  []param // what did not fit
+	known [16]string
+	asked int // of known: the names asked for so far; what else is there is refused by done
 }
 
-func parseParams(raw string) (params, error) {
-	if raw == "" {
-		return params{}, nil
-	}
-	values, err := url.ParseQuery(raw)
-	if err != nil {
-		return params{}, kv.Errorf(kv.Invalid, "the query string is malformed: %w", err)
-	}
-	for name, given := range values {
-		if len(given) > 1 {
-			return params{}, kv.Errorf(kv.Invalid, "query parameter %q is given %d times; give it once", name, len(given))
+type param struct {
+	name, value string
+	known       bool // it was asked for
+}
+
+func parseParams(raw string) (p params, err error) {
+	for rest := raw; rest != ""; {
+		var one string
+		if one, rest, _ = strings.Cut(rest, "&"); one == "" {
+			continue
+		}
+		if strings.Contains(one, ";") {
+			return p, kv.Errorf(kv.Invalid, "the query string is malformed: a semicolon separates nothing; write it as %%3B")
+		}
+		name, value, _ := strings.Cut(one, "=")
+		if name, err = url.QueryUnescape(name); err == nil {
+			value, err = url.QueryUnescape(value)
+		}
+		if err != nil {
+			return p, kv.Errorf(kv.Invalid, "the query string is malformed: %w", err)
+		}
+		if p.find(name) != nil {
+			return p, kv.Errorf(kv.Invalid, "query parameter %q is given more than once; give it once", name)
+		}
+		if p.n < len(p.few) {
+			p.few[p.n] = param{name: name, value: value}
+			p.n++
+		} else {
+			p.more = append(p.more, param{name: name, value: value})
 		}
 	}
-	return params{values: values}, nil
+	return p, nil
+}
+
+func (p *params) find(name string) *param {
+	for i := range p.n {
+		if p.few[i].name == name {
+			return &p.few[i]
+		}
+	}
+	for i := range p.more {
+		if p.more[i].name == name {
+			return &p.more[i]
+		}
+	}
+	return nil
 }
 
 // text returns a parameter and whether it is there.
 func (p *params) text(name string) (string, bool) {
-	if p.values == nil {
+	if p.n == 0 {
 		return "", false
 	}
-	p.known = append(p.known, name)
-	v, ok := p.values[name]
-	if !ok {
+	if p.asked < len(p.known) {
+		p.known[p.asked] = name
+		p.asked++
+	}
+	one := p.find(name)
+	if one == nil {
 		return "", false
 	}
-	return v[0], true
+	one.known = true
+	return one.value, true
 }
 
 // flag reads a parameter that is on when it is there: ?prefix, ?prefix=true or ?prefix=1.
@@ -91,14 +130,16 @@ func (p *params) duration(name string) (time.Duration, bool, error) {
 
 // done refuses what nobody asked for: a misspelt parameter must not pass for a weaker request.
 func (p *params) done() error {
-	for name := range p.values {
-		if slices.Contains(p.known, name) {
-			continue
+	for _, all := range [2][]param{p.few[:p.n], p.more} {
+		for i := range all {
+			switch one := &all[i]; {
+			case one.known:
+			case p.asked == 0:
+				return kv.Errorf(kv.Invalid, "query parameter %q is not known here; this call takes none", one.name)
+			default:
+				return kv.Errorf(kv.Invalid, "query parameter %q is not known here; this call takes %s", one.name, strings.Join(p.known[:p.asked], ", "))
+			}
 		}
-		if len(p.known) == 0 {
-			return kv.Errorf(kv.Invalid, "query parameter %q is not known here; this call takes none", name)
-		}
-		return kv.Errorf(kv.Invalid, "query parameter %q is not known here; this call takes %s", name, strings.Join(p.known, ", "))
 	}
 	return nil
 }

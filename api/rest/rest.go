@@ -288,11 +288,11 @@ func (h *Handler) read(w http.ResponseWriter, r *http.Request, key string) (int,
 	}
 	switch {
 	case watch:
-		return h.watch(w, r, key, prefix, p)
+		return h.watch(w, r, key, prefix, &p)
 	case prefix:
-		return h.list(w, r, key, p)
+		return h.list(w, r, key, &p)
 	default:
-		return h.get(w, r, key, p)
+		return h.get(w, r, key, &p)
 	}
 }
 

@@ -52,7 +52,7 @@ func (h *Handler) txn(w http.ResponseWriter, r *http.Request) (int, error) {
 		h.setPage(w.Header(), &page, fresh)
 		return replyTxn(w, t, &page.Ops[0], page.Revision), nil
 	}
-	if len(p.values) > 0 {
+	if p.n > 0 {
 		return 0, kv.Errorf(kv.Invalid, "a transaction that writes takes no query parameters: it is decided by a quorum, and what it reads is as fresh as that")
 	}
 	result, err := h.opts.Backend.Do(r.Context(), kv.Command{ID: kv.ID{Key: retry}, Ops: ops})

@@ -91,8 +91,8 @@ func acceptsSSE(accept []string) (bool, error) {
 }
 
 // watch streams the changes of a key, or of all keys under a prefix, until the client leaves or the server stops.
-func (h *Handler) watch(w http.ResponseWriter, r *http.Request, key string, prefix bool, p params) (int, error) {
-	req, err := parseWatch(r, key, prefix, &p)
+func (h *Handler) watch(w http.ResponseWriter, r *http.Request, key string, prefix bool, p *params) (int, error) {
+	req, err := parseWatch(r, key, prefix, p)
 	if err != nil {
 		return 0, err
 	}

@@ -67,6 +67,8 @@ var checks = []check{
 	{"udp-buffers", "room for bursts of packets in the kernel", checkBuffers},
 	{"udp", "whether UDP gets to the nodes that are joined through, and back", checkUDP},
 	{"uplink", "whether this proxy has its cluster", checkUplink},
+	{"keep-alive", "how long NATs on the way remember this node while it is at rest", checkKeepAlive},
+	{"budget", "what the links have carried today, of what they may", checkBudget},
 }
 
 // checkup is what the checks look at.

@@ -50,7 +50,7 @@ var ours = []rule{
 	{"member/...", []string{"kv", "internal/wire", "mvcc", "member/...", "transport/courier"}},
 	{"proxy/cache", []string{"kv", "internal/wire", "mvcc"}},
 	{"proxy", []string{"kv", "internal/relay", "internal/wire", "proxy/cache"}},
-	{"queue", []string{"kv", "internal/wire"}},
+	{"queue", []string{"kv", "internal/gcpace", "internal/wire"}},
 	{"client", []string{"kv", "internal/wire"}},
 
 	// how a box becomes a node
@@ -71,6 +71,7 @@ var ours = []rule{
 	{"internal/tracing", []string{"kv"}},
 	{"internal/sniff", nil},
 	{"internal/servertls", nil},
+	{"internal/budget", nil},
 	{"internal/gcpace", nil},
 	{"internal/journald", nil},
 	{"internal/netwatch", nil},
@@ -80,7 +81,7 @@ var ours = []rule{
 	{"packaging/sbom", nil},
 
 	// who puts them together; only agent and cmd read config
-	{"agent", []string{"kv", "auth", "internal/wire", "internal/atrest", "internal/failpoint", "internal/namespace", "internal/pivot", "internal/service", "internal/bridge", "internal/netwatch", "internal/sniff", "internal/servertls", "internal/tracing", "config", "api/...", "mvcc", "member/...", "proxy/...",
+	{"agent", []string{"kv", "auth", "internal/wire", "internal/atrest", "internal/failpoint", "internal/namespace", "internal/pivot", "internal/service", "internal/bridge", "internal/budget", "internal/netwatch", "internal/sniff", "internal/servertls", "internal/tracing", "config", "api/...", "mvcc", "member/...", "proxy/...",
 		"queue", "client", "enroll", "transport", "transport/courier"}},
 	{"examples/...", []string{"kv", "config", "agent"}},
 	{"cmd/...", []string{"kv", "internal/wire", "internal/failpoint", "internal/gcpace", "internal/journald", "config", "api", "agent", "client", "cmd/..."}},

@@ -42,7 +42,7 @@ func Run(ctx context.Context, room uint64) {
 	if os.Getenv("GOGC") != "" {
 		return
 	}
-	p := pacer{room: room, fast: fast, rest: rest, percent: usual, set: func(percent int) { debug.SetGCPercent(percent) }}
+	p := pacer{room: room, fast: fast, rest: rest, percent: usual, set: tell}
 	p.run(ctx, collections(ctx), inUse)
 }
 

@@ -200,7 +200,7 @@ func TestFragmentsComeOnce(t *testing.T) {
 				got, made := "", 0
 				var wg sync.WaitGroup
 				wg.Go(func() {
-					for b, err := range p.Watch(ctx, kv.WatchSpec{Watches: []kv.Watch{{ID: 1, From: 1}}}) {
+					for b, err := range p.Watch(ctx, kv.WatchSpec{Watches: []kv.Watch{{ID: 1, Key: []byte("k"), From: 1}}}) {
 						if err != nil {
 							t.Error(err)
 							return

@@ -1,5 +1,5 @@
-// Package relay hands on what the consumer of a watch stream asks for while it runs, for those who stand between it and the
-// stream above: a proxy, an exchange of nodes, a namespace.
+// Package relay is for those who stand between the consumer of a watch stream and what feeds it: a proxy, an exchange of nodes, a
+// namespace. Controls hands on what the consumer asks for; a Stream goes on where it was when one source takes the place of another.
 package relay
 
 import (

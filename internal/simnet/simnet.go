@@ -56,6 +56,8 @@ type node struct {
 	inside   netip.AddrPort // what its socket is bound to
 	socket   *socket
 	downlink *quicsim.SimulatedLink
+	keeps    time.Duration // how long the NAT in front of it keeps a mapping; 0: there is none
+	spoke    time.Time     // when its last packet went through that
 }
 
 // New makes a network that ends with the test. Links begin with 5 ms of delay and nothing else.
@@ -128,11 +130,28 @@ func (n *Net) Move(name string) string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	nd := n.node(name)
+	n.move(nd)
+	return nd.outside.String()
+}
+
+// move is called with mu held.
+func (n *Net) move(nd *node) {
 	delete(n.owner, nd.outside)
 	nd.outside = n.newAddr()
 	n.owner[nd.outside] = nd
-	return nd.outside.String()
 }
+
+// NAT puts a node behind a NAT that keeps a mapping for so long after a packet from inside; what comes from outside does not
+// prolong it (RFC 4787, REQ-6, allows that). Then what is sent to the node is lost, and its next packet comes from another address.
+// 0 takes the NAT away.
+func (n *Net) NAT(name string, keeps time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.node(name).keeps = keeps
+}
+
+// mapped reports whether a packet from outside reaches a node. The caller holds mu.
+func (nd *node) mapped() bool { return nd.keeps == 0 || time.Since(nd.spoke) <= nd.keeps }
 
 // Resolve finds nodes by name: it fits transport.Config.Resolve.
 func (n *Net) Resolve(_ context.Context, host string) ([]netip.Addr, error) {
@@ -210,9 +229,13 @@ func (u uplink) SendPacket(p quicsim.Packet) error {
 	}
 	n := u.net
 	n.mu.Lock()
+	if !u.from.mapped() {
+		n.move(u.from)
+	}
+	u.from.spoke = time.Now()
 	dest := n.owner[to]
 	var link *quicsim.SimulatedLink
-	if dest != nil && dest.socket != nil && n.dirLocked(u.from.name, dest.name).pass(len(p.Data)) {
+	if dest != nil && dest.socket != nil && dest.mapped() && n.dirLocked(u.from.name, dest.name).pass(len(p.Data)) {
 		link = dest.downlink
 		p.From = net.UDPAddrFromAddrPort(u.from.outside)
 	}

@@ -131,6 +131,35 @@ func TestMovedNodeSendsFromItsNewAddressOnly(t *testing.T) {
 	})
 }
 
+func TestANATForgetsWhoIsSilent(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		n := New(t, 1)
+		n.NAT("a", 20*time.Second)
+		a, b := n.Node("a"), n.Node("b")
+		send(t, n, a, "b", 1, 10, 0)
+		_, first := count(t, b)
+		answer := func() int {
+			if _, err := b.WriteTo([]byte("x"), first); err != nil {
+				t.Fatal(err)
+			}
+			got, _ := count(t, a)
+			return got
+		}
+		time.Sleep(15 * time.Second)
+		if answer() != 1 {
+			t.Error("a mapping was lost before its time")
+		}
+		time.Sleep(10 * time.Second)
+		if answer() != 0 {
+			t.Error("a mapping outlived its time")
+		}
+		send(t, n, a, "b", 1, 10, 0)
+		if _, second := count(t, b); second == nil || second.String() == first.String() {
+			t.Errorf("the node comes from %v again", second)
+		}
+	})
+}
+
 func TestRateSpacesPacketsAndDropsBeyondTheBuffer(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		n := New(t, 1)

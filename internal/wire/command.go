@@ -44,6 +44,20 @@ func appendCommandBody(dst []byte, c *kv.Command) []byte {
 // DecodeCommand is the inverse of AppendCommand. Byte slices in the command alias b.
 func DecodeCommand(b []byte) (kv.Command, error) { return decode(b, kindCommand, command) }
 
+// RetryKey is the retry key of an encoded command, all zero if it has none. It looks at nothing else.
+func RetryKey(b []byte) (key [16]byte) {
+	const at = 2 // behind version and kind: the flags
+	if len(b) <= at || b[0] > Version || kind(b[1]) != kindCommand || b[at]&commandKey == 0 {
+		return key
+	}
+	r := &reader{b: b, kind: kindCommand, budget: len(b), off: at + 1}
+	if b[at]&commandSeq != 0 {
+		seq(r)
+	}
+	r.fixed(key[:], "retry key")
+	return key
+}
+
 func command(r *reader) (c kv.Command) {
 	f := r.flags(commandFlags, "command")
 	if f&commandSeq != 0 {

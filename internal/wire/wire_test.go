@@ -431,6 +431,20 @@ func TestFingerprintsTellCommandsApart(t *testing.T) {
 	}
 }
 
+func TestARetryKeyIsFoundWithoutTheRest(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		c := genCommand(t)
+		b := AppendCommand(nil, c)
+		if key := RetryKey(b); key != c.ID.Key {
+			t.Fatalf("retry key %x of %+v", key, c)
+		}
+		RetryKey(b[:draw(t, rapid.IntRange(0, len(b)))]) // cut short, it is none
+	})
+	if key := RetryKey(nil); key != [16]byte{} {
+		t.Errorf("of nothing: %x", key)
+	}
+}
+
 // FuzzDecode feeds every decoder anything. Messages name their kind, so at most one of the decoders goes on.
 func FuzzDecode(f *testing.F) {
 	for _, c := range codecs() {
@@ -456,6 +470,9 @@ func FuzzCommand(f *testing.F) {
 		got, err := DecodeCommand(AppendCommand(nil, c))
 		if err != nil || !reflect.DeepEqual(got, c) {
 			t.Fatalf("got  %+v, %v\nwant %+v", got, err, c)
+		}
+		if key := RetryKey(AppendCommand(nil, c)); key != c.ID.Key {
+			t.Fatalf("retry key %x, want %x", key, c.ID.Key)
 		}
 	}))
 }

@@ -28,6 +28,9 @@ type Options struct {
 	Lives   []Life
 	Copied  func(error) // hears ErrCopied, of each member that says so; needed with Lives
 
+	// Sparing reports whether no copies are to be made against loss. It must not block. Nil: they always are.
+	Sparing func() bool
+
 	Log     *slog.Logger          // nil for none
 	Metrics prometheus.Registerer // nil for none; names begin with holdfast_raftnet_
 }
@@ -193,7 +196,7 @@ func (n *Net) peer(node string) (*peer, error) {
 func (n *Net) peerLocked(node string) *peer {
 	p, ok := n.peers[node]
 	if !ok {
-		p = newPeer(node, n.boot.life())
+		p = newPeer(node, n.boot.life(), n.opts.Sparing)
 		n.peers[node] = p
 	}
 	return p

@@ -34,8 +34,8 @@ type peer struct {
 	replicas map[replicas]struct{}
 }
 
-func newPeer(node string, life courier.Life) *peer {
-	p := &peer{node: node, replicas: make(map[replicas]struct{}), post: courier.New(courier.Options{Life: life}), hush: newHush()}
+func newPeer(node string, life courier.Life, sparing func() bool) *peer {
+	p := &peer{node: node, replicas: make(map[replicas]struct{}), post: courier.New(courier.Options{Life: life, Sparing: sparing}), hush: newHush()}
 	for i := range p.in {
 		p.in[i].ordered = kind(i+1) == kindLog
 		p.in[i].wake = make(chan struct{}, 1)

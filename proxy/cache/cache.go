@@ -104,8 +104,9 @@ type Cache struct {
 	gone    [][]byte                // held keys that were let go, for whoever asks
 	leaving [][]byte                // and for the journal
 
-	seen atomic.Int64 // the newest revision that was acknowledged or shown through this node
-	hot  hot
+	seen  atomic.Int64 // the newest revision that was acknowledged or shown through this node
+	hot   hot
+	lists lists
 }
 
 // Open opens or makes the file at path. A file that cannot be used, damaged or of a newer version, is an error; the
@@ -139,6 +140,7 @@ func (c *Cache) empty(epoch kv.Epoch) {
 	c.veils = nil
 	c.seen.Store(0)
 	c.hot.clear()
+	c.lists.clear()
 }
 
 func (c *Cache) load() error {

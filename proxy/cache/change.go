@@ -299,6 +299,7 @@ func (c *Cache) change(e kv.Event) error {
 		c.size -= overhead
 	}
 	c.hot.drop(e.KV.Key)
+	c.lists.drop(e.KV.Key)
 	if e.Delete {
 		c.dirty[k] = nil
 		c.size += overhead
@@ -318,8 +319,8 @@ func (c *Cache) peek(key []byte) (*kv.KeyValue, error) {
 			return p, nil
 		}
 	}
-	if p, ok := c.hot.get(key); ok {
-		return p, nil
+	if a := c.hot.get(key); a != nil {
+		return a.kv(), nil
 	}
 	return c.stored(key)
 }

@@ -52,6 +52,7 @@ func (c *Cache) Mirrored(key, end []byte) (Span, bool) {
 // Found is a key as the cache knows it.
 type Found struct {
 	KV      *kv.KeyValue // nil: it does not exist. It is shared
+	Answer  *Answer      // with KV, if it is at hand
 	Span    Span
 	Epoch   kv.Epoch
 	Held    bool // by itself, not as a part of a span
@@ -72,10 +73,10 @@ func (c *Cache) Get(key []byte) (f Found, covered bool, err error) {
 		f.Span, f.Held = h.span(c.floor), true
 	}
 	f.Epoch, f.Partial = c.epoch, c.partial
-	f.KV, err = c.get(key)
+	f.KV, f.Answer, err = c.get(key)
 	if len(c.own) > 0 {
 		if e, ok := c.own[string(key)]; ok && (f.KV == nil || f.KV.ModRevision < e.KV.ModRevision) {
-			f.KV = nil
+			f.KV, f.Answer = nil, nil
 			if !e.Delete {
 				f.KV = &e.KV
 			}
@@ -84,22 +85,24 @@ func (c *Cache) Get(key []byte) (f Found, covered bool, err error) {
 	return f, true, err
 }
 
-// get returns the newest version that the feed has brought.
-func (c *Cache) get(key []byte) (*kv.KeyValue, error) {
+// get returns the newest version that the feed has brought, and the answer with it if that is at hand.
+func (c *Cache) get(key []byte) (*kv.KeyValue, *Answer, error) {
 	if p, ok := c.dirty[string(key)]; ok {
-		return p, nil
+		return p, nil, nil
 	}
 	if p, ok := c.frozen[string(key)]; ok {
-		return p, nil
+		return p, nil, nil
 	}
-	if p, ok := c.hot.get(key); ok {
-		return p, nil
+	if a := c.hot.get(key); a != nil {
+		return a.kv(), a, nil
 	}
 	p, err := c.stored(key)
-	if err == nil {
-		c.hot.put(key, p) // mu is held, so it has not changed since it was read
+	if err != nil {
+		return nil, nil, err
 	}
-	return p, err
+	a := NewAnswer(p)
+	c.hot.put(key, a) // mu is held, so it has not changed since it was read
+	return a.kv(), a, nil
 }
 
 func (c *Cache) stored(key []byte) (found *kv.KeyValue, err error) {
@@ -116,7 +119,7 @@ func (c *Cache) stored(key []byte) (found *kv.KeyValue, err error) {
 }
 
 // Range returns the keys of a covered range in order, and the span's revision. With asOf the own writes after that
-// revision are left out.
+// revision are left out. The keys are shared: the same, in the same place, as long as nothing has changed there.
 func (c *Cache) Range(key, end []byte, asOf int64) (kvs []kv.KeyValue, f Found, covered bool, err error) {
 	if len(end) == 0 && asOf == 0 {
 		f, covered, err := c.Get(key)
@@ -135,21 +138,44 @@ func (c *Cache) Range(key, end []byte, asOf int64) (kvs []kv.KeyValue, f Found, 
 		f.Span, f.Held = h.span(c.floor), true
 	}
 	f.Epoch, f.Partial = c.epoch, c.partial
-	all, err := c.scan(key, end)
+	if len(end) == 0 {
+		v, _, err := c.get(key)
+		if v != nil {
+			kvs = []kv.KeyValue{*v}
+		}
+		kvs, f.Ahead = c.overlay(kvs, key, end, asOf)
+		return kvs, f, true, err
+	}
+	kvs, err = c.list(key, end)
+	kvs, f.Ahead = c.overlay(kvs, key, end, asOf)
+	return kvs, f, true, err
+}
+
+// overlay is kvs with the own writes of a range that the feed has not brought, up to asOf if that is not 0. Ahead is the
+// newest of them. mu is held.
+func (c *Cache) overlay(kvs []kv.KeyValue, key, end []byte, asOf int64) (_ []kv.KeyValue, ahead int64) {
 	for k, e := range c.own {
-		if was, ok := all[k]; kv.Contains(key, end, []byte(k)) && (asOf == 0 || e.KV.ModRevision <= asOf) &&
-			(!ok || was.ModRevision < e.KV.ModRevision) {
-			f.Ahead = max(f.Ahead, e.KV.ModRevision)
-			if delete(all, k); !e.Delete {
-				all[k] = e.KV
-			}
+		if !kv.Contains(key, end, []byte(k)) || asOf != 0 && e.KV.ModRevision > asOf {
+			continue
+		}
+		at, there := slices.BinarySearchFunc(kvs, e.KV.Key, func(v kv.KeyValue, k []byte) int { return bytes.Compare(v.Key, k) })
+		if there && kvs[at].ModRevision >= e.KV.ModRevision {
+			continue
+		}
+		if ahead == 0 {
+			kvs = slices.Clone(kvs)
+		}
+		ahead = max(ahead, e.KV.ModRevision)
+		switch {
+		case there && e.Delete:
+			kvs = slices.Delete(kvs, at, at+1)
+		case there:
+			kvs[at] = e.KV
+		case !e.Delete:
+			kvs = slices.Insert(kvs, at, e.KV)
 		}
 	}
-	for _, v := range all {
-		kvs = append(kvs, v)
-	}
-	slices.SortFunc(kvs, func(a, b kv.KeyValue) int { return bytes.Compare(a.Key, b.Key) })
-	return kvs, f, true, err
+	return kvs, ahead
 }
 
 // scan returns what is known of a range, whether covered or not.

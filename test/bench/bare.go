@@ -43,7 +43,7 @@ func serve(args []string) (bool, error) {
 	case bareArg:
 		return true, serveBare(args[1], args[2])
 	case floorArg:
-		return true, serveFloor(args[1])
+		return true, serveFloor(args[1], args[2])
 	case journalArg:
 		return true, serveJournal(args[1], args[2])
 	case floodArg:

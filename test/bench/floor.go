@@ -1,13 +1,16 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net"
 	"os"
+	"strconv"
 	"sync/atomic"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	"google.golang.org/grpc"
 )
 
@@ -15,15 +18,15 @@ import (
 // store behind this library and this load generator, on the same cores, can be faster.
 const floorArg = "serve-floor"
 
-// floor is that server as a process of its own.
-func floor() (*system, error) {
+// floor is that server as a process of its own, answering with values of as many bytes as the keys have.
+func floor(value int) (*system, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("find this program: %w", err)
 	}
 	return &system{
 		name: "floor", bin: self, ready: askOpen,
-		args: func(_ string, port, _ int) []string { return []string{floorArg, loopback(port), "grpc"} },
+		args: func(_ string, port, _ int) []string { return []string{floorArg, loopback(port), strconv.Itoa(value)} },
 	}, nil
 }
 
@@ -36,26 +39,53 @@ func askOpen(ctx context.Context, addr string) error {
 	return c.Close()
 }
 
-// floorServer answers puts.
+// floorServer answers puts, and ranges with keys that it was made with.
 type floorServer struct {
 	pb.UnimplementedKVServer
 	revision atomic.Int64
+	kvs      []*mvccpb.KeyValue
+}
+
+func newFloorServer(value int) *floorServer {
+	s := &floorServer{kvs: make([]*mvccpb.KeyValue, listKeys)}
+	g := newGenerator(options{keys: listKeys, value: value}, 0)
+	for i := range s.kvs {
+		n := int64(12345 + i)
+		s.kvs[i] = &mvccpb.KeyValue{Key: bytes.Clone(g.nth(i)), Value: bytes.Clone(g.next()), CreateRevision: n, ModRevision: n, Version: 1}
+	}
+	return s
+}
+
+func floorHeader(revision int64) *pb.ResponseHeader {
+	return &pb.ResponseHeader{ClusterId: 0xcdf818194e3a8c32, MemberId: 1, Revision: revision, RaftTerm: 2}
 }
 
 // Put answers as a store does that has done it.
 func (s *floorServer) Put(context.Context, *pb.PutRequest) (*pb.PutResponse, error) {
-	h := &pb.ResponseHeader{ClusterId: 0xcdf818194e3a8c32, MemberId: 1, Revision: s.revision.Add(1), RaftTerm: 2}
-	return &pb.PutResponse{Header: h}, nil
+	return &pb.PutResponse{Header: floorHeader(s.revision.Add(1))}, nil
+}
+
+// Range answers with one key, or, where there is an end, with as many as a list has.
+func (s *floorServer) Range(_ context.Context, r *pb.RangeRequest) (*pb.RangeResponse, error) {
+	kvs := s.kvs[:1]
+	if len(r.RangeEnd) > 0 {
+		kvs = s.kvs
+	}
+	return &pb.RangeResponse{Header: floorHeader(12345), Kvs: kvs, Count: int64(len(kvs))}, nil
 }
 
 // serveFloor serves until it is killed, with those settings of the product's server that make it cheaper.
-func serveFloor(addr string) error {
+func serveFloor(addr, value string) error {
+	n, err := strconv.Atoi(value)
+	if err != nil || n < valueMin || n > maxValue {
+		return fmt.Errorf("%q is not a length from %d to %d", value, valueMin, maxValue)
+	}
 	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", addr)
 	if err != nil {
 		return err
 	}
 	s := grpc.NewServer(grpc.NumStreamWorkers(64), grpc.StaticStreamWindowSize(512<<10), grpc.StaticConnWindowSize(1<<20))
-	pb.RegisterKVServer(s, &floorServer{})
+	pb.RegisterKVServer(s, newFloorServer(n))
 	return s.Serve(l)
 }
 
@@ -70,7 +100,7 @@ func runFloor(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	s, err := floor()
+	s, err := floor(b.value)
 	if err != nil {
 		return err
 	}

@@ -75,4 +75,18 @@ func (c grpcClient) Get(key []byte, linearizable bool) (int, error) {
 	return len(res.Kvs[0].Value), nil
 }
 
+// listOf is the operation of a serializable range of so many keys from one of a few places, so that whoever keeps answers has
+// them.
+func listOf(n int) operation {
+	return func(c client, g *generator) error {
+		at := n * g.rand.IntN(max(1, g.keys/n))
+		from := string(g.nth(at))
+		res, err := c.(grpcClient).c.Get(c.(grpcClient).ctx, from, clientv3.WithRange(string(g.nth(at+n))), clientv3.WithSerializable()) // suites over gRPC only
+		if err == nil && len(res.Kvs) != n {
+			err = fmt.Errorf("range from %s: %d keys instead of %d", from, len(res.Kvs), n)
+		}
+		return err
+	}
+}
+
 func (c grpcClient) Close() error { return nil } // the pool closes the connections

@@ -98,7 +98,7 @@ func (l load) repeat(ctx context.Context, c client, g *generator, begin, end tim
 	next := time.Now()
 	if l.due {
 		next = next.Add(time.Duration(g.rand.Float64() * float64(l.every)))
-		if err := sleepUntil(ctx, next); err != nil {
+		if err := l.sleepUntil(ctx, next); err != nil {
 			return sum, err
 		}
 	}
@@ -117,7 +117,7 @@ func (l load) repeat(ctx context.Context, c client, g *generator, begin, end tim
 		t = now
 		if l.every > 0 {
 			next = next.Add(l.every)
-			if err := sleepUntil(ctx, next); err != nil {
+			if err := l.sleepUntil(ctx, next); err != nil {
 				return sum, err
 			}
 			if t = time.Now(); l.due {
@@ -223,6 +223,29 @@ func each(ctx context.Context, o options, v *server, c contender, clients int, d
 		})
 	}
 	return because(ctx, group.Wait())
+}
+
+// sleepUntil is exact where time counts from when an operation was due.
+func (l load) sleepUntil(ctx context.Context, t time.Time) error {
+	if l.due {
+		return wakeAt(ctx, t)
+	}
+	return sleepUntil(ctx, t)
+}
+
+// wakeAt sleeps in the kernel, which is late by some 50 us. A timer of the runtime is late by up to a millisecond when
+// nothing else happens, since epoll_wait counts in those: several times what a disk takes. An end of ctx is noticed only then.
+func wakeAt(ctx context.Context, t time.Time) error {
+	for {
+		d := time.Until(t)
+		if d <= 0 {
+			return context.Cause(ctx)
+		}
+		ts := unix.NsecToTimespec(int64(d))
+		if err := unix.ClockNanosleep(unix.CLOCK_MONOTONIC, 0, &ts, nil); err != nil && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("clock_nanosleep: %w", err)
+		}
+	}
 }
 
 func sleepUntil(ctx context.Context, t time.Time) error { return sleep(ctx, time.Until(t)) }

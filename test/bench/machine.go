@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -75,8 +76,12 @@ func filesystem(dir string) (string, error) {
 	return fmt.Sprintf("%#x", st.Type), nil
 }
 
-// probe is the disk alone: the price of one durable 4 KiB append, in milliseconds.
-func probe(dir string) (p50, p99 float64, err error) {
+// probe is the disk alone: the price of one durable 4 KiB append after the other, in milliseconds.
+func probe(dir string) (p50, p99 float64, err error) { return probePaced(context.Background(), dir, 0) }
+
+// probePaced makes one append each so often, 0 for one after the other, and counts from when it was due: a disk, and a CPU,
+// that have nothing to do in between take longer to begin.
+func probePaced(ctx context.Context, dir string, every time.Duration) (p50, p99 float64, err error) {
 	f, err := os.Create(filepath.Join(dir, "probe"))
 	if err != nil {
 		return 0, 0, err
@@ -84,8 +89,17 @@ func probe(dir string) (p50, p99 float64, err error) {
 	defer func() { err = errors.Join(err, f.Close(), os.Remove(f.Name())) }()
 	block := bytes.Repeat([]byte{0xa5}, 4096)
 	var took []float64
+	next := time.Now()
 	for range 500 {
 		t := time.Now()
+		if every > 0 {
+			if next = next.Add(every); next.After(t) {
+				if err := wakeAt(ctx, next); err != nil {
+					return 0, 0, err
+				}
+			}
+			t = next
+		}
 		if _, err := f.Write(block); err != nil {
 			return 0, 0, err
 		}

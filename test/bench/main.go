@@ -3,10 +3,11 @@
 //
 //	go run -C test/bench . [flags] [suite...]
 //
-// Suites are put, get, rest, trickle, floor, million, proxy, three, txn, watch, lossy, switch, door and fleet; all is the first four. floor measures writes over gRPC
+// Suites are put, get, rest, trickle, floor, million, proxy, queue, three, txn, watch, lossy, switch, door and fleet; all is the first four. floor measures writes over gRPC
 // beside a handler that only answers. proxy measures a proxy beside the member behind it, its reads beside a bare net/http
 // handler, nginx's proxy cache and etcd's grpc-proxy, and its 202s beside a handler that only writes to a file; what is not
-// there is left out, with a line that says so. three measures clusters of three
+// there is left out, with a line that says so. queue measures the 202s alone, and the start after a kill with a million of them in
+// line. three measures clusters of three
 // members on loopback. lossy measures such clusters, ours of boxes that have joined, over links of 50 ms that lose packets, and
 // wants root, TUN and iproute2; -no-tcp has ours stay with UDP. A cell of it takes a system -duration and half a minute. So does switch, of the product alone: the gap when a leader dies or a box changes its mode, and a box that joins
 // over a slow link. door measures the product alone too: what TLS and rights cost a request, handshakes, half-open ones, and
@@ -87,6 +88,7 @@ var suites = []struct {
 	{"floor", false, runFloor},
 	{"million", false, runMillion},
 	{"proxy", false, runProxy},
+	{"queue", false, runQueue},
 	{"three", false, runThree},
 	{"txn", false, runTxn},
 	{"watch", false, runWatch},
@@ -131,7 +133,7 @@ func parse(args []string) (options, error) {
 	f.IntVar(&o.starts, "starts", 10, "times each start is measured")
 	f.DurationVar(&o.idle, "idle", time.Minute, "window of idleness")
 	f.DurationVar(&o.trickle, "trickle", 90*time.Second, "length of the trickle of one PUT a second")
-	f.IntVar(&o.million, "million", 1_000_000, "number of keys of 100 B in the suite of that name")
+	f.IntVar(&o.million, "million", 1_000_000, "number of keys of 100 B in the suite of that name, and of queued writes in the suite queue")
 	f.IntVar(&o.fleet, "fleet", 10_000, "number of proxies in the suite of that name")
 	f.BoolVar(&o.large, "large", false, "the suite watch takes 10,000 watchers, too, three ways")
 	f.StringVar(&o.only, "only", "", "measure those cells of the suites lossy and switch, or those floods of door, whose names contain this")
@@ -144,7 +146,7 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.dir, "dir", "", "where data directories are made, on the disk to measure (default: the temporary directory)")
 	f.StringVar(&o.json, "json", "", "write every sample to this file too")
 	f.Usage = func() {
-		fmt.Fprintln(f.Output(), "usage: go run -C test/bench . [flags] [put|get|rest|trickle|floor|million|proxy|three|txn|watch|lossy|switch|door|fleet|all]...")
+		fmt.Fprintln(f.Output(), "usage: go run -C test/bench . [flags] [put|get|rest|trickle|floor|million|proxy|queue|three|txn|watch|lossy|switch|door|fleet|all]...")
 		f.PrintDefaults()
 	}
 	if err := f.Parse(args); err != nil {
@@ -188,7 +190,7 @@ func (o *options) pick(names []string) error {
 	}
 	for _, n := range names {
 		if n != "all" && !slices.Contains(o.suites, n) {
-			return fmt.Errorf("no suite %q: there are put, get, rest, trickle, floor, million, proxy, three, txn, watch, lossy, switch, door, fleet and all", n)
+			return fmt.Errorf("no suite %q: there are put, get, rest, trickle, floor, million, proxy, queue, three, txn, watch, lossy, switch, door, fleet and all", n)
 		}
 	}
 	return nil

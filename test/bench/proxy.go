@@ -146,15 +146,7 @@ func (b *bench) startBare(ctx context.Context, labels bool) (v *server, end func
 	if err != nil {
 		return nil, nil, err
 	}
-	dir, err := b.tempDir()
-	if err != nil {
-		return nil, nil, err
-	}
-	if v, err = yard.start(ctx, dir, watched{}); err != nil {
-		b.discard(dir)
-		return nil, nil, err
-	}
-	return v, func() { v.kill(); b.discard(dir) }, nil
+	return b.startAlone(ctx, yard)
 }
 
 // idleProxy leaves a proxy alone that mirrors all keys and is synced.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -13,17 +14,24 @@ import (
 	"time"
 )
 
+// started is a yardstick that runs until the test ends.
+func started(t *testing.T, s *system, err error) *server {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := s.start(t.Context(), t.TempDir(), watched{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(v.kill)
+	return v
+}
+
 func TestTheBareServerAnswersWithAValue(t *testing.T) {
 	for _, labelled := range []bool{false, true} {
 		s, err := bare(128, labelled)
-		if err != nil {
-			t.Fatal(err)
-		}
-		v, err := s.start(t.Context(), t.TempDir(), watched{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer v.kill()
+		v := started(t, s, err)
 		c, err := dialHTTP(t.Context(), v.addr)
 		if err != nil {
 			t.Fatal(err)
@@ -51,23 +59,28 @@ func TestTheBareServerAnswersWithAValue(t *testing.T) {
 	}
 }
 
-func TestTheFloorAnswersPuts(t *testing.T) {
-	s, err := floor()
-	if err != nil {
-		t.Fatal(err)
-	}
-	v, err := s.start(t.Context(), t.TempDir(), watched{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer v.kill()
-	out, err := drive(t.Context(), quick(t), v, contender{name: floorGRPC, system: s, dial: dialGRPC},
-		load{clients: 2, duration: 200 * time.Millisecond, do: put})
-	if err != nil || out.done == 0 {
-		t.Fatalf("%d puts, %v", out.done, err)
-	}
-	if _, err := v.stop(); err != nil {
-		t.Errorf("stop: %v", err)
+// Each yardstick does what it is measured by.
+func TestYardsticksAnswer(t *testing.T) {
+	calls := func() (*system, error) { return floor(128) }
+	for name, tc := range map[string]struct {
+		yard func() (*system, error)
+		dial func(context.Context, string, int) (dialer, error)
+		load load
+	}{
+		"puts over gRPC":        {calls, dialGRPC, load{do: put}},
+		"ranges of one key":     {calls, dialGRPC, load{do: get(false)}},
+		"ranges of many keys":   {calls, dialGRPC, load{do: listOf(listKeys)}},
+		"queued writes, by 202": {journalFloor, dialQueued, load{do: put, every: 10 * time.Millisecond, due: true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, err := tc.yard()
+			v := started(t, s, err)
+			tc.load.clients, tc.load.duration = 2, 200*time.Millisecond
+			out, err := drive(t.Context(), quick(t), v, contender{name: name, system: s, dial: tc.dial}, tc.load)
+			if err != nil || out.done == 0 {
+				t.Fatalf("%d done, %v", out.done, err)
+			}
+		})
 	}
 }
 
@@ -154,22 +167,5 @@ func TestTheJournalHasWhatItAcknowledged(t *testing.T) {
 				t.Errorf("write %d of %d is there %d times", i, w, n)
 			}
 		}
-	}
-}
-
-func TestTheFloorOfQueuedWritesAnswers202(t *testing.T) {
-	s, err := journalFloor()
-	if err != nil {
-		t.Fatal(err)
-	}
-	v, err := s.start(t.Context(), t.TempDir(), watched{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer v.kill()
-	out, err := drive(t.Context(), quick(t), v, contender{name: bareJournal, system: s, dial: dialQueued},
-		load{clients: 4, duration: 200 * time.Millisecond, every: 10 * time.Millisecond, due: true, do: put})
-	if err != nil || out.done == 0 {
-		t.Fatalf("%d writes, %v", out.done, err)
 	}
 }

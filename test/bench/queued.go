@@ -95,9 +95,13 @@ const (
 	vOverDisk = "p99_over_disk"
 )
 
-// queuedCell is one cell of it.
+// queuedCell is one cell of it. The disk alone is asked as often as the load asks.
 func (b *bench) queuedCell(ctx context.Context, x cell, round int, c contender, l load) error {
-	p50, p99, err := probe(b.scratch)
+	var pace time.Duration // of the load as a whole
+	if l.due {
+		pace = l.every / time.Duration(l.clients)
+	}
+	p50, p99, err := probePaced(ctx, b.scratch, pace)
 	if err != nil {
 		return err
 	}

@@ -80,7 +80,8 @@ func holdfast(bin string) *system {
 	return &system{
 		name: "holdfast", bin: bin, ready: askOK("/readyz"),
 		args: func(dir string, port, peer int) []string {
-			return []string{"--data-dir", dir, "--listen", url(port), "--peer-listen", loopback(peer)}
+			// A stream is a watch to limits.watches, 1024 by default; the suite watch has many.
+			return []string{"--data-dir", dir, "--listen", url(port), "--peer-listen", loopback(peer), "--limits-watches", strconv.Itoa(2 * many)}
 		},
 	}
 }

@@ -167,7 +167,7 @@ func (a *audience) open(ctx context.Context, addr string, group *errgroup.Group)
 	for n := range a.streams {
 		stream, err := pb.NewWatchClient(a.conns[n/grpcShare]).Watch(ctx)
 		if err != nil {
-			return err
+			return errors.Join(context.Cause(ctx), err) // another watcher may have failed first
 		}
 		group.Go(func() error {
 			for i := n; i < a.watchers; i += a.streams {

@@ -58,10 +58,24 @@ func TestTheWayOfAPut(t *testing.T) {
 			t.Errorf("503 after %v, want at most %v", took, promptly)
 		}
 	}
-	queued := proxy.expect(202, "PUT", "/v1/kv/q/1", "queued", "")
-	if queued.header.Get("Location") == "" || queued.header.Get("Holdfast-Op") == "" {
-		t.Errorf("202 without Location or Holdfast-Op: %v", queued.header)
+	keyed := func() reply {
+		r := proxy.do("PUT", "/v1/kv/q/1", []byte("queued"), "Idempotency-Key", "first")
+		if r.status != 202 || r.header.Get("Location") == "" || r.header.Get("Holdfast-Op") == "" {
+			t.Errorf("%d %v, want 202 with Location and Holdfast-Op", r.status, r.header)
+		}
+		return r
 	}
+	queued := keyed()
+	again := func() {
+		t.Helper()
+		if r := keyed(); r.header.Get("Location") != queued.header.Get("Location") {
+			t.Errorf("the same request is %s, it was %s", r.header.Get("Location"), queued.header.Get("Location"))
+		}
+		if r := proxy.do("PUT", "/v1/kv/q/1", []byte("other"), "Idempotency-Key", "first"); r.status != 422 {
+			t.Errorf("another request with its Idempotency-Key: %d, want 422", r.status)
+		}
+	}
+	again()
 	proxy.expect(200, "GET", "/v1/kv/site/1", "", "by the member").has(t, "Holdfast-Source", "cache")
 
 	t.Log("the proxy is killed and starts again, still alone")
@@ -76,6 +90,7 @@ func TestTheWayOfAPut(t *testing.T) {
 		r.has(t, "Holdfast-Source", "cache")
 		r.has(t, "Holdfast-Age", "unknown")
 	}
+	again()
 	if s := proxy.status(); s.Queue == nil || s.Queue.Depth != 1 {
 		t.Errorf("the queue after the kill: %+v, want one write", s.Queue)
 	}

@@ -140,7 +140,8 @@ type ack struct {
 	committed  bool   // 200
 	queued     string // the id of a 202
 	refused    bool   // surely not applied
-	exempt     bool   // the disk went back behind it
+	retry      [16]byte
+	exempt     bool // the disk went back behind it
 }
 
 func (b *box) start() {
@@ -231,9 +232,12 @@ func (b *box) write(key string) {
 	if key[0] == 'm' {
 		mode = kv.WriteSync
 	}
+	if key[0] != 'm' && w.n(3) == 0 {
+		a.retry = [16]byte{byte(a.order), byte(a.order >> 8), byte(a.order >> 16), 1}
+	}
 	ctx, cancel := context.WithTimeout(b.alive, 8*time.Second)
 	defer cancel()
-	res, err := b.q.Do(ctx, kv.Command{Write: mode, Ops: []kv.Op{kv.Put{Key: []byte(key), Value: []byte(a.value)}}})
+	res, err := b.q.Do(ctx, a.command(mode))
 	a.at = time.Now()
 	switch code := kv.CodeOf(err); {
 	case err == nil && res.Queued != nil:
@@ -248,6 +252,45 @@ func (b *box) write(key string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.acks = append(b.acks, a)
+}
+
+func (a *ack) command(mode kv.Write) kv.Command {
+	return kv.Command{ID: kv.ID{Key: a.retry}, Write: mode, Ops: []kv.Op{kv.Put{Key: []byte(a.key), Value: []byte(a.value)}}}
+}
+
+// repeat sends a request with a retry key again whose write waits in the queue, as a device does whose 202 was lost.
+func (b *box) repeat() {
+	defer b.use()()
+	var all []*ack
+	b.mu.Lock()
+	for _, a := range b.acks {
+		if a.retry != [16]byte{} && a.queued != "" {
+			all = append(all, a)
+		}
+	}
+	b.mu.Unlock()
+	waits := func(a *ack) bool { // a disk that went back may have given the id to another
+		item, found, err := b.q.Get(a.queued)
+		return err == nil && found && !item.State.Ended() && string(item.Value) == a.value
+	}
+	for _, a := range all {
+		if !waits(a) {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(b.alive, 8*time.Second)
+		res, err := b.q.Do(ctx, a.command([]kv.Write{kv.WriteAuto, kv.WriteQueue}[b.w.n(2)]))
+		cancel()
+		switch {
+		case err == nil && res.Queued != nil && res.Queued.ID == a.queued:
+			b.w.happened("same receipt")
+		case waits(a):
+			b.w.complain("%s: %s = %s waits as %s, and the same request was answered with %+v, %v", b.name, a.key, a.value, a.queued, res.Queued, err)
+		default: // it has ended; a restore may make the repetition another write
+			b.mu.Lock()
+			b.again[a.value] = true
+			b.mu.Unlock()
+		}
+	}
 }
 
 // look does what an operator does: whatever needs a look is written down and discarded, and, if it may be, retried now and then.

@@ -119,7 +119,7 @@ func TestEveryViewIsTrueOfWhatHappened(t *testing.T) {
 		t.Errorf("seed %d: %s", seed, what)
 	}
 	t.Logf("%v", w.counted)
-	for _, what := range []string{"200", "202", "cut", "proxy killed", "member killed", "restored", "compacted", "disk rolled back", "away past a compaction", "clock jumped"} {
+	for _, what := range []string{"200", "202", "cut", "proxy killed", "member killed", "restored", "compacted", "disk rolled back", "away past a compaction", "clock jumped", "same receipt"} {
 		if w.counted[what] == 0 {
 			t.Errorf("seed %d: nothing was tried of this: %s", seed, what)
 		}
@@ -183,6 +183,7 @@ func (w *world) run(span time.Duration) {
 			busy(4*time.Second, func() { b.write(own) })
 		}
 		busy(3*time.Second, func() { b.write(keys[w.n(5)]) })
+		busy(20*time.Second, b.repeat)
 		busy(10*time.Minute, func() { b.look(true) })
 		devices.Go(func() { b.watch(ctx, "m/") })
 		devices.Go(func() { b.watch(ctx, "q/") })

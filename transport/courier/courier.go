@@ -41,6 +41,8 @@ type Options struct {
 	MaxDatagram int // bytes; default 1160
 	// Budget bounds what copies and repeats may take, in bytes per second. Default 256 KiB: 2 Mbit/s.
 	Budget int
+	// Sparing reports whether copies and repeats are to be left out. It must not block. Nil: they never are.
+	Sparing func() bool
 }
 
 // Times and limits.

@@ -286,6 +286,36 @@ func TestCopiesStayWithinTheBudget(t *testing.T) {
 	})
 }
 
+func TestNoCopiesWhileSparing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var sparing atomic.Bool
+		a, b := newPost(t, 1, Options{Sparing: sparing.Load}), newPost(t, 2, Options{})
+		join(a, b, 2, losing(1, .05), losing(2, .05))
+		n := uint64(0)
+		send := func() uint64 {
+			before := a.Stats()
+			for range 2000 {
+				n++
+				a.Send(numbered(n, 500), Sure)
+				time.Sleep(5 * time.Millisecond)
+			}
+			time.Sleep(lifeMax)
+			s := a.Stats()
+			return s.Copies + s.Repeats - before.Copies - before.Repeats
+		}
+		if send() == 0 {
+			t.Fatal("no copies on a link that loses one in twenty")
+		}
+		sparing.Store(true)
+		if bytes := send(); bytes != 0 {
+			t.Errorf("%d bytes of copies and repeats", bytes)
+		}
+		if b.count() != int(n) {
+			t.Errorf("%d of %d messages came", b.count(), n)
+		}
+	})
+}
+
 func TestMessagesForAnEarlierLifeAreNotDelivered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := newPost(t, 1, Options{}), newPost(t, 2, Options{})

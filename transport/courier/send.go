@@ -78,6 +78,9 @@ func (c *Courier) spend(now time.Time, m *message, p *path) {
 }
 
 func (c *Courier) afford(now time.Time, n int) bool {
+	if c.opts.Sparing != nil && c.opts.Sparing() {
+		return false
+	}
 	budget := float64(c.opts.Budget)
 	c.tokens = min(budget, c.tokens+now.Sub(c.filled).Seconds()*budget)
 	c.filled = now

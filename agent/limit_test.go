@@ -1,0 +1,79 @@
+package agent
+
+import (
+	"errors"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestConnectionsBeyondTheLimitAreToldSo(t *testing.T) {
+	cfg := settings(t)
+	cfg.Limits.Connections = 2
+	a := launch(t, cfg, Options{})
+	within(t, "ready", a.Ready())
+	base := a.Addrs()[0]
+	var held []*http.Client
+	for range cfg.Limits.Connections {
+		c := httpClient(t, nil)
+		expect(t, c, "GET", base+"/livez", "", http.StatusOK)
+		held = append(held, c) // keeps its connection
+	}
+	beyond := httpClient(t, nil)
+	got := expect(t, beyond, "PUT", base+"/v1/kv/a", "b", http.StatusServiceUnavailable)
+	if !strings.Contains(got.body, "limits.connections") || got.header.Get("Retry-After") == "" || !got.last {
+		t.Errorf("refused with %+v", got)
+	}
+	expect(t, beyond, "GET", base+"/livez", "", http.StatusOK) // health is answered all the same
+	expect(t, held[0], "PUT", base+"/v1/kv/a", "b", http.StatusCreated)
+	expect(t, overSocket(t, a), "PUT", "http://agent/v1/kv/a", "b", http.StatusOK)
+	metrics := expect(t, held[0], "GET", base+"/metrics", "", http.StatusOK).body
+	if !strings.Contains(metrics, `holdfast_agent_connections_refused_total{for="clients",how="answered"} 2`) {
+		t.Errorf("the refusals are not counted:\n%s", grep(metrics, "connections"))
+	}
+	held[1].CloseIdleConnections()
+	deadline := time.Now().Add(patience)
+	for {
+		got, err := send(t.Context(), beyond, "PUT", base+"/v1/kv/a", "b")
+		if err == nil && got.status == http.StatusOK {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("a place is free and still %+v, %v", got, err)
+		}
+	}
+}
+
+func TestConnectionsBeyondTheReserveAreDropped(t *testing.T) {
+	cfg := settings(t)
+	cfg.Limits.Connections = 1
+	a := launch(t, cfg, Options{})
+	address := strings.TrimPrefix(a.Addrs()[0], "http://")
+	var open []net.Conn
+	defer func() {
+		for _, c := range open {
+			c.Close()
+		}
+	}()
+	for range 1 + reserve + 1 {
+		c, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		open = append(open, c)
+	}
+	last := open[len(open)-1]
+	if err := last.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := last.Read(make([]byte, 1)); n != 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the connection beyond the reserve is still open: %d, %v", n, err)
+	}
+	metrics := expect(t, overSocket(t, a), "GET", "http://agent/metrics", "", http.StatusOK).body
+	if !strings.Contains(metrics, `holdfast_agent_connections_refused_total{for="clients",how="dropped"} 1`) {
+		t.Errorf("the drop is not counted:\n%s", grep(metrics, "connections"))
+	}
+}
