@@ -167,11 +167,14 @@ func (a *Agent) memberNode(m *member.Member) *node {
 }
 
 // memberAlive returns nil if the loop of a member has answered. A linearizable read has to pass through all of it; a
-// member that knows of no leader cannot do that, for no fault of its own, and shows its store instead.
+// member that knows of no leader, or waits for its disk, cannot do that, for no fault of its own, and shows its store instead.
+// A disk is believed in for member.StallBelieved.
 func memberAlive(ctx context.Context, m *member.Member) error {
 	probe := kv.Query{Ops: []kv.Op{kv.Range{Key: []byte{0}, CountOnly: true}}}
 	_, err := m.Read(ctx, probe)
-	if err == nil || m.Status().Leader != 0 {
+	s := m.Status()
+	waits := s.LogHeld > 0 && s.LogHeld < member.StallBelieved
+	if err == nil || s.Leader != 0 && !waits {
 		return err
 	}
 	probe.MaxAge, probe.LocalOnly = kv.Unlimited, true
@@ -196,6 +199,7 @@ func describeMember(s *api.Status, m member.Status) {
 		OverlayBytes:    m.OverlayBytes,
 		DiskFreeBytes:   m.DiskFreeBytes,
 		WritesRefused:   m.WritesRefused,
+		LogHeldSeconds:  m.LogHeld.Seconds(),
 	}
 	if m.Leader != 0 {
 		s.Member.Leader = strconv.FormatUint(m.Leader, 10)

@@ -22,6 +22,7 @@ import (
 	"holdfast/internal/bridge"
 	"holdfast/internal/netwatch"
 	"holdfast/member"
+	"holdfast/member/raftnet"
 	"holdfast/transport"
 	"holdfast/transport/courier"
 )
@@ -342,8 +343,9 @@ func (a *Agent) links() (all []api.LinkStatus) {
 		return nil
 	}
 	var mail map[string]courier.Stats
+	var bulk map[string]raftnet.Bulk
 	if raft := a.mail.Load(); raft != nil {
-		mail = raft.Mail()
+		mail, bulk = raft.Mail(), raft.Bulk()
 	}
 	for _, h := range a.net.ep.Health() {
 		link := api.LinkStatus{Node: h.Node, Role: string(h.Role), Protocol: string(h.Protocol), Address: h.Addr, Way: string(h.Way), Lost: h.Lost,
@@ -352,6 +354,8 @@ func (a *Agent) links() (all []api.LinkStatus) {
 			link.Mail = &api.MailStatus{LossShare: s.Loss, Copies: s.CopiesNow, Paths: s.Paths, Retries: s.RetriedCount, Bytes: map[string]uint64{
 				"first": s.First, "copy": s.Copies, "repeat": s.Repeats, "retry": s.Retries, "ack": s.Acks,
 			}}
+			b := bulk[bridge.MemberNode(h.Node)]
+			link.Mail.BulkBytes, link.Mail.BulkPace, link.Mail.BulkLimit = b.Sent, b.Pace, b.Limit
 		}
 		all = append(all, link)
 	}

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"sync"
 
+	"holdfast/config"
 	"holdfast/internal/bridge"
 	"holdfast/member"
 	"holdfast/member/raftnet"
@@ -47,7 +48,7 @@ func (a *Agent) reachMembers(cfg *member.Config) (*addressBook, error) {
 		case copied <- err:
 		default:
 		}
-	}, Sparing: a.net.ep.Sparing, Spool: filepath.Join(cfg.Dir, "spool"), Log: a.opts.Log, Metrics: a.opts.Metrics})
+	}, Sparing: a.net.ep.Sparing, Spool: filepath.Join(cfg.Dir, "spool"), Room: cfg.Room, Log: a.opts.Log, Metrics: a.opts.Metrics})
 	if err != nil {
 		return nil, fmt.Errorf("network to other members: %w", err)
 	}
@@ -56,10 +57,20 @@ func (a *Agent) reachMembers(cfg *member.Config) (*addressBook, error) {
 		return nil, errors.Join(err, raft.Close())
 	}
 	cfg.Network = raft
+	a.reload.mu.Lock() // a reload comes before, and is seen here, or after, and finds it
 	a.mail.Store(raft)
+	a.limitBulk(a.reload.cfg.Link)
+	a.reload.mu.Unlock()
 	book := &addressBook{pool: pool, join: a.cfg.Join, copied: copied}
 	cfg.OnRoster = book.told
 	return book, nil
+}
+
+// limitBulk has the settings for snapshots to other members hold, on a member.
+func (a *Agent) limitBulk(link config.Link) {
+	if raft := a.mail.Load(); raft != nil {
+		raft.LimitBulk(int64(link.BulkRate), link.BulkFree)
+	}
 }
 
 // runWithPeers runs a member, and its connections and what is done beside it for as long as it may need them. A copy of

@@ -48,6 +48,12 @@ func (a *Agent) apply(key string, cfg config.Config) bool {
 			return false
 		}
 		r.cfg.LogLevel = cfg.LogLevel
+	case "link.bulk-rate":
+		r.cfg.Link.BulkRate = cfg.Link.BulkRate
+		a.limitBulk(r.cfg.Link)
+	case "link.bulk-hours":
+		r.cfg.Link.BulkHours = cfg.Link.BulkHours
+		a.limitBulk(r.cfg.Link)
 	case "limits.connections":
 		a.clients.max.Store(int64(cfg.Limits.Connections))
 		r.cfg.Limits.Connections = cfg.Limits.Connections

@@ -13,8 +13,9 @@ func TestReloadTakesOverWhatItCanAndNamesTheRest(t *testing.T) {
 	a := launch(t, cfg, Options{LogLevel: level})
 	changed := cfg
 	changed.LogLevel, changed.Limits.Connections, changed.Store.Flush = "debug", 7, time.Minute
+	changed.Link.BulkRate, changed.Link.BulkHours = 4096, []string{"00:00-24:00"}
 	applied, restart, err := a.Reload(changed)
-	if err != nil || !slices.Equal(applied, []string{"log-level", "limits.connections"}) || !slices.Equal(restart, []string{"store.flush"}) {
+	if err != nil || !slices.Equal(applied, []string{"log-level", "link.bulk-rate", "link.bulk-hours", "limits.connections"}) || !slices.Equal(restart, []string{"store.flush"}) {
 		t.Errorf("applied %q, restart %q, %v", applied, restart, err)
 	}
 	if level.Level() != slog.LevelDebug || a.clients.max.Load() != 7 {

@@ -85,6 +85,8 @@ func lineOf(s api.Status) string {
 // memberLine is the state of a member in a sentence.
 func memberLine(s api.Status) string {
 	switch {
+	case s.Member.LogHeldSeconds > 0:
+		return "The disk holds back a write of the raft log: serving local reads"
 	case s.Member.Leader == "":
 		return "No quorum: serving local reads, refusing what needs a leader"
 	case s.Member.WritesRefused != "":

@@ -118,6 +118,10 @@ type MailStatus struct {
 	Paths     int               `json:"paths"`  // connections that carry datagrams
 	Retries   uint64            `json:"retries"`
 	Bytes     map[string]uint64 `json:"bytes"` // by purpose: first, copy, repeat, retry and ack
+
+	BulkBytes uint64  `json:"bulk_bytes"`           // of snapshots
+	BulkPace  float64 `json:"bulk_pace,omitempty"`  // bytes a second at which one goes now, 0 if none does
+	BulkLimit int64   `json:"bulk_limit,omitempty"` // link.bulk-rate where it holds now
 }
 
 // MemberStatus is the part of Status that a replica has.
@@ -134,4 +138,7 @@ type MemberStatus struct {
 	OverlayBytes    int64  `json:"overlay_bytes"`
 	DiskFreeBytes   int64  `json:"disk_free_bytes"`
 	WritesRefused   string `json:"writes_refused,omitempty"` // why writes are refused at present
+	// LogHeldSeconds is for how long the disk has held back a write of the raft log; 0 if it does not. Meanwhile the member
+	// takes no part in the cluster, whatever it says of the leader.
+	LogHeldSeconds float64 `json:"log_held_seconds,omitempty"`
 }

@@ -131,6 +131,8 @@ func (f *field) verifyContent(v reflect.Value) error {
 		return verifyQueued(v)
 	case "names":
 		return verifyEach(v, verifyName)
+	case "hours":
+		return verifyEach(v, func(s string) error { _, err := ParseHours(s); return err })
 	}
 	return nil
 }

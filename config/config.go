@@ -132,9 +132,11 @@ type Store struct {
 
 // Link is how the connections to other nodes spend bytes.
 type Link struct {
-	Redundancy string `mapstructure:"redundancy" default:"auto" oneof:"auto,off,on" planned:"send messages in copies" help:"whether messages are sent in copies on a lossy link"`
-	TCP        string `mapstructure:"tcp" default:"auto" oneof:"auto,off" help:"whether other nodes are reached over TCP, and may come over it, where UDP does not get through; the port is that of peer-listen"`
-	Budget     Size   `mapstructure:"budget" default:"none" min:"1MiB" help:"bytes that the links to other nodes may carry in a day of UTC, both ways together; once they are used up mirrors are not fed and no copies are sent against loss, while writes, the queue and single reads go on"`
+	Redundancy string   `mapstructure:"redundancy" default:"auto" oneof:"auto,off,on" planned:"send messages in copies" help:"whether messages are sent in copies on a lossy link"`
+	TCP        string   `mapstructure:"tcp" default:"auto" oneof:"auto,off" help:"whether other nodes are reached over TCP, and may come over it, where UDP does not get through; the port is that of peer-listen"`
+	BulkRate   Size     `mapstructure:"bulk-rate" default:"none" min:"1KiB" reload:"yes" help:"most bytes a second that snapshots to other members take of this node's links, all together; small messages go first in any case"`
+	BulkHours  []string `mapstructure:"bulk-hours" check:"hours" reload:"yes" help:"hours of the day, as 22:00-06:00 in the time zone of this machine, in which link.bulk-rate does not hold"`
+	Budget     Size     `mapstructure:"budget" default:"none" min:"1MiB" help:"bytes that the links to other nodes may carry in a day of UTC, both ways together; once they are used up mirrors are not fed and no copies are sent against loss, while writes, the queue and single reads go on"`
 }
 
 // Limits is what a client may ask for. gRPC clients are held to Request only, as etcd does.

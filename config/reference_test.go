@@ -27,7 +27,7 @@ func TestTheSampleHasEveryDefault(t *testing.T) {
 	want := Default()
 	want.Complete("edge-7")
 	want.CORS.Origins, want.PeerAdvertise, want.Join, want.Proxy.Prefixes = []string{}, []string{}, []string{}, []string{}
-	want.TLS.Names = []string{}
+	want.TLS.Names, want.Link.BulkHours = []string{}, []string{}
 	want.Queue.Prefixes = []QueuePrefix{}
 	if !reflect.DeepEqual(got.Config, want) {
 		t.Errorf("got %+v\nwant %+v", got.Config, want)
@@ -80,7 +80,7 @@ func TestOnlyWhatAReloadAppliesIsCalledReloadable(t *testing.T) {
 			reloadable = append(reloadable, f.key)
 		}
 	}
-	if want := []string{"log-level", "limits.client-share", "limits.connections", "limits.rate", "limits.connection-rate"}; !slices.Equal(reloadable, want) {
+	if want := []string{"log-level", "link.bulk-rate", "link.bulk-hours", "limits.client-share", "limits.connections", "limits.rate", "limits.connection-rate"}; !slices.Equal(reloadable, want) {
 		t.Errorf("got %v, want %v: add what agent.Reload has learned", reloadable, want)
 	}
 }

@@ -88,6 +88,9 @@ type Config struct {
 	// Free returns the bytes free for this process and the size of the file system that holds a path. Nil asks the
 	// system.
 	Free func(path string) (free, size int64, err error)
+	// LogWrite is called before each write of the raft log, from the loop that makes it, which waits until it returns; nil:
+	// nothing is. So a test holds a disk up.
+	LogWrite func()
 	// Clock is a clock that no one can set and that counts suspend. Nil is the system's boot time clock.
 	Clock func() time.Duration
 

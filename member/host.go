@@ -51,7 +51,7 @@ func (m *Member) openHost() (err error) {
 	if err := trimLogs(dir, m.cfg.Log); err != nil {
 		return err
 	}
-	m.logs = &logFactory{halt: m.halt}
+	m.logs = &logFactory{halt: m.halt, stall: m.stall, write: m.cfg.LogWrite}
 	if err := protect("open raft log in "+dir, func() error {
 		m.host, err = nodehost.New(m.hostConfig(dir))
 		if err == nil && m.host == nil {

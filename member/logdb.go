@@ -24,7 +24,9 @@ import (
 // A write that fails halts the replica, because the library answers such an error with a panic of its own.
 type logDB struct {
 	raftio.ILogDB
-	halt *halt
+	halt  *halt
+	stall *stall // is told when a write begins and ends
+	write func() // called before each write, which waits for it; nil: nothing. Tests hold a disk up here
 
 	large chan struct{} // of one slot: the log has grown by snapshotLogBytes since the last snapshot
 
@@ -40,8 +42,10 @@ var errLogClosed = errors.New("raft log was not closed cleanly; it is checked at
 
 // logFactory makes the log of a NodeHost and keeps it, so that it can be examined before a replica starts on it.
 type logFactory struct {
-	halt *halt
-	db   *logDB // set by Create
+	halt  *halt
+	stall *stall
+	write func()
+	db    *logDB // set by Create
 }
 
 func (f *logFactory) Name() string { return tan.Factory.Name() }
@@ -53,6 +57,7 @@ func (f *logFactory) Create(cfg config.NodeHostConfig, busy config.LogDBCallback
 		return nil, fmt.Errorf("open raft log in %s: %w", dirs[0], err)
 	}
 	f.db = newLogDB(db, f.halt)
+	f.db.stall, f.db.write = f.stall, f.write
 	return f.db, nil
 }
 
@@ -65,13 +70,25 @@ func newLogDB(db raftio.ILogDB, h *halt) *logDB {
 func (l *logDB) SaveRaftState(updates []pb.Update, worker uint64) error {
 	kept, err := l.complete(updates)
 	if err == nil && len(kept) > 0 {
-		err = l.ILogDB.SaveRaftState(kept, worker)
+		err = l.save(kept, worker)
 	}
 	if err != nil {
 		l.halt.stop(fmt.Errorf("write raft log: %w", err))
 	}
 	l.written(kept)
 	return nil
+}
+
+// save writes, which the disk may hold back.
+func (l *logDB) save(updates []pb.Update, worker uint64) error {
+	if l.stall != nil {
+		l.stall.begin()
+		defer l.stall.end()
+	}
+	if l.write != nil {
+		l.write()
+	}
+	return l.ILogDB.SaveRaftState(updates, worker)
 }
 
 // complete returns the updates worth writing, each with the state that holds after it.

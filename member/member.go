@@ -50,6 +50,7 @@ type Member struct {
 	votes bool       // the newest snapshot of the raft log says that this replica is a voter
 
 	leader  *leadership
+	stall   *stall
 	door    *door
 	rounds  *rounds
 	lessor  *lessor
@@ -100,6 +101,7 @@ func Open(cfg Config) (_ *Member, err error) {
 		cfg:      cfg,
 		halt:     newHalt(),
 		leader:   newLeadership(cfg.Clock),
+		stall:    newStall(cfg.Log),
 		lessor:   newLessor(cfg.Clock),
 		registry: newRegistry(),
 		applied:  newAnnouncer(),

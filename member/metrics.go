@@ -83,6 +83,8 @@ func newMetrics(m *Member) *metrics {
 	x.gauge("writes_refused", "1 while writes are refused for want of disk space.", func(m *Member) float64 { return bit(m.space.why() != "") })
 	x.counter("refused_writes_total", "Writes refused for want of disk space.", func(m *Member) float64 { return float64(m.space.refused.Load()) })
 	x.counter("log_syncs_total", "Syncs of files and folders of the raft log.", func(m *Member) float64 { return float64(m.fs.syncs.Load()) })
+	x.gauge("log_held_seconds", "For how long the disk has held back a write of the raft log, 0 if it does not.", func(m *Member) float64 { return m.stall.held().Seconds() })
+	x.counter("log_held_total", "Times that the disk held back a write of the raft log for longer than an election timeout.", func(m *Member) float64 { return float64(m.stall.stalls()) })
 	x.gauge("alarms", "Alarms that stand in the cluster.", func(m *Member) float64 { return float64(len(m.store.Alarms())) })
 	x.gauge("feature_level", "Feature level of the cluster.", func(m *Member) float64 { return float64(m.store.Feature()) })
 	x.gauge("backups", "Copies of the state that are being read.", func(m *Member) float64 { return float64(len(m.backups)) })

@@ -57,6 +57,8 @@ func TestMetricsTellWhatHappened(t *testing.T) {
 		"holdfast_member_leader_known":                    1,
 		"holdfast_member_leader":                          1,
 		"holdfast_member_writes_refused":                  0,
+		"holdfast_member_log_held_seconds":                0,
+		"holdfast_member_log_held_total":                  0,
 		"holdfast_member_voters":                          1,
 		"holdfast_member_voters_wanted":                   3,
 		"holdfast_member_learners":                        0,

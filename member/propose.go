@@ -180,6 +180,9 @@ func (m *Member) proposeAgain(ctx context.Context, entry []byte, repeatable bool
 		if err := m.leader.await(ctx); err != nil {
 			return refuse(err)
 		}
+		if err := m.stall.refuse(); err != nil {
+			return refuse(err)
+		}
 		if err := m.door.enter(ctx, m.stopping); err != nil {
 			return refuse(err)
 		}

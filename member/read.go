@@ -111,6 +111,9 @@ func (m *Member) readIndex(ctx context.Context, sent func()) error {
 		if err := m.leader.await(ctx); err != nil {
 			return err
 		}
+		if err := m.stall.refuse(); err != nil {
+			return err
+		}
 		_, changed := m.leader.get()
 		sent()
 		again, err := m.askIndex(ctx, changed)
@@ -135,6 +138,9 @@ func (m *Member) readIndex(ctx context.Context, sent func()) error {
 const (
 	readAsks  = 3
 	readAgain = 900 * time.Millisecond
+	// readLate is how much later than it should raft may give a question up. Its clock stands still while the disk holds back
+	// a write of the log.
+	readLate = 500 * time.Millisecond
 )
 
 // askIndex makes one attempt. Again says that raft turned it away and may not the next time, or that the leader has
@@ -155,6 +161,8 @@ func (m *Member) askIndex(ctx context.Context, changed <-chan struct{}) (again b
 	answer[0] = asked[0].ResultC()
 	repeat := time.NewTimer(readAgain)
 	defer repeat.Stop()
+	late := time.NewTimer(leaderWait + readLate)
+	defer late.Stop()
 	for n := 1; ; {
 		which := 0
 		var r nodehost.RequestResult
@@ -174,6 +182,8 @@ func (m *Member) askIndex(ctx context.Context, changed <-chan struct{}) (again b
 			continue
 		case <-changed:
 			return true, nil
+		case <-late.C:
+			return false, noLeader("a read was not confirmed by a quorum within %s", leaderWait)
 		case <-ctx.Done():
 			return false, noLeader("the caller gave up waiting: %v", context.Cause(ctx))
 		case <-m.halt.done:

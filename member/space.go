@@ -62,12 +62,36 @@ func newSpace(cfg Config, overlay func() int64) (*space, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ask for the free space of %s: %w", s.dir, err)
 	}
-	if s.reserve == 0 || s.reserve == DefaultDiskReserve {
-		s.reserve = min(DefaultDiskReserve, size/reserveShare)
-	}
+	s.reserve = reserveOn(s.reserve, size)
 	s.lower = s.reserve / 2
 	s.bytes.Store(free)
 	return s, nil
+}
+
+// reserveOn is what Config.DiskReserve means on a file system of that size.
+func reserveOn(reserve, size int64) int64 {
+	if reserve == 0 || reserve == DefaultDiskReserve {
+		return min(DefaultDiskReserve, size/reserveShare)
+	}
+	return reserve
+}
+
+// Room refuses with NoSpace what would take so many bytes of the file system of Dir, if they would be of the reserve. It
+// may be called before Open, and asks the file system each time.
+func (c Config) Room(bytes int64) error {
+	ask := c.Free
+	if ask == nil {
+		ask = diskFree
+	}
+	free, size, err := ask(c.Dir)
+	if err != nil {
+		return kv.Errorf(kv.NoSpace, "the free space of %s is not known: %w", c.Dir, err)
+	}
+	if reserve := reserveOn(c.DiskReserve, size); reserve >= 0 && free-bytes < reserve {
+		return kv.Errorf(kv.NoSpace, "%d MiB are free on the file system of %s, of which %d MiB are held in reserve (store.disk-reserve): "+
+			"free some there", free>>20, c.Dir, reserve>>20)
+	}
+	return nil
 }
 
 // admit lets a command of n encoded bytes through, or refuses it with NoSpace. Frees says that all it does is to give

@@ -25,7 +25,8 @@ type Status struct {
 	LogBytes        int64 // as measured within the last logPoll
 	OverlayBytes    int64
 	DiskFreeBytes   int64
-	WritesRefused   string // why writes are refused at present
+	LogHeld         time.Duration // for how long the disk has held back a write of the raft log; 0 if it does not
+	WritesRefused   string        // why writes are refused at present
 }
 
 // Status answers from memory and never blocks.
@@ -46,6 +47,7 @@ func (m *Member) Status() Status {
 		LogBytes:        m.logSize.Load(),
 		OverlayBytes:    st.OverlayBytes,
 		DiskFreeBytes:   m.space.bytes.Load(),
+		LogHeld:         m.stall.held(),
 		WritesRefused:   m.refusesWrites(),
 	}
 }

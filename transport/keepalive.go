@@ -133,7 +133,7 @@ func (k *keeper) every() time.Duration {
 func (k *keeper) everyLocked() time.Duration {
 	found, ok := k.findings[k.network]
 	switch {
-	case !k.measures():
+	case !k.measures(), k.network == "": // nothing leaves this machine over UDP
 		return k.ep.cfg.KeepAlive
 	case ok && !k.doubted:
 		return found.every()

@@ -263,6 +263,10 @@ func TestWithoutAVerdictTheKeepAliveStaysAsItWas(t *testing.T) {
 			bubble(t, 1, func(t *testing.T, w *world) {
 				a, b := w.start("a", w.natted("a", 120*time.Second)), w.start("b")
 				client, _, _, _ := w.uplink(a, b, "b")
+				if got := a.KeepAlive(); got.Every != defaultKeepAlive {
+					t.Errorf("before there is an uplink to go by: %+v", got)
+				}
+				time.Sleep(keepAliveLook)
 				if got := a.KeepAlive(); got.Every != keepAliveFloor {
 					t.Errorf("while it is not known whether it can be measured: %+v", got)
 				}

@@ -33,6 +33,8 @@ func quorum(s api.Status) check {
 	case s.Member == nil:
 		c := uplink(s)
 		return check{"quorum", c.ok, c.detail}
+	case s.Member.LogHeldSeconds > 0:
+		return check{"quorum", false, fmt.Sprintf("the disk has held back a write of the raft log for %.1f s", s.Member.LogHeldSeconds)}
 	case s.Member.Leader == "":
 		return check{"quorum", false, "there is no leader at present"}
 	}
@@ -127,7 +129,7 @@ func health(w http.ResponseWriter, r *http.Request, s api.Status) {
 	case !s.Ready:
 		reason = "NOT READY: " + s.State
 	case s.Member == nil || isSet(query, "serializable"):
-	case s.Member.Leader == "":
+	case s.Member.Leader == "", s.Member.LogHeldSeconds > 0: // whoever it was: this member hears nobody now
 		reason = "RAFT NO LEADER"
 	case s.Member.WritesRefused != "" && !slices.Contains(query["exclude"], "NOSPACE"):
 		reason = "ALARM NOSPACE"

@@ -39,6 +39,7 @@ func get(t *testing.T, o Options, path string) (int, string, http.Header) {
 func TestHealthOfANode(t *testing.T) {
 	noLeader := func(s *api.Status) { s.Member.Leader = "" }
 	starting := func(s *api.Status) { s.Ready, s.State, s.Reason = false, "replaying", "3 of 9 segments" }
+	held := func(s *api.Status) { s.Member.LogHeldSeconds = 4.2 }
 	full := func(s *api.Status) { s.Member.WritesRefused = "disk reserve reached" }
 	proxy := func(p api.ProxyStatus) func(*api.Status) {
 		return func(s *api.Status) { s.Mode, s.Member, s.Proxy = "proxy", nil, &p }
@@ -61,6 +62,9 @@ func TestHealthOfANode(t *testing.T) {
 		{"not ready says why", starting, "/readyz", 503, "ready: replaying: 3 of 9 segments\n"},
 		{"ready while offline", noLeader, "/readyz", 200, "ok\n"},
 		{"strict about quorum", noLeader, "/readyz?require=quorum", 503, "quorum: there is no leader at present\n"},
+		{"ready while the disk holds back", held, "/readyz", 200, "ok\n"},
+		{"strict while the disk holds back", held, "/readyz?require=quorum", 503, "quorum: the disk has held back a write of the raft log for 4.2 s\n"},
+		{"unhealthy while the disk holds back", held, "/health", 503, "RAFT NO LEADER"},
 		{"strict and fine", nil, "/readyz?require=quorum,uplink", 200, "ok\n"},
 		{"no quorum is no uplink either", noLeader, "/readyz?require=uplink", 503, "uplink: there is no leader at present\n"},
 		{"a proxy is ready", proxy(connected), "/readyz", 200, "ok\n"},

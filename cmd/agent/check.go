@@ -221,6 +221,9 @@ func checkAgent(_ context.Context, u *checkup) finding {
 		return fail(firstLine(u.statusErr), "systemctl start holdfast; if it does not stay up, journalctl -u holdfast says why")
 	case !u.status.Ready:
 		return warn(fmt.Sprintf("%s, not ready: %s", u.status.State, u.status.Reason), "wait while it replays its log; a member without a quorum needs the others: agent members ls")
+	case u.status.Member != nil && u.status.Member.LogHeldSeconds > 0:
+		return fail(fmt.Sprintf("its disk has held back a write of the raft log for %.0f s, and it takes no part in the cluster", u.status.Member.LogHeldSeconds),
+			"see dmesg for what the disk of "+u.status.DataDir+" says; if it comes again, replace it")
 	case u.status.Member != nil && u.status.Member.WritesRefused != "":
 		return fail("refuses writes: "+u.status.Member.WritesRefused, "make room in "+u.status.DataDir+"; writes are taken again by themselves then")
 	case u.status.Member != nil && u.status.Member.Leader == "":

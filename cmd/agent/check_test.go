@@ -134,6 +134,7 @@ func TestCheckJudgesAnAgentByItsStatus(t *testing.T) {
 	}{
 		{api.Status{Mode: "member", State: "serving", Ready: true, Member: &api.MemberStatus{Leader: "1"}}, checkOK, "member"},
 		{api.Status{Ready: true, Member: &api.MemberStatus{Leader: "1", WritesRefused: "disk full"}}, checkFail, "disk full"},
+		{api.Status{Ready: true, Member: &api.MemberStatus{Leader: "1", LogHeldSeconds: 7}}, checkFail, "held back a write of the raft log for 7 s"},
 		{api.Status{Ready: true, Member: &api.MemberStatus{}}, checkFail, "no quorum"},
 		{api.Status{State: "replaying", Reason: "the log"}, checkWarn, "not ready"},
 	} {

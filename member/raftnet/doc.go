@@ -9,7 +9,8 @@
 //
 // # What travels
 //
-// Small batches go as datagrams by a courier, unless the link is short and loses nothing. The rest goes over two streams in
+// Small batches go as datagrams by a courier (letter), unless the link is short and loses nothing; on one that loses, entries
+// of some kilobytes do in parts. The rest goes over two streams in
 // each direction of a connection, the lanes: one for what keeps a leader in office (heartbeats, votes, answers, read
 // index), and one for what carries log entries, of which a single message may have 64 MiB. So entries on a slow link hold
 // up no heartbeat. Both ways share the numbers of a lane. A snapshot is kept in a file on both sides and goes in pieces over

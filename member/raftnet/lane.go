@@ -192,7 +192,7 @@ func (n *Net) take(p *peer, lane *inLane, boot courier.Life, number uint64, batc
 	p.hush.incoming(time.Now(), batch.Requests)
 	for _, m := range batch.Requests {
 		switch m.Type {
-		case pb.Propose:
+		case pb.Propose, pb.ReadIndex:
 			p.forwarded.Store(time.Now().UnixNano())
 		case pb.RequestPreVote, pb.RequestVote:
 			n.doubt()
@@ -202,6 +202,26 @@ func (n *Net) take(p *peer, lane *inLane, boot courier.Life, number uint64, batc
 	if v := lane.deliver(boot, number, batch, hold, n.pass); v != fresh {
 		n.metrics.dropped(v.String(), 1)
 	}
+}
+
+// takeNotice hands over what has no number, if all before it was handed over.
+func (n *Net) takeNotice(p *peer, lane *inLane, boot courier.Life, l letter) {
+	p.hush.incoming(time.Now(), l.batch.Requests)
+	if !lane.follows(boot, l.number, func() { n.pass(l.batch) }) {
+		n.metrics.dropped("overtaken", 1)
+	}
+}
+
+// follows calls fn if all batches up to a number were handed over.
+func (i *inLane) follows(boot courier.Life, number uint64, fn func()) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if boot != i.boots.now || i.next != 0 && i.next <= number {
+		return false
+	}
+	i.boots.heard = time.Now()
+	fn()
+	return true
 }
 
 func (n *Net) pass(batch pb.MessageBatch) {

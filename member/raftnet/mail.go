@@ -2,11 +2,9 @@ package raftnet
 
 import (
 	"context"
-	"encoding/binary"
-	"fmt"
+	"sync"
 	"time"
 
-	"github.com/lni/dragonboat/v4/raftio"
 	pb "github.com/lni/dragonboat/v4/raftpb"
 
 	"holdfast/transport/courier"
@@ -82,6 +80,18 @@ func (n *Net) open(p *peer, b []byte) error {
 		return err
 	}
 	for _, b := range letters {
+		if b[0] == kindPart {
+			p.opening.Lock()
+			whole, err := p.parts.take(life, time.Now(), b)
+			p.opening.Unlock()
+			if err != nil {
+				return err
+			}
+			if whole == nil {
+				continue
+			}
+			b = whole
+		}
 		if b[0] == kindNote {
 			ask, err := parseNote(b)
 			if err != nil {
@@ -96,47 +106,22 @@ func (n *Net) open(p *peer, b []byte) error {
 			}
 			continue
 		}
-		lane, number, batch, err := openLetter(b, n.opts.Cluster, p.node)
+		l, err := openLetter(b, n.opts.Cluster, p.node)
 		if err != nil {
 			return err
 		}
-		in := &p.in[lane-1]
+		in := &p.in[l.lane-1]
 		if in.enter(life) != nil {
 			n.metrics.dropped("ancient", 1)
 			continue
 		}
-		n.take(p, in, life, number, batch)
+		if l.notice {
+			n.takeNotice(p, in, life, l)
+			continue
+		}
+		n.take(p, in, life, l.number, l.batch)
 	}
 	return nil
-}
-
-// A letter is a batch in a datagram: its lane (1 byte), its number in the lane (uvarint), and the batch without what the
-// connection proves: cluster and sender.
-func appendLetter(b []byte, lane kind, number uint64) []byte {
-	return binary.AppendUvarint(append(b, byte(lane)), number)
-}
-
-const maxLetterHeader = 1 + binary.MaxVarintLen64
-
-func openLetter(b []byte, cluster uint64, node string) (lane kind, number uint64, batch pb.MessageBatch, err error) {
-	lane = kind(b[0])
-	if lane < kindSwift || lane > lanes {
-		return 0, 0, batch, fmt.Errorf("letter of lane %d: %w", b[0], errFormat)
-	}
-	if number, b, err = splitNumber(b[1:]); err != nil {
-		return 0, 0, batch, err
-	}
-	if !wellFormed(b, requestsField) {
-		return 0, 0, batch, fmt.Errorf("letter: %w", errFormat)
-	}
-	if err = decode(func() error { return batch.Unmarshal(b) }); err != nil {
-		return 0, 0, batch, fmt.Errorf("letter: %w", err)
-	}
-	if batch.DeploymentId != 0 || batch.SourceAddress != "" || batch.BinVer != 0 {
-		return 0, 0, batch, fmt.Errorf("letter that names its sender: %w", errFormat)
-	}
-	batch.DeploymentId, batch.SourceAddress, batch.BinVer = cluster, node, raftio.TransportBinVersion
-	return lane, number, batch, checkMessages(batch)
 }
 
 // mail sends messages of a lane as datagrams, as far as they fit and the link is one on which that is better, and
@@ -146,14 +131,18 @@ func (p *peer) mail(lane kind, messages []pb.Message) (left []pb.Message) {
 	if !ok || rtt < nearRTT && loss < nearLoss {
 		return messages
 	}
-	if p.mailOne(lane, messages) {
+	parts := 1
+	if loss >= nearLoss && rtt < paceNear { // on a longer one, which may be thin, long batches have a pace
+		parts = maxParts
+	}
+	if p.mailOne(lane, messages, parts) {
 		return nil
 	}
 	if len(messages) == 1 {
 		return messages
 	}
 	for i := range messages {
-		if !p.mailOne(lane, messages[i:i+1]) {
+		if !p.mailOne(lane, messages[i:i+1], parts) {
 			if lane == kindLog { // what follows must not come before it
 				return append(left, messages[i:]...)
 			}
@@ -163,32 +152,87 @@ func (p *peer) mail(lane kind, messages []pb.Message) (left []pb.Message) {
 	return left
 }
 
-func (p *peer) mailOne(lane kind, messages []pb.Message) bool {
+func (p *peer) mailOne(lane kind, messages []pb.Message, parts int) bool {
+	out := &p.out[lane-1]
+	care := p.care(messages)
+	if p.post.Dialect() >= dialect && !long(messages, parts*p.post.MaxMessage()) {
+		body, ok := appendBrief(make([]byte, maxLetterHeader, maxLetterHeader+briefGuess), messages)
+		if ok && care == courier.Once && lane == kindLog {
+			return p.notify(out, body)
+		}
+		if ok {
+			return p.dispatch(out, byte(lane)|briefBit, body, care, messages)
+		}
+	}
 	batch := pb.MessageBatch{Requests: messages}
 	size := batch.Size()
 	if size+maxLetterHeader > p.post.MaxMessage() {
 		return false
 	}
-	out := &p.out[lane-1]
+	if lane == kindLog {
+		care = max(care, courier.Sure) // what follows waits for it
+	}
+	body := make([]byte, maxLetterHeader+size)
+	if n, err := batch.MarshalTo(body[maxLetterHeader:]); err != nil || n != size { // the stream says what is wrong
+		return false
+	}
+	return p.dispatch(out, byte(lane), body, care, messages)
+}
+
+// long reports whether the commands of messages alone have more bytes than a letter.
+func long(messages []pb.Message, most int) bool {
+	size := 0
+	for _, m := range messages {
+		for _, e := range m.Entries {
+			size += len(e.Cmd)
+		}
+	}
+	return size > most
+}
+
+// briefGuess is what most brief messages have room in.
+const briefGuess = 256
+
+// dispatch sends a letter, whose messages are in body behind room for a header, as the next of its lane.
+func (p *peer) dispatch(out *outLane, form byte, body []byte, care courier.Care, messages []pb.Message) bool {
 	out.mu.Lock()
 	defer out.mu.Unlock()
-	b := appendLetter(make([]byte, 0, size+maxLetterHeader), lane, out.last+1)
-	start := len(b)
-	b = b[:start+size]
-	n, err := batch.MarshalTo(b[start:])
-	if err != nil || n != size { // the stream says what is wrong
-		return false
-	}
-	if !p.post.Send(b, p.care(messages)) {
-		return false
+	letter := sealed(body, form, out.last+1)
+	if len(letter) <= p.post.MaxMessage() {
+		if !p.post.Send(letter, care) {
+			return false
+		}
+	} else {
+		parts := split(letter, p.inParts.Add(1), p.post.MaxMessage())
+		if len(parts) == 0 || !p.post.SendAll(max(care, courier.Sure), parts...) {
+			return false
+		}
 	}
 	out.last++
+	p.said.note(time.Now(), messages)
 	return true
+}
+
+// notify sends messages that nothing waits for, behind what the lane has sent.
+func (p *peer) notify(out *outLane, body []byte) bool {
+	out.mu.Lock()
+	defer out.mu.Unlock()
+	return p.post.Send(sealed(body, kindNotice, out.last), courier.Once)
+}
+
+// sealed puts the header of a letter right before its messages, which begin at maxLetterHeader.
+func sealed(body []byte, form byte, number uint64) []byte {
+	var header [maxLetterHeader]byte
+	h := appendLetter(header[:0], form, number)
+	start := maxLetterHeader - len(h)
+	copy(body[start:], h)
+	return body[start:]
 }
 
 // care is how much messages matter: a heartbeat, and the answer to it, is made up for by the next one, unless a read
 // waits for it. Of two followers the faster makes a commit, but what one of them has forwarded goes one way, and so does
-// the news there that it is committed.
+// the news there that it is committed, and an index for which a read there waits. Where nobody waits for that news the next
+// heartbeat does as well, and so it does for an answer that says what one before it has said.
 func (p *peer) care(messages []pb.Message) courier.Care {
 	care := courier.Once
 	for _, m := range messages {
@@ -200,11 +244,17 @@ func (p *peer) care(messages []pb.Message) courier.Care {
 		case pb.Ping, pb.Pong, pb.NoOP:
 		case pb.Propose, pb.ReadIndex, pb.ReadIndexResp, pb.TimeoutNow:
 			return courier.Vital
+		case pb.ReplicateResp:
+			if !p.said.again(time.Now(), m) {
+				care = courier.Sure
+			}
 		case pb.Replicate:
-			if len(m.Entries) == 0 && time.Since(time.Unix(0, p.forwarded.Load())) < forwardedLately {
+			switch {
+			case len(m.Entries) > 0:
+				care = courier.Sure
+			case time.Since(time.Unix(0, p.forwarded.Load())) < forwardedLately:
 				return courier.Vital
 			}
-			care = courier.Sure
 		default:
 			care = courier.Sure
 		}
@@ -212,7 +262,36 @@ func (p *peer) care(messages []pb.Message) courier.Care {
 	return care
 }
 
-// forwardedLately is how long ago a peer may have forwarded a proposal and still wait for it.
+// said is the answer that a follower last gave to entries.
+type said struct {
+	mu   sync.Mutex
+	last pb.Message
+	at   time.Time
+}
+
+// saidLately is for how long an answer stands.
+const saidLately = time.Second
+
+// again reports whether an answer says no more than the last, which was given lately.
+func (s *said) again(now time.Time, m pb.Message) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !m.Reject && !s.last.Reject && m.To == s.last.To && m.From == s.last.From && m.ShardID == s.last.ShardID &&
+		m.Term == s.last.Term && m.LogIndex <= s.last.LogIndex && now.Sub(s.at) < saidLately
+}
+
+// note remembers the answers among messages that were sent.
+func (s *said) note(now time.Time, messages []pb.Message) {
+	for _, m := range messages {
+		if m.Type == pb.ReplicateResp && !s.again(now, m) {
+			s.mu.Lock()
+			s.last, s.at = m, now
+			s.mu.Unlock()
+		}
+	}
+}
+
+// forwardedLately is how long ago a peer may have forwarded a proposal, or asked for an index to read at, and still wait.
 const forwardedLately = time.Second
 
 // PathsWanted is how many connections to node carry datagrams at best, the one of ServeConn included, and a channel that

@@ -5,6 +5,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"net"
+	"reflect"
 	"slices"
 	"sync"
 	"testing"
@@ -112,21 +113,212 @@ func TestDatagramsKeepWhatStreamsPromise(t *testing.T) {
 	})
 }
 
-func FuzzOpenLetter(f *testing.F) {
-	b := pb.MessageBatch{Requests: []pb.Message{aBeat, entries(10)}}
-	encoded, err := b.Marshal()
-	if err != nil {
-		f.Fatal(err)
+// samples are messages with all that may travel.
+func samples() []pb.Message {
+	entry := pb.Entry{Term: 3, Index: 8, Type: pb.EncodedEntry, Key: 1 << 63, ClientID: 77, SeriesID: 1, RespondedTo: 2, Cmd: []byte("command")}
+	return []pb.Message{
+		aBeat, entries(10),
+		{Type: pb.Replicate, ShardID: 1, From: 1, To: 2, Term: 4, LogTerm: 3, LogIndex: 7, Commit: 6, Entries: []pb.Entry{entry, {Term: 4, Index: 9}, {Term: 4, Index: 12, Cmd: []byte{}}}},
+		{Type: pb.Replicate, ShardID: 1, From: 1, To: 2, Term: 4, LogTerm: 4, LogIndex: 9, Commit: 9},
+		{Type: pb.ReplicateResp, ShardID: 1, From: 2, To: 1, Term: 4, LogIndex: 9, Reject: true, Hint: 7},
+		{Type: pb.ReadIndexResp, ShardID: 1, From: 2, To: 1, Term: 4, LogIndex: 1 << 40, Hint: 1<<64 - 1, HintHigh: 1<<64 - 2},
 	}
-	f.Add(append(appendLetter(nil, kindLog, 7), encoded...))
+}
+
+func TestALetterHasWhatTheBatchHad(t *testing.T) {
+	for _, want := range samples() {
+		full := pb.MessageBatch{Requests: []pb.Message{want}}
+		encoded, err := full.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		brief, ok := appendBrief(make([]byte, maxLetterHeader), []pb.Message{want, want})
+		if !ok {
+			t.Fatalf("%+v has no brief form", want)
+		}
+		lane := laneOf(want)
+		t.Logf("%s: %d bytes in full, %d in brief", want.Type, len(encoded), (len(brief)-maxLetterHeader)/2)
+		for name, b := range map[string][]byte{
+			"full":  append(appendLetter(nil, byte(lane), 9), encoded...),
+			"brief": sealed(slices.Clone(brief), byte(lane)|briefBit, 9),
+		} {
+			l, err := openLetter(b, testCluster, "a")
+			if err != nil || l.lane != lane || l.number != 9 || l.notice {
+				t.Fatalf("%s: %+v, %v", name, l, err)
+			}
+			clear(b) // it must not be needed any more
+			for _, got := range l.batch.Requests {
+				if same := reflect.DeepEqual(got, want); !same && name == "brief" || got.LogIndex != want.LogIndex || len(got.Entries) != len(want.Entries) {
+					t.Errorf("%s: got %+v, want %+v", name, got, want)
+				}
+			}
+		}
+		l, err := openLetter(sealed(slices.Clone(brief), kindNotice, 0), testCluster, "a")
+		if isNotice(want) != (err == nil) || err == nil && (!l.notice || l.lane != kindLog || l.number != 0) {
+			t.Errorf("as a notice: %+v, %v", l, err)
+		}
+	}
+	if _, ok := appendBrief(nil, []pb.Message{{Snapshot: pb.Snapshot{Index: 1}}}); ok {
+		t.Error("a snapshot is left out")
+	}
+}
+
+// TestANoticeWaitsForNothing delivers notices among batches: those whose entries have come, and no others.
+func TestANoticeWaitsForNothing(t *testing.T) {
+	lane := &inLane{ordered: true, wake: make(chan struct{}, 1)}
+	life := courier.Life{1}
+	if err := lane.enter(life); err != nil {
+		t.Fatal(err)
+	}
+	var came []uint64
+	batch := func(n uint64) pb.MessageBatch { return pb.MessageBatch{Requests: []pb.Message{{LogIndex: n}}} }
+	take := func(b pb.MessageBatch) { came = append(came, b.Requests[0].LogIndex) }
+	notice := func(after uint64, want bool) {
+		t.Helper()
+		if got := lane.follows(life, after, func() { came = append(came, 100+after) }); got != want {
+			t.Errorf("a notice after %d: %v, want %v", after, got, want)
+		}
+	}
+	lane.deliver(life, 1, batch(1), time.Second, take)
+	notice(1, true)
+	notice(2, false)
+	lane.deliver(life, 3, batch(3), time.Second, take)
+	notice(3, false)
+	lane.deliver(life, 2, batch(2), time.Second, take)
+	notice(3, true)
+	notice(1, true)
+	if lane.follows(courier.Life{2}, 1, func() { came = append(came, 0) }) {
+		t.Error("a notice of another life was handed over")
+	}
+	if want := []uint64{1, 101, 2, 3, 103, 101}; !slices.Equal(came, want) {
+		t.Errorf("%v came, want %v", came, want)
+	}
+}
+
+// TestWhatMattersLess has an answer said twice, and news of commits.
+func TestWhatMattersLess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer("b", courier.Life{1}, nil)
+		answer := pb.Message{Type: pb.ReplicateResp, ShardID: 1, From: 2, To: 1, Term: 4, LogIndex: 9}
+		later, refused := answer, answer
+		later.LogIndex, refused.Reject = 10, true
+		commit := pb.Message{Type: pb.Replicate, ShardID: 1, From: 1, To: 2, Term: 4, LogIndex: 9, Commit: 9}
+		want := func(care courier.Care, messages ...pb.Message) {
+			t.Helper()
+			if got := p.care(messages); got != care {
+				t.Errorf("care %d, want %d for %+v", got, care, messages)
+			}
+			p.said.note(time.Now(), messages)
+		}
+		want(courier.Sure, answer)
+		want(courier.Once, answer)
+		want(courier.Sure, later)
+		want(courier.Once, answer)
+		want(courier.Sure, refused)
+		want(courier.Sure, later)
+		time.Sleep(saidLately)
+		want(courier.Sure, later)
+		want(courier.Once, commit)
+		want(courier.Sure, commit, entries(1))
+		p.forwarded.Store(time.Now().UnixNano())
+		want(courier.Vital, commit)
+	})
+}
+
+// straight is a path to a courier that loses nothing.
+type straight struct{ to func([]byte) }
+
+func (s straight) SendDatagram(b []byte) error {
+	time.AfterFunc(25*time.Millisecond, func() { s.to(b) })
+	return nil
+}
+func (straight) Quality() courier.Quality {
+	return courier.Quality{RTT: 50 * time.Millisecond, Loss: .05}
+}
+
+// TestAnOlderPeerGetsWhatItReads sends to one that says nothing of brief letters, and to one that does.
+func TestAnOlderPeerGetsWhatItReads(t *testing.T) {
+	for says := range 2 {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPeer("b", courier.Life{1}, nil)
+			older := courier.New(courier.Options{Life: courier.Life{2}, Dialect: says})
+			var mu sync.Mutex
+			var forms []byte
+			older.Attach(straight{func(b []byte) {
+				if _, _, err := p.post.Receive(b); err != nil {
+					t.Error(err)
+				}
+			}})
+			p.post.Attach(straight{func(b []byte) {
+				_, letters, err := older.Receive(b)
+				if err != nil {
+					t.Error(err)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				for _, l := range letters {
+					forms = append(forms, l[0])
+				}
+			}})
+			time.Sleep(time.Second)
+			commit, long := pb.Message{Type: pb.Replicate, ShardID: 1, From: 1, To: 2, Term: 4, LogIndex: 9, Commit: 9}, entries(3000)
+			for _, m := range []pb.Message{aBeat, entries(10), commit} {
+				if left := p.mail(laneOf(m), []pb.Message{m}); len(left) > 0 {
+					t.Errorf("%s is left for a stream", m.Type)
+				}
+				time.Sleep(100 * time.Millisecond)
+			}
+			if left := p.mail(kindLog, []pb.Message{long}); len(left) != 1-says {
+				t.Errorf("%d long messages are left for a stream", len(left))
+			}
+			time.Sleep(100 * time.Millisecond)
+			mu.Lock()
+			defer mu.Unlock()
+			want := []byte{byte(kindSwift), byte(kindLog), byte(kindLog)}
+			if says == 1 {
+				want = []byte{byte(kindSwift) | briefBit, byte(kindLog) | briefBit, kindNotice, kindPart, kindPart, kindPart}
+			}
+			if !slices.Equal(forms, want) {
+				t.Errorf("letters of the forms %x came, want %x", forms, want)
+			}
+		})
+	}
+}
+
+func FuzzOpenLetter(f *testing.F) {
+	for _, m := range samples() {
+		batch := pb.MessageBatch{Requests: []pb.Message{m}}
+		encoded, err := batch.Marshal()
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(append(appendLetter(nil, byte(kindLog), 7), encoded...))
+		brief, _ := appendBrief(make([]byte, maxLetterHeader), batch.Requests)
+		f.Add(sealed(slices.Clone(brief), byte(kindSwift)|briefBit, 7))
+		f.Add(sealed(brief, kindNotice, 7))
+	}
 	f.Add([]byte{1, 1})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) == 0 {
 			return // a courier hands over none
 		}
-		lane, number, batch, err := openLetter(b, testCluster, "a")
-		if err == nil && (lane < kindSwift || lane > lanes || number == 0 || batch.DeploymentId != testCluster || batch.SourceAddress != "a") {
-			t.Errorf("lane %d, number %d, batch %+v", lane, number, batch)
+		l, err := openLetter(b, testCluster, "a")
+		if err != nil {
+			return
+		}
+		if l.lane < kindSwift || l.lane > lanes || l.number == 0 && !l.notice || l.batch.DeploymentId != testCluster || l.batch.SourceAddress != "a" {
+			t.Errorf("%+v", l)
+		}
+		if b[0] != kindNotice && b[0]&briefBit == 0 {
+			return
+		}
+		again, ok := appendBrief(make([]byte, maxLetterHeader), l.batch.Requests)
+		if !ok {
+			t.Fatalf("%+v was read and cannot be written", l.batch)
+		}
+		same, err := openLetter(sealed(again, b[0], l.number), testCluster, "a")
+		if err != nil || !reflect.DeepEqual(same, l) {
+			t.Errorf("%+v, %v after %+v", same, err, l)
 		}
 	})
 }

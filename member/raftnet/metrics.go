@@ -11,17 +11,19 @@ import (
 // metrics is what a Net counts.
 type metrics struct {
 	mail                                       func() map[string]courier.Stats
+	bulk                                       func() map[string]Bulk
 	sent, received, chunks, unreachable, quiet prometheus.Counter
 	drops                                      *prometheus.CounterVec // batches, by reason
 	asks                                       *prometheus.CounterVec // questions to others, by outcome
 }
 
-func newMetrics(mail func() map[string]courier.Stats) *metrics {
+func newMetrics(mail func() map[string]courier.Stats, bulk func() map[string]Bulk) *metrics {
 	counter := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "holdfast", Subsystem: "raftnet", Name: name, Help: help})
 	}
 	return &metrics{
 		mail:        mail,
+		bulk:        bulk,
 		sent:        counter("batches_sent_total", "Batches of raft messages queued for other members."),
 		received:    counter("batches_received_total", "Batches of raft messages taken in from other members."),
 		quiet:       counter("quiet_total", "Heartbeats, and answers to them, that were not sent because both ends knew."),
@@ -33,7 +35,7 @@ func newMetrics(mail func() map[string]courier.Stats) *metrics {
 		}, []string{"outcome"}),
 		drops: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "holdfast", Subsystem: "raftnet", Name: "dropped_total",
-			Help: "What was dropped, by reason: batches (queue_full, link, overtaken, repeated, ancient, refused), snapshots (snapshot, snapshots_full), questions (ask, asks_full), streams of neither (refused, streams_full), connections of copies (copied).",
+			Help: "What was dropped, by reason: batches (queue_full, link, overtaken, repeated, ancient, refused), snapshots (snapshot, no_room), questions (ask, asks_full), streams of neither (refused, streams_full), connections of copies (copied).",
 		}, []string{"reason"}),
 	}
 }
@@ -65,13 +67,15 @@ var (
 	linkBytes   = linkDesc("datagram_bytes_total", "Bytes of datagrams to a member, by purpose: first, copy, repeat, retry or ack.", "purpose")
 	linkRetries = linkDesc("retries_total", "Messages to a member sent again for want of an acknowledgement.")
 	linkGivenUp = linkDesc("given_up_total", "Messages to a member that were never acknowledged.")
+	linkBulk    = linkDesc("bulk_bytes_total", "Bytes of snapshots given to connections to a member, those sent again included.")
+	linkPace    = linkDesc("bulk_pace_bytes_per_second", "How fast a snapshot goes to a member at present, 0 if none does.")
 	linkRefused = linkDesc("refused_total", "Messages to a member that went over a stream for want of room among the unacknowledged.")
 )
 
 // Describe is of prometheus.Collector.
 func (links) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		linkRTT, linkLoss, linkCopies, linkBursty, linkPaths, linkWaiting, linkBytes, linkRetries, linkGivenUp, linkRefused,
+		linkRTT, linkLoss, linkCopies, linkBursty, linkPaths, linkWaiting, linkBytes, linkRetries, linkGivenUp, linkRefused, linkBulk, linkPace,
 	} {
 		ch <- d
 	}
@@ -104,6 +108,10 @@ func (l links) Collect(ch chan<- prometheus.Metric) {
 		count(linkRetries, s.RetriedCount)
 		count(linkGivenUp, s.GivenUp)
 		count(linkRefused, s.Refused)
+	}
+	for peer, b := range l.m.bulk() {
+		ch <- prometheus.MustNewConstMetric(linkBulk, prometheus.CounterValue, float64(b.Sent), peer)
+		ch <- prometheus.MustNewConstMetric(linkPace, prometheus.GaugeValue, b.Pace, peer)
 	}
 }
 

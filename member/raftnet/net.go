@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 
 	"github.com/lni/dragonboat/v4/raftio"
 	pb "github.com/lni/dragonboat/v4/raftpb"
@@ -21,6 +22,9 @@ type Options struct {
 	// Spool is a folder of the Net's own for snapshots under way, made when there is one. Up to 64 MiB are kept of one that
 	// goes out, for each peer, and all of the one that comes in.
 	Spool string
+	// Room returns an error if so many bytes more would not leave enough free on the file system of Spool. It is asked before
+	// a snapshot takes them. Nil: there is always room.
+	Room func(bytes int64) error
 
 	// Replica is what this node holds of the cluster, and Lives are its starts with that, the present one first, which the
 	// others are told before anything else. Without them a copy of the node's data dir is not told from the node.
@@ -54,6 +58,9 @@ type Net struct {
 	peers  map[string]*peer // by node id
 
 	intake intake
+	limit  bulkLimit
+
+	noRoomAt atomic.Int64 // when it was last logged that a snapshot found no room, in ns
 }
 
 // New makes a Net without connections. It must be closed, which a member that was given it does.
@@ -64,11 +71,14 @@ func New(opts Options) (*Net, error) {
 	if len(opts.Lives) > 0 && opts.Copied == nil {
 		return nil, errors.New("raftnet: who hears that this node is a copy is required")
 	}
+	if opts.Room == nil {
+		opts.Room = func(int64) error { return nil }
+	}
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
 	n := &Net{opts: opts, serving: make(chan struct{}), closing: make(chan struct{}), peers: make(map[string]*peer)}
-	n.metrics = newMetrics(n.Mail)
+	n.metrics = newMetrics(n.Mail, n.Bulk)
 	n.boot = NewLife()
 	if len(opts.Lives) > 0 {
 		n.boot = opts.Lives[0]

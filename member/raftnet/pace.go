@@ -157,6 +157,16 @@ func (p *pace) take(ctx context.Context, n int) error {
 	}
 }
 
+// now is the rate while something is sent at it, else 0.
+func (p *pace) now() float64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.users == 0 {
+		return 0
+	}
+	return p.rate
+}
+
 // bound is by how much a round trip may get longer.
 func (p *pace) bound() time.Duration {
 	packets := time.Duration(2 * paceSliceMin / p.rate * float64(time.Second))
@@ -248,16 +258,29 @@ func (p *pace) turn(now time.Time) {
 	}
 }
 
-// wide tells whether a transfer is worth more connections than one: the pace has been found to be more than a thin link
-// has, or is not what bounds it.
-func (p *pace) wide() bool {
+// worth is how many connections a transfer is worth that has some and would have most at best, last given one more some time
+// ago. As soon as the pace is more than a thin link has that is most. Below, it is one more when what bounds the rate is not the
+// pace but what connections lose, and the handshake of the last one has long been paid for: it takes a second of a link
+// of 50 kbit/s.
+func (p *pace) worth(some, most int, ago time.Duration) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.rate >= paceWide || p.free >= paceFree
+	switch {
+	case some >= most:
+		return some
+	case p.rate >= paceWide:
+		return most
+	case p.free < paceFree || ago < time.Duration(paceHandshakes*paceHandshake/p.rate*float64(time.Second)):
+		return some
+	}
+	p.free = 0
+	return some + 1
 }
 
 const (
-	// A handshake takes 5 kB: a second of a link of 50 kbit/s, a tenth of one of 512.
 	paceWide = 64 << 10
 	paceFree = 3
+	// paceHandshake is what a connection costs before it carries anything, and one in paceHandshakes bytes may be for that.
+	paceHandshake  = 5 << 10
+	paceHandshakes = 10
 )

@@ -22,7 +22,14 @@ type peer struct {
 	bulk bulkConns
 	pace pace // of snapshots to the peer
 
-	forwarded atomic.Int64 // when the peer last forwarded a proposal, in ns
+	bulkSent atomic.Uint64 // bytes of snapshots
+
+	forwarded atomic.Int64 // when the peer last forwarded a proposal or asked for an index to read at, in ns
+	said      said
+
+	inParts atomic.Uint64 // letters that were sent in parts
+	opening sync.Mutex    // of parts
+	parts   joiner
 
 	meeting sync.Mutex // held while a life of the peer is judged
 
@@ -35,7 +42,7 @@ type peer struct {
 }
 
 func newPeer(node string, life courier.Life, sparing func() bool) *peer {
-	p := &peer{node: node, replicas: make(map[replicas]struct{}), post: courier.New(courier.Options{Life: life, Sparing: sparing}), hush: newHush()}
+	p := &peer{node: node, replicas: make(map[replicas]struct{}), post: courier.New(courier.Options{Life: life, Dialect: dialect, Sparing: sparing}), hush: newHush()}
 	for i := range p.in {
 		p.in[i].ordered = kind(i+1) == kindLog
 		p.in[i].wake = make(chan struct{}, 1)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 )
 
 // A snapshot is kept in a file on both sides while it travels: by the sender so that the state it is taken from is not
@@ -21,6 +22,9 @@ const (
 	// spoolPieces is how many pieces a sender keeps: 64 MiB. A longer snapshot goes on as its beginning arrives.
 	spoolPieces = 8 << 10
 
+	// roomPieces is for how many pieces room is asked for at a time: a megabyte.
+	roomPieces = 128
+
 	spoolOut = "out-"
 	spoolIn  = "in-"
 )
@@ -28,6 +32,25 @@ const (
 var errPiece = errors.New("a piece of a snapshot is damaged")
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// errNoRoom says that a snapshot would leave too little free on the disk.
+var errNoRoom = errors.New("no room on the disk for a snapshot")
+
+// room asks whether there is room for pieces up to number, of a file that has room up to another one, and tells up to which
+// one there is. What is refused is logged once a minute: a leader tries again and again.
+func (n *Net) room(has, number uint64) (upTo uint64, err error) {
+	upTo = (number + roomPieces - 1) / roomPieces * roomPieces
+	err = n.opts.Room(int64(upTo-has) * (pieceHeader + pieceSize)) //nolint:gosec // bounded by what may be sent ahead
+	if err == nil {
+		return upTo, nil
+	}
+	n.metrics.dropped("no_room", 1)
+	if now := time.Now().UnixNano(); n.noRoomAt.Load() < now-int64(time.Minute) {
+		n.noRoomAt.Store(now)
+		n.opts.Log.Warn("a snapshot was given up for want of room on the disk; it is tried again, and goes on by itself when there is some", "err", err)
+	}
+	return 0, fmt.Errorf("%w: %w", errNoRoom, err)
+}
 
 // piece is a part of a snapshot.
 type piece struct {

@@ -38,7 +38,7 @@ const (
 	transferStall = 10 * time.Minute
 
 	// The number of connections is what it takes to fill a link of stripeRate at the measured loss: a connection of
-	// quic-go carries 1.68 packets a round trip and square root of the loss. A transfer begins with one: see pace.wide.
+	// quic-go carries 1.68 packets a round trip and square root of the loss. A transfer begins with one: see pace.worth.
 	stripeRate  = 100e6
 	stripeMin   = 2
 	stripeMax   = 16
@@ -73,11 +73,13 @@ type striped struct {
 	ctx  context.Context // of the transfer
 	stop context.CancelFunc
 	wg   sync.WaitGroup
+
 	tail []byte // of what was given, less than a piece; the last chunk files it
 
 	mu       sync.Mutex
 	changed  chan struct{} // closed when anything below does, then replaced
 	filed    uint64        // number of the last piece in the file
+	room     uint64        // up to which piece there is room
 	next     uint64        // the first piece that was never sent
 	again    []uint64      // those to be sent again
 	out      map[uint64]bool
@@ -91,7 +93,11 @@ type striped struct {
 
 // openStriped begins a transfer.
 func (n *Net) openStriped(ctx context.Context, p *peer) (*striped, error) {
-	s := &striped{net: n, peer: p, changed: make(chan struct{}), next: 1, out: make(map[uint64]bool), progress: time.Now()}
+	room, err := n.room(0, 1)
+	if err != nil {
+		return nil, fmt.Errorf("keep a snapshot for node %s: %w", p.node, err)
+	}
+	s := &striped{net: n, peer: p, changed: make(chan struct{}), next: 1, room: room, out: make(map[uint64]bool), progress: time.Now()}
 	copy(s.id[:], newNonce())
 	file, err := createSpool(n.opts.Spool, fmt.Sprintf("%s%x", spoolOut, s.id), spoolPieces)
 	if err != nil {
@@ -175,15 +181,16 @@ func (s *striped) measure() {
 	packets := make(map[Conn]uint64)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for wide := false; ; {
+	conns, since := 1, time.Now()
+	for {
 		select {
 		case <-timer.C:
 		case <-s.ctx.Done():
 			return
 		}
-		conns, _ := s.conns()
+		open, _ := s.conns()
 		var least time.Duration
-		for _, c := range conns {
+		for _, c := range open {
 			rtt, count := c.Sample()
 			if count != packets[c] && rtt > 0 && (least == 0 || rtt < least) {
 				least = rtt
@@ -191,9 +198,13 @@ func (s *striped) measure() {
 			packets[c] = count
 		}
 		s.peer.pace.sample(time.Now(), least)
-		if !wide && s.peer.pace.wide() {
-			wide = true
-			s.want(s.peer.stripes())
+		most := s.peer.stripes()
+		if limit := s.net.limit.bound(); limit > 0 && limit < paceWide {
+			most = 1
+		}
+		if n := s.peer.pace.worth(conns, most, time.Since(since)); n > conns {
+			conns, since = n, time.Now()
+			s.want(conns)
 		}
 		timer.Reset(measureEvery)
 	}
@@ -243,16 +254,20 @@ func (s *striped) stripe(c Conn) {
 	s.giveBack(taken)
 }
 
-// write sends b at the pace of the transfer.
+// write sends b at the pace of the transfer, and as its limit wants.
 func (s *striped) write(ctx context.Context, st Stream, b []byte) error {
 	for len(b) > 0 {
-		step := min(len(b), s.peer.pace.slice())
+		step, err := s.net.limit.take(ctx, min(len(b), s.peer.pace.slice()))
+		if err != nil {
+			return err
+		}
 		if err := s.peer.pace.take(ctx, step); err != nil {
 			return err
 		}
 		if _, err := st.Write(b[:step]); err != nil {
 			return err
 		}
+		s.peer.bulkSent.Add(uint64(step))
 		b = b[step:]
 	}
 	return nil
@@ -421,7 +436,13 @@ func (s *striped) keep(data []byte, last bool) error {
 	if err := s.await(func() bool { return s.filed < s.passed+spoolPieces }); err != nil {
 		return err
 	}
-	p := piece{s.filed + 1, last, data} // nobody else changes filed
+	p := piece{s.filed + 1, last, data} // nobody else changes filed and room
+	if p.number <= spoolPieces && p.number > s.room {
+		var err error
+		if s.room, err = s.net.room(s.room, p.number); err != nil {
+			return fmt.Errorf("keep a snapshot for node %s: %w", s.peer.node, err)
+		}
+	}
 	if err := s.file.put(p); err != nil {
 		return fmt.Errorf("keep a snapshot for node %s: %w", s.peer.node, err)
 	}

@@ -38,6 +38,7 @@ type transfer struct {
 	changed chan struct{} // closed when anything below does, then replaced
 	file    *spool
 	have    []uint64 // bits by number
+	room    uint64   // up to which piece there is room
 	passed  uint64   // all pieces up to this one are there
 	last    uint64   // number of the last one; 0: not known
 	revived bool     // it is from before a restart
@@ -74,6 +75,10 @@ func (n *Net) join(id transferID, fresh bool, node string) (*transfer, error) {
 	}
 	t := newTransfer(id)
 	t.asked = true
+	var err error
+	if t.room, err = n.room(0, 1); err != nil {
+		return nil, err
+	}
 	if err := n.beginLocked(t, node, func() error {
 		var err error
 		t.file, err = createSpool(n.opts.Spool, spoolIn+hex.EncodeToString(id[:]), 0)
@@ -198,6 +203,7 @@ func (t *transfer) mark(p piece) {
 	if p.last {
 		t.last = p.number
 	}
+	t.room = max(t.room, p.number)
 }
 
 func (t *transfer) has(number uint64) bool {
@@ -217,7 +223,7 @@ func (t *transfer) ask() {
 }
 
 // put keeps a piece.
-func (t *transfer) put(p piece) error {
+func (t *transfer) put(p piece, room func(has, number uint64) (uint64, error)) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if p.number > t.passed+2*spoolPieces || t.last > 0 && p.number > t.last {
@@ -225,6 +231,12 @@ func (t *transfer) put(p piece) error {
 	}
 	t.news = time.Now()
 	if t.status == statusGoing && !t.feeding && !t.has(p.number) {
+		if p.number > t.room {
+			var err error
+			if t.room, err = room(t.room, p.number); err != nil {
+				return err
+			}
+		}
 		if err := t.file.put(p); err != nil { // under mu: the file is closed by whoever ends the transfer
 			return err
 		}
@@ -364,8 +376,10 @@ func (l *link) serveStripe(s Stream) {
 	}
 	id, heard, next := transferID(head[:]), head[len(transferID{})] == 1, binary.BigEndian.Uint64(head[len(transferID{})+1:])
 	t, err := l.net.join(id, !heard, l.peer.node)
-	if err != nil {
+	if err != nil && !errors.Is(err, errNoRoom) {
 		l.net.opts.Log.Warn("a snapshot of another member was refused", "peer", l.peer.node, "err", err)
+	}
+	if err != nil {
 		_, _ = s.Write(appendAck(nil, statusRefused, 0, nil)) // one that does not arrive is said again on the next stripe
 		return
 	}
@@ -393,7 +407,11 @@ func (l *link) serveStripe(s Stream) {
 		}
 		p, err := splitPiece(frame)
 		if err == nil {
-			err = t.put(p)
+			err = t.put(p, l.net.room)
+		}
+		if errors.Is(err, errNoRoom) { // it has been said
+			t.supersede()
+			return
 		}
 		if err != nil {
 			l.net.metrics.dropped("refused", 1)

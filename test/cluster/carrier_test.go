@@ -30,6 +30,7 @@ type carrier struct {
 	lives []raftnet.Life
 	pool  *transport.Pool
 	stop  func(*testing.T)
+	room  func(int64) error
 
 	got    hash.Hash
 	chunks int
@@ -43,7 +44,7 @@ func newCarriers(t *testing.T, net *simnet.Net, names ...string) []*carrier {
 	}
 	var all []*carrier
 	for _, name := range names {
-		c := &carrier{name: name, id: identity(t, ca), spool: t.TempDir(), got: sha256.New()}
+		c := &carrier{name: name, id: identity(t, ca), spool: t.TempDir(), got: sha256.New(), room: func(int64) error { return nil }}
 		c.node = bridge.MemberNode(c.id.Node())
 		c.start(t, net)
 		t.Cleanup(func() { c.stop(t) })
@@ -75,7 +76,7 @@ func (c *carrier) start(t *testing.T, net *simnet.Net) {
 		t.Fatal(err)
 	}
 	c.lives = append([]raftnet.Life{raftnet.NewLife()}, c.lives...)
-	if c.Net, err = raftnet.New(raftnet.Options{Cluster: clusterID, Node: c.node, Spool: c.spool, Log: log,
+	if c.Net, err = raftnet.New(raftnet.Options{Cluster: clusterID, Node: c.node, Spool: c.spool, Room: func(n int64) error { return c.room(n) }, Log: log,
 		Replica: 1, Lives: c.lives, Copied: func(err error) { t.Error(err) }}); err != nil {
 		t.Fatal(err)
 	}

@@ -402,6 +402,21 @@ func (n *Node) counted(name string) (sum float64) {
 	return sum
 }
 
+// value reads a gauge of the node that has no labels.
+func (n *Node) value(name string) float64 {
+	families, err := n.metrics.Gather()
+	if err != nil {
+		n.c.t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			return f.GetMetric()[0].GetGauge().GetValue()
+		}
+	}
+	n.c.t.Fatalf("%s has no %s", n.Name, name)
+	return 0
+}
+
 // AwaitReady waits until the node is ready.
 func (n *Node) AwaitReady(limit time.Duration) {
 	n.c.t.Helper()

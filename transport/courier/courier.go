@@ -38,6 +38,9 @@ const (
 type Options struct {
 	Life Life // of this node, drawn at its start
 
+	// Dialect, of at most MaxDialect, says which messages this node reads: the peer is told with each datagram. What it means is for
+	// those who write and read messages.
+	Dialect     int
 	MaxDatagram int // bytes; default 1160
 	// Budget bounds what copies and repeats may take, in bytes per second. Default 256 KiB: 2 Mbit/s.
 	Budget int
@@ -63,6 +66,8 @@ const (
 	// maxWaiting and maxWaitingBytes bound what waits for an acknowledgement. Beyond, Send takes nothing.
 	maxWaiting      = 1024
 	maxWaitingBytes = 1 << 20
+	// burstBytes bounds what waits beside messages that are taken together: what is long and often is better off on a stream.
+	burstBytes = 64 << 10
 
 	// Copies within one instant on one path would share a packet, and within a run of losses a fate.
 	copyGapLeast = 2 * time.Millisecond
@@ -94,8 +99,11 @@ const (
 
 	// Paths: enough for the congestion window of two packets to which a lossy one falls, and one more than one.
 	pathWindow = 3000
-	minPaths   = 2
-	maxPaths   = 8
+	// pathLeast is how many bytes a second a path beyond minPaths is worth at least: its handshake takes 5 kB, a second of a link of
+	// 50 kbit/s.
+	pathLeast = 4 << 10
+	minPaths  = 2
+	maxPaths  = 8
 	// idleAfter is how long paths stay that are no longer needed.
 	idleAfter = time.Minute
 )
@@ -139,6 +147,7 @@ type Courier struct {
 	need      int // paths, by the last measured rate
 	wanted    int
 	theirs    int // what the peer wants
+	dialect   int // of the peer
 	lowSince  time.Time
 	busy      time.Time // when something that matters was last sent
 	changed   chan struct{}
@@ -251,6 +260,13 @@ func (c *Courier) Wanted() (paths int, changed <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return max(c.wanted, c.theirs), c.changed
+}
+
+// Dialect is that of the present life of the peer; 0 until something of it has come.
+func (c *Courier) Dialect() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.dialect
 }
 
 // Stats takes stock.

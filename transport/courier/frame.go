@@ -11,7 +11,8 @@ import (
 
 // A datagram is
 //
-//	version (1 byte), flags (1): bit 7 an account follows, bit 6 the answer may wait, bits 0 to 3 paths wanted
+//	version (1 byte), flags (1): bit 7 an account follows, bit 6 the answer may wait, bits 4 and 5 the dialect, bits 0 to 3
+//	paths wanted
 //	life of the sender (8), number (uvarint)
 //	account: first 4 bytes of the life it is about, largest number (uvarint), those missing of the 64 before it (uvarint)
 //	messages: length (uvarint) and so many bytes, to the end
@@ -25,6 +26,7 @@ const version = 1
 const (
 	flagAccount   = 0x80
 	flagUnhurried = 0x40
+	dialectShift  = 4
 	wantedMask    = 0x0f
 
 	// maxHeader is the longest header: 2, 8, 10, then 4, 10 and 10.
@@ -32,6 +34,9 @@ const (
 	// maxMessages bounds the messages of a datagram; none is empty.
 	maxMessages = 64
 )
+
+// MaxDialect is the highest of Options.
+const MaxDialect = 3
 
 // Life tells one life of a node from another.
 type Life [8]byte
@@ -41,6 +46,7 @@ var ErrFormat = errors.New("not a datagram of a courier")
 
 type header struct {
 	wanted  int
+	dialect int
 	patient bool // what is in it is sent once: the account may wait for a datagram that goes anyway
 	life    Life
 	number  uint64
@@ -56,7 +62,7 @@ type account struct {
 }
 
 func (h header) append(b []byte) []byte {
-	flags := byte(min(h.wanted, wantedMask)) //nolint:gosec // bounded
+	flags := byte(min(h.wanted, wantedMask) | min(h.dialect, MaxDialect)<<dialectShift) //nolint:gosec // bounded
 	if h.account.known {
 		flags |= flagAccount
 	}
@@ -88,7 +94,7 @@ func parse(b []byte) (h header, messages [][]byte, err error) {
 		return h, nil, fmt.Errorf("datagram of %d bytes: %w", len(b), ErrFormat)
 	}
 	flags := b[1]
-	h.wanted, h.patient = int(flags&wantedMask), flags&flagUnhurried != 0
+	h.wanted, h.dialect, h.patient = int(flags&wantedMask), int(flags>>dialectShift)&MaxDialect, flags&flagUnhurried != 0
 	copy(h.life[:], b[2:])
 	b = b[2+len(h.life):]
 	if h.number, b, err = uvarint(b); err != nil {

@@ -34,6 +34,9 @@ func (c *Courier) Receive(b []byte) (Life, [][]byte, error) {
 		c.tell()
 	}
 	present, begun, again := c.in.take(h, now)
+	if present {
+		c.dialect = h.dialect
+	}
 	if begun { // the peer has started anew: what its earlier life may have had is not for this one
 		c.forget()
 	}

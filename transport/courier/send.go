@@ -9,9 +9,16 @@ import (
 
 // Send takes a message, of at most MaxMessage bytes, which is the courier's from now on. It tells whether the message was
 // taken: it is not without a path that works, nor when too much waits.
-func (c *Courier) Send(body []byte, care Care) bool {
-	if len(body) == 0 || len(body) > c.MaxMessage() {
-		return false
+func (c *Courier) Send(body []byte, care Care) bool { return c.SendAll(care, body) }
+
+// SendAll takes several messages, or none of them, as Send does. It does not take them while burstBytes wait.
+func (c *Courier) SendAll(care Care, bodies ...[]byte) bool {
+	bytes := 0
+	for _, b := range bodies {
+		if len(b) == 0 || len(b) > c.MaxMessage() {
+			return false
+		}
+		bytes += len(b)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -20,15 +27,25 @@ func (c *Courier) Send(body []byte, care Care) bool {
 	if !c.in.account.known && len(c.paths) > 0 && now.Sub(c.greeted) >= c.retryWait() {
 		c.greet(c.pick(nil))
 	}
-	if len(c.paths) == 0 || c.lost || !c.in.account.known || care > Once && (len(c.waiting) >= maxWaiting || c.bytes+len(body) > maxWaitingBytes) {
+	if len(c.paths) == 0 || c.lost || !c.in.account.known || care > Once && (len(c.waiting)+len(bodies) > maxWaiting || c.bytes+bytes > maxWaitingBytes) {
 		c.stats.Refused++
 		return false
 	}
+	if len(bodies) > 1 && c.bytes+bytes > burstBytes {
+		return false
+	}
+	for _, b := range bodies {
+		c.send(now, b, care)
+	}
+	return true
+}
+
+func (c *Courier) send(now time.Time, body []byte, care Care) {
 	c.stats.Messages++
 	m := &message{body: body, care: care, first: now}
 	if care == Once {
 		c.stats.First += uint64(c.transmit(now, m, nil, false))
-		return true
+		return
 	}
 	c.busy = now
 	m.wait = c.retryWait()
@@ -40,7 +57,6 @@ func (c *Courier) Send(body []byte, care Care) bool {
 	c.copy(now, m, p)
 	c.plan(now)
 	c.arm(c.due(m))
-	return true
 }
 
 // copy sends the copies that the loss asks for, or sets when.
@@ -156,7 +172,7 @@ func (c *Courier) repeat(now time.Time, b []byte, held []*message) ([]byte, []*m
 func (c *Courier) header() header {
 	c.number++
 	c.ackAt, c.ackCount = time.Time{}, 0
-	return header{wanted: c.wanted, life: c.opts.Life, number: c.number, account: c.in.account}
+	return header{wanted: c.wanted, dialect: c.opts.Dialect, life: c.opts.Life, number: c.number, account: c.in.account}
 }
 
 // fly remembers a datagram under way.

@@ -119,7 +119,7 @@ func (c *Courier) plan(now time.Time) {
 	if elapsed := now.Sub(c.rateSince); elapsed >= rateEvery {
 		rate := float64(c.rateBytes) / elapsed.Seconds()
 		c.rateBytes, c.rateSince = 0, now
-		c.need = min(max(int(rate*c.rtt.Seconds()/pathWindow)+1, minPaths), maxPaths)
+		c.need = min(max(int(min(rate*c.rtt.Seconds()/pathWindow, rate/pathLeast))+1, minPaths), maxPaths)
 	}
 	want := 0
 	if c.meter.level > levelPlain && now.Sub(c.busy) < idleAfter {
