@@ -171,7 +171,11 @@ func (a *Agent) endTunnel(ctx context.Context, conn uplink.Conn, peer uplink.Pee
 	go func() { defer close(watched); a.watchTunnel(ctx, t) }()
 	defer func() { end(); <-watched }()
 	defer enter(t.Peer().Node)()
-	return r.Attend(ctx, t.Peer().Node, bridge.TunnelLink{NodeLink: bridge.NodeLink(c), Tunnel: t}, in, t)
+	listen, err := r.Attend(ctx, t.Peer().Node, bridge.TunnelLink{NodeLink: bridge.NodeLink(c), Tunnel: t}, in, t)
+	if listen == nil {
+		return err
+	}
+	return listen()
 }
 
 func readNodeRequest(in *bufio.Reader) error {

@@ -65,6 +65,11 @@ func (p *piped) dial(ctx context.Context) (net.Conn, error) {
 // stopped with the test.
 func startSimulated(t *testing.T, n *simnet.Net, dir, name string, edit func(*config.Config)) (*Agent, *http.Client) {
 	t.Helper()
+	return startSimulatedLogging(t, n, dir, name, slog.DiscardHandler, edit)
+}
+
+func startSimulatedLogging(t *testing.T, n *simnet.Net, dir, name string, log slog.Handler, edit func(*config.Config)) (*Agent, *http.Client) {
+	t.Helper()
 	cfg := config.Default()
 	cfg.Name, cfg.DataDir = name, filepath.Join(dir, name)
 	cfg.Socket = filepath.Join(dir, name+".sock")
@@ -72,7 +77,7 @@ func startSimulated(t *testing.T, n *simnet.Net, dir, name string, edit func(*co
 	edit(&cfg)
 	var socket *piped
 	a, err := Start(context.Background(), cfg, Options{
-		Log: slog.New(slog.DiscardHandler),
+		Log: slog.New(log),
 		Listen: func(_ context.Context, network, address string) (net.Listener, error) {
 			l := newPiped(network, address)
 			if network == "unix" {

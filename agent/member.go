@@ -160,26 +160,10 @@ func (a *Agent) memberNode(m *member.Member) *node {
 		backend:  a.tracer.Backend("raft", m),
 		admin:    admin,
 		caughtUp: m.Ready(),
-		alive:    func(ctx context.Context) error { return memberAlive(ctx, m) },
+		alive:    vital{m.Alive, &loop{name: "the loop that applies log entries", work: m.Applying}, m.WaitsForDisk}.check,
 		describe: func(s *api.Status) { describeMember(s, m.Status()) },
 		policy:   m.PolicySource(),
 	}
-}
-
-// memberAlive returns nil if the loop of a member has answered. A linearizable read has to pass through all of it; a
-// member that knows of no leader, or waits for its disk, cannot do that, for no fault of its own, and shows its store instead.
-// A disk is believed in for member.StallBelieved.
-func memberAlive(ctx context.Context, m *member.Member) error {
-	probe := kv.Query{Ops: []kv.Op{kv.Range{Key: []byte{0}, CountOnly: true}}}
-	_, err := m.Read(ctx, probe)
-	s := m.Status()
-	waits := s.LogHeld > 0 && s.LogHeld < member.StallBelieved
-	if err == nil || s.Leader != 0 && !waits {
-		return err
-	}
-	probe.MaxAge, probe.LocalOnly = kv.Unlimited, true
-	_, err = m.Read(ctx, probe)
-	return err
 }
 
 func describeMember(s *api.Status, m member.Status) {

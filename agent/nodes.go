@@ -50,12 +50,12 @@ func (a *Agent) openRoll(m *member.Member, auth *enroll.Authority) {
 	a.roll.Store(r)
 }
 
-// attend serves the control stream of a node that is connected here.
-func (a *Agent) attend(ctx context.Context, conn uplink.Conn, peer uplink.Peer, in *bufio.Reader, out io.Writer) error {
+// attend begins to serve the control stream of a node that is connected here.
+func (a *Agent) attend(ctx context.Context, conn uplink.Conn, peer uplink.Peer, in *bufio.Reader, out io.Writer) (listen func() error, err error) {
 	r := a.roll.Load()
 	c, ok := conn.(bridge.Accepted)
 	if r == nil || !ok {
-		return errors.New("this node keeps no list of nodes")
+		return nil, errors.New("this node keeps no list of nodes")
 	}
 	return r.Attend(ctx, peer.Node, bridge.NodeLink(c), in, out)
 }

@@ -160,14 +160,14 @@ func (a *Agent) proxyNode(x *proxyAct) *node {
 	return &node{
 		backend:  a.tracer.Backend("proxy", p),
 		caughtUp: caughtUp,
-		alive: func(ctx context.Context) error {
+		alive: vital{func(ctx context.Context) error {
 			key, end := kv.PrefixRange(nil)
 			_, err := p.Read(ctx, kv.Query{Ops: []kv.Op{kv.Range{Key: key, End: end, Limit: 1}}, MaxAge: kv.Unlimited, LocalOnly: true})
 			if kv.CodeOf(err) == kv.NotCached {
 				return nil
 			}
 			return err
-		},
+		}, &loop{name: "the loop that feeds the cache", work: p.Feeding}, nil}.check,
 		describe: func(s *api.Status) { a.describeProxy(s, up.State(), p.State()) },
 		policy:   x.rules.Source(),
 	}

@@ -17,12 +17,18 @@ import (
 type watching struct {
 	g    *Guard
 	src  Source
-	by   kv.By                // as it came
+	by   kv.By           // as it came
+	ctx  context.Context // ended when the consumer has gone
+	in   <-chan kv.WatchControl
 	out  chan kv.WatchControl // to the node behind; closed by run
 	poke chan struct{}        // of one slot: a watch has ended, or is to be cut
 
+	inner   kv.WatchSpec // what the node behind is asked for
+	yield   func(kv.Batch, error) bool
+	running sync.WaitGroup // of run
+
 	mu   sync.Mutex
-	open map[int64]kv.Watch  // watches that go on
+	open map[int64]*kv.Watch // watches that go on
 	why  map[int64]*kv.Error // of those that were refused or cut, until the node behind has answered
 	who  kv.By               // as found out last
 	last *Policy             // by which
@@ -45,36 +51,46 @@ func (g *Guard) Watch(ctx context.Context, spec kv.WatchSpec) iter.Seq2[kv.Batch
 			return
 		}
 		ctx, cancel := context.WithCancel(ctx)
-		w := &watching{g: g, src: src, by: spec.By, out: make(chan kv.WatchControl, watchControls), poke: make(chan struct{}, 1),
-			open: map[int64]kv.Watch{}, why: map[int64]*kv.Error{}}
-		inner := spec
-		inner.Watches = make([]kv.Watch, 0, len(spec.Watches))
-		for _, one := range spec.Watches {
-			inner.Watches = append(inner.Watches, w.admit(ctx, one))
-		}
-		if spec.Control == nil && len(w.open) == 0 { // nothing to ask a node for that may be out of reach
-			for _, one := range spec.Watches {
-				if !yield(kv.Batch{WatchID: one.ID, Created: true, Canceled: true, Err: w.why[one.ID]}, nil) {
-					break
-				}
-			}
-			cancel()
-			return
-		}
-		inner.By, inner.Control = w.name(), w.out
-		var running sync.WaitGroup
-		defer running.Wait()
 		defer cancel()
-		running.Go(func() { w.run(ctx, spec.Control) })
-		for b, err := range g.next.Watch(ctx, inner) {
-			if err == nil && !w.pass(&b) {
-				continue
-			}
-			if !yield(b, err) || err != nil {
-				return
-			}
+		if w := g.begin(ctx, src, &spec, yield); w != nil {
+			w.running.Go(w.run)
+			w.follow()
+			cancel()
+			w.running.Wait()
 		}
 	}
+}
+
+// begin judges the watches that are asked for at first. Nil: none may be, and no more can be asked for.
+func (g *Guard) begin(ctx context.Context, src Source, spec *kv.WatchSpec, yield func(kv.Batch, error) bool) *watching {
+	w := &watching{g: g, src: src, by: spec.By, ctx: ctx, in: spec.Control, yield: yield, out: make(chan kv.WatchControl, watchControls), poke: make(chan struct{}, 1),
+		open: map[int64]*kv.Watch{}, why: map[int64]*kv.Error{}}
+	w.inner = *spec
+	w.inner.Watches = make([]kv.Watch, 0, len(spec.Watches))
+	for _, one := range spec.Watches {
+		w.inner.Watches = append(w.inner.Watches, w.admit(ctx, one))
+	}
+	if spec.Control == nil && len(w.open) == 0 { // nothing to ask a node for that may be out of reach
+		for _, one := range spec.Watches {
+			if !yield(kv.Batch{WatchID: one.ID, Created: true, Canceled: true, Err: w.why[one.ID]}, nil) {
+				break
+			}
+		}
+		return nil
+	}
+	w.inner.By, w.inner.Control = w.name(), w.out
+	return w
+}
+
+// follow passes on what the node behind brings. Nearly all of a stream's time passes below it, and ten thousand streams wait
+// there, so it keeps little on the stack.
+func (w *watching) follow() { w.g.next.Watch(w.ctx, w.inner)(w.batch) }
+
+func (w *watching) batch(b kv.Batch, err error) (more bool) {
+	if err == nil && !w.pass(&b) {
+		return true
+	}
+	return w.yield(b, err) && err == nil
 }
 
 func (w *watching) name() kv.By {
@@ -108,7 +124,7 @@ func (w *watching) admit(ctx context.Context, one kv.Watch) kv.Watch {
 		one.Key = nil
 		return one
 	}
-	w.who, w.open[one.ID] = who, one
+	w.who, w.open[one.ID] = who, &one
 	if len(w.open) == 1 {
 		w.last = by
 	}
@@ -116,34 +132,39 @@ func (w *watching) admit(ctx context.Context, one kv.Watch) kv.Watch {
 }
 
 // run passes controls on, and judges all watches again when the policy changes. It ends when no watch is left and no more
-// can be asked for, or ctx ends.
-func (w *watching) run(ctx context.Context, in <-chan kv.WatchControl) {
+// can be asked for, or the consumer has gone.
+func (w *watching) run() {
+	ctx := w.ctx
 	for {
 		changed := w.src.Changed()
 		for _, id := range w.again(ctx) {
 			w.send(ctx, kv.WatchControl{Cancel: id})
 		}
-		if in == nil && w.none() {
+		if w.in == nil && w.none() {
 			close(w.out)
 			return
 		}
 		select {
-		case c, ok := <-in:
-			switch {
-			case !ok:
-				in = nil
+		case c, ok := <-w.in:
+			if !ok {
+				w.in = nil
 				continue
-			case c.Add != nil:
-				one := w.admit(ctx, *c.Add)
-				c.Add = &one
 			}
-			w.send(ctx, c)
+			w.passOn(c)
 		case <-w.poke:
 		case <-changed:
 		case <-ctx.Done():
 			return
 		}
 	}
+}
+
+func (w *watching) passOn(c kv.WatchControl) {
+	if c.Add != nil {
+		one := w.admit(w.ctx, *c.Add)
+		c.Add = &one
+	}
+	w.send(w.ctx, c)
 }
 
 func (w *watching) send(ctx context.Context, c kv.WatchControl) {

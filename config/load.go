@@ -29,9 +29,8 @@ type Loaded struct {
 	Warnings   []string // worth a log line, but no fault
 }
 
-// Load puts together, each stronger than the one before: defaults, the credentials of the service manager (a file named
-// token in $CREDENTIALS_DIRECTORY is the token-file, holdfast.seal there the seal-file), the main file, the files of agent.d beside it in
-// lexical order, the environment, and flags. A stronger value replaces a weaker one whole, lists included.
+// Load puts together, each stronger than the one before: defaults, the credentials of the service manager (see
+// credentials), the main file, the files of agent.d beside it in lexical order, the environment, and flags. A stronger value replaces a weaker one whole, lists included.
 //
 // The error joins every Fault of every layer, those of overridden values too. The settings are then what can be made of
 // the rest: good enough to set up logging, not to run.
@@ -82,27 +81,35 @@ func (l *loader) loadFiles(s Sources) []string {
 	return paths
 }
 
-// loadCredentials finds what LoadCredential= or LoadCredentialEncrypted= of a unit has put there.
+// credentials are the names under which systemd may hand over a file (LoadCredential=NAME:PATH), which nobody else on the
+// machine sees, and the settings that then name it.
+var credentials = []struct{ name, key string }{
+	{"token", "token-file"},
+	{"holdfast.seal", "seal-file"},
+	{"tls-cert", "tls.cert-file"},
+	{"tls-key", "tls.key-file"},
+}
+
+// credentialsEnv names the folder of credentials: systemd.exec(5).
+const credentialsEnv = "CREDENTIALS_DIRECTORY"
+
+// loadCredentials finds what LoadCredential= of a unit has put there.
 func (l *loader) loadCredentials(environ []string) {
 	for _, pair := range environ {
 		dir, ok := strings.CutPrefix(pair, credentialsEnv+"=")
 		if !ok || dir == "" {
 			continue
 		}
-		for name, key := range credentials {
-			path := filepath.Join(dir, name)
+		values := layer{}
+		for _, c := range credentials {
+			path := filepath.Join(dir, c.name)
 			if _, err := os.Stat(path); err == nil { // not there: nobody passed one
-				l.add(layer{key: entry{raw: path, origin: Origin{Layer: LayerEnvironment, Name: credentialsEnv}}})
+				values[c.key] = entry{raw: path, origin: Origin{Layer: LayerEnvironment, Name: credentialsEnv}}
 			}
 		}
+		l.add(values)
 	}
 }
-
-// credentialsEnv is of systemd.exec(5).
-const credentialsEnv = "CREDENTIALS_DIRECTORY"
-
-// credentials are the settings by the names of the credentials that they are taken from.
-var credentials = map[string]string{"token": "token-file", "holdfast.seal": "seal-file"}
 
 // configName is the main file asked for, or "".
 func configName(s Sources) string {

@@ -409,3 +409,32 @@ func TestACredentialIsTheFileOfASetting(t *testing.T) {
 		}
 	}
 }
+
+// systemd hands secrets over in a folder; anything else that was said about them goes before it.
+func TestCredentialsAreFilesOfSecrets(t *testing.T) {
+	dir := t.TempDir()
+	environ := []string{"CREDENTIALS_DIRECTORY=" + dir}
+	if loaded, err := Load(Sources{Dir: t.TempDir(), Environ: environ}); err != nil || loaded.Config.TokenFile != "" || loaded.Config.TLS.KeyFile != "" {
+		t.Errorf("without one: %q, %q, %v", loaded.Config.TokenFile, loaded.Config.TLS.KeyFile, err)
+	}
+	for _, name := range []string{"token", "tls-key"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("x"), 0o400); err != nil {
+			t.Fatal(err)
+		}
+	}
+	token, key, cert := filepath.Join(dir, "token"), filepath.Join(dir, "tls-key"), filepath.Join(dir, "tls-cert")
+	loaded, err := Load(Sources{Dir: t.TempDir(), Environ: append(environ, "HOLDFAST_TLS_CERT_FILE=/etc/holdfast/cert.pem")})
+	if c := loaded.Config; err != nil || c.TokenFile != token || c.TLS.KeyFile != key || c.TLS.CertFile != "/etc/holdfast/cert.pem" {
+		t.Errorf("token-file is %q, tls.key-file %q, tls.cert-file %q, %v", c.TokenFile, c.TLS.KeyFile, c.TLS.CertFile, err)
+	}
+	if _, err = Load(Sources{Dir: t.TempDir(), Environ: environ}); err == nil || !strings.Contains(err.Error(), "tls.cert-file") {
+		t.Errorf("a key without its certificate: %v", err)
+	}
+	if err := os.WriteFile(cert, []byte("x"), 0o400); err != nil {
+		t.Fatal(err)
+	}
+	loaded, err = Load(Sources{Dir: t.TempDir(), Environ: append(environ, "HOLDFAST_TOKEN_FILE="+token+"x", "HOLDFAST_TLS_KEY_FILE="+key+"x")})
+	if c := loaded.Config; err != nil || c.TokenFile != token+"x" || c.TLS.KeyFile != key+"x" || c.TLS.CertFile != cert {
+		t.Errorf("the variables do not win: %q, %q, %q, %v", c.TokenFile, c.TLS.KeyFile, c.TLS.CertFile, err)
+	}
+}

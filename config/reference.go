@@ -130,7 +130,8 @@ const referenceIntro = `# Configuration
 
 An agent needs no configuration. What is set comes from these places, each stronger than the one before:
 
-1. the defaults below;
+1. the defaults below, and the credentials of a unit of systemd: ` + "`token`" + ` is the ` + "`token-file`" + `, ` + "`tls-cert`" + ` and ` + "`tls-key`" + ` are
+   ` + "`tls.cert-file`" + ` and ` + "`tls.key-file`" + `;
 2. the file named by ` + "`--config`" + ` or ` + "`HOLDFAST_CONFIG`" + `, else ` + "`/etc/holdfast/agent.yaml`" + ` if it exists; YAML, TOML or JSON by its
    name;
 3. the files ` + "`agent.d/*.yaml`" + ` beside that file, in lexical order;

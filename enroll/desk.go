@@ -297,18 +297,12 @@ func (d *Desk) judge(ctx context.Context, q request) (TokenRecord, error) {
 // known returns the record of a box that has joined before with this key, nil for a new one. Another key under a node id
 // that is taken is refused.
 func (d *Desk) known(ctx context.Context, q request, key string) (*NodeRecord, error) {
-	nodes, err := Nodes(ctx, d.Store)
-	if err != nil {
+	n, found, err := node(ctx, d.Store, q.Node)
+	if err != nil || !found {
 		return nil, err
 	}
-	for _, n := range nodes {
-		if n.ID != q.Node {
-			continue
-		}
-		if n.Key != key {
-			return nil, kv.Errorf(kv.PermissionDenied, "node id %s has joined before with another key: its identity was copied or damaged; give this box a new data dir", q.Node)
-		}
-		return &n, nil
+	if n.Key != key {
+		return nil, kv.Errorf(kv.PermissionDenied, "node id %s has joined before with another key: its identity was copied or damaged; give this box a new data dir", q.Node)
 	}
-	return nil, nil
+	return &n, nil
 }

@@ -170,14 +170,11 @@ func (d *Desk) renew(ctx context.Context, q request, binding []byte) (answer, er
 		return answer{}, kv.Errorf(kv.Unauthenticated, "the certificate ended at %s, more than %d days ago; join again with a new token and an empty data dir",
 			info.NotAfter.UTC().Format(time.RFC3339), RenewGrace/(24*time.Hour))
 	}
-	nodes, err := Nodes(ctx, d.Store)
+	n, found, err := node(ctx, d.Store, info.Node)
 	if err != nil {
 		return answer{}, err
 	}
-	for _, n := range nodes {
-		if n.ID != info.Node || n.Key != info.Key {
-			continue
-		}
+	if found && n.Key == info.Key {
 		switch {
 		case q.Server != nil:
 			return d.server(ctx, n, *q.Server, now)
@@ -279,16 +276,11 @@ func hashOf(ca []byte) string {
 
 // barred refuses a node that was revoked.
 func (d *Desk) barred(ctx context.Context, node string) error {
-	revoked, err := Revocations(ctx, d.Store)
-	if err != nil {
+	revoked, err := records(ctx, d.Store, revokedRecords+node, func(*RevokedRecord, int64) {}) // no id begins another
+	if err != nil || len(revoked) == 0 {
 		return err
 	}
-	for _, r := range revoked {
-		if r.ID == node {
-			return kv.Errorf(kv.PermissionDenied, "node %s was revoked at %s, for good; a box that is yours joins again with an empty data dir and a new token", node, r.At.UTC().Format(time.RFC3339))
-		}
-	}
-	return nil
+	return kv.Errorf(kv.PermissionDenied, "node %s was revoked at %s, for good; a box that is yours joins again with an empty data dir and a new token", node, revoked[0].At.UTC().Format(time.RFC3339))
 }
 
 // answer is the admission of a node that has this certificate.

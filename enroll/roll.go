@@ -111,8 +111,10 @@ type Roll struct {
 	away     map[string]Seen     // of nodes that were here before, at most awayMax
 	going    bool                // Leave was called
 
-	leaving chan struct{} // closed by Leave
-	left    chan struct{} // of one place: a session has ended
+	attending int    // sessions, also of nodes that have another one by now
+	stop      func() // ends watchNews, and waits for it
+
+	left chan struct{} // of one place: a session has ended
 }
 
 // Bounds of a Roll.
@@ -129,19 +131,18 @@ const (
 
 // NewRoll returns an empty Roll.
 func NewRoll(o RollOptions) *Roll {
-	return &Roll{opts: o, sessions: make(map[string]*session), away: make(map[string]Seen),
-		leaving: make(chan struct{}), left: make(chan struct{}, 1)}
+	return &Roll{opts: o, sessions: make(map[string]*session), away: make(map[string]Seen), left: make(chan struct{}, 1)}
 }
 
 // Leave tells every node that is connected that this member is about to go, and waits until they have all turned to others, or
 // ctx ends. Who has no other stays.
 func (r *Roll) Leave(ctx context.Context) {
 	r.mu.Lock()
-	if !r.going {
-		r.going = true
-		close(r.leaving)
-	}
+	r.going = true
 	r.mu.Unlock()
+	for _, s := range r.present() {
+		s.oweLeaving()
+	}
 	for {
 		r.mu.Lock()
 		n := len(r.sessions)
@@ -164,8 +165,8 @@ type session struct {
 	boot string
 	link Link
 
-	w    io.Writer
-	asks chan News // to be sent by tell; when it is full the node takes nothing, and is not asked
+	w       io.Writer
+	telling telling
 
 	mu    sync.Mutex
 	last  Report
@@ -177,35 +178,78 @@ type session struct {
 // ErrCopied says that a node was sent away, because another one has its identity.
 var ErrCopied = errors.New("another node with this identity is connected")
 
-// Attend serves the control stream of a node, which r and w are of, until ctx or the stream ends.
-func (r *Roll) Attend(ctx context.Context, node string, link Link, in *bufio.Reader, out io.Writer) error {
+// Attend begins to serve the control stream of a node, which in and out are of, and returns what listens on it until ctx or
+// the stream ends; nil, if there is nothing to listen for. Listen has to be called: it is apart because it waits for as long
+// as the node is connected, and the less is on the stack of who waits the less memory that takes.
+func (r *Roll) Attend(ctx context.Context, node string, link Link, in *bufio.Reader, out io.Writer) (listen func() error, err error) {
 	var h Hello
 	if err := readControl(in, &h); err != nil {
-		return fmt.Errorf("read the hello of node %s: %w", node, err)
+		return nil, fmt.Errorf("read the hello of node %s: %w", node, err)
 	}
 	if h.List {
-		return r.list(ctx, out)
+		return nil, r.list(ctx, out)
 	}
-	s := &session{roll: r, node: node, boot: h.Boot, link: link, w: out, asks: make(chan News, 4), last: h.Report, at: r.opts.Now(), waits: make(map[uint64]chan Report)}
+	s := &session{roll: r, node: node, boot: h.Boot, link: link, w: out, last: h.Report, at: r.opts.Now()}
 	if err := r.enter(ctx, s); err != nil {
-		return err
+		return nil, err
 	}
-	defer r.leave(s)
-	ctx, cancel := context.WithCancel(ctx)
-	var telling sync.WaitGroup
-	defer telling.Wait()
-	defer cancel()
-	telling.Go(func() { s.tell(ctx) })
-	for {
-		var rep Report
-		if err := readControl(in, &rep); err != nil {
-			if errors.Is(err, io.EOF) || ctx.Err() != nil {
-				return nil
-			}
-			return fmt.Errorf("control stream of node %s: %w", node, err)
+	if err := r.welcome(s); err != nil {
+		s.end()
+		return nil, err
+	}
+	return func() error { return s.listen(ctx, in) }, nil
+}
+
+// welcome tells a node what there is to tell.
+func (r *Roll) welcome(s *session) error {
+	for current := false; !current; {
+		news, changed := r.opts.News()
+		n, err := newNotice(news)
+		if err != nil {
+			return err
 		}
+		s.oweNews(n)
+		select {
+		case <-changed: // watchNews may have told of that before this did of what was
+		default:
+			current = true
+		}
+	}
+	r.mu.Lock()
+	going := r.going
+	r.mu.Unlock()
+	if going {
+		s.oweLeaving()
+	}
+	return nil
+}
+
+// listen takes in what the node tells until ctx or the stream ends.
+func (s *session) listen(ctx context.Context, in *bufio.Reader) (err error) {
+	for err == nil {
+		if _, err = in.Peek(1); err == nil { // waits
+			err = s.take(in)
+		}
+	}
+	s.end()
+	if ctx.Err() != nil || errors.Is(err, io.EOF) {
+		return nil //nolint:nilerr // it was to end
+	}
+	return fmt.Errorf("control stream of node %s: %w", s.node, err)
+}
+
+func (s *session) take(in *bufio.Reader) error {
+	var rep Report
+	err := readControl(in, &rep)
+	if err == nil {
 		s.heard(rep)
 	}
+	return err
+}
+
+func (s *session) end() {
+	s.telling.end()
+	s.roll.leave(s)
 }
 
 // enter makes s the session of its node, unless another node of that identity is alive.
@@ -224,6 +268,7 @@ func (r *Roll) enter(ctx context.Context, s *session) error {
 			"node", s.node, "name", s.last.Name, "from", s.link.Address(), "first", where)
 		return ErrCopied
 	}
+	r.attend()
 	r.mu.Lock()
 	was := r.sessions[s.node]
 	r.sessions[s.node] = s
@@ -264,6 +309,7 @@ func (r *Roll) Alive(ctx context.Context, node, boot string) (address string, fo
 }
 
 func (r *Roll) leave(s *session) {
+	defer r.unattend()
 	s.mu.Lock()
 	seen := Seen{Node: s.node, Address: s.link.Address(), At: s.at, Report: s.last}
 	s.mu.Unlock()
@@ -296,14 +342,11 @@ func (r *Roll) Call(ctx context.Context) []Seen {
 	defer cancel()
 	r.mu.Lock()
 	all := make([]Seen, 0, len(r.sessions)+len(r.away))
-	var sessions []*session
-	for _, s := range r.sessions {
-		sessions = append(sessions, s)
-	}
 	for _, a := range r.away {
 		all = append(all, a)
 	}
 	r.mu.Unlock()
+	sessions := r.present()
 	var asking sync.WaitGroup
 	for _, s := range sessions {
 		if !s.link.Lost() {
@@ -337,16 +380,19 @@ func (s *session) ask(ctx context.Context, n News) (Report, bool) {
 	s.asked++
 	n.Ask = s.asked
 	came := make(chan Report, 1)
+	if s.waits == nil {
+		s.waits = make(map[uint64]chan Report)
+	}
 	s.waits[n.Ask] = came
 	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
-		delete(s.waits, n.Ask)
+		if delete(s.waits, n.Ask); len(s.waits) == 0 {
+			s.waits = nil // a map that was used once keeps its room
+		}
 		s.mu.Unlock()
 	}()
-	select {
-	case s.asks <- n:
-	default:
+	if !s.oweAsk(n) {
 		return Report{}, false
 	}
 	select {
@@ -368,27 +414,7 @@ func (s *session) heard(r Report) {
 	s.last, s.at = r, s.roll.opts.Now()
 }
 
-// tell sends the news, now and whenever they change, and what is asked.
-func (s *session) tell(ctx context.Context) {
-	news, changed := s.roll.opts.News()
-	leaving := s.roll.leaving
-	for {
-		if s.send(news) != nil {
-			return // the reader finds out why
-		}
-		select {
-		case <-changed:
-			news, changed = s.roll.opts.News()
-		case news = <-s.asks:
-		case <-leaving:
-			news, leaving = News{Leaving: true}, nil
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// send is called by one goroutine at a time: that of Attend, then tell's.
+// send is for what comes before anything is owed.
 func (s *session) send(n News) error {
 	b, err := json.Marshal(n)
 	if err != nil {

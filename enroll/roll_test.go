@@ -37,7 +37,9 @@ func (r *realm) callRoll(b *box, elsewhere func(context.Context, string, string)
 			if _, err := wire.ReadFrame(in); err != nil { // the request
 				return
 			}
-			_ = b.roll.Attend(ctx, c.Peer().Node, nodeLink{c}, in, st)
+			if listen, err := b.roll.Attend(ctx, c.Peer().Node, nodeLink{c}, in, st); err == nil {
+				_ = listen()
+			}
 		}
 	})
 }
@@ -139,6 +141,45 @@ func TestTheRollIsCalledWhenAsked(t *testing.T) {
 			l.conn.CloseWithError(transport.CodeDone, "")
 			<-l.done //nolint:errcheck // it was cut off here
 		}
+	})
+}
+
+// A cluster's records change whenever a node joins or renews its certificate. The others, thousands on metered links, hear
+// nothing of that.
+func TestNodesAreToldWhatIsNewToThemOnly(t *testing.T) {
+	inRealm(t, func(t *testing.T, r *realm) {
+		m1 := r.boxes["m1"]
+		r.callRoll(m1, nil)
+		p := r.add("p")
+		r.enrol(p, transport.Proxy)
+		lp := r.live(p, "m1", "p1", 0)
+		time.Sleep(time.Second)
+		told := func() int {
+			lp.mu.Lock()
+			defer lp.mu.Unlock()
+			return len(lp.news)
+		}
+		if n := told(); n != 1 {
+			t.Fatalf("told %d times at first, want once", n)
+		}
+		for _, name := range []string{"q", "s"} {
+			changed := m1.auth.News()
+			r.enrol(r.add(name), transport.Proxy)
+			<-changed
+			time.Sleep(time.Second)
+		}
+		if n := told(); n != 1 {
+			t.Errorf("told %d times after others have joined, want once", n)
+		}
+		if _, err := m1.auth.Rotate(t.Context(), Rotation{}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if n := told(); n != 2 || len(lp.last().Trust.Roots) != 2 {
+			t.Errorf("told %d times, last %+v, after a rotation", n, lp.last())
+		}
+		lp.conn.CloseWithError(transport.CodeDone, "")
+		<-lp.done //nolint:errcheck // it was cut off here
 	})
 }
 

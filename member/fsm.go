@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"github.com/lni/dragonboat/v4/statemachine"
 
+	"holdfast/internal/failpoint"
 	"holdfast/internal/wire"
 	"holdfast/kv"
 	"holdfast/mvcc"
@@ -22,11 +24,12 @@ import (
 type fsm struct {
 	store   *mvcc.Store
 	halt    *halt
-	applied func()        // called after each batch
-	ahead   chan struct{} // of one slot: told when early entries have been applied since the last flush
-	batch   []mvcc.Entry  // reused; Update is never called concurrently
-	early   int           // entries applied since the last Sync after which ahead is told
-	since   int           // entries applied since the last Sync or the last word to ahead
+	applied func()         // called after each batch
+	work    *atomic.Uint64 // counts up when a batch is begun and when it is ended: odd between
+	ahead   chan struct{}  // of one slot: told when early entries have been applied since the last flush
+	batch   []mvcc.Entry   // reused; Update is never called concurrently
+	early   int            // entries applied since the last Sync after which ahead is told
+	since   int            // entries applied since the last Sync or the last word to ahead
 }
 
 // Open returns the index of the last entry the store holds.
@@ -37,6 +40,9 @@ const outcomeRoom = 64
 
 // Update applies entries and sets their results, which are encoded kv.Outcomes.
 func (f *fsm) Update(entries []statemachine.Entry) ([]statemachine.Entry, error) {
+	f.work.Add(1)
+	defer f.work.Add(1)
+	failpoint.Hang(failpoint.ApplyLoop)
 	f.batch = f.batch[:0]
 	for _, e := range entries {
 		c, err := decodeEntry(e.Cmd)

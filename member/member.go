@@ -67,6 +67,7 @@ type Member struct {
 	firstRoster Roster        // of the dir, for a member that has joined and knows nothing yet
 	nonce       atomic.Uint64 // of the LeaderTerm this replica committed as leader
 	logSize     atomic.Int64  // bytes below raft/, as last measured
+	applying    atomic.Uint64 // see Applying
 
 	ready    chan struct{}
 	stopping chan struct{}   // closed when commands are no longer taken
@@ -346,6 +347,6 @@ func (m *Member) stamp(h *kv.Header) {
 }
 
 func (m *Member) newFSM(uint64, uint64) statemachine.IOnDiskStateMachine {
-	return &fsm{store: m.store, halt: m.halt, applied: m.applied.announce, ahead: m.ahead,
+	return &fsm{store: m.store, halt: m.halt, applied: m.applied.announce, work: &m.applying, ahead: m.ahead,
 		early: max(1, int(m.cfg.SnapshotEntries*flushAheadEntries/snapshotEntries))}
 }

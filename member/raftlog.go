@@ -1,14 +1,14 @@
 package member
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/lni/dragonboat/v4/logger"
+
+	"holdfast/internal/liblog"
 )
 
 // The library has one logger factory for the whole process, which may be set once and is asked for loggers by package
@@ -22,9 +22,7 @@ var (
 func installLogger(log *slog.Logger) {
 	libraryLog.Store(log)
 	installOnce.Do(func() {
-		logger.SetLoggerFactory(func(pkg string) logger.ILogger {
-			return &raftLogger{pkg: pkg, target: libraryLog.Load, now: time.Now, seen: make(map[string]burst)}
-		})
+		logger.SetLoggerFactory(func(pkg string) logger.ILogger { return newRaftLogger(pkg, libraryLog.Load) })
 	})
 }
 
@@ -37,27 +35,15 @@ const (
 	levelDebug   = slog.LevelDebug - 4
 )
 
-const (
-	// repeatEvery is how often one message of the library is logged at most.
-	repeatEvery = time.Minute
-	// messagesMax bounds the messages that are told apart; when it is reached the memory of them is emptied.
-	messagesMax = 256
-)
-
 // raftLogger is the library's logger of one of its packages, on slog.
 type raftLogger struct {
 	pkg    string
 	target func() *slog.Logger
-	now    func() time.Time
-
-	mu   sync.Mutex
-	seen map[string]burst // by format
+	voice  *liblog.Voice
 }
 
-// burst is the repetition of one message.
-type burst struct {
-	last    time.Time
-	skipped int
+func newRaftLogger(pkg string, target func() *slog.Logger) *raftLogger {
+	return &raftLogger{pkg: pkg, target: target, voice: liblog.New(target, "raft", "part", pkg)}
 }
 
 // SetLevel does nothing: slog's level counts.
@@ -77,37 +63,5 @@ func (l *raftLogger) Panicf(format string, args ...any) {
 }
 
 func (l *raftLogger) log(level slog.Level, format string, args []any) {
-	target := l.target()
-	if !target.Enabled(context.Background(), level) {
-		return
-	}
-	attrs := []any{"part", l.pkg, "detail", nil}
-	if level >= slog.LevelInfo {
-		skipped, say := l.repeated(format)
-		if !say {
-			return
-		}
-		if skipped > 0 {
-			attrs = append(attrs, "repeated", skipped)
-		}
-	}
-	attrs[3] = fmt.Sprintf(format, args...)
-	target.Log(context.Background(), level, "raft", attrs...)
-}
-
-// repeated reports whether a message is to be logged, and how often it was not since it last was.
-func (l *raftLogger) repeated(format string) (skipped int, say bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	b, ok := l.seen[format]
-	if now := l.now(); !ok || now.Sub(b.last) >= repeatEvery {
-		if len(l.seen) >= messagesMax {
-			clear(l.seen)
-		}
-		l.seen[format] = burst{last: now}
-		return b.skipped, true
-	}
-	b.skipped++
-	l.seen[format] = b
-	return 0, false
+	l.voice.Say(level, format, func() string { return fmt.Sprintf(format, args...) })
 }

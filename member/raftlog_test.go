@@ -6,33 +6,26 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
-	"time"
 )
 
-func testRaftLogger(level slog.Level) (*raftLogger, *bytes.Buffer, *time.Time) {
+func testRaftLogger(level slog.Level) (*raftLogger, *bytes.Buffer) {
 	var out bytes.Buffer
-	now := time.Unix(0, 0)
 	log := slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: level}))
-	return &raftLogger{
-		pkg: "transport", target: func() *slog.Logger { return log },
-		now: func() time.Time { return now }, seen: make(map[string]burst),
-	}, &out, &now
+	return newRaftLogger("transport", func() *slog.Logger { return log }), &out
 }
 
-func TestDeadPeerIsLoggedOnceAMinute(t *testing.T) {
-	l, out, now := testRaftLogger(slog.LevelInfo)
-	for range 100 {
-		l.Errorf("failed to get a connection to %s", "gateway-7")
-		*now = now.Add(time.Second)
+func TestADeadPeerIsLoggedOnce(t *testing.T) {
+	l, out := testRaftLogger(slog.LevelInfo)
+	for i := range 100 {
+		l.Errorf("failed to get a connection to %s", fmt.Sprintf("gateway-%d", i))
 	}
-	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
-	if len(lines) != 2 || !strings.Contains(lines[1], "repeated=59") || !strings.Contains(lines[0], "gateway-7") {
-		t.Errorf("logged\n%s", out)
+	if got := out.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, `msg=raft part=transport detail="failed to get a connection to gateway-0"`) {
+		t.Errorf("logged\n%s", got)
 	}
 }
 
 func TestLibraryLevelsAreMapped(t *testing.T) {
-	l, out, _ := testRaftLogger(slog.LevelDebug)
+	l, out := testRaftLogger(slog.LevelDebug)
 	l.Errorf("e")
 	l.Warningf("w")
 	l.Infof("i")
@@ -44,7 +37,7 @@ func TestLibraryLevelsAreMapped(t *testing.T) {
 }
 
 func TestLibraryPanicsAreLoggedAndPanic(t *testing.T) {
-	l, out, _ := testRaftLogger(slog.LevelInfo)
+	l, out := testRaftLogger(slog.LevelInfo)
 	defer func() {
 		if r := recover(); r == nil || !strings.Contains(fmt.Sprint(r), "invalid commit 7") {
 			t.Errorf("recovered %v", r)
@@ -54,14 +47,4 @@ func TestLibraryPanicsAreLoggedAndPanic(t *testing.T) {
 		}
 	}()
 	l.Panicf("invalid commit %d", 7)
-}
-
-func TestMessagesToldApartAreBounded(t *testing.T) {
-	l, _, _ := testRaftLogger(slog.LevelInfo)
-	for i := range 10 * messagesMax {
-		l.Errorf(fmt.Sprint(i))
-	}
-	if len(l.seen) > messagesMax {
-		t.Errorf("%d messages are remembered", len(l.seen))
-	}
 }

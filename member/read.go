@@ -210,21 +210,25 @@ func (m *Member) Watch(ctx context.Context, w kv.WatchSpec) iter.Seq2[kv.Batch, 
 		ctx, cancel := context.WithCancelCause(ctx)
 		defer cancel(nil)
 		defer context.AfterFunc(m.watching, func() { cancel(errMemberStops) })()
-		for b, err := range m.store.Watch(ctx, w) {
+		ended := false
+		m.store.Watch(ctx, w)(func(b kv.Batch, err error) bool { // no range: it would take more of the stack, on which ten thousand wait
 			if err != nil {
+				ended = true
 				yield(b, asKV(err))
-				return
+				return false
 			}
 			m.stamp(&b.Header)
-			if !yield(b, nil) {
-				return
-			}
-		}
-		if errors.Is(context.Cause(ctx), errMemberStops) {
-			yield(kv.Batch{}, errStopping())
+			ended = !yield(b, nil)
+			return !ended
+		})
+		if !ended && errors.Is(context.Cause(ctx), errMemberStops) {
+			sayStopping(yield)
 		}
 	}
 }
+
+//go:noinline
+func sayStopping(yield func(kv.Batch, error) bool) { yield(kv.Batch{}, errStopping()) }
 
 var errMemberStops = errors.New("the member stops")
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"holdfast/kv"
@@ -36,6 +37,8 @@ type feed struct {
 	mirrors  []*mirror
 	demand   demand
 	again    context.CancelFunc // ends the present stream
+
+	work atomic.Uint64 // see Proxy.Feeding
 }
 
 // wait is a round and those who wait for it.

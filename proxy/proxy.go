@@ -244,6 +244,11 @@ func (p *Proxy) State() State {
 	return s
 }
 
+// Feeding counts the loop that feeds the cache: up by one when it begins with what the stream has brought, and by one when
+// that is in the cache. It is at one thing as long as the count is odd and stays the same; while it waits for the cluster the
+// count is even.
+func (p *Proxy) Feeding() uint64 { return p.feed.work.Load() }
+
 var errNoFeed = errors.New("the feed is not up")
 
 // Reach returns once nothing that is read here is older than what h says was shown, by this node in another guise: what is

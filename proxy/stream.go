@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 
+	"holdfast/internal/failpoint"
 	"holdfast/kv"
 	"holdfast/proxy/cache"
 )
@@ -86,6 +87,9 @@ func (s *stream) refused(err error) error {
 
 // take applies one batch.
 func (s *stream) take(b kv.Batch) error {
+	s.f.work.Add(1)
+	defer s.f.work.Add(1)
+	failpoint.Hang(failpoint.FeedLoop)
 	switch {
 	case b.WatchID == kv.WatchAll:
 		if b.Progress {

@@ -19,7 +19,7 @@ type datagramQueue struct {
 	wg   *sync.WaitGroup    // of the connection: waits for the goroutine
 
 	mu      sync.Mutex
-	ring    [][]byte // of datagramQueueLen once used
+	ring    [][]byte // grows up to datagramQueueLen
 	head, n int
 	running bool
 	closed  bool
@@ -35,8 +35,8 @@ func (q *datagramQueue) put(p []byte) {
 		q.dropped++
 		return
 	}
-	if q.ring == nil {
-		q.ring = make([][]byte, datagramQueueLen)
+	if q.n == len(q.ring) && q.n < datagramQueueLen {
+		q.widen()
 	}
 	if q.n == len(q.ring) {
 		q.ring[q.head] = nil
@@ -50,6 +50,16 @@ func (q *datagramQueue) put(p []byte) {
 		q.running = true
 		q.wg.Go(q.drain)
 	}
+}
+
+// widen makes room for more. Most connections never send but a probe now and then, and there are many of them. The caller
+// holds mu.
+func (q *datagramQueue) widen() {
+	ring := make([][]byte, min(max(2*len(q.ring), 2), datagramQueueLen))
+	for i := range q.n {
+		ring[i] = q.ring[(q.head+i)%len(q.ring)]
+	}
+	q.ring, q.head = ring, 0
 }
 
 func (q *datagramQueue) drain() {

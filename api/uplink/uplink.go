@@ -9,10 +9,8 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
-	"sync"
 	"time"
 
 	"holdfast/api"
@@ -56,7 +54,6 @@ const (
 // Bounds of one request. The transport bounds how many streams a connection has open.
 const (
 	requestTimeout = 30 * time.Second // for an asker that names no bound
-	controlQueue   = 16               // watch controls waiting; when full the stream is read no further
 )
 
 // Server answers uplinks from a Backend.
@@ -68,8 +65,9 @@ type Server struct {
 	end     context.CancelFunc
 }
 
-// Attend serves the control stream of a peer until it ends. See enroll.Roll for what is spoken on it.
-type Attend func(ctx context.Context, conn Conn, peer Peer, in *bufio.Reader, out io.Writer) error
+// Attend begins to serve the control stream of a peer, and returns what goes on with that until it ends. See enroll.Roll for
+// what is spoken on it.
+type Attend func(ctx context.Context, conn Conn, peer Peer, in *bufio.Reader, out io.Writer) (listen func() error, err error)
 
 // Hooks are what a Server has others do. Without one, what it is for is refused.
 type Hooks struct {
@@ -101,65 +99,20 @@ func (s *Server) End() { s.end() }
 func (s *Server) Serve(ctx context.Context, conn Conn, peer Peer) {
 	peer.below = &below{}
 	ctx, cancel := context.WithCancel(ctx)
-	var running sync.WaitGroup
-	defer running.Wait()
+	l := &line{server: s, conn: conn, peer: peer, ctx: ctx}
+	defer l.running.Wait()
 	defer cancel()
-	taking, enough := context.WithCancel(ctx) // ends first when the server is to end
+	var enough context.CancelFunc
+	l.taking, enough = context.WithCancel(ctx)
 	defer enough()
 	defer context.AfterFunc(s.ending, enough)()
-	for {
-		st, err := conn.AcceptStream(taking)
-		if err != nil {
-			break
-		}
-		running.Go(func() { s.stream(ctx, taking, conn, st, peer) })
-	}
+	l.accept()
 	if s.ending.Err() == nil {
 		return
 	}
 	late := time.AfterFunc(endGrace, cancel)
 	defer late.Stop()
-	running.Wait()
-}
-
-// stream answers one stream; a watch, or a control stream, until taking ends.
-func (s *Server) stream(ctx, taking context.Context, conn Conn, st Stream, peer Peer) {
-	stop := context.AfterFunc(ctx, func() { st.Abort(codeDone) })
-	defer stop()
-	r := bufio.NewReaderSize(st, 512) // most requests are small, and there are many connections
-	frame, err := wire.ReadFrame(r)
-	if err != nil {
-		st.Abort(codeProtocol)
-		return
-	}
-	q, err := wire.DecodeUplinkRequest(frame)
-	if err == nil && conn.Early() && !harmlessTwice(q) && conn.Confirm(taking) != nil {
-		st.Abort(codeDone)
-		return
-	}
-	if err == nil && q.Verb == wire.UplinkWatch {
-		defer context.AfterFunc(taking, func() { st.Abort(codeDone) })()
-		err = s.watch(taking, st, r, q, peer)
-	} else if err == nil && q.Verb == wire.UplinkNode && s.hooks.Attend != nil {
-		defer context.AfterFunc(taking, func() { st.Abort(codeDone) })()
-		err = s.hooks.Attend(taking, conn, peer, r, st)
-	} else if err == nil && q.Verb == wire.UplinkTunnel && s.hooks.Carry != nil {
-		defer context.AfterFunc(taking, func() { st.Abort(codeDone) })()
-		err = s.hooks.Carry(taking, conn, peer, carried{st, r}, peer.below.enter)
-	} else if err == nil {
-		err = s.answer(ctx, st, q, peer)
-	} else {
-		err = wire.WriteFrame(st, wire.AppendError(nil, malformed(err)))
-	}
-	if err == nil {
-		err = st.Close()
-	}
-	if err != nil {
-		st.Abort(codeDone)
-		s.log.Debug("uplink stream ended early", "peer", peer.Node, "error", err)
-		return
-	}
-	st.CancelRead(codeDone) // so that the stream gives its place back; Abort would take back the answer
+	l.running.Wait()
 }
 
 // harmlessTwice reports whether a request may be served that somebody else may have sent again: reads, watches, and commands
@@ -287,100 +240,4 @@ func (s *Server) hello(ctx context.Context) []byte {
 		return wire.AppendError(nil, asError(err))
 	}
 	return wire.AppendPage(nil, page)
-}
-
-// watch serves one stream of batches, with the controls that come up meanwhile.
-func (s *Server) watch(ctx context.Context, st Stream, r *bufio.Reader, q wire.UplinkRequest, peer Peer) error {
-	spec, err := wire.DecodeWatchSpec(q.Body)
-	var fault *kv.Error
-	if err != nil {
-		fault = malformed(err)
-	} else {
-		fault = watchesInScope(spec.Watches, peer)
-	}
-	if fault != nil {
-		return wire.WriteFrame(st, wire.AppendError(nil, fault))
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	controls := make(chan kv.WatchControl, controlQueue)
-	spec.By.Node, spec.Control = peer.speaker(spec.By.Node), controls
-	var mu sync.Mutex // one frame at a time
-	write := func(b []byte) error {
-		mu.Lock()
-		defer mu.Unlock()
-		return wire.WriteFrame(st, b)
-	}
-	var reading sync.WaitGroup
-	defer reading.Wait()
-	defer st.CancelRead(codeDone) // wakes the reader of controls
-	defer cancel()
-	reading.Go(func() {
-		if s.controls(ctx, r, controls, write, peer) {
-			close(controls)
-		} else {
-			cancel()
-		}
-	})
-	return s.batches(ctx, spec, write)
-}
-
-// controls passes what the peer asks for to the watch; it reports whether the peer has said that no more will come,
-// rather than gone away. A round takes a read index first; rounds are asked for one at a time, so taking it here delays
-// nothing but the next control. What fails it answers itself.
-func (s *Server) controls(ctx context.Context, r *bufio.Reader, out chan<- kv.WatchControl, write func([]byte) error, peer Peer) (ended bool) {
-	for {
-		frame, err := wire.ReadFrame(r)
-		if err != nil {
-			return errors.Is(err, io.EOF)
-		}
-		c, err := wire.DecodeWatchControl(frame)
-		if err != nil {
-			s.log.Warn("uplink watch ended: its control cannot be read", "peer", peer.Node, "error", err)
-			return false
-		}
-		if c.Add != nil {
-			if fault := watchesInScope([]kv.Watch{*c.Add}, peer); fault != nil {
-				if write(wire.AppendBatch(nil, kv.Batch{WatchID: c.Add.ID, Canceled: true, Err: fault})) != nil {
-					return false
-				}
-				continue
-			}
-		}
-		if c.Progress {
-			rctx, cancel := context.WithTimeout(ctx, requestTimeout)
-			_, err := s.backend.Read(rctx, kv.Query{By: kv.By{Node: peer.Node}})
-			cancel()
-			if err != nil {
-				if write(wire.AppendBatch(nil, kv.Batch{WatchID: kv.WatchAll, Progress: true, Err: asError(err)})) != nil {
-					return false
-				}
-				continue
-			}
-		}
-		if !send(ctx, out, c) {
-			return false
-		}
-	}
-}
-
-func send[T any](ctx context.Context, c chan<- T, v T) bool {
-	select {
-	case c <- v:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
-// batches writes the watch down the stream.
-func (s *Server) batches(ctx context.Context, spec kv.WatchSpec, write func([]byte) error) error {
-	for b, err := range s.backend.Watch(ctx, spec) {
-		if err != nil {
-			return write(wire.AppendAnyError(nil, err))
-		}
-		if err := write(wire.AppendBatch(nil, b)); err != nil {
-			return fmt.Errorf("write a batch: %w", err)
-		}
-	}
-	return nil
 }

@@ -212,7 +212,7 @@ key that its join token's --scope allows.`,
 		if limited := len(scope.Roles)+len(scope.Prefixes) > 0; limited == whole {
 			return exitf(exitUsage, "name --role or --prefix, or else --clear")
 		}
-		path, err := pathOf(nodeListPath, args[0])
+		path, err := namedPath(nodeListPath, args[0])
 		if err != nil {
 			return err
 		}

@@ -11,6 +11,9 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
+
+	"github.com/spf13/cobra"
 
 	"holdfast/agent"
 	"holdfast/config"
@@ -63,15 +66,18 @@ func (p *program) main(ctx context.Context) int {
 	root.SetIn(p.stdin)
 	root.SetOut(p.stdout)
 	root.SetErr(p.stderr)
-	return p.exit(root.ExecuteContext(ctx))
+	return p.exit(root.ExecuteContextC(ctx))
 }
 
-// exit prints what went wrong and returns the exit code for it.
-func (p *program) exit(err error) int {
+// exit prints what went wrong with a command, and where its use is explained if that was it, and returns the exit code.
+func (p *program) exit(cmd *cobra.Command, err error) int {
 	if err == nil {
 		return exitDone
 	}
 	e := asExit(err)
+	if e.code == exitUsage && e.err != nil && !strings.Contains(e.err.Error(), "--help") {
+		e.err = fmt.Errorf("%w (see %s --help)", e.err, cmd.CommandPath())
+	}
 	if e.err != nil {
 		p.complain(e.err)
 	}

@@ -113,6 +113,14 @@ func (p *program) printMembers(doc []byte, links map[string]*link) error {
 	return nil
 }
 
+// namedPath is the path of a node, by its id or its name, which may have any letters but those that would lead elsewhere.
+func namedPath(root, name string) (string, error) {
+	if name == "" || name == "." || name == ".." || strings.Contains(name, "/") {
+		return "", exitf(exitUsage, "%q is neither the id nor the name of a node: agent %s ls lists them", name, strings.TrimPrefix(root, "/v1/"))
+	}
+	return root + "/" + name, nil
+}
+
 func dashed(list []string) string {
 	if len(list) == 0 {
 		return "-"
@@ -160,7 +168,7 @@ It is refused if the voters left would be no quorum. The removed node stops with
 keeps its data; with an empty data directory it can join again, as a new member.`,
 		Args: exactArgs("MEMBER"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			path, err := pathOf(membersPath, args[0])
+			path, err := namedPath(membersPath, args[0])
 			if err != nil {
 				return err
 			}

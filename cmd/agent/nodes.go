@@ -121,7 +121,7 @@ Its connections end within seconds, and no member or proxy lets it in again, wha
 has. A box that is yours again joins with an empty data directory and a new token.`,
 		Args: exactArgs("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			path, err := pathOf(nodeListPath, args[0])
+			path, err := namedPath(nodeListPath, args[0])
 			if err != nil {
 				return err
 			}

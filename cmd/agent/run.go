@@ -60,6 +60,7 @@ func (p *program) run(cmd *cobra.Command, _ []string) error {
 	if err != nil {
 		return &exitError{exitConfig, err}
 	}
+	agent.LogLibraries(log)
 	if limit := gcpace.Bound(); limit > 0 {
 		log.Info("memory is limited", "go_bytes", limit)
 	}

@@ -69,6 +69,9 @@ next start.`,
 		node := api.SwitchSelf
 		if len(args) > 0 {
 			node = args[0]
+			if _, err := namedPath(nodeListPath, node); err != nil {
+				return err
+			}
 		}
 		return p.switchMode(cmd, f, s, node)
 	}
@@ -104,7 +107,7 @@ func (p *program) switchMode(cmd *cobra.Command, f *clientFlags, s *switching, n
 	return nil
 }
 
-// followSwitch asks until the change is done, and says what it is at whenever that is something else.
+// followSwitch asks until the change is done, and says on a terminal what it is at whenever that is something else.
 func (p *program) followSwitch(cmd *cobra.Command, f *clientFlags, s *switching, r api.SwitchRequest) error {
 	body, err := json.Marshal(struct {
 		Token string `json:"token,omitempty"`
@@ -140,7 +143,7 @@ func (p *program) followSwitch(cmd *cobra.Command, f *clientFlags, s *switching,
 			return p.switched(f, now, a.body)
 		case time.Now().After(deadline):
 			return exitf(exitTemporary, "%s of node %s is still under way (%s) and goes on: agent status shows it", now.Kind, now.NodeID, step)
-		case step != said:
+		case step != said && isTerminal(p.stderr):
 			said = step
 			p.note("%s", step)
 		}

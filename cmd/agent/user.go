@@ -151,7 +151,7 @@ func (p *program) roleCommand() *cobra.Command {
 	}}
 	var prefix, from bool
 	grant := &cobra.Command{Use: "grant-permission ROLE read|write|readwrite KEY [END]", Short: "Let a role read or write a key, a range, or what begins with a prefix",
-		Args: cobra.RangeArgs(3, 4), RunE: func(cmd *cobra.Command, args []string) error {
+		Args: oneMore(3), RunE: func(cmd *cobra.Command, args []string) error {
 			kind := strings.ToUpper(args[1])
 			if kind != "READ" && kind != "WRITE" && kind != "READWRITE" {
 				return exitf(exitUsage, "%q is none of read, write and readwrite", args[1])
@@ -167,7 +167,7 @@ func (p *program) roleCommand() *cobra.Command {
 			p.note("the role %s may %s that", args[0], args[1])
 			return nil
 		}}
-	revoke := &cobra.Command{Use: "revoke-permission ROLE KEY [END]", Short: "Take a permission from a role", Args: cobra.RangeArgs(2, 3), RunE: func(cmd *cobra.Command, args []string) error {
+	revoke := &cobra.Command{Use: "revoke-permission ROLE KEY [END]", Short: "Take a permission from a role", Args: oneMore(2), RunE: func(cmd *cobra.Command, args []string) error {
 		key, end, err := rangeArgs(args[1:], prefix, from)
 		if err != nil {
 			return err
@@ -189,6 +189,16 @@ func (p *program) roleCommand() *cobra.Command {
 		p.change(f, "del NAME", "Remove a role, from its users too", "role/delete", "the role is gone", func(a []string) map[string]any { return map[string]any{"role": a[0]} }),
 	)
 	return cmd
+}
+
+// oneMore wants n arguments, and takes one more.
+func oneMore(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == n || len(args) == n+1 {
+			return nil
+		}
+		return exitf(exitUsage, "%s was given %d arguments: agent %s", cmd.CommandPath(), len(args), strings.TrimPrefix(cmd.Parent().CommandPath()+" "+cmd.Use, "agent "))
+	}
 }
 
 // rangeArgs reads KEY [END] and the flags that stand for an END.

@@ -13,7 +13,9 @@ def put(host, port, key, value, once):
     try:
         s.connect(socket.getaddrinfo(host, port)[0][-1])
         head = "PUT /v1/kv/%s HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\nIdempotency-Key: %s\r\nConnection: close\r\n\r\n"
-        s.sendall((head % (key, host, len(value), once)).encode() + value)
+        left = (head % (key, host, len(value), once)).encode() + value
+        while left:  # MicroPython has no sendall everywhere
+            left = left[s.send(left):]
         line = b""
         while not line.endswith(b"\n"):  # the first line is all that a device needs
             piece = s.recv(1)

@@ -38,7 +38,7 @@ var ours = []rule{
 	// what a node is, seen by its servers; the servers know a node by that and nothing else
 	{"api", []string{"kv", "internal/wire"}},
 	{"api/apitest", []string{"kv", "api", "internal/wire"}},
-	{"api/etcd", []string{"kv", "api", "auth", "internal/wire"}},
+	{"api/etcd", []string{"kv", "api", "auth", "internal/liblog", "internal/wire"}},
 	{"api/...", []string{"kv", "api", "internal/wire"}},
 
 	// who may do what
@@ -46,10 +46,10 @@ var ours = []rule{
 
 	// nodes and what stands in front of them; they fit api.Backend by shape and never import api or each other
 	{"mvcc", []string{"kv", "internal/wire", "auth"}},
-	{"member", []string{"kv", "internal/wire", "auth", "mvcc", "member/nodehost"}},
+	{"member", []string{"kv", "internal/failpoint", "internal/liblog", "internal/wire", "auth", "mvcc", "member/nodehost"}},
 	{"member/...", []string{"kv", "internal/wire", "mvcc", "member/...", "transport/courier"}},
 	{"proxy/cache", []string{"kv", "internal/wire", "mvcc"}},
-	{"proxy", []string{"kv", "internal/relay", "internal/wire", "proxy/cache"}},
+	{"proxy", []string{"kv", "internal/failpoint", "internal/relay", "internal/wire", "proxy/cache"}},
 	{"queue", []string{"kv", "internal/gcpace", "internal/wire"}},
 	{"client", []string{"kv", "internal/wire"}},
 
@@ -68,12 +68,13 @@ var ours = []rule{
 	{"internal/relay", []string{"kv"}},
 	{"internal/service", nil},
 	{"internal/simnet", nil},
-	{"internal/tracing", []string{"kv"}},
+	{"internal/tracing", []string{"kv", "internal/liblog"}},
 	{"internal/sniff", nil},
 	{"internal/servertls", nil},
 	{"internal/budget", nil},
 	{"internal/gcpace", nil},
 	{"internal/journald", nil},
+	{"internal/liblog", nil},
 	{"internal/netwatch", nil},
 	{"internal/arch", nil},
 	{"systemd", nil},
@@ -81,7 +82,7 @@ var ours = []rule{
 	{"packaging/sbom", nil},
 
 	// who puts them together; only agent and cmd read config
-	{"agent", []string{"kv", "auth", "internal/wire", "internal/atrest", "internal/failpoint", "internal/namespace", "internal/pivot", "internal/service", "internal/bridge", "internal/budget", "internal/netwatch", "internal/sniff", "internal/servertls", "internal/tracing", "config", "api/...", "mvcc", "member/...", "proxy/...",
+	{"agent", []string{"kv", "auth", "internal/wire", "internal/atrest", "internal/failpoint", "internal/liblog", "internal/namespace", "internal/pivot", "internal/service", "internal/bridge", "internal/budget", "internal/netwatch", "internal/sniff", "internal/servertls", "internal/tracing", "config", "api/...", "mvcc", "member/...", "proxy/...",
 		"queue", "client", "enroll", "transport", "transport/courier"}},
 	{"examples/...", []string{"kv", "config", "agent"}},
 	{"cmd/...", []string{"kv", "internal/wire", "internal/failpoint", "internal/gcpace", "internal/journald", "config", "api", "agent", "client", "cmd/..."}},
@@ -125,6 +126,7 @@ var libraries = []library{
 	{path: "go.etcd.io/etcd/server/v3"},
 	{path: "go.etcd.io/etcd", homes: []string{"api/etcd"}, tests: []string{"test/...", "agent"}},
 	{path: "go.opentelemetry.io/otel", homes: []string{"internal/tracing"}},
+	{path: "github.com/go-logr/logr", homes: []string{"internal/tracing"}}, // OpenTelemetry's own log
 	{path: "go.opentelemetry.io/proto/otlp", tests: []string{"test/..."}},
 	{path: "github.com/spf13/viper", homes: []string{"config"}},
 	{path: "github.com/pelletier/go-toml/v2", homes: []string{"config"}},                              // viper's own parsers, for

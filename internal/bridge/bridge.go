@@ -86,13 +86,17 @@ func (a Accepted) AcceptStream(ctx context.Context) (uplink.Stream, error) {
 // Serve lets ep answer uplinks from s.
 func Serve(ep *transport.Endpoint, s *uplink.Server) {
 	ep.Listen(transport.Uplink, func(ctx context.Context, c *transport.Conn) {
-		peer := c.Peer()
-		scope := peer.Scope
-		if peer.Role == transport.Member {
-			scope = []string{""}
-		}
-		s.Serve(ctx, Accepted{c}, uplink.Peer{Node: peer.Node, Scope: scope})
+		s.Serve(ctx, Accepted{c}, peerOf(c))
 	})
+}
+
+func peerOf(c *transport.Conn) uplink.Peer {
+	peer := c.Peer()
+	scope := peer.Scope
+	if peer.Role == transport.Member {
+		scope = []string{""}
+	}
+	return uplink.Peer{Node: peer.Node, Scope: scope}
 }
 
 // Dial is client.Options.Dial over ep. An endpoint may be marked as a proxy's, see transport.ViaPrefix.

@@ -9,6 +9,8 @@
 //
 // The hidden command `agent failpoints` of such a program lists all points. A test goes through that list, kills at each,
 // and fails on one that it never came to; so a new point is a constant here and needs no other registration.
+//
+// Such a program can also be told to hang: see Loop.
 package failpoint
 
 // Point is an instant: the operation, and what is durable by then.

@@ -7,3 +7,6 @@ const Built = false
 
 // Hit is where a program built with the tag failpoints may die.
 func Hit(Point) {}
+
+// Hang is where a program built with the tag failpoints may hang.
+func Hang(Loop) {}

@@ -28,6 +28,16 @@ func Hit(p Point) {
 	select {} // the signal is on its way
 }
 
+// Hang does not return if l is to hang from now on.
+func Hang(l Loop) {
+	if os.Getenv("FAILPOINT_HANG") != string(l) {
+		return
+	}
+	if _, err := os.Stat(os.Getenv("FAILPOINT_HANG_IF")); err == nil {
+		select {}
+	}
+}
+
 func note(path string, p Point) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {

@@ -1,7 +1,7 @@
 // Package gcpace lets a process that works hard collect garbage less often, and one that rests keep no memory for it.
 //
 // The collector runs each time the heap has doubled. What a node holds is a few megabytes, so that under load it ran ten
-// times a second, which took a tenth of the CPU of a PUT. A Pacer gives the heap some megabytes of room while
+// times a second, which took a tenth of the CPU of a PUT. A pacer gives the heap some megabytes of room while
 // collections come fast, and takes them back, pages included, once they have ceased.
 package gcpace
 
@@ -25,6 +25,14 @@ const (
 	usual = 100
 	// step is the difference in percent that is worth telling the collector, which stops the process for a moment.
 	step = 25
+
+	// A heap of more than lean grows by all of that and a leanShare of the rest before the collector runs, which is less than
+	// the usual: what a heap grows by it also keeps, since what lives on lies strewn among what does not. Ten thousand
+	// connections made within a minute would else cost twice what they hold, for as long as they last.
+	lean      = 48 << 20
+	leanShare = 16
+	// hardLeast is the least growth, in percent, while the process works hard.
+	hardLeast = 50
 
 	// roomMax is how far the heap may grow beyond what is in use while the process works hard: two or three collections
 	// for ten.
@@ -58,6 +66,7 @@ type pacer struct {
 func (p *pacer) run(ctx context.Context, collected <-chan struct{}, inUse func() uint64) {
 	defer p.change(usual)
 	var last time.Time
+	hard := false
 	resting := time.NewTimer(0)
 	resting.Stop()
 	defer resting.Stop()
@@ -67,14 +76,18 @@ func (p *pacer) run(ctx context.Context, collected <-chan struct{}, inUse func()
 			return
 		case <-collected:
 			now := time.Now()
-			if now.Sub(last) < p.fast || p.percent != usual {
-				p.change(percentOf(p.room, inUse()))
+			hard = hard || now.Sub(last) < p.fast
+			last = now
+			use := inUse()
+			if !hard {
+				p.change(usualOf(use))
+				continue
 			}
-			if last = now; p.percent != usual {
-				resting.Reset(p.rest)
-			}
+			p.change(percentOf(p.room, use))
+			resting.Reset(p.rest)
 		case <-resting.C:
-			p.change(usual)
+			hard = false
+			p.change(usualOf(inUse()))
 			debug.FreeOSMemory()
 		}
 	}
@@ -87,9 +100,17 @@ func (p *pacer) change(percent int) {
 	}
 }
 
-// percentOf is the growth that comes to so much room, and never less than the usual.
+// percentOf is the growth that comes to so much room, and never less than the usual, or than hardLeast.
 func percentOf(room, inUse uint64) int {
-	return int(min(max(room*100/max(inUse, 1), usual), math.MaxInt32))
+	return int(min(max(room*100/max(inUse, 1), uint64(usualOf(inUse)), hardLeast), math.MaxInt32))
+}
+
+// usualOf is the growth of a heap at rest.
+func usualOf(inUse uint64) int {
+	if inUse <= lean {
+		return usual
+	}
+	return int((lean + (inUse-lean)/leanShare) * 100 / inUse)
 }
 
 // inUse is what the growth of the heap is counted from: the objects that the last collection has found in use, and

@@ -48,8 +48,9 @@ type Pivot struct {
 // stand is a node in its turn.
 type stand struct {
 	Node
-	left    chan struct{} // closed when another has taken its place
-	calls   int           // under way
+	left    context.Context // ended by leave, when another has taken its place
+	leave   context.CancelFunc
+	calls   int // under way
 	watches int
 	changed chan struct{} // closed when a count falls to 0; made by who waits for that
 }
@@ -74,7 +75,8 @@ func (p *Pivot) Turn(ctx context.Context, next Node) (drained func(ctx context.C
 		p.hold = make(chan struct{})
 	}
 	p.mu.Unlock()
-	old, now := p.at.Load(), &stand{Node: next, left: make(chan struct{})}
+	old, now := p.at.Load(), &stand{Node: next}
+	now.left, now.leave = context.WithCancel(context.Background())
 	if old == nil {
 		p.at.Store(now)
 		p.release()
@@ -100,7 +102,7 @@ func (p *Pivot) Turn(ctx context.Context, next Node) (drained func(ctx context.C
 		}
 		h = again
 	}
-	close(old.left)
+	old.leave()
 	return func(ctx context.Context) int { return p.await(ctx, old, true) }, nil
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"iter"
-	"sync"
 
 	"holdfast/internal/relay"
 	"holdfast/kv"
@@ -32,16 +31,8 @@ var errMoved = errors.New("the node has left")
 // feed runs a stream on one node. again: another has taken its place, and there is something left to watch.
 func (p *Pivot) feed(ctx context.Context, w *relay.Stream, s *stand) (again bool) {
 	inner, cancel := context.WithCancel(ctx)
-	var leaving sync.WaitGroup
-	defer leaving.Wait()
 	defer cancel()
-	leaving.Go(func() {
-		select {
-		case <-s.left:
-			cancel()
-		case <-inner.Done():
-		}
-	})
+	defer context.AfterFunc(s.left, cancel)()
 	over, err := w.Feed(inner, s.Watch, func(b kv.Batch) error {
 		if !p.show(s, b.Header) {
 			return errMoved

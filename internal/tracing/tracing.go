@@ -18,6 +18,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-logr/logr"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
@@ -26,6 +27,7 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 
+	"holdfast/internal/liblog"
 	"holdfast/kv"
 )
 
@@ -53,12 +55,25 @@ type Tracer struct {
 
 // New returns a Tracer that sends to a collector. It does not wait for the collector.
 func New(ctx context.Context, o Options) (*Tracer, error) {
-	otel.SetErrorHandler(&complaint{log: o.Log, to: o.Endpoint}) // the library has one for the process: the newest Tracer's
+	otel.SetErrorHandler(&complaint{log: o.Log, to: o.Endpoint})                                         // the library has one for the process: the newest Tracer's
+	otel.SetLogger(logr.New(&mumble{liblog.New(func() *slog.Logger { return o.Log }, "opentelemetry")})) // and one log
 	exporter, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(o.Endpoint), otlptracehttp.WithTimeout(sendMax))
 	if err != nil {
 		return nil, fmt.Errorf("send traces to %s: %w", o.Endpoint, err)
 	}
 	return newTracer(o, sdktrace.NewBatchSpanProcessor(exporter, sdktrace.WithMaxQueueSize(bufferMax))), nil
+}
+
+// mumble is what the library logs of itself: its errors are worth a look, the rest is for its authors.
+type mumble struct{ voice *liblog.Voice }
+
+func (*mumble) Init(logr.RuntimeInfo)            {}
+func (*mumble) Enabled(int) bool                 { return false } // errors come anyway
+func (*mumble) Info(int, string, ...any)         {}
+func (m *mumble) WithValues(...any) logr.LogSink { return m }
+func (m *mumble) WithName(string) logr.LogSink   { return m }
+func (m *mumble) Error(err error, text string, more ...any) {
+	m.voice.Say(slog.LevelWarn, text, func() string { return strings.TrimSpace(fmt.Sprint(text, ": ", err, " ", more)) })
 }
 
 // complaint is told of each batch that could not be sent.

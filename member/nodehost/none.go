@@ -82,6 +82,7 @@ func (*Host) Propose(*client.Session, []byte, time.Duration) (*RequestState, err
 	return nil, errNone
 }
 func (*Host) ReadIndex(uint64, time.Duration) (*RequestState, error) { return nil, errNone }
+func (*Host) QueryRaftLog(_, _, _, _ uint64) (*RequestState, error)  { return nil, errNone }
 func (*Host) RequestSnapshot(uint64, SnapshotOption, time.Duration) (*RequestState, error) {
 	return nil, errNone
 }

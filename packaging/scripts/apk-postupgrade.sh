@@ -1,6 +1,6 @@
 #!/bin/sh
 rc-service -q holdfast status >/dev/null 2>&1 || exit 0
-pid=$(cat /run/holdfast/agent.pid 2>/dev/null) || pid=
+pid=$(cat /run/openrc/options/holdfast/child_pid 2>/dev/null) || pid= # of the supervisor's child
 if /usr/bin/agent config check ${pid:+--pid "$pid"}; then
 	rc-service holdfast restart || echo "holdfast: the restart failed: /var/log/holdfast.log says why" >&2
 else

@@ -94,7 +94,8 @@ func (c *Cache) get(key []byte) (*kv.KeyValue, *Answer, error) {
 		return p, nil, nil
 	}
 	if a := c.hot.get(key); a != nil {
-		return a.kv(), a, nil
+		p := a.kv()
+		return p, a, nil
 	}
 	p, err := c.stored(key)
 	if err != nil {
@@ -102,7 +103,8 @@ func (c *Cache) get(key []byte) (*kv.KeyValue, *Answer, error) {
 	}
 	a := NewAnswer(p)
 	c.hot.put(key, a) // mu is held, so it has not changed since it was read
-	return a.kv(), a, nil
+	p = a.kv()
+	return p, a, nil
 }
 
 func (c *Cache) stored(key []byte) (found *kv.KeyValue, err error) {

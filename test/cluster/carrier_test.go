@@ -163,8 +163,8 @@ func awaitLink(t *testing.T, a, b *carrier) {
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
 		if c, err := a.Connect(t.Context(), b.node); err == nil {
 			// Some traffic, by which the loss is seen.
-			for range 600 {
-				m := pb.Message{Type: pb.ReplicateResp, ShardID: 1, From: 1, To: 2}
+			for i := range uint64(600) {
+				m := pb.Message{Type: pb.ReplicateResp, ShardID: 1, From: 1, To: 2, LogIndex: i} // one that repeats another would be acknowledged by nobody
 				if err := c.SendMessageBatch(pb.MessageBatch{DeploymentId: clusterID, SourceAddress: a.node, BinVer: raftio.TransportBinVersion, Requests: []pb.Message{m}}); err != nil {
 					t.Fatal(err)
 				}

@@ -5,6 +5,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -110,11 +112,33 @@ func launchIn(t *testing.T, through []string, dir, addr string, args ...string) 
 	t.Cleanup(func() {
 		killed := a.killed
 		a.kill()
+		a.logsAlone()
 		if t.Failed() && !killed {
 			t.Logf("the end of the log of pid %d:\n%s", a.cmd.Process.Pid, a.logTail())
 		}
 	})
 	return a
+}
+
+// logsAlone fails the test if anything but the agent's own log and its last words is on standard error: a library that has
+// found its own way there.
+func (a *agent) logsAlone() {
+	text, err := os.ReadFile(a.log)
+	if err != nil {
+		a.t.Error(err)
+		return
+	}
+	for line := range strings.Lines(string(text)) {
+		var record struct{ Time, Level, Msg string }
+		whole := strings.HasSuffix(line, "\n") // else the kill came in between
+		if !whole || strings.HasPrefix(line, "agent: ") {
+			continue
+		}
+		if err := json.Unmarshal([]byte(line), &record); err != nil || record.Time == "" || record.Level == "" || record.Msg == "" {
+			a.t.Errorf("this line is not of the agent's log: %s", line)
+			return
+		}
+	}
 }
 
 // start is launch, and waits until the agent is ready.

@@ -20,17 +20,18 @@ func TestExamples(t *testing.T) {
 	addr := freeAddr(t)
 	a := start(t, filepath.Join(t.TempDir(), "d"), addr)
 	host, port, _ := strings.Cut(addr, ":")
-	root, err := filepath.Abs("../../examples")
+	here, err := filepath.Abs(".")
 	if err != nil {
 		t.Fatal(err)
 	}
+	root := filepath.Join(here, "..", "..", "examples")
 	examples := map[string]struct {
 		lines []string // run in a copy of the example's folder, one after the other
 		want  string   // part of what they print
 	}{
 		"curl":        {[]string{"sh tour.sh " + a.url}, "412"},
 		"python":      {[]string{"python3 readings.py " + a.url + " 3"}, "3 readings are listed"},
-		"micropython": {[]string{"python3 reading.py " + host + " " + port}, "stored 201"},
+		"micropython": {[]string{"python3 reading.py " + host + " " + port, here + "/micropython.sh reading.py " + host + " " + port}, "stored 201\nstored 201\n"},
 		"c": {[]string{
 			"cc -Wall -Wextra -Werror -O2 -o put put.c",
 			"./put " + host + " " + port + " examples/c/temp 21.5 pump-8-1",

@@ -51,8 +51,8 @@ func (c *crash) nodeFile(dir string) string {
 	return key
 }
 
-// buildFailpoints builds the program that can die, once, and has launch start it.
-func buildFailpoints(t *testing.T) (points []string) {
+// failpointsProgram builds the program that can die and hang.
+func failpointsProgram(t *testing.T) (path string) {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), "agent")
 	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "grpcnotrace,failpoints", "-o", binary, "holdfast/cmd/agent")
@@ -60,6 +60,13 @@ func buildFailpoints(t *testing.T) (points []string) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build with failpoints: %v\n%s", err, out)
 	}
+	return binary
+}
+
+// buildFailpoints builds that program, once, and has launch start it.
+func buildFailpoints(t *testing.T) (points []string) {
+	t.Helper()
+	binary := failpointsProgram(t)
 	usual := os.Getenv("AGENT")
 	if err := os.Setenv("AGENT", binary); err != nil { //nolint:usetesting // t.Setenv would forbid to run them side by side
 		t.Fatal(err)

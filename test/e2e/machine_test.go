@@ -18,11 +18,12 @@ import (
 )
 
 // machine is a Debian with its systemd as PID 1, in namespaces of its own on this kernel. What it does not have: limits
-// on memory, credentials, power cuts.
+// on memory, power cuts.
 type machine struct {
 	t       *testing.T
 	root    string
-	pid     int // of its systemd, seen from here
+	pid     int      // of its systemd, seen from here
+	init    []string // what is PID 1 instead of systemd
 	outer   *exec.Cmd
 	cgroup  string
 	console string // file
@@ -35,9 +36,7 @@ func newMachine(t *testing.T) *machine { return newMachineWith(t) }
 func newMachineWith(t *testing.T, packages ...string) *machine {
 	t.Helper()
 	tar := filepath.Join(os.Getenv("CACHE"), strings.Join(append([]string{"systemd-root"}, packages...), "-")+".tar")
-	must(t, "systemd/root.sh", tar, strings.Join(packages, ","))
-	m := &machine{t: t, root: t.TempDir()}
-	must(t, "tar", "-C", m.root, "--numeric-owner", "-xf", tar)
+	m := unpacked(t, tar, append([]string{"systemd-sysv", "dbus"}, packages...)...)
 	// No device or kernel setting of this machine is its business.
 	for _, unit := range []string{"systemd-udevd.service", "systemd-udev-trigger.service", "systemd-modules-load.service",
 		"systemd-sysctl.service", "systemd-remount-fs.service", "systemd-networkd.service", "systemd-timesyncd.service", "apt-daily.timer", "apt-daily-upgrade.timer"} {
@@ -45,6 +44,15 @@ func newMachineWith(t *testing.T, packages ...string) *machine {
 	}
 	m.write("/etc/fstab", "", 0o644)
 	m.write("/etc/hostname", "edge\n", 0o644)
+	return m
+}
+
+// unpacked is a Debian with these packages, kept as a tar.
+func unpacked(t *testing.T, tar string, packages ...string) *machine {
+	t.Helper()
+	must(t, "systemd/root.sh", tar, strings.Join(packages, ","))
+	m := &machine{t: t, root: t.TempDir()}
+	must(t, "tar", "-C", m.root, "--numeric-owner", "-xf", tar)
 	return m
 }
 
@@ -91,8 +99,8 @@ func (m *machine) boot() {
 	}
 	defer console.Close()
 	m.console = console.Name()
-	m.outer = exec.Command("unshare", "--mount", "--pid", "--fork", "--uts", "--ipc", "--net", "--cgroup", "--kill-child",
-		"systemd/boot.sh", m.root)
+	m.outer = exec.Command("unshare", append([]string{"--mount", "--pid", "--fork", "--uts", "--ipc", "--net", "--cgroup", "--kill-child",
+		"systemd/boot.sh", m.root}, m.init...)...)
 	m.outer.Stdout, m.outer.Stderr = console, console
 	m.outer.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(group.Fd()), Setpgid: true}
 	if err := m.outer.Start(); err != nil {
@@ -122,6 +130,9 @@ func (m *machine) boot() {
 		if m.pid == 0 {
 			m.pid = m.child()
 			return "no PID 1 yet"
+		}
+		if m.init != nil {
+			return ""
 		}
 		out, err := m.run("systemctl", "is-system-running")
 		switch state := strings.TrimSpace(out); state {
@@ -175,7 +186,7 @@ func (m *machine) removeCgroup() {
 	})
 }
 
-// child is the PID 1 of the machine, 0 if it is not there yet: the child of unshare, once it has become systemd.
+// child is the PID 1 of the machine, 0 if it is not there yet: the child of unshare, once it has become systemd, or its init.
 func (m *machine) child() int {
 	pid := m.outer.Process.Pid
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
@@ -186,7 +197,11 @@ func (m *machine) child() int {
 	if err != nil {
 		return 0
 	}
-	if name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", child)); err != nil || strings.TrimSpace(string(name)) != "systemd" {
+	want := "systemd"
+	if m.init != nil {
+		want = filepath.Base(m.init[0])
+	}
+	if name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", child)); err != nil || strings.TrimSpace(string(name)) != want {
 		return 0
 	}
 	return child

@@ -3,7 +3,15 @@
 package e2e
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
 	"fmt"
+	"math/big"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -19,8 +27,16 @@ const exposureMax = 1.2
 // installed is a machine with the agent on it as a package would put it there, enabled, not booted.
 func installed(t *testing.T) *machine {
 	t.Helper()
+	m := placed(t, os.Getenv("AGENT"))
+	m.link("/usr/lib/systemd/system/holdfast.service", "/etc/systemd/system/multi-user.target.wants/holdfast.service")
+	return m
+}
+
+// placed is a machine with this program on it, not enabled and not booted.
+func placed(t *testing.T, program string) *machine {
+	t.Helper()
 	m := newMachine(t)
-	m.copyIn(os.Getenv("AGENT"), "/usr/bin/agent", 0o755)
+	m.copyIn(program, "/usr/bin/agent", 0o755)
 	for from, to := range map[string]string{
 		"systemd/holdfast.service":  "/usr/lib/systemd/system/holdfast.service",
 		"systemd/holdfast.sysusers": "/usr/lib/sysusers.d/holdfast.conf",
@@ -28,7 +44,6 @@ func installed(t *testing.T) *machine {
 	} {
 		m.copyIn(filepath.Join("..", "..", from), to, 0o644)
 	}
-	m.link("/usr/lib/systemd/system/holdfast.service", "/etc/systemd/system/multi-user.target.wants/holdfast.service")
 	return m
 }
 
@@ -106,6 +121,7 @@ func TestSystemdRunsTheAgent(t *testing.T) {
 		{"reloads", reloads},
 		{"is restarted by the watchdog when it hangs", restartedByWatchdog},
 		{"stops", stops},
+		{"hands secrets over that only root may read", handsSecretsOver},
 		{"stays down when only a person can help", staysDown},
 	} {
 		if !t.Run(step.name, func(t *testing.T) { outer := m.t; m.t = t; defer func() { m.t = outer }(); step.test(t, m) }) {
@@ -270,6 +286,40 @@ func stops(t *testing.T, m *machine) {
 		}
 		return ""
 	})
+}
+
+// handsSecretsOver has the key of an https listener, and its certificate, come from systemd, as systemd/README.md has it.
+func handsSecretsOver(t *testing.T, m *machine) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	about := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "edge"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	cert, err := x509.CreateCertificate(rand.Reader, about, about, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.write("/root/box.key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})), 0o600)
+	m.write("/root/box.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})), 0o600)
+	m.write("/etc/systemd/system/holdfast.service.d/tls.conf", "[Service]\nLoadCredential=tls-key:/root/box.key\nLoadCredential=tls-cert:/root/box.pem\n", 0o644)
+	m.write("/etc/holdfast/agent.d/https.yaml", "listen: [http://127.0.0.1:2379, https://127.0.0.1:2443]\n", 0o644)
+	m.must("systemctl", "daemon-reload")
+	m.must("systemctl", "restart", "holdfast.service")
+	m.waitUnit(30*time.Second, active)
+	eventually(t, 15*time.Second, func() string {
+		if got, err := m.curl("--cacert", filepath.Join(m.root, "root", "box.pem"), "https://127.0.0.1:2443/v1/kv/kept"); err != nil || got != "over-a-kill" {
+			return fmt.Sprintf("GET over https: %q %v", got, err)
+		}
+		return ""
+	})
+	if out, err := m.run("setpriv", "--reuid=holdfast", "--regid=holdfast", "--clear-groups", "cat", "/root/box.key"); err == nil {
+		t.Errorf("the agent's user reads the key itself: %s", out)
+	}
 }
 
 func staysDown(t *testing.T, m *machine) {

@@ -38,6 +38,7 @@ type box struct {
 	up    *client.Client
 	cache *proxy.Proxy
 	queue *queue.Queue
+	light *light // in the place of cache and queue; nil for a whole proxy
 	boot  string
 
 	following sync.WaitGroup
@@ -46,7 +47,7 @@ type box struct {
 	failed    chan error // of one slot: a part ended by itself
 }
 
-// join makes a box, has the cluster take it in, and starts it.
+// join makes a box, has the cluster take it in, and starts it. Without a dir it is a light one.
 func join(ctx context.Context, n int, dir string, r *region, member string, token enroll.Token) (b *box, err error) {
 	id, err := transport.NewIdentity()
 	if err != nil {
@@ -86,10 +87,17 @@ func join(ctx context.Context, n int, dir string, r *region, member string, toke
 
 // open starts what forwards.
 func (b *box) open(ctx context.Context, dir, member string) (err error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if b.up, err = client.New(client.Options{Dial: b.dial, Endpoints: []string{member}}); err != nil {
 		return err
 	}
-	if b.up, err = client.New(client.Options{Dial: b.dial, Endpoints: []string{member}}); err != nil {
+	if dir == "" {
+		b.light = newLight(b.up)
+		b.run(ctx, b.up.Run)
+		b.run(ctx, b.light.follow)
+		b.run(ctx, b.light.drain)
+		return nil
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
 	began := time.Now()
@@ -152,6 +160,10 @@ func (b *box) report() enroll.Report {
 // back reports whether the uplink is up, the cache in step, and nothing waits.
 func (b *box) back() bool {
 	s := b.up.State()
+	if b.light != nil {
+		_, depth := b.light.next()
+		return s.Endpoint != "" && !s.Lost && b.light.synced.Load() && depth == 0
+	}
 	return s.Endpoint != "" && !s.Lost && b.cache.State().Synced && b.queue.Status().Depth == 0
 }
 
@@ -161,7 +173,13 @@ func (b *box) key(write int) string { return fmt.Sprintf("%s%06d/%d", queued, b.
 // write queues a write, as a device does whose node has lost its uplink.
 func (b *box) write(ctx context.Context, write int) error {
 	key := b.key(write)
-	_, err := b.queue.Do(ctx, kv.Command{Write: kv.WriteQueue, Ops: []kv.Op{kv.Put{Key: []byte(key), Value: []byte(b.value(write))}}})
+	c := kv.Command{Ops: []kv.Op{kv.Put{Key: []byte(key), Value: []byte(b.value(write))}}}
+	if b.light != nil {
+		b.light.queue(c)
+		return nil
+	}
+	c.Write = kv.WriteQueue
+	_, err := b.queue.Do(ctx, c)
 	if err != nil {
 		return fmt.Errorf("box %d: queue %s: %w", b.n, key, err)
 	}
@@ -169,6 +187,15 @@ func (b *box) write(ctx context.Context, write int) error {
 }
 
 func (b *box) value(write int) string { return hex.EncodeToString([]byte(b.key(write))) }
+
+// state is how the box stands, for a person.
+func (b *box) state() string {
+	if b.light != nil {
+		_, depth := b.light.next()
+		return fmt.Sprintf("light, uplink %+v, synced %v, %d writes wait", b.up.State(), b.light.synced.Load(), depth)
+	}
+	return fmt.Sprintf("uplink %+v, cache %+v, queue %+v", b.up.State(), b.cache.State(), b.queue.Status())
+}
 
 // failure is why a part ended by itself, nil for none has.
 func (b *box) failure() error {

@@ -30,6 +30,7 @@ type fleet struct {
 // figures are what a run finds. Times are in seconds, sizes in bytes.
 type figures struct {
 	Boxes       int
+	Light       int // of them
 	JoinSeconds float64
 	AnonAlone   int64   // the member's memory before the first proxy
 	AnonEach    int64   // and for each proxy at rest
@@ -82,7 +83,11 @@ func (f *fleet) gather(ctx context.Context) error {
 	g.SetLimit(joinsAtOnce)
 	for i := range f.boxes {
 		g.Go(func() (err error) {
-			f.boxes[i], err = join(gctx, i, filepath.Join(f.dir, fmt.Sprint("box", i)), &f.region, f.member.peer, token)
+			dir := filepath.Join(f.dir, fmt.Sprint("box", i))
+			if i < f.light {
+				dir = ""
+			}
+			f.boxes[i], err = join(gctx, i, dir, &f.region, f.member.peer, token)
 			return err
 		})
 	}
@@ -125,6 +130,9 @@ func (f *fleet) rest(ctx context.Context) error {
 	f.IdleCPU = (after.cpu - before.cpu).Seconds() / f.idle.Seconds()
 	f.AnonEach = (after.anon - f.AnonAlone) / int64(f.Boxes)
 	progress("at rest: %d B each, %.2f %% CPU", f.AnonEach, 100*f.IdleCPU)
+	if f.profile != "" {
+		return f.member.profile(ctx, f.profile)
+	}
 	return nil
 }
 
@@ -231,8 +239,7 @@ func (f *fleet) await(ctx context.Context, within time.Duration) ([]time.Duratio
 		})
 		if time.Since(began) > within && len(away) > 0 {
 			b := away[0]
-			return nil, fmt.Errorf("%d of %d proxies are not back within %v, as box %d: uplink %+v, cache %+v, queue %+v",
-				len(away), len(f.boxes), within, b.n, b.up.State(), b.cache.State(), b.queue.Status())
+			return nil, fmt.Errorf("%d of %d proxies are not back within %v, as box %d: %s", len(away), len(f.boxes), within, b.n, b.state())
 		}
 		if err := wait(ctx, 20*time.Millisecond); err != nil {
 			return nil, err
@@ -266,6 +273,9 @@ func (f *fleet) verify(ctx context.Context) error {
 			case v.Version != 1:
 				f.Doubled++
 			}
+		}
+		if b.light != nil {
+			continue
 		}
 		if kept := b.queue.Status().Kept; kept > 0 {
 			return fmt.Errorf("box %d lists %d writes that ended otherwise than committed", b.n, kept)

@@ -113,22 +113,46 @@ const collections = 5
 // collect has the member's collector run, which it does every two minutes by itself: what a fleet at rest takes is asked
 // for, and not what joining has left.
 func (m *member) collect(ctx context.Context) error {
+	for range collections {
+		if _, err := m.ask(ctx, "/debug/pprof/heap?gc=1"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ask gets something over the member's administration socket.
+func (m *member) ask(ctx context.Context, path string) (body []byte, err error) {
 	socket := filepath.Join(m.dir, "agent.sock")
 	admin := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	}}}
 	defer admin.CloseIdleConnections()
-	for range collections {
-		q, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://agent/debug/pprof/heap?gc=1", nil)
+	q, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://agent"+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	r, err := admin.Do(q)
+	if err != nil {
+		return nil, err
+	}
+	body, err = io.ReadAll(r.Body)
+	if err = errors.Join(err, r.Body.Close()); err == nil && r.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s: %s", path, r.Status, body)
+	}
+	return body, err
+}
+
+// profile writes down what the member's memory is taken by.
+func (m *member) profile(ctx context.Context, dir string) error {
+	for name, path := range map[string]string{
+		"heap.pprof": "/debug/pprof/heap?gc=1", "goroutine.pprof": "/debug/pprof/goroutine", "goroutines.txt": "/debug/pprof/goroutine?debug=1", "metrics.txt": "/metrics",
+	} {
+		b, err := m.ask(ctx, path)
 		if err != nil {
 			return err
 		}
-		r, err := admin.Do(q)
-		if err != nil {
-			return err
-		}
-		_, err = io.Copy(io.Discard, r.Body)
-		if err = errors.Join(err, r.Body.Close()); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o644); err != nil { //nolint:gosec // figures
 			return err
 		}
 	}

@@ -16,7 +16,7 @@ func (f *fleet) print() {
 	ms := func(l latency) string {
 		return fmt.Sprintf("%.1f / %.1f / %.1f", 1000*l.P50, 1000*l.P99, 1000*l.Max)
 	}
-	fmt.Printf("\n## %d proxies on one member\n\n| what | | target / must |\n|---|---|---|\n", f.Boxes)
+	fmt.Printf("\n## %d proxies on one member, %d of them light\n\n| what | | target / must |\n|---|---|---|\n", f.Boxes, f.Light)
 	for _, row := range [][3]string{
 		{"joined and in step after, s", fmt.Sprintf("%.1f", f.JoinSeconds), "-"},
 		{"memory each at the member, at rest, kB (RssAnon; with a cache fed, a control stream and the record of the node)", fmt.Sprintf("%.1f", float64(f.AnonEach)/1000), "65 / 90"},

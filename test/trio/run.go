@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -30,6 +31,14 @@ import (
 
 // door is where clients are served; over TLS if it has a certificate.
 type door struct{ addr, cert, key string }
+
+// url is where clients find it, as they are told by whichever member they ask.
+func (d door) url() string {
+	if d.cert != "" {
+		return "https://" + d.addr
+	}
+	return "http://" + d.addr
+}
 
 func (d door) open() (net.Listener, error) {
 	l, err := net.Listen("tcp", d.addr)
@@ -76,6 +85,7 @@ func run(ctx context.Context, dir string, d door) error {
 	cfg := member.Config{
 		Dir: filepath.Join(dir, "member"), ClusterID: p.Cluster, ReplicaID: p.Replica, NodeID: bridge.MemberNode(id.Node()),
 		Peers: map[uint64]string{}, Log: log, Metrics: registry, Network: raft, History: 10 * time.Minute,
+		Name: fmt.Sprintf("m%d", p.Replica), Addresses: []string{p.Founders[p.Replica-1].Peer}, ClientURLs: []string{d.url()},
 	}
 	addrs := map[string][]string{}
 	for i, f := range p.Founders {

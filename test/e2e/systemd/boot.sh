@@ -1,8 +1,10 @@
 #!/bin/bash
-# Boots the systemd in folder $1 as PID 1, in the namespaces that this script was started in: mount, pid, uts, ipc, net
+# Boots the systemd in folder $1, or what follows, as PID 1, in the namespaces that this script was started in: mount, pid, uts, ipc, net
 # and cgroup, all fresh. Nothing of it outlives its PID 1.
 set -euo pipefail
 root=${1:?a folder with a Debian in it}
+shift
+(($#)) || set -- /lib/systemd/systemd --unit=multi-user.target --log-target=journal-or-kmsg --show-status=0
 
 mount --make-rprivate /
 mount --bind "$root" "$root"
@@ -28,5 +30,5 @@ ip link set lo up || ifconfig lo up
 cd "$root"
 pivot_root . mnt
 umount -l /mnt
-exec env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin \
-  /lib/systemd/systemd --unit=multi-user.target --log-target=journal-or-kmsg --show-status=0
+mount --make-rshared / # as systemd does where it is no container: credentials come by propagation
+exec env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Makes the tar of a small Debian with systemd that the tests boot: root.sh TAR [PACKAGE,PACKAGE...]
+# Makes the tar of a small Debian with these packages that the tests boot: root.sh TAR PACKAGE,PACKAGE...
 # The tar is kept between runs; delete it to have it made again.
 set -euo pipefail
 tar=${1:?the tar to make}
@@ -12,7 +12,7 @@ fi
 mkdir -p "$(dirname "$tar")"
 part=$(mktemp -d "$(dirname "$tar")/root.XXXXXX")
 trap 'rm -rf "$part"' EXIT
-mmdebstrap --quiet --variant=minbase --mode=root --include="systemd-sysv,dbus${2:+,$2}" \
+mmdebstrap --quiet --variant=minbase --mode=root --include="${2:?packages}" \
   --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
   --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/zoneinfo/*' \
   bookworm "$part/root.tar"
