@@ -106,6 +106,9 @@ func (a *Agent) prepare(ctx context.Context) (err error) {
 	if a.dir, err = openDataDir(a.cfg.DataDir); err != nil {
 		return errors.Join(err, closeAll(inherited))
 	}
+	if err = a.unlock(); err != nil {
+		return errors.Join(err, closeAll(inherited))
+	}
 	if err = withoutRaft(&a.cfg, a.dir); err != nil {
 		return errors.Join(err, closeAll(inherited))
 	}

@@ -253,5 +253,5 @@ func (a *Agent) tunnel(ctx context.Context, c *transport.Conn) error {
 	if err != nil {
 		return err
 	}
-	return enroll.Follow(bufio.NewReaderSize(t, 512), t, a.net.boot, a.selfReport, a.heard, a.obey) // the other end has proven that it is a member
+	return enroll.Follow(bufio.NewReaderSize(t, 512), t, a.net.boot, a.report, a.heard, a.obey) // the other end has proven that it is a member
 }

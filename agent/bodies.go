@@ -33,6 +33,7 @@ func (l *ledger) bodies(h http.Handler) http.Handler {
 		}
 		b := &countedBody{ReadCloser: r.Body, ledger: l, caller: caller}
 		defer b.giveBack()
+		defer b.chargeVain()
 		r.Body = b
 		h.ServeHTTP(w, r)
 	})
@@ -44,6 +45,7 @@ type countedBody struct {
 	ledger *ledger
 	caller api.Caller
 	held   int64
+	whole  bool // it was read to its end
 }
 
 func (b *countedBody) Read(p []byte) (int, error) {
@@ -54,7 +56,26 @@ func (b *countedBody) Read(p []byte) (int, error) {
 		}
 		b.held += more
 	}
+	if err == io.EOF { //nolint:errorlint // as io.Reader has it
+		b.whole = true
+	}
 	return n, err
+}
+
+// What a client did in vain counts as connections that it has opened (limits.connection-rate): it costs the node as much, and a
+// client that is told no and comes again at once could have it done without end.
+const (
+	// excessCost is for a connection of HTTP/2 that was ended because of too much: so many are worth seconds.
+	excessCost = 1 << 10
+	// vainBytes of a body that nobody took count as one.
+	vainBytes = 32 << 10
+)
+
+// chargeVain is for a body that was refused, as too long in most cases, after some of it was taken in.
+func (b *countedBody) chargeVain() {
+	if n := b.held / vainBytes; n > 0 && !b.whole {
+		b.ledger.charge(b.caller, float64(n))
+	}
 }
 
 func (b *countedBody) giveBack() { b.ledger.giveMany(b.caller, useBody, b.held) }
@@ -70,7 +91,11 @@ func (a *Agent) bounds() *sniff.Bounds {
 	}
 	return &sniff.Bounds{
 		Timeout: a.cfg.Limits.BodyTimeout,
-		Ended:   func(why sniff.Excess) { ended[why].Add(1) },
+		Reset:   func(c net.Conn) bool { return a.ledger.reset(api.CallerOf(c)) },
+		Ended: func(c net.Conn, why sniff.Excess) {
+			ended[why].Add(1)
+			a.ledger.charge(api.CallerOf(c), excessCost)
+		},
 		Hold: func(c net.Conn, n int64) error {
 			who := api.CallerOf(c)
 			if n < 0 {

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 
+	"holdfast/internal/atrest"
 	"holdfast/internal/failpoint"
 	"holdfast/kv"
 	"holdfast/transport"
@@ -33,6 +34,7 @@ const (
 type dataDir struct {
 	path string
 	lock *os.File
+	seal *atrest.Seal                // of the keys in it; nil: they are open, or nobody needs them
 	step func(failpoint.Point) error // called between durable steps; tests cut them short here
 }
 
@@ -149,8 +151,8 @@ func (id nodeID) uuid() string {
 
 // readIdentity returns who the node is, with fs.ErrNotExist if it is nobody yet.
 func (d *dataDir) readIdentity() (*transport.Identity, error) {
-	id, err := transport.LoadIdentity(d.join(identityName))
-	if err == nil || errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+	id, err := transport.LoadIdentity(d.join(identityName), d.seal)
+	if err == nil || errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, atrest.ErrNoSeal) {
 		return id, err
 	}
 	return nil, fmt.Errorf("%w: %w", errDamaged, err)
@@ -159,11 +161,28 @@ func (d *dataDir) readIdentity() (*transport.Identity, error) {
 // readNodeID returns the id of the node, with fs.ErrNotExist if it has none yet.
 func (d *dataDir) readNodeID() (nodeID, error) {
 	id, err := d.readIdentity()
+	if errors.Is(err, atrest.ErrNoSeal) { // a command on a stopped agent: it needs no key
+		s, err := transport.LookAtSealed(d.join(identityName))
+		if err != nil || s == nil {
+			return nodeID{}, fmt.Errorf("%w: %w", errDamaged, err)
+		}
+		return kv.ParseNodeID(s.Node)
+	}
 	if err != nil {
 		return nodeID{}, err
 	}
 	b, err := kv.ParseNodeID(id.Node())
 	return b, err
+}
+
+// joined reports whether the node of the dir has joined a cluster.
+func (d *dataDir) joined() bool {
+	id, err := d.readIdentity()
+	if errors.Is(err, atrest.ErrNoSeal) {
+		s, err := transport.LookAtSealed(d.join(identityName))
+		return err == nil && s != nil && s.Joined
+	}
+	return err == nil && id.Joined()
 }
 
 // ensureNodeID returns the id of the node and draws an identity first if there is none.
@@ -182,7 +201,7 @@ func (d *dataDir) ensureNodeID() (nodeID, error) {
 	if err := d.step(failpoint.IdentityFolder); err != nil {
 		return id, err
 	}
-	if err := fresh.Save(d.join(identityName)); err != nil {
+	if err := fresh.Save(d.join(identityName), d.seal); err != nil {
 		return id, storageError(fmt.Errorf("record the identity: %w", err))
 	}
 	if err := d.step(failpoint.IdentityDrawn); err != nil {

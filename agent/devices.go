@@ -3,12 +3,15 @@ package agent
 import (
 	"context"
 	"slices"
+	"sync"
 	"time"
 
 	"holdfast/api"
 	"holdfast/auth"
+	"holdfast/enroll"
 	"holdfast/internal/wire"
 	"holdfast/kv"
+	"holdfast/member"
 )
 
 // devices makes, lists and ends the tokens of devices, through the gate like any other change: who asks is judged there.
@@ -53,14 +56,14 @@ func (d devices) List(ctx context.Context) ([]api.DeviceInfo, error) {
 		return nil, err
 	}
 	var all []api.DeviceInfo
-	seen := d.a.lastSeen()
+	seen := d.a.devicesEverywhere(ctx)
 	for _, op := range page.Ops {
 		for _, entry := range op.KVs {
 			dev, err := wire.DecodeDevice(entry.Value)
 			if err != nil {
 				return nil, kv.Errorf(kv.Internal, "the token %s cannot be read: %w", entry.Key, err)
 			}
-			info := api.DeviceInfo{ID: string(entry.Key), Name: dev.Name, Prefixes: dev.Prefixes, Rate: dev.Rate, ShareKiB: dev.Share, LastSeen: timeOf(seen[string(entry.Key)])}
+			info := api.DeviceInfo{ID: string(entry.Key), Name: dev.Name, Prefixes: dev.Prefixes, Rate: dev.Rate, ShareKiB: dev.Share, LastSeen: timeOf(seen.At(string(entry.Key)))}
 			for _, v := range verbNames {
 				if dev.Verbs&v.verb != 0 {
 					info.Allow = append(info.Allow, v.name)
@@ -73,6 +76,39 @@ func (d devices) List(ctx context.Context) ([]api.DeviceInfo, error) {
 		}
 	}
 	return all, nil
+}
+
+// devicesSeen is when the tokens of devices were seen last by this node and by those that are connected to it.
+func (a *Agent) devicesSeen(ctx context.Context, r *roll) enroll.LastSeen {
+	seen := enroll.NewLastSeen(a.lastSeen())
+	if r != nil {
+		seen.Merge(r.Devices(ctx))
+	}
+	return seen
+}
+
+// devicesEverywhere is devicesSeen of every member that answers. A proxy tells its own.
+func (a *Agent) devicesEverywhere(ctx context.Context) enroll.LastSeen {
+	r := a.roll.Load()
+	if r == nil {
+		return a.devicesSeen(ctx, nil)
+	}
+	var mu sync.Mutex
+	var asking sync.WaitGroup
+	all := enroll.LastSeen{}
+	take := func(seen enroll.LastSeen) {
+		mu.Lock()
+		defer mu.Unlock()
+		all.Merge(seen)
+	}
+	asking.Go(func() { take(a.devicesSeen(ctx, r)) })
+	r.others(func(s member.Seat) {
+		if got, err := r.ask(ctx, s.Replica, question{Devices: true}); err == nil { // one that does not answer has seen what it has
+			take(got.Devices)
+		}
+	})
+	asking.Wait()
+	return all
 }
 
 // Revoke ends a token.

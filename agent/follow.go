@@ -43,7 +43,7 @@ func (a *Agent) follow(c *transport.Conn) {
 	}
 	a.net.above.Store(c)
 	err := bridge.Follow(c.Context(), c, func(in *bufio.Reader, out io.Writer) error {
-		return enroll.Follow(in, out, a.net.boot, a.selfReport, func(n enroll.News) { a.heardFrom(c, n) }, func(o enroll.Order) enroll.Progress {
+		return enroll.Follow(in, out, a.net.boot, a.report, func(n enroll.News) { a.heardFrom(c, n) }, func(o enroll.Order) enroll.Progress {
 			if c.Peer().Role != transport.Member {
 				return enroll.Progress{Error: "only a member may ask for a change of mode", Code: kv.PermissionDenied}
 			}
@@ -68,6 +68,15 @@ func (a *Agent) selfReport() enroll.Report {
 	}
 	if s.Queue != nil {
 		r.QueueDepth, r.QueueBytes = s.Queue.Depth, s.Queue.Bytes
+	}
+	return r
+}
+
+// report is what a member has asked this node for.
+func (a *Agent) report(asked enroll.News) enroll.Report {
+	r := a.selfReport()
+	if asked.Devices {
+		r.Devices = enroll.NewLastSeen(a.lastSeen())
 	}
 	return r
 }

@@ -172,17 +172,17 @@ func (v *queueView) Last(key []byte) (api.QueueItem, bool, error) {
 }
 
 // List lists writes.
-func (v *queueView) List(state, prefix, after string) ([]api.QueueItem, error) {
+func (v *queueView) List(f api.QueueFilter) ([]api.QueueItem, error) {
 	only := -1
-	if state != "" {
-		s, ok := queue.ParseState(state)
+	if f.State != "" {
+		s, ok := queue.ParseState(f.State)
 		if !ok {
-			return nil, kv.Errorf(kv.Invalid, "state %q is none of a queued write", state)
+			return nil, kv.Errorf(kv.Invalid, "state %q is none of a queued write", f.State)
 		}
 		only = int(s)
 	}
 	items := []api.QueueItem{}
-	found, err := v.q.ListAfter(only, prefix, after)
+	found, err := v.q.ListOf(f.Author, only, f.Prefix, f.After)
 	if err != nil {
 		return nil, err
 	}
@@ -228,7 +228,7 @@ var laneNames = map[kv.Lane]string{kv.LaneHigh: "high", kv.LaneNormal: "normal",
 
 func describeItem(i queue.Item) api.QueueItem {
 	item := api.QueueItem{ID: i.ID, Key: string(i.Key), KeyBase64: base64.StdEncoding.EncodeToString(i.Key), State: i.State.String(),
-		Lane: laneNames[i.Lane], Queued: i.Queued.UTC(), Revision: i.Revision}
+		Lane: laneNames[i.Lane], Author: i.Author, Queued: i.Queued.UTC(), Revision: i.Revision}
 	if !i.Expires.IsZero() {
 		at := i.Expires.UTC()
 		item.Expires = &at

@@ -21,6 +21,7 @@ func (a *Agent) guard(next api.Backend) api.Backend {
 	g := auth.NewGuard(next, a.policySource, auth.Options{
 		Named:     api.SetName,
 		Now:       a.judgedTime,
+		TokenTTL:  a.cfg.Auth.TokenTTL,
 		Passwords: a.passwords,
 		Count:     func(event string) { refused.WithLabelValues(event).Inc() },
 	})

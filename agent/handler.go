@@ -101,6 +101,7 @@ func (a *Agent) openLedger() *ledger {
 		useConnection: int64(limits.Connections), useHandshake: int64(limits.Handshakes), useRequest: int64(limits.Requests), useWatch: int64(limits.Watches),
 		useBody: int64(limits.Bodies),
 	}, a.opts.Metrics)
+	a.ledger.opens.Store(int64(limits.ConnectionRate))
 	a.gate.ledger = a.ledger
 	return a.ledger
 }

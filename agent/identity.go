@@ -74,7 +74,7 @@ var builtAt = buildTime()
 
 // become takes over a certificate or trust that the node has just got, once it is on disk.
 func (a *Agent) become(id *transport.Identity) error {
-	if err := id.Save(a.dir.join(identityName)); err != nil {
+	if err := id.Save(a.dir.join(identityName), a.dir.seal); err != nil {
 		return storageError(fmt.Errorf("record the certificate: %w", err))
 	}
 	a.net.identity.Store(id)
@@ -151,7 +151,7 @@ func (a *Agent) recheck(auth *enroll.Authority) {
 
 // foundingCA is the CA that this node has made for a cluster that does not have it yet, or nil.
 func (a *Agent) foundingCA(cluster string) (*transport.CA, error) {
-	ca, err := transport.LoadCA(a.dir.join(identityName), cluster)
+	ca, err := transport.LoadCA(a.dir.join(identityName), cluster, a.dir.seal)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -170,7 +170,7 @@ func (a *Agent) makeCA(cluster string) (*transport.CA, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := ca.Save(a.dir.join(identityName)); err != nil {
+	if err := ca.Save(a.dir.join(identityName), a.dir.seal); err != nil {
 		return nil, storageError(fmt.Errorf("the cluster's CA: %w", err))
 	}
 	return ca, a.dir.step(failpoint.BootstrapCA)

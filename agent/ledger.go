@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"holdfast/api"
+	"holdfast/internal/sniff"
 	"holdfast/kv"
 )
 
@@ -20,6 +21,7 @@ import (
 type ledger struct {
 	share atomic.Int64 // percent that one client may take
 	rate  atomic.Int64 // requests a second of one client, 0: as it likes
+	opens atomic.Int64 // connections that one client may open a second, 0: as many as it likes
 	max   [uses]int64  // in all; 0: somebody else counts that
 
 	mu      sync.Mutex
@@ -28,6 +30,7 @@ type ledger struct {
 
 	refused [uses]atomic.Int64
 	limited atomic.Int64 // by rate
+	hasty   atomic.Int64 // by opens
 }
 
 // use is what a client takes.
@@ -48,9 +51,45 @@ func (u use) String() string {
 
 // account is what one client has.
 type account struct {
-	has    [uses]int64
-	tokens float64 // requests that it may begin at once, at the time of at
+	has      [uses]int64
+	requests pace
+	opens    pace
+	resets   pace
+}
+
+// idle reports whether there is nothing to remember of a client.
+func (a *account) idle(now time.Time) bool {
+	return a.has == [uses]int64{} && a.requests.full(now, time.Second) && a.opens.full(now, (1+chargeMost)*time.Second) &&
+		a.resets.full(now, sniff.ResetBurst/sniff.ResetRate*time.Second)
+}
+
+// pace is how fast a client does something.
+type pace struct {
+	tokens float64 // of what it may do at once, at the time of at
 	at     time.Time
+}
+
+// spend takes one of a rate, of which burst may come at once.
+func (p *pace) spend(rate, burst float64, now time.Time) bool {
+	if rate == 0 {
+		return true
+	}
+	if p.at.IsZero() {
+		p.tokens = burst
+	} else if passed := now.Sub(p.at).Seconds(); passed > 0 {
+		p.tokens = min(burst, p.tokens+passed*rate)
+	}
+	p.at = now
+	if p.tokens < 1 {
+		return false
+	}
+	p.tokens--
+	return true
+}
+
+// full reports whether all that was spent has grown back, which takes at most so long.
+func (p *pace) full(now time.Time, after time.Duration) bool {
+	return p.at.IsZero() || now.Sub(p.at) > after
 }
 
 // clientsMax bounds the accounts. Those with nothing open are let go; beyond it new clients share one account, that of
@@ -66,9 +105,11 @@ func newLedger(shares int, rate int, most [uses]int64, reg prometheus.Registerer
 	}
 	reg.MustRegister(
 		counter("holdfast_agent_client_refusals_total", "Refused because one client, or all together, had their share; limit says of what.", prometheus.Labels{"limit": "rate"}, &l.limited),
+		counter("holdfast_agent_client_refusals_total", "Refused because one client, or all together, had their share; limit says of what.", prometheus.Labels{"limit": "connection-rate"}, &l.hasty),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "holdfast_agent_clients", Help: "Client addresses that have something open."}, func() float64 {
 			l.mu.Lock()
 			defer l.mu.Unlock()
+			l.sweep(time.Now())
 			return float64(len(l.clients))
 		}),
 	)
@@ -118,11 +159,15 @@ func (l *ledger) takeMany(c api.Caller, u use, n int64) error {
 		return nil
 	}
 	a := l.account(client)
+	if rate := float64(l.opens.Load()); u == useConnection && !a.opens.spend(rate, rate, time.Now()) {
+		l.hasty.Add(1)
+		return errTooHasty
+	}
 	if most > 0 && a.has[u]+n > max(1, most*l.share.Load()/100) {
 		l.refused[u].Add(1)
 		return kv.Errorf(kv.RateLimited, "this client has %s under way, its share of this node (limits.client-share)", u.some(a.has[u]))
 	}
-	if u == useRequest && !l.spend(a, time.Now()) {
+	if rate := float64(l.rate.Load()); u == useRequest && !a.requests.spend(rate, rate, time.Now()) {
 		l.limited.Add(1)
 		err := kv.Errorf(kv.RateLimited, "this client sends more than %d requests a second (limits.rate)", l.rate.Load())
 		err.RetryAfter = time.Second
@@ -133,24 +178,36 @@ func (l *ledger) takeMany(c api.Caller, u use, n int64) error {
 	return nil
 }
 
-// spend takes one request of a client's rate. A second's worth may come at once.
-func (l *ledger) spend(a *account, now time.Time) bool {
-	rate := float64(l.rate.Load())
-	if rate == 0 {
+// reset counts a call that a client has given up; false: it gives up too many, over all its connections.
+func (l *ledger) reset(c api.Caller) bool {
+	client, shares := clientOf(c)
+	if c.Admin || !shares {
 		return true
 	}
-	if a.at.IsZero() {
-		a.tokens = rate
-	} else if passed := now.Sub(a.at).Seconds(); passed > 0 {
-		a.tokens = min(rate, a.tokens+passed*rate)
-	}
-	a.at = now
-	if a.tokens < 1 {
-		return false
-	}
-	a.tokens--
-	return true
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.account(client).resets.spend(sniff.ResetRate, sniff.ResetBurst, time.Now())
 }
+
+// charge counts connections that a client has not opened, for what it did in vain. It may owe as many as chargeMost.
+func (l *ledger) charge(c api.Caller, connections float64) {
+	client, shares := clientOf(c)
+	rate := float64(l.opens.Load())
+	if c.Admin || !shares || rate == 0 {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	a := l.account(client)
+	a.opens.spend(rate, rate, time.Now())
+	a.opens.tokens = max(a.opens.tokens-connections, -chargeMost*rate)
+}
+
+// chargeMost is for how many seconds a client may have to wait before it gets another connection.
+const chargeMost = 10
+
+// errTooHasty is for a client that opens connections too fast. It is not told: a word for each would cost what is to be saved.
+var errTooHasty = kv.Errorf(kv.RateLimited, "this client opens more connections a second than it may (limits.connection-rate): keep them open and use them again")
 
 // account finds a client's, or opens one.
 func (l *ledger) account(p netip.Prefix) *account {
@@ -172,10 +229,10 @@ func (l *ledger) account(p netip.Prefix) *account {
 	return a
 }
 
-// sweep closes accounts that are idle, and whose rate has grown back.
+// sweep closes accounts that are idle.
 func (l *ledger) sweep(now time.Time) {
 	for p, a := range l.clients {
-		if a.has == [uses]int64{} && now.Sub(a.at) > time.Second {
+		if a.idle(now) {
 			delete(l.clients, p)
 		}
 	}
@@ -202,7 +259,7 @@ func (l *ledger) giveMany(c api.Caller, u use, n int64) {
 			return
 		}
 	}
-	if a.has[u] -= n; a.has == [uses]int64{} && (l.rate.Load() == 0 || time.Since(a.at) > time.Second) {
+	if a.has[u] -= n; a.has == [uses]int64{} && a.idle(time.Now()) {
 		delete(l.clients, client)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"holdfast/api"
+	"holdfast/internal/sniff"
 	"holdfast/kv"
 )
 
@@ -125,6 +126,111 @@ func TestTheRateOfAClientIsBounded(t *testing.T) {
 		}
 		if l.limited.Load() != 3 {
 			t.Errorf("counted %d refusals", l.limited.Load())
+		}
+	})
+}
+
+// Connections that come and go cost the node the more the faster they come, however few are open: TLS is agreed upon on each.
+func TestTheRateOfConnectionsOfAClientIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reg := prometheus.NewRegistry()
+		l := newLimiter(forClients, 100, newLedger(50, 0, [uses]int64{useConnection: 100}, reg), reg)
+		l.ledger.opens.Store(10)
+		open := func(addr string) (n int) {
+			for range 30 {
+				if c := l.admit(farConn{addr: addr}); c != nil {
+					if c.beyond != nil {
+						t.Fatalf("one got the answer %v", c.beyond)
+					}
+					_ = c.Close()
+					n++
+				}
+			}
+			return n
+		}
+		if n := open("192.0.2.1"); n != 10 {
+			t.Errorf("%d connections at once, want 10", n)
+		}
+		if n := open("192.0.2.2"); n != 10 {
+			t.Errorf("another client opened %d, want 10", n)
+		}
+		if n := open("127.0.0.1"); n != 30 {
+			t.Errorf("this machine opened %d, want all", n)
+		}
+		time.Sleep(500 * time.Millisecond)
+		if n := open("192.0.2.1"); n != 5 {
+			t.Errorf("%d connections after half a second, want 5", n)
+		}
+		if got := l.ledger.hasty.Load(); got != 20+20+25 || l.open.Load() != 0 || len(l.ledger.clients) != 2 {
+			t.Errorf("%d refused, %d open, %d accounts", got, l.open.Load(), len(l.ledger.clients))
+		}
+		time.Sleep(time.Minute)
+		if l.ledger.sweep(time.Now()); len(l.ledger.clients) != 0 {
+			t.Errorf("%d accounts are left", len(l.ledger.clients))
+		}
+	})
+}
+
+// Who was cut off for too much, or has sent what nobody takes, waits before it gets another connection.
+func TestWhatIsDoneInVainCountsAsConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := testLedger(100, 0)
+		l.opens.Store(10)
+		open := func(addr string) (n int) {
+			for n < 20 && l.take(from(addr), useConnection) == nil {
+				l.give(from(addr), useConnection)
+				n++
+			}
+			return n
+		}
+		l.charge(from("192.0.2.1"), 4)
+		if n := open("192.0.2.1"); n != 5 { // of 10, less the one of the charge itself
+			t.Errorf("%d connections after a small charge", n)
+		}
+		for range 100 {
+			l.charge(from("192.0.2.1"), excessCost)
+			l.charge(from("127.0.0.1"), excessCost)
+		}
+		time.Sleep(chargeMost * time.Second)
+		if n := open("192.0.2.1"); n != 0 {
+			t.Errorf("%d connections while it still owes some", n)
+		}
+		if n, other := open("127.0.0.1"), open("192.0.2.2"); n != 20 || other != 10 {
+			t.Errorf("this machine opened %d, another client %d", n, other)
+		}
+		time.Sleep(time.Second)
+		if n := open("192.0.2.1"); n != 10 {
+			t.Errorf("%d connections once that is over, want 10", n)
+		}
+	})
+}
+
+// A client that gives calls up without end does not get another burst with another connection.
+func TestTheResetsOfAClientAreCountedOverItsConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := testLedger(100, 0)
+		resets := func(c api.Caller) (n int) {
+			for n <= 2*sniff.ResetBurst && l.reset(c) {
+				n++
+			}
+			return n
+		}
+		if n := resets(from("192.0.2.1")); n != sniff.ResetBurst {
+			t.Errorf("%d at once, want %d", n, sniff.ResetBurst)
+		}
+		if n := resets(from("192.0.2.2")); n != sniff.ResetBurst {
+			t.Errorf("another client: %d at once, want %d", n, sniff.ResetBurst)
+		}
+		if n := resets(from("127.0.0.1")); n <= sniff.ResetBurst {
+			t.Errorf("this machine: %d", n)
+		}
+		time.Sleep(time.Second)
+		if n := resets(from("192.0.2.1")); n != sniff.ResetRate {
+			t.Errorf("%d after a second, want %d", n, sniff.ResetRate)
+		}
+		time.Sleep(time.Hour)
+		if l.sweep(time.Now()); len(l.clients) > 0 {
+			t.Errorf("%d accounts are left", len(l.clients))
 		}
 	})
 }

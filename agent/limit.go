@@ -87,15 +87,17 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 	}
 }
 
-// admit finds a place for a connection, nil if there is none.
+// admit finds a place for a connection, nil if there is none, or it is one too many of a client that opens them too fast.
 func (l *limiter) admit(c net.Conn) *limitedConn {
 	lc := &limitedConn{Conn: c, limiter: l, caller: l.callerOf(c)}
 	regular := l.open.Add(1) - l.beyond.Load()
 	if regular > l.max.Load() {
 		lc.beyond = errTooManyConnections
 	} else if l.ledger != nil {
-		if err := l.ledger.take(lc.caller, useConnection); err != nil {
-			lc.beyond = err
+		lc.beyond = l.ledger.take(lc.caller, useConnection)
+		if lc.beyond == error(errTooHasty) { //nolint:errorlint // this very one
+			l.open.Add(-1)
+			return nil
 		}
 	}
 	if lc.beyond != nil && l.beyond.Add(1) > reserve {

@@ -174,6 +174,7 @@ func (n *network) start(a *Agent) error {
 
 		EarlyData:  true,
 		SessionDir: a.dir.join(identityName),
+		Seal:       a.dir.seal,
 	}
 	if socket, ok := n.conn.(*net.UDPConn); ok {
 		cfg.Spare, cfg.Network = a.spareOf(socket), netwatch.Name

@@ -65,6 +65,8 @@ type question struct {
 	Alive *aliveQuestion `json:"alive,omitempty"`
 	Roll  *rollQuestion  `json:"roll,omitempty"`
 	Order *orderQuestion `json:"order,omitempty"`
+
+	Devices bool `json:"devices,omitempty"` // when was each token of a device seen last?
 }
 
 type aliveQuestion struct {
@@ -90,6 +92,8 @@ type rollReply struct {
 	More    bool          `json:"more,omitempty"`
 
 	Progress *enroll.Progress `json:"progress,omitempty"` // nil: the node of the order is not here
+
+	Devices enroll.LastSeen `json:"devices,omitempty"`
 }
 
 // The bounds of what members ask each other.
@@ -113,6 +117,8 @@ func (a *Agent) answerMember(ctx context.Context, request []byte) []byte {
 		out.Address, out.Found = r.Alive(ctx, q.Alive.Node, q.Alive.Boot)
 	case q.Order != nil:
 		out.Progress = a.takeOrder(ctx, r, *q.Order)
+	case q.Devices:
+		out.Devices = a.devicesSeen(ctx, r)
 	case q.Roll != nil:
 		out.Self = a.selfReport()
 		for _, s := range r.Call(ctx) {

@@ -60,6 +60,9 @@ func (a *Agent) apply(key string, cfg config.Config) bool {
 	case "limits.client-share":
 		a.ledger.share.Store(int64(cfg.Limits.ClientShare))
 		r.cfg.Limits.ClientShare = cfg.Limits.ClientShare
+	case "limits.connection-rate":
+		a.ledger.opens.Store(int64(cfg.Limits.ConnectionRate))
+		r.cfg.Limits.ConnectionRate = cfg.Limits.ConnectionRate
 	case "limits.rate":
 		a.ledger.rate.Store(int64(cfg.Limits.Rate))
 		r.cfg.Limits.Rate = cfg.Limits.Rate

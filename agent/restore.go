@@ -116,8 +116,7 @@ func Restore(ctx context.Context, r Restoration) (done Restored, err error) {
 	if err := o.step(failpoint.ReplaceFolder); err != nil {
 		return done, err
 	}
-	identity, err := d.readIdentity()
-	done.SameIdentity = err == nil && identity.Joined()
+	done.SameIdentity = d.joined()
 	node, err := d.ensureNodeID()
 	if err != nil {
 		return done, err

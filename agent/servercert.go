@@ -225,6 +225,9 @@ func (s *serverCert) save(key *ecdsa.PrivateKey, chain [][]byte) error {
 	for _, c := range chain {
 		out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c})...)
 	}
+	if out, err = s.a.dir.seal.Close(serverFile, out, nil); err != nil {
+		return err
+	}
 	return writeFile(s.path(), out)
 }
 
@@ -234,6 +237,9 @@ func (s *serverCert) load() error {
 	}
 	text, err := os.ReadFile(s.path())
 	if err != nil {
+		return err
+	}
+	if text, err = s.a.dir.seal.Open(serverFile, text); err != nil {
 		return err
 	}
 	pair, err := tls.X509KeyPair(text, text)

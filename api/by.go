@@ -94,15 +94,33 @@ func AllowedHere(ctx context.Context, b Backend, part kv.AuthPart) error {
 	return allowed(ctx, b, part, true)
 }
 
+// WhoHere is who asks, as the policy of this node knows them, and whether they have every right; while authentication is off
+// everybody has. A node that has no policy says NotCached.
+func WhoHere(ctx context.Context, b Backend) (principal string, root bool, err error) {
+	page, err := judged(ctx, b, kv.AuthSomeone, true)
+	if err != nil || len(page.Ops) != 1 {
+		return "", false, err
+	}
+	if kvs := page.Ops[0].KVs; len(kvs) == 1 {
+		principal = string(kvs[0].Key)
+	}
+	return principal, page.Ops[0].Succeeded, nil
+}
+
 func allowed(ctx context.Context, b Backend, part kv.AuthPart, here bool) error {
+	_, err := judged(ctx, b, part, here)
+	return err
+}
+
+func judged(ctx context.Context, b Backend, part kv.AuthPart, here bool) (kv.Page, error) {
 	q := kv.Query{By: ByOf(ctx), Ops: []kv.Op{kv.ReadAuth{What: part}}, MaxAge: kv.Unlimited, LocalOnly: here}
-	_, err := b.Read(ctx, q)
+	page, err := b.Read(ctx, q)
 	switch kv.CodeOf(err) {
 	case kv.PermissionDenied, kv.UserNotFound, kv.Unauthenticated, kv.AuthOldRevision: // this node may lag behind
 		q.MaxAge, q.LocalOnly = 0, false
-		if _, again := b.Read(ctx, q); again == nil {
-			return nil
+		if page, again := b.Read(ctx, q); again == nil {
+			return page, nil
 		}
 	}
-	return err
+	return page, err
 }

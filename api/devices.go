@@ -52,7 +52,7 @@ type DeviceInfo struct {
 	Expires  *time.Time `json:"expires,omitempty"`
 	Rate     uint32     `json:"rate,omitempty"`
 	ShareKiB uint32     `json:"share_kib,omitempty"`
-	LastSeen *time.Time `json:"last_seen,omitempty"` // by the node that was asked, since it started
+	LastSeen *time.Time `json:"last_seen,omitempty"` // by a member or a proxy that is connected at present, since that started; asked of a proxy: by it
 }
 
 // NodeScope is what a node that is no member may do, beside what its certificate says.

@@ -13,8 +13,8 @@ type Queue interface {
 	// Status answers from memory.
 	Status() QueueStatus
 	// List returns writes in line and those kept for a look, by lane and number, at most QueuePage of them, and
-	// those behind the one with the id after. Empty arguments match everything. An unknown state is Invalid.
-	List(state, prefix, after string) ([]QueueItem, error)
+	// those behind the one with the id after. Empty fields match everything. An unknown state is Invalid.
+	List(f QueueFilter) ([]QueueItem, error)
 	// Get returns one write with its value. Waiting until it has ended, or ctx has, is up to wait.
 	Get(ctx context.Context, id string, wait bool) (item QueueItem, found bool, err error)
 	// Discard gives a write up that was surely not sent, or forgets one that has ended; one that
@@ -29,6 +29,12 @@ type Queue interface {
 	Retry(ctx context.Context, id string) (newID string, found bool, err error)
 	// Last is the newest write of a key that waits, found false if none does.
 	Last(key []byte) (item QueueItem, found bool, err error)
+}
+
+// QueueFilter says which writes a list has.
+type QueueFilter struct {
+	State, Prefix, After string
+	Author               string // as in QueueItem
 }
 
 // QueueStatus is the body of GET /v1/queue without a filter, and a part of Status.
@@ -55,6 +61,7 @@ type QueueItem struct {
 	Value     []byte     `json:"value,omitempty"`
 	State     string     `json:"state"`
 	Lane      string     `json:"lane"`
+	Author    string     `json:"author,omitempty"` // the user who wrote it, or "device:" and the id of a token; empty: not known
 	Queued    time.Time  `json:"queued"`
 	Expires   *time.Time `json:"expires,omitempty"`
 	Revision  int64      `json:"revision,omitempty"` // committed: its revision; conflict: the key's present one

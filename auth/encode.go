@@ -2,11 +2,13 @@ package auth
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/ed25519"
 	"encoding/binary"
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"holdfast/internal/wire"
 	"holdfast/kv"
@@ -292,6 +294,20 @@ func (p *Policy) Users() []string { return sorted(p.or().users) }
 
 // Roles lists the names of all roles, in order.
 func (p *Policy) Roles() []string { return sorted(p.or().roles) }
+
+// Expired are the ids of the device tokens that ended before a time, the oldest first.
+func (p *Policy) Expired(before time.Time) []string {
+	var ids []string
+	for id, d := range p.or().devices {
+		if d.Expires != 0 && d.Expires < before.Unix() {
+			ids = append(ids, id)
+		}
+	}
+	slices.SortFunc(ids, func(a, b string) int {
+		return cmp.Or(cmp.Compare(p.devices[a].Expires, p.devices[b].Expires), strings.Compare(a, b))
+	})
+	return ids
+}
 
 // Devices are the device tokens by id. The map must not be changed.
 func (p *Policy) Devices() map[string]*kv.Device { return maps.Clone(p.or().devices) }

@@ -284,7 +284,7 @@ func (g *Guard) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
 			return kv.Page{}, g.counted(err)
 		}
 		if op, ok := only[kv.ReadAuth](q.Ops); ok && (op.What == kv.AuthRoot || op.What == kv.AuthSomeone) {
-			return kv.Page{Ops: []kv.OpResult{{}}}, nil // that they may is the answer
+			return somebody(before, by.Principal), nil // that they may is the answer, and who they are
 		}
 		if op, ok := only[kv.ReadAuth](q.Ops); ok && op.What == kv.AuthPolicy && !src.Signs {
 			res, err := before.Answer(op) // a mirror of a mirror
@@ -303,6 +303,15 @@ func (g *Guard) Read(ctx context.Context, q kv.Query) (kv.Page, error) {
 			return page, nil
 		}
 	}
+}
+
+// somebody is the answer to kv.AuthRoot and kv.AuthSomeone.
+func somebody(p *Policy, principal string) kv.Page {
+	res := kv.OpResult{Succeeded: !p.Enabled() || p.IsRoot(principal)}
+	if principal != "" {
+		res.KVs = []kv.KeyValue{{Key: []byte(principal)}}
+	}
+	return kv.Page{Ops: []kv.OpResult{res}}
 }
 
 // answer judges what only the answer tells.

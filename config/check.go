@@ -265,6 +265,7 @@ func (c *Config) verifyWhole(from Provenance) []*Fault {
 func (c *Config) openSecrets() (warnings []string) {
 	for _, f := range []struct{ key, path, power string }{
 		{"token-file", c.TokenFile, "join the cluster"},
+		{"seal-file", c.SealFile, "open this node's sealed keys"},
 		{"cluster.ca-file", c.Cluster.CAFile, "make certificates of this cluster"},
 		{"tls.key-file", c.TLS.KeyFile, "pose as this node to its clients"},
 	} {

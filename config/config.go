@@ -34,6 +34,7 @@ type Config struct {
 	Join          []string `mapstructure:"join" check:"join" help:"addresses, as host:port, of any nodes of the cluster to join, or srv:NAME for those that the SRV record _holdfast._udp.NAME lists; proxy:host:port is a proxy that this one is to be behind; once joined it is where a member looks for the others when it has lost them all"`
 	TokenFile     string   `mapstructure:"token-file" check:"file" help:"file with the join token, made by agent token create on a member; once joined it is where a member looks for the others when it has lost them all"`
 	Token         Secret   `mapstructure:"token" from:"env" help:"the join token; token-file wins over it"`
+	SealFile      string   `mapstructure:"seal-file" check:"file" help:"file with a secret of 16 to 4096 random bytes by which this node's keys are sealed on disk, best a credential of systemd's bound to a TPM; set for a data directory that has keys, the next start seals them"`
 	Fallback      string   `mapstructure:"fallback" oneof:"proxy,none" shown:"proxy in auto, none in member" help:"what to become when the cluster needs no more members, or has removed this one"`
 	Insecure      bool     `mapstructure:"insecure" default:"false" help:"allow plaintext http beyond loopback"`
 	LogLevel      string   `mapstructure:"log-level" default:"info" oneof:"debug,info,warn,error" reload:"yes" help:"least severe log line to write"`
@@ -140,20 +141,21 @@ type Link struct {
 
 // Limits is what a client may ask for. gRPC clients are held to Request only, as etcd does.
 type Limits struct {
-	Value         Size          `mapstructure:"value" default:"1MiB" min:"1KiB" max:"8MiB" help:"largest value of a REST request"`
-	Key           Size          `mapstructure:"key" default:"4KiB" min:"64B" max:"64KiB" help:"longest key of a REST request"`
-	Request       Size          `mapstructure:"request" default:"1.5MiB" min:"64KiB" max:"8MiB" help:"largest request of any kind"`
-	TxnOps        int           `mapstructure:"txn-ops" default:"128" min:"1" max:"16384" help:"most operations of a transaction, and most conditions; over REST those of nested ones included, over gRPC as etcd counts them"`
-	Handshakes    int           `mapstructure:"handshakes" default:"256" min:"1" max:"100000" help:"most TLS handshakes of https listeners under way at a time"`
-	Requests      int           `mapstructure:"requests" default:"4096" min:"1" max:"1000000" help:"most requests of clients under way at a time, of any kind but watches"`
-	Bodies        Size          `mapstructure:"bodies" default:"128MiB" min:"8MiB" help:"most memory that bodies of clients' requests may take at a time, those that are still arriving included; a call of gRPC counts 4 KiB besides"`
-	ClientShare   int           `mapstructure:"client-share" default:"25" min:"1" max:"100" reload:"yes" help:"percent of connections, handshakes, requests, bodies and watches that one client may have, by its address (of IPv6 the first 64 bits); clients on this machine may have all"`
-	Connections   int           `mapstructure:"connections" default:"1024" min:"1" max:"1000000" reload:"yes" help:"most client connections at a time"`
-	HeaderTimeout time.Duration `mapstructure:"header-timeout" default:"10s" min:"100ms" max:"10m" help:"time a client has to send the header of a request"`
-	BodyTimeout   time.Duration `mapstructure:"body-timeout" default:"1m" min:"100ms" max:"24h" help:"time a client has to send the body of a request"`
-	IdleTimeout   time.Duration `mapstructure:"idle-timeout" default:"10m" min:"1s" max:"24h" help:"time after which an unused client connection is closed"`
-	Watches       int           `mapstructure:"watches" default:"1024" min:"1" max:"1000000" help:"most open watches at a time"`
-	Rate          int           `mapstructure:"rate" default:"none" min:"0" reload:"yes" help:"most requests per second of one client, by its address as for limits.client-share; not for clients on this machine"`
+	Value          Size          `mapstructure:"value" default:"1MiB" min:"1KiB" max:"8MiB" help:"largest value of a REST request"`
+	Key            Size          `mapstructure:"key" default:"4KiB" min:"64B" max:"64KiB" help:"longest key of a REST request"`
+	Request        Size          `mapstructure:"request" default:"1.5MiB" min:"64KiB" max:"8MiB" help:"largest request of any kind"`
+	TxnOps         int           `mapstructure:"txn-ops" default:"128" min:"1" max:"16384" help:"most operations of a transaction, and most conditions; over REST those of nested ones included, over gRPC as etcd counts them"`
+	Handshakes     int           `mapstructure:"handshakes" default:"256" min:"1" max:"100000" help:"most TLS handshakes of https listeners under way at a time"`
+	Requests       int           `mapstructure:"requests" default:"4096" min:"1" max:"1000000" help:"most requests of clients under way at a time, of any kind but watches"`
+	Bodies         Size          `mapstructure:"bodies" default:"128MiB" min:"8MiB" help:"most memory that bodies of clients' requests may take at a time, those that are still arriving included; a call of gRPC counts 4 KiB besides"`
+	ClientShare    int           `mapstructure:"client-share" default:"25" min:"1" max:"100" reload:"yes" help:"percent of connections, handshakes, requests, bodies and watches that one client may have, by its address (of IPv6 the first 64 bits); clients on this machine may have all"`
+	Connections    int           `mapstructure:"connections" default:"1024" min:"1" max:"1000000" reload:"yes" help:"most client connections at a time"`
+	HeaderTimeout  time.Duration `mapstructure:"header-timeout" default:"10s" min:"100ms" max:"10m" help:"time a client has to send the header of a request"`
+	BodyTimeout    time.Duration `mapstructure:"body-timeout" default:"1m" min:"100ms" max:"24h" help:"time a client has to send the body of a request"`
+	IdleTimeout    time.Duration `mapstructure:"idle-timeout" default:"10m" min:"1s" max:"24h" help:"time after which an unused client connection is closed"`
+	Watches        int           `mapstructure:"watches" default:"1024" min:"1" max:"1000000" help:"most open watches at a time"`
+	Rate           int           `mapstructure:"rate" default:"none" min:"0" reload:"yes" help:"most requests per second of one client, by its address as for limits.client-share; not for clients on this machine"`
+	ConnectionRate int           `mapstructure:"connection-rate" default:"256" min:"0" max:"1000000" reload:"yes" help:"most connections that one client may open per second, by its address as for limits.client-share; those beyond are closed at once; 0 is any number; not for clients on this machine"`
 }
 
 // Audit is the record of who changed what.
@@ -169,5 +171,6 @@ type CORS struct {
 
 // Auth is how long this node decides on permissions by itself.
 type Auth struct {
+	TokenTTL   time.Duration `mapstructure:"token-ttl" default:"1h" min:"10s" max:"720h" help:"how long a token is good for that a user gets for name and password; clients of etcd fetch the next by themselves"`
 	MaxOffline time.Duration `mapstructure:"max-offline" default:"168h" min:"1m" help:"age of the mirrored policy up to which a proxy grants access while the uplink is lost"`
 }

@@ -85,6 +85,7 @@ func (l *loader) loadFiles(s Sources) []string {
 // machine sees, and the settings that then name it.
 var credentials = []struct{ name, key string }{
 	{"token", "token-file"},
+	{"holdfast.seal", "seal-file"},
 	{"tls-cert", "tls.cert-file"},
 	{"tls-key", "tls.key-file"},
 }

@@ -381,6 +381,35 @@ func TestAMissingHostNameIsAWarning(t *testing.T) {
 	}
 }
 
+// systemd hands a token, or the secret of a seal, over in a folder; anything else that was said about it goes before that.
+func TestACredentialIsTheFileOfASetting(t *testing.T) {
+	for name, one := range map[string]struct {
+		variable string
+		get      func(Config) string
+	}{
+		"token":         {"HOLDFAST_TOKEN_FILE", func(c Config) string { return c.TokenFile }},
+		"holdfast.seal": {"HOLDFAST_SEAL_FILE", func(c Config) string { return c.SealFile }},
+	} {
+		dir := t.TempDir()
+		environ := []string{"CREDENTIALS_DIRECTORY=" + dir}
+		if loaded, err := Load(Sources{Dir: t.TempDir(), Environ: environ}); err != nil || one.get(loaded.Config) != "" {
+			t.Errorf("%s: without one: %q, %v", name, one.get(loaded.Config), err)
+		}
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte("x"), 0o400); err != nil {
+			t.Fatal(err)
+		}
+		loaded, err := Load(Sources{Dir: t.TempDir(), Environ: environ})
+		if err != nil || one.get(loaded.Config) != path {
+			t.Errorf("%s: the file is %q, %v", name, one.get(loaded.Config), err)
+		}
+		loaded, err = Load(Sources{Dir: t.TempDir(), Environ: append(environ, one.variable+"="+path+"x")})
+		if one.get(loaded.Config) != path+"x" {
+			t.Errorf("%s: the variable does not win: %q, %v", name, one.get(loaded.Config), err)
+		}
+	}
+}
+
 // systemd hands secrets over in a folder; anything else that was said about them goes before it.
 func TestCredentialsAreFilesOfSecrets(t *testing.T) {
 	dir := t.TempDir()

@@ -80,7 +80,7 @@ func TestOnlyWhatAReloadAppliesIsCalledReloadable(t *testing.T) {
 			reloadable = append(reloadable, f.key)
 		}
 	}
-	if want := []string{"log-level", "link.bulk-rate", "link.bulk-hours", "limits.client-share", "limits.connections", "limits.rate"}; !slices.Equal(reloadable, want) {
+	if want := []string{"log-level", "link.bulk-rate", "link.bulk-hours", "limits.client-share", "limits.connections", "limits.rate", "limits.connection-rate"}; !slices.Equal(reloadable, want) {
 		t.Errorf("got %v, want %v: add what agent.Reload has learned", reloadable, want)
 	}
 }

@@ -36,7 +36,7 @@ func (r *Roll) Order(ctx context.Context, node string, o Order) (p Progress, con
 	}
 	ctx, cancel := context.WithTimeout(ctx, reportWait)
 	defer cancel()
-	rep, came := s.ask(ctx, &o)
+	rep, came := s.ask(ctx, News{Order: &o})
 	switch {
 	case !came:
 		return p, false

@@ -98,13 +98,13 @@ func (r *realm) member(name string, founder bool) *box {
 	b := r.add(name)
 	adopt := func(id *transport.Identity) error {
 		b.id.Store(id)
-		return id.Save(b.dir)
+		return id.Save(b.dir, nil)
 	}
 	auth, err := NewAuthority(r.t.Context(), AuthorityOptions{
 		Store: r.store, Cluster: "c1", Name: name, Identity: b.id.Load, Leads: func() bool { return r.lead == name }, Changes: r.store.changes,
 		Now: r.now, Adopt: adopt, Recheck: func() { b.ep.Recheck() }, Log: slog.New(slog.DiscardHandler),
 		Founding: func() (*transport.CA, error) {
-			ca, err := transport.LoadCA(b.dir, "c1")
+			ca, err := transport.LoadCA(b.dir, "c1", nil)
 			if errors.Is(err, fs.ErrNotExist) {
 				return nil, nil
 			}
@@ -118,7 +118,7 @@ func (r *realm) member(name string, founder bool) *box {
 	if founder && !b.id.Load().Joined() {
 		ca, err := transport.NewCA("c1")
 		if err == nil {
-			err = ca.Save(b.dir)
+			err = ca.Save(b.dir, nil)
 		}
 		var id *transport.Identity
 		if err == nil {
@@ -199,7 +199,7 @@ const day = 24 * time.Hour
 func TestTheCAsKeyIsKeptSealedAndNowhereElse(t *testing.T) {
 	inRealm(t, func(t *testing.T, r *realm) {
 		m1 := r.boxes["m1"]
-		if _, err := transport.LoadCA(m1.dir, "c1"); !errors.Is(err, fs.ErrNotExist) {
+		if _, err := transport.LoadCA(m1.dir, "c1", nil); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("the founder still has the key in the clear: %v", err)
 		}
 		r.add("m2") // joins before it is a member

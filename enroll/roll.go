@@ -45,6 +45,7 @@ type Report struct {
 	Feature    uint64   `json:"feature,omitempty"` // newest feature level that its version knows; 0: of one that does not say
 
 	Progress *Progress `json:"progress,omitempty"` // of the Order that was asked with
+	Devices  LastSeen  `json:"devices,omitempty"`  // if it was asked for
 }
 
 // News is what a member tells a node.
@@ -54,6 +55,7 @@ type News struct {
 	Revoked []string         `json:"revoked,omitempty"` // all members that were revoked, with Trust
 	Ask     uint64           `json:"ask,omitempty"`     // a Report with this number is asked for
 	Order   *Order           `json:"order,omitempty"`   // with Ask: what the node is to do
+	Devices bool             `json:"devices,omitempty"` // with Ask: when the node has seen the tokens of devices last is asked for
 	Refused string           `json:"refused,omitempty"` // the node is sent away, and why
 	Leaving bool             `json:"leaving,omitempty"` // this member is about to go: the node had better use another one
 	Members []string         `json:"members,omitempty"` // where members answer, with Trust
@@ -302,7 +304,7 @@ func (r *Roll) Alive(ctx context.Context, node, boot string) (address string, fo
 	}
 	ctx, cancel := context.WithTimeout(ctx, aliveWait)
 	defer cancel()
-	_, found = s.ask(ctx, nil)
+	_, found = s.ask(ctx, News{})
 	return s.link.Address(), found
 }
 
@@ -348,7 +350,7 @@ func (r *Roll) Call(ctx context.Context) []Seen {
 	var asking sync.WaitGroup
 	for _, s := range sessions {
 		if !s.link.Lost() {
-			asking.Go(func() { s.ask(ctx, nil) })
+			asking.Go(func() { s.ask(ctx, News{}) })
 		}
 	}
 	asking.Wait()
@@ -372,24 +374,25 @@ func (s *session) seen() Seen {
 	return v
 }
 
-// ask asks for a report, with an order or none, and tells whether it came.
-func (s *session) ask(ctx context.Context, o *Order) (Report, bool) {
+// ask asks for a report, with an order or the like in n, and tells whether it came.
+func (s *session) ask(ctx context.Context, n News) (Report, bool) {
 	s.mu.Lock()
 	s.asked++
-	n, came := s.asked, make(chan Report, 1)
+	n.Ask = s.asked
+	came := make(chan Report, 1)
 	if s.waits == nil {
 		s.waits = make(map[uint64]chan Report)
 	}
-	s.waits[n] = came
+	s.waits[n.Ask] = came
 	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
-		if delete(s.waits, n); len(s.waits) == 0 {
+		if delete(s.waits, n.Ask); len(s.waits) == 0 {
 			s.waits = nil // a map that was used once keeps its room
 		}
 		s.mu.Unlock()
 	}()
-	if !s.oweAsk(News{Ask: n, Order: o}) {
+	if !s.oweAsk(n) {
 		return Report{}, false
 	}
 	select {
@@ -407,7 +410,7 @@ func (s *session) heard(r Report) {
 		came <- r
 		delete(s.waits, r.Ask)
 	}
-	r.Progress = nil
+	r.Progress, r.Devices = nil, nil
 	s.last, s.at = r, s.roll.opts.Now()
 }
 
@@ -432,9 +435,9 @@ func readControl(r *bufio.Reader, v any) error {
 }
 
 // Follow speaks the node's side of a control stream, on a new stream of an uplink, until it ends: it says hello, hands over news, reports when it
-// is asked, and takes orders, which obey must not wait for. The error says why the member sent this node away, if it did,
+// is asked, by what the news ask for, and takes orders, which obey must not wait for. The error says why the member sent this node away, if it did,
 // as ErrCopied.
-func Follow(in *bufio.Reader, out io.Writer, boot string, report func() Report, heard func(News), obey func(Order) Progress) error {
+func Follow(in *bufio.Reader, out io.Writer, boot string, report func(News) Report, heard func(News), obey func(Order) Progress) error {
 	send := func(v any) error {
 		b, err := json.Marshal(v)
 		if err != nil {
@@ -445,7 +448,7 @@ func Follow(in *bufio.Reader, out io.Writer, boot string, report func() Report, 
 	if err := wire.WriteFrame(out, wire.UplinkRequest{Verb: wire.UplinkNode}.Append(nil)); err != nil {
 		return err
 	}
-	if err := send(Hello{Boot: boot, Report: report()}); err != nil {
+	if err := send(Hello{Boot: boot, Report: report(News{})}); err != nil {
 		return err
 	}
 	for {
@@ -460,7 +463,7 @@ func Follow(in *bufio.Reader, out io.Writer, boot string, report func() Report, 
 			heard(n)
 			continue
 		}
-		r := report()
+		r := report(n)
 		r.Ask = n.Ask
 		if n.Order != nil {
 			p := obey(*n.Order)

@@ -65,7 +65,13 @@ func (r *realm) live(b *box, to, boot string, depth int) *life {
 	}
 	l := &life{conn: c, done: make(chan error, 1)}
 	go func() {
-		l.done <- Follow(bufio.NewReader(st), st, boot, func() Report { return Report{Name: b.name, Mode: "proxy", Version: "1", QueueDepth: depth} }, func(n News) {
+		l.done <- Follow(bufio.NewReader(st), st, boot, func(n News) Report {
+			rep := Report{Name: b.name, Mode: "proxy", Version: "1", QueueDepth: depth}
+			if n.Devices {
+				rep.Devices = LastSeen{"everywhere": int64(depth), b.name: 1}
+			}
+			return rep
+		}, func(n News) {
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			l.news = append(l.news, n)
@@ -101,6 +107,9 @@ func TestTheRollIsCalledWhenAsked(t *testing.T) {
 		}
 		if s := seen["p"]; !s.Connected || s.Lost || s.Report.QueueDepth != 3 || s.Address == "" || len(seen) != 2 {
 			t.Errorf("seen %+v", seen)
+		}
+		if s := m1.roll.Devices(t.Context()); len(s) != 3 || s.At("everywhere") != time.Unix(3, 0) || s.At("q") != time.Unix(1, 0) || !s.At("r").IsZero() {
+			t.Errorf("devices were seen at %v", s)
 		}
 		// One whose link is cut is not waited for long, and stays known when it has gone.
 		r.net.Cut("q", "m1")

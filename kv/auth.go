@@ -109,8 +109,8 @@ const (
 	AuthUser                    // KVs: Key is the name of a role
 	AuthRoles                   // KVs: Key is a name
 	AuthRole                    // KVs: Key and Value are the ends of a range, Version is the Permission
-	AuthRoot                    // nothing: refused unless whoever asks has every right, or authentication is off
-	AuthSomeone                 // nothing: refused unless whoever asks is somebody, or authentication is off
+	AuthRoot                    // as AuthSomeone: refused unless whoever asks has every right, or authentication is off
+	AuthSomeone                 // KVs: Key is the principal of whoever asks; Succeeded: they have every right. Refused unless they are somebody, or authentication is off
 	AuthDevices                 // KVs: Key is an id, Value as package auth encodes a device
 	AuthPolicy                  // KVs: Value is the policy without secrets, as package auth encodes it. For nodes, and root
 	AuthParts

@@ -179,7 +179,7 @@ func TestWhatTheLogHoldsBeyondTheStateIsSalvaged(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range 300 {
-		m.put(fmt.Sprint("k", i), strings.Repeat("packs well ", 20))
+		m.put(fmt.Sprint("k", i), strings.Repeat("packs well ", 200)) // and is long enough for that
 	}
 	m.put("a", "2")
 	m.close()

@@ -15,7 +15,6 @@ import (
 	"github.com/lni/dragonboat/v4/raftio"
 	pb "github.com/lni/dragonboat/v4/raftpb"
 
-	"holdfast/internal/wire"
 	"holdfast/kv"
 	"holdfast/mvcc"
 )
@@ -230,7 +229,7 @@ func applyTo(store *mvcc.Store, e pb.Entry) error {
 		store.Advance(e.Index)
 		return nil
 	}
-	c, err := wire.DecodeCommand(cmd)
+	c, err := decodeEntry(cmd)
 	if err != nil {
 		return undecodable(e.Index, err)
 	}

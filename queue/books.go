@@ -6,22 +6,36 @@ import "unsafe"
 // line and in the index), so that Options.MaxBytes bounds that too.
 const opOverhead = 192
 
-// owner is a device that has ops in line.
+// payer is whose share of the queue an op takes.
+type payer struct {
+	name   string // empty: nobody's
+	author bool   // the name is the principal by whom the op was written; else it is of an address, or a user of this machine
+}
+
+// writer is the principal that has written what a payer pays for, empty if that is not known.
+func (p payer) writer() string {
+	if p.author {
+		return p.name
+	}
+	return ""
+}
+
+// owner is a payer that has ops in line.
 type owner struct {
-	name  string
+	payer
 	ops   int   // in line
 	bytes int64 // of those that are durable
 }
 
-// owned puts an op on a device's account; none has no name.
-func (q *Queue) owned(o *op, name string) {
-	if name == "" {
+// owned puts an op on a payer's account; none has no name.
+func (q *Queue) owned(o *op, by payer) {
+	if by.name == "" {
 		return
 	}
-	d := q.devices[name]
+	d := q.devices[by]
 	if d == nil {
-		d = &owner{name: name}
-		q.devices[name] = d
+		d = &owner{payer: by}
+		q.devices[by] = d
 	}
 	d.ops++
 	o.owner = d
@@ -32,15 +46,29 @@ func (q *Queue) disown(o *op) {
 	if o.owner == nil {
 		return
 	}
+	if o.live != nil { // of what is forgotten at once nobody asks for the author
+		o.author = o.owner.writer()
+	}
 	if o.owner.ops--; o.owner.ops == 0 {
-		delete(q.devices, o.owner.name)
+		delete(q.devices, o.owner.payer)
 	}
 	o.owner = nil
 }
 
-// deviceBytes is what the durable ops of a device take.
-func (q *Queue) deviceBytes(name string) int64 {
-	if d := q.devices[name]; d != nil {
+// payer is whose share the op takes, or its author once it has ended.
+func (o *op) payer() payer {
+	switch {
+	case o.owner != nil:
+		return o.owner.payer
+	case o.live != nil:
+		return payer{o.author, o.author != ""}
+	}
+	return payer{}
+}
+
+// deviceBytes is what the durable ops of a payer take.
+func (q *Queue) deviceBytes(by payer) int64 {
+	if d := q.devices[by]; d != nil {
 		return d.bytes
 	}
 	return 0

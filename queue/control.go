@@ -56,7 +56,7 @@ func (q *Queue) again() {
 }
 
 // Retry files a write that has ended otherwise than its writer wanted as a new one, which goes by what this node knows
-// now. The new one is on disk, or committed, when it returns; then the old one is forgotten. found is false if the old one is
+// now and stays its author's, whatever that one's share. The new one is on disk, or committed, when it returns; then the old one is forgotten. found is false if the old one is
 // not listed, or its value is gone. One that still waits is Invalid.
 func (q *Queue) Retry(ctx context.Context, id string) (newID string, found bool, err error) {
 	o := q.find(id)
@@ -64,7 +64,7 @@ func (q *Queue) Retry(ctx context.Context, id string) (newID string, found bool,
 		return "", false, nil
 	}
 	q.mu.Lock()
-	listed, ended := slices.Contains(q.kept, o), o.state.Ended()
+	listed, ended, by := slices.Contains(q.kept, o), o.state.Ended(), o.payer()
 	q.mu.Unlock()
 	if !ended {
 		return "", true, kv.Errorf(kv.Invalid, "the write %s still waits and is sent by itself; agent queue flush sends what waits at once", id)
@@ -84,7 +84,7 @@ func (q *Queue) Retry(ctx context.Context, id string) (newID string, found bool,
 	if err := q.check(c); err != nil {
 		return "", true, err
 	}
-	fresh, err := q.file(c, key, rule, kv.WriteQueue, q.seen(ctx, key, rule), device{})
+	fresh, err := q.file(c, key, rule, kv.WriteQueue, q.seen(ctx, key, rule), device{by, -1})
 	if err != nil {
 		return "", true, err
 	}

@@ -79,13 +79,20 @@ const (
 	recordPause // n is 1 while nothing is sent, else 0
 )
 
-// noteDevice is the tag of a note that says of which device the op behind it is.
-const noteDevice = 1
+// The tags of a note, which says whose share the op behind it takes.
+const (
+	noteDevice = 1 // that of an address or a user of the machine; versions before noteAuthor wrote it of principals too
+	noteAuthor = 2 // that of the principal which has written it
+)
 
-// note is about the op that is written behind it. It is an end of no op, number 0, which versions that know of no notes read
-// and pass over: a box can go back to one of them.
-func note(lane uint8, device string) record {
-	return record{kind: recordEnd, lane: lane, state: Unknown, outcome: append([]byte{noteDevice}, device...)}
+// note is about the op that is written behind it. It is an end of no op, number 0, which versions that know of no notes, or
+// not of this one, read and pass over: a box can go back to one of them.
+func note(lane uint8, by payer) record {
+	tag := byte(noteDevice)
+	if by.author {
+		tag = noteAuthor
+	}
+	return record{kind: recordEnd, lane: lane, state: Unknown, outcome: append([]byte{tag}, by.name...)}
 }
 
 func appendRecord(dst []byte, r *record) []byte {

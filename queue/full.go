@@ -10,10 +10,13 @@ import (
 // the rule allows it. The caller holds q.mu.
 func (q *Queue) room(o *op, by device) error {
 	most, named := q.opts.DeviceBytes, "queue.device-max-bytes"
-	if by.share > 0 {
+	switch {
+	case by.share > 0:
 		most, named = by.share, "--share of its token"
+	case by.share < 0:
+		most = 0
 	}
-	if most > 0 && by.name != "" && q.deviceBytes(by.name)+int64(o.size) > most {
+	if most > 0 && by.name != "" && q.deviceBytes(by.payer)+int64(o.size) > most {
 		return &kv.Error{Code: kv.RateLimited, RetryAfter: time.Second,
 			Detail: "the queued writes of this device take its whole share (" + named + "); nothing was stored: wait until some have been sent"}
 	}

@@ -18,10 +18,11 @@ func (o *op) record(command []byte) record {
 // records are those that an op is written down as, its own the last. The caller holds q.mu.
 func (o *op) records(command []byte) []record {
 	r := o.record(command)
-	if o.owner == nil {
+	by := o.payer()
+	if by.name == "" {
 		return []record{r}
 	}
-	return []record{note(o.lane.id, o.owner.name), r}
+	return []record{note(o.lane.id, by), r}
 }
 
 // placeOfLast has the place of the last of some records told, as append wants it.

@@ -46,7 +46,7 @@ type op struct {
 	at      int64  // Unix milliseconds
 	expires int64  // the same, 0 for never
 	place   place
-	owner   *owner // the device whose share it takes, nil for none
+	owner   *owner // whose share it takes, nil for nobody's, and once it has ended
 	retry   uint64 // short for its retry key, 0 for none
 	size    int32
 	hash    uint32 // of the key, see index
@@ -67,6 +67,7 @@ type op struct {
 type live struct {
 	command kv.Command
 	outcome kv.Outcome
+	author  string // of an op that has ended: by whom it was written, empty if that is not known
 	done    chan struct{}
 	keeping chan struct{} // closed when keep has the disk's answer
 	asked   bool          // it went up last as a skip of its own number

@@ -57,7 +57,7 @@ func (q *Queue) load() error {
 		defer gcpace.Hold()()
 	}
 	err = q.log.open(names, func() (func(record, place) error, func() error) {
-		p := &piece{q: q, devices: map[string]*owner{}}
+		p := &piece{q: q, devices: map[payer]*owner{}}
 		return p.visit, func() error { return p.merge(ld) }
 	})
 	if err != nil {
@@ -93,7 +93,7 @@ type piece struct {
 	others  []other
 	slab    []op             // memory for the ops to come
 	keys    *strings.Builder // and for their keys
-	devices map[string]*owner
+	devices map[payer]*owner
 	device  *owner // of the op that comes next
 }
 
@@ -143,15 +143,16 @@ func (p *piece) key(b []byte) string {
 	return p.keys.String()[at:]
 }
 
-// noted is the device that a note names, nil if it is of another kind.
+// noted is whose share a note names, nil if it is of another kind.
 func (p *piece) noted(r *record) *owner {
-	if len(r.outcome) < 2 || r.outcome[0] != noteDevice {
+	if len(r.outcome) < 2 || r.outcome[0] != noteDevice && r.outcome[0] != noteAuthor {
 		return nil
 	}
-	d := p.devices[string(r.outcome[1:])]
+	author := r.outcome[0] == noteAuthor
+	d := p.devices[payer{string(r.outcome[1:]), author}] // spares a copy for each op
 	if d == nil {
-		d = &owner{name: string(r.outcome[1:])}
-		p.devices[d.name] = d
+		d = &owner{payer: payer{string(r.outcome[1:]), author}}
+		p.devices[d.payer] = d
 	}
 	return d
 }
@@ -219,7 +220,7 @@ func (q *Queue) restored(ld *loading, ops []*op) {
 			known.ops++
 			o.owner = known
 		default:
-			q.owned(o, device.name)
+			q.owned(o, device.payer)
 			last, known = device, o.owner
 		}
 		ld.ops[o.lane.id] = slices.Insert(ld.ops[o.lane.id], i, o)
@@ -272,8 +273,8 @@ func (q *Queue) heard(ld *loading, r *record) error {
 
 func (q *Queue) ended(o *op, r *record) error {
 	o.state = r.state
-	q.disown(o)
 	if !r.state.kept() {
+		q.disown(o)
 		q.log.hold(o.place, -1)
 		o.place = place{}
 		return nil
@@ -283,6 +284,7 @@ func (q *Queue) ended(o *op, r *record) error {
 		return err
 	}
 	o.wake().outcome = out
+	q.disown(o)
 	q.kept = append(q.kept, o)
 	q.keptBytes += int64(o.size)
 	return nil

@@ -27,7 +27,7 @@ func backlog(t testing.TB, o Options, n int) {
 		for range min(1000, n-i) {
 			i++
 			op := &op{lane: q.lanes[kv.LaneNormal], n: uint64(i), key: fmt.Sprintf("q/sensor/%07d", i), at: time.Now().UnixMilli(), guard: GuardSeen,
-				owner: &owner{name: "192.0.2.7"}}
+				owner: &owner{payer: payer{name: "192.0.2.7"}}}
 			recs = append(recs, op.records(encoded(op.key, strings.Repeat("v", 100)))...)
 		}
 		if err := q.log.append(recs, nil); err != nil {
@@ -119,6 +119,85 @@ func TestADevicesShareIsKeptOverARestart(t *testing.T) {
 	}
 }
 
+// Whoever wrote an op is known by what it shows, and to nobody who comes from an address of that name: while it waits, once it
+// has ended, over a restart, a move into another segment, and when it is filed anew.
+func TestAnAuthorFindsItsOwnWrites(t *testing.T) {
+	c := newCluster()
+	o := options(t.TempDir())
+	o.DeviceBytes = 2 * opOverhead
+	b := start(t, c, o)
+	if _, err := b.put("q/a", "base", kv.WriteAuto); err != nil {
+		t.Fatal(err)
+	}
+	c.set(false, false)
+	write := func(key, principal, device string) string {
+		t.Helper()
+		res, err := b.Do(t.Context(), kv.Command{Write: kv.WriteQueue, Device: device, By: kv.By{Principal: principal}, Ops: []kv.Op{kv.Put{Key: []byte(key), Value: []byte("v")}}})
+		if err != nil || res.Queued == nil {
+			t.Fatalf("%+v, %v", res, err)
+		}
+		return res.Queued.ID
+	}
+	mine := write("q/a", "10.0.0.7", "10.0.0.7")
+	write("q/a2", "", "10.0.0.7")
+	write("q/a3", "other", "other")
+	others := func(when string, ended bool, want string) {
+		t.Helper()
+		found, err := b.ListOf("10.0.0.7", -1, "q/", "")
+		if err != nil || len(found) != 1 || found[0].ID != want || found[0].State.Ended() != ended || found[0].Author != "10.0.0.7" {
+			t.Errorf("%s: listed %+v, %v, want %s alone, ended: %v", when, found, err, want, ended)
+		}
+		if all := b.List(-1, "q/"); len(all) != 3 {
+			t.Errorf("%s: %d are listed for everybody, want 3", when, len(all))
+		}
+	}
+	move := func(list []*op) {
+		b.log.mu.Lock()
+		seg := b.log.segments[0]
+		b.log.mu.Unlock()
+		for _, o := range list {
+			if err := b.move(o, seg); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	others("waiting", false, mine)
+	b.crash()
+	b = start(t, c, o)
+	others("after a restart", false, mine)
+	if err := b.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	c.mu.Lock()
+	c.rev++
+	for _, key := range []string{"q/a", "q/a2", "q/a3"} {
+		c.keys[key] = &stored{value: "theirs", mod: c.rev}
+	}
+	c.mu.Unlock()
+	c.set(true, false)
+	if err := b.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "drained", func() bool { return b.Status().Depth == 0 })
+	others("in conflict", true, mine)
+	if err := b.flushEnds(); err != nil {
+		t.Fatal(err)
+	}
+	move(b.kept)
+	b.crash()
+	b = start(t, c, o)
+	others("in conflict, moved, after a restart", true, mine)
+	if i, _, err := b.Get(mine); err != nil || i.Author != "10.0.0.7" {
+		t.Errorf("got %+v, %v", i, err)
+	}
+	c.set(false, false)
+	again, _, err := b.Retry(t.Context(), mine)
+	if err != nil {
+		t.Fatal(err)
+	}
+	others("filed anew", false, again)
+}
+
 // Segments are read side by side, but until those before it are known to be whole nothing of one is changed.
 func TestADamagedQueueIsRefusedAsItIs(t *testing.T) {
 	c := newCluster()
@@ -172,7 +251,7 @@ func TestADamagedQueueIsRefusedAsItIs(t *testing.T) {
 
 // A version without notes passes over them: they are ends of an op that there never is.
 func TestANoteIsTheEndOfNoOp(t *testing.T) {
-	n := note(1, "192.0.2.7")
+	n := note(1, payer{name: "192.0.2.7"})
 	r, rest, err := nextRecord(appendRecord(nil, &n))
 	if err != nil || len(rest) > 0 || r.kind != recordEnd || r.n != 0 || !r.state.Ended() {
 		t.Errorf("got %+v, %v", r, err)

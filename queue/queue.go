@@ -48,17 +48,17 @@ type Queue struct {
 	recent    []*op          // ended ops that are not kept: a ring of recentMax, so that a writer that asks later is answered
 	recentAt  int
 	ends      []record
-	depth     int               // durable pending ops
-	bytes     int64             // of those
-	ruleBytes []int64           // of those, by rule
-	devices   map[string]*owner // those that have ops in line
-	keyBytes  int64             // of the keys of durable ops
-	dups      []int             // by rule: ops whose key had one that was not sent yet, since the last squeeze
-	loaded    int64             // bytes of durable ops held in memory
-	inMemory  int               // pending ops that are not durable
-	down      error             // why the last attempt to send failed; nil while the way up works
-	downC     chan struct{}     // closed while down
-	slow      bool              // an attempt is under way for longer than a writer waits
+	depth     int              // durable pending ops
+	bytes     int64            // of those
+	ruleBytes []int64          // of those, by rule
+	devices   map[payer]*owner // those that have ops in line
+	keyBytes  int64            // of the keys of durable ops
+	dups      []int            // by rule: ops whose key had one that was not sent yet, since the last squeeze
+	loaded    int64            // bytes of durable ops held in memory
+	inMemory  int              // pending ops that are not durable
+	down      error            // why the last attempt to send failed; nil while the way up works
+	downC     chan struct{}    // closed while down
+	slow      bool             // an attempt is under way for longer than a writer waits
 	wake      chan struct{}
 	batches   uint64
 	lostHave  uint64 // the epoch that was lost, to ask for the one after it
@@ -88,7 +88,7 @@ func Open(next Next, o Options) (*Queue, error) {
 		return nil, fmt.Errorf("queue: %w", err)
 	}
 	q := &Queue{next: next, opts: o, keys: newIndex(), keeping: map[*op]bool{},
-		devices: map[string]*owner{}, ruleBytes: make([]int64, len(o.Rules)), dups: make([]int, len(o.Rules)),
+		devices: map[payer]*owner{}, ruleBytes: make([]int64, len(o.Rules)), dups: make([]int, len(o.Rules)),
 		downC: make(chan struct{}), wake: make(chan struct{}, 1), resumed: make(chan struct{}, 1)}
 	for i := range q.lanes {
 		q.lanes[i] = &lane{id: uint8(i), next: 1}

@@ -39,6 +39,7 @@ type Item struct {
 	Expires  time.Time
 	Revision int64     // committed: the revision; conflict: the key's present one
 	Err      *kv.Error // why it ended otherwise than committed
+	Author   string    // the principal that wrote it: a user, or a device as kv.DevicePrincipal says; empty: not known, as while authentication is off
 }
 
 // Status never blocks on the disk or the node below.
@@ -73,10 +74,15 @@ func (q *Queue) List(state int, prefix string) []Item {
 	return items
 }
 
-// ListAfter returns up to ListMax ops, by lane and number, those behind after if that is the id of one: those in line, those kept, and of
-// the last that were settled otherwise those that were given up (superseded, discarded), until a restart. A state below zero
-// matches all of them. An after that is no id is Invalid; one whose op is gone still says where to go on.
+// ListAfter is ListOf everybody.
 func (q *Queue) ListAfter(state int, prefix, after string) ([]Item, error) {
+	return q.ListOf("", state, prefix, after)
+}
+
+// ListOf returns up to ListMax ops, by lane and number, those behind after if that is the id of one: those in line, those kept, and of
+// the last that were settled otherwise those that were given up (superseded, discarded), until a restart. An empty author and a state
+// below zero match all of them. An after that is no id is Invalid; one whose op is gone still says where to go on.
+func (q *Queue) ListOf(author string, state int, prefix, after string) ([]Item, error) {
 	var lane uint8
 	var n uint64
 	if after != "" {
@@ -90,7 +96,7 @@ func (q *Queue) ListAfter(state int, prefix, after string) ([]Item, error) {
 	items := []Item{}
 	for _, l := range q.lanes[lane:] {
 		for o := range q.listed(l, n) {
-			if (state < 0 || State(state) == o.state) && strings.HasPrefix(o.key, prefix) {
+			if (state < 0 || State(state) == o.state) && (author == "" || author == o.payer().writer()) && strings.HasPrefix(o.key, prefix) {
 				items = append(items, o.item())
 			}
 			if len(items) == ListMax {
@@ -134,7 +140,7 @@ func (q *Queue) listed(l *lane, after uint64) iter.Seq[*op] {
 }
 
 func (o *op) item() Item {
-	i := Item{ID: o.id(), Key: []byte(o.key), State: o.state, Lane: kv.Lane(o.lane.id), Queued: until(o.at), Expires: until(o.expires)}
+	i := Item{ID: o.id(), Key: []byte(o.key), State: o.state, Lane: kv.Lane(o.lane.id), Queued: until(o.at), Expires: until(o.expires), Author: o.payer().writer()}
 	if o.live == nil {
 		return i
 	}

@@ -49,7 +49,7 @@ func (q *Queue) ruleOf(key []byte) int {
 // without being kept. WriteAuto gets a receipt if a quorum does not answer in time; WriteQueue does not wait for one, but if
 // a quorum has it before this disk does, that is the answer.
 func (q *Queue) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
-	write, wait, by := c.Write, def(c.Wait, q.opts.Wait), device{c.Device, c.Share}
+	write, wait, by := c.Write, def(c.Wait, q.opts.Wait), device{payer{c.Device, c.Device != "" && c.Device == c.By.Principal}, c.Share}
 	c.Write, c.Wait, c.Device, c.Share = kv.WriteSync, 0, "", 0
 	key, rule := q.rule(c)
 	switch {
@@ -100,9 +100,9 @@ func (q *Queue) check(c kv.Command) error {
 	return nil
 }
 
-// device is whose share of the queue a write takes, and how much that may be, 0 for the queue's own limit.
+// device is whose share of the queue a write takes, and how much that may be: 0 for the queue's own limit, below 0 for any.
 type device struct {
-	name  string
+	payer
 	share int64
 }
 
@@ -181,7 +181,7 @@ func (q *Queue) file(c kv.Command, key []byte, rule int, write kv.Write, b base,
 	o.lane.pending = append(o.lane.pending, o)
 	q.addKey(o)
 	q.addRetry(o)
-	q.owned(o, by.name)
+	q.owned(o, by.payer)
 	q.inMemory++
 	q.kick()
 	return o, nil

@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 
 // dialIdle opens n connections with the identity in dir, says so, and holds them until its input ends.
 func dialIdle(n int, dir, addr string) error {
-	id, err := LoadIdentity(dir)
+	id, err := LoadIdentity(dir, nil)
 	if err != nil {
 		return err
 	}
@@ -96,7 +96,7 @@ func BenchmarkIdleConnections(b *testing.B) {
 	for b.Loop() {
 		ca := mustCA(b, "c1")
 		dir := b.TempDir()
-		if err := newIdentity(b, ca, Grant{Role: Proxy}).Save(dir); err != nil {
+		if err := newIdentity(b, ca, Grant{Role: Proxy}).Save(dir, nil); err != nil {
 			b.Fatal(err)
 		}
 		ep := serveBench(b, ca, func(ctx context.Context, c *Conn) { _, _ = c.AcceptStream(ctx) })

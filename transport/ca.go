@@ -18,6 +18,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"holdfast/internal/atrest"
 )
 
 // CA is the certificate authority of one cluster. The founding member makes it, or takes one that an operator brings
@@ -235,13 +237,13 @@ func CAInfo(der []byte) (hash string, ends time.Time, err error) {
 	return caHash(c), c.NotAfter, nil
 }
 
-// Save writes the CA with its private key to dir/ca.pem, mode 0600, and returns once it is on disk.
-func (ca *CA) Save(dir string) error {
+// Save writes the CA with its private key to dir/ca.pem, mode 0600, and returns once it is on disk. A nil seal leaves it open.
+func (ca *CA) Save(dir string, seal *atrest.Seal) error {
 	out, err := ca.Marshal()
 	if err != nil {
 		return err
 	}
-	return writeFile(dir, caFile, out)
+	return writeSecret(dir, caFile, out, seal, nil)
 }
 
 // RemoveCA removes what Save wrote, once the key is kept elsewhere. It may be gone already.
@@ -253,8 +255,8 @@ func RemoveCA(dir string) error {
 }
 
 // LoadCA reads what Save wrote for a cluster. Absent is fs.ErrNotExist: this node does not hold the CA there.
-func LoadCA(dir, cluster string) (*CA, error) {
-	data, err := readSecret(dir, caFile)
+func LoadCA(dir, cluster string, seal *atrest.Seal) (*CA, error) {
+	data, err := readSecret(dir, caFile, seal)
 	if err != nil {
 		return nil, fmt.Errorf("load the CA: %w", err)
 	}

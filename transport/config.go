@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/netip"
 	"time"
+
+	"holdfast/internal/atrest"
 )
 
 // Config is what an Endpoint needs. Conn and Identity are required; the zero value of the rest is the default named.
@@ -63,6 +65,8 @@ type Config struct {
 	EarlyData bool
 	// SessionDir is where sessions, and keep-alives that were found, outlive a restart, in files of mode 0600. Empty: they do not.
 	SessionDir string
+	// Seal is what that file is sealed with; nil: with nothing.
+	Seal *atrest.Seal
 
 	MaxConns      int // incoming connections; default 16384
 	MaxHandshakes int // incoming, under way at once; default 256

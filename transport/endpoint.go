@@ -74,7 +74,7 @@ func New(cfg Config) (*Endpoint, error) {
 	if e.relays, err = newRelays(e); err != nil {
 		return nil, err
 	}
-	if e.known, err = openSessions(cfg.SessionDir); err != nil {
+	if e.known, err = openSessions(cfg.SessionDir, cfg.Seal); err != nil {
 		cfg.Log.Warn("uplinks open with a round trip more", "err", err)
 	}
 	if e.keeper, err = newKeeper(e); err != nil {

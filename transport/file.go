@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"holdfast/internal/atrest"
 )
 
 // maxFileBytes bounds what is read from an identity or CA file: a key and all certificates are below 16 KiB.
@@ -44,9 +46,34 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
+// SecretFiles are the names of the files that Identity.Save, CA.Save and an Endpoint with a SessionDir write: those that
+// Config.Seal and the like are for.
+var SecretFiles = []string{identityFile, caFile, sessionsFile}
+
+// writeSecret is writeFile for a file that holds a key; labels are what may be read of it without the seal.
+func writeSecret(dir, name string, data []byte, seal *atrest.Seal, labels map[string]string) error {
+	data, err := seal.Close(name, data, labels)
+	if err != nil {
+		return err
+	}
+	return writeFile(dir, name, data)
+}
+
 // readSecret reads a file that holds a private key and refuses one that others on the machine can read. An absent file
 // is fs.ErrNotExist.
-func readSecret(dir, name string) ([]byte, error) {
+func readSecret(dir, name string, seal *atrest.Seal) ([]byte, error) {
+	data, err := readPrivate(dir, name)
+	if err != nil {
+		return nil, err
+	}
+	plain, err := seal.Open(name, data)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", filepath.Join(dir, name), err)
+	}
+	return plain, nil
+}
+
+func readPrivate(dir, name string) ([]byte, error) {
 	path := filepath.Join(dir, name)
 	info, err := os.Stat(path) //nolint:gosec // the caller's own data dir
 	if err != nil {

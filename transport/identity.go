@@ -14,6 +14,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
+
+	"holdfast/internal/atrest"
 )
 
 // Identity is who this node is: its id, its key, a secret of its own, and, once it has joined, its certificate and the
@@ -129,8 +132,8 @@ func (id *Identity) with(leaf, root *x509.Certificate) (*Identity, error) {
 	return &n, nil
 }
 
-// Save writes the identity to dir/node.pem, mode 0600, in one step, and returns once it is on disk.
-func (id *Identity) Save(dir string) error {
+// Save writes the identity to dir/node.pem, mode 0600, in one step, and returns once it is on disk. A nil seal leaves it open.
+func (id *Identity) Save(dir string, seal *atrest.Seal) error {
 	key, err := x509.MarshalPKCS8PrivateKey(id.key)
 	if err != nil {
 		return fmt.Errorf("save the identity: %w", err)
@@ -146,15 +149,45 @@ func (id *Identity) Save(dir string) error {
 		out = append(out, pem.EncodeToMemory(&pem.Block{Type: pemCert, Bytes: id.ca.Raw})...)
 		out = id.appendTrust(out)
 	}
-	if err := writeFile(dir, identityFile, out); err != nil {
+	labels := map[string]string{labelNode: id.node, labelJoined: strconv.FormatBool(id.Joined())}
+	if err := writeSecret(dir, identityFile, out, seal, labels); err != nil {
 		return fmt.Errorf("save the identity: %w", err)
 	}
 	return nil
 }
 
-// LoadIdentity reads what Save wrote. Absent is os.ErrNotExist: this node has no identity yet.
-func LoadIdentity(dir string) (*Identity, error) {
-	data, err := readSecret(dir, identityFile)
+// The labels of a sealed identity.
+const (
+	labelNode   = "Node"
+	labelJoined = "Joined"
+)
+
+// Sealed is what a sealed identity shows to those who do not have its secret. It proves nothing.
+type Sealed struct {
+	Node   string
+	Joined bool
+}
+
+// LookAtSealed is for a dir whose identity is sealed; nil for one that is not, or that has none.
+func LookAtSealed(dir string) (*Sealed, error) {
+	data, err := readPrivate(dir, identityFile)
+	if errors.Is(err, os.ErrNotExist) || err == nil && !atrest.IsSealed(data) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look at the identity: %w", err)
+	}
+	l := atrest.Labels(data)
+	if _, err := hex.DecodeString(l[labelNode]); err != nil || len(l[labelNode]) != 32 {
+		return nil, fmt.Errorf("look at the identity: %s/%s does not say whose it is: restore the file from a backup", dir, identityFile)
+	}
+	return &Sealed{Node: l[labelNode], Joined: l[labelJoined] == strconv.FormatBool(true)}, nil
+}
+
+// LoadIdentity reads what Save wrote, sealed with that seal or not at all. Absent is os.ErrNotExist: this node has no identity
+// yet. One that does not open is atrest.ErrNoSeal or atrest.ErrWrongSeal.
+func LoadIdentity(dir string, seal *atrest.Seal) (*Identity, error) {
+	data, err := readSecret(dir, identityFile, seal)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}

@@ -16,7 +16,7 @@ import (
 
 func TestIdentitySurvivesARestart(t *testing.T) {
 	dir := t.TempDir()
-	if _, err := LoadIdentity(dir); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := LoadIdentity(dir, nil); !errors.Is(err, fs.ErrNotExist) {
 		t.Fatalf("load from an empty dir: %v", err)
 	}
 	id, err := NewIdentity()
@@ -27,14 +27,14 @@ func TestIdentitySurvivesARestart(t *testing.T) {
 		if joined {
 			id = certify(t, id, mustCA(t, "c1"), Grant{Role: Proxy, Scope: []string{"a/"}})
 		}
-		if err := id.Save(dir); err != nil {
+		if err := id.Save(dir, nil); err != nil {
 			t.Fatal(err)
 		}
 		info, err := os.Stat(filepath.Join(dir, "node.pem"))
 		if err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("mode %v, %v, want 0600", info.Mode(), err)
 		}
-		got, err := LoadIdentity(dir)
+		got, err := LoadIdentity(dir, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -71,11 +71,11 @@ func TestDamagedOrReadableIdentityIsRefusedWithARemedy(t *testing.T) {
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			if err := id.Save(dir); err != nil {
+			if err := id.Save(dir, nil); err != nil {
 				t.Fatal(err)
 			}
 			tc.change(t, filepath.Join(dir, "node.pem"))
-			if _, err := LoadIdentity(dir); err == nil || !strings.Contains(err.Error(), tc.want) {
+			if _, err := LoadIdentity(dir, nil); err == nil || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("got %v, want %q", err, tc.want)
 			}
 		})
@@ -102,7 +102,7 @@ func write(t *testing.T, path string, data []byte) {
 func swapKey(t *testing.T, path string, other *Identity) {
 	t.Helper()
 	dir := t.TempDir()
-	if err := other.Save(dir); err != nil {
+	if err := other.Save(dir, nil); err != nil {
 		t.Fatal(err)
 	}
 	const end = "-----END PRIVATE KEY-----\n"
@@ -113,14 +113,14 @@ func swapKey(t *testing.T, path string, other *Identity) {
 
 func TestCAIsTheSameAfterSavingAndLoading(t *testing.T) {
 	dir := t.TempDir()
-	if _, err := LoadCA(dir, "c1"); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := LoadCA(dir, "c1", nil); !errors.Is(err, fs.ErrNotExist) {
 		t.Fatalf("load from an empty dir: %v", err)
 	}
 	ca := mustCA(t, "c1")
-	if err := ca.Save(dir); err != nil {
+	if err := ca.Save(dir, nil); err != nil {
 		t.Fatal(err)
 	}
-	got, err := LoadCA(dir, "c1")
+	got, err := LoadCA(dir, "c1", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -260,7 +260,7 @@ func FuzzParsePeerURI(f *testing.F) {
 func FuzzParseIdentity(f *testing.F) {
 	id := newIdentity(f, mustCA(f, "c1"), Grant{})
 	dir := f.TempDir()
-	if err := id.Save(dir); err != nil {
+	if err := id.Save(dir, nil); err != nil {
 		f.Fatal(err)
 	}
 	data, err := os.ReadFile(filepath.Join(dir, "node.pem"))

@@ -101,7 +101,7 @@ func newKeeper(e *Endpoint) (*keeper, error) {
 	if e.cfg.SessionDir == "" || !k.measures() {
 		return k, nil
 	}
-	data, err := readSecret(e.cfg.SessionDir, keepAliveFile)
+	data, err := readPrivate(e.cfg.SessionDir, keepAliveFile)
 	if errors.Is(err, os.ErrNotExist) {
 		return k, nil
 	}

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"holdfast/internal/atrest"
 )
 
 const (
@@ -29,7 +31,8 @@ const (
 // sessions keeps what uplinks are opened with early data by: the TLS session of each peer, and whom it is with. They are
 // secrets, and outlive a restart in a file that only its owner may read.
 type sessions struct {
-	dir string // empty: in memory only
+	dir  string // empty: in memory only
+	seal *atrest.Seal
 
 	mu    sync.Mutex
 	byKey map[string]session
@@ -45,12 +48,12 @@ type session struct {
 }
 
 // openSessions reads what was kept. A file that cannot be read is of no use and no harm: what it saves is a round trip.
-func openSessions(dir string) (*sessions, error) {
-	s := &sessions{dir: dir, byKey: make(map[string]session), saved: time.Now()}
+func openSessions(dir string, seal *atrest.Seal) (*sessions, error) {
+	s := &sessions{dir: dir, seal: seal, byKey: make(map[string]session), saved: time.Now()}
 	if dir == "" {
 		return s, nil
 	}
-	data, err := readSecret(dir, sessionsFile)
+	data, err := readSecret(dir, sessionsFile, seal)
 	if errors.Is(err, os.ErrNotExist) {
 		return s, nil
 	}
@@ -121,7 +124,7 @@ func (s *sessions) save() error {
 	if err != nil {
 		return err
 	}
-	return writeFile(s.dir, sessionsFile, data)
+	return writeSecret(s.dir, sessionsFile, data, s.seal, nil)
 }
 
 // sessionCache is the part of sessions for one dial. crypto/tls would file sessions by host.

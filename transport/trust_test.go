@@ -140,10 +140,10 @@ func TestTrustAndTimesSurviveARestart(t *testing.T) {
 	at := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 	id = id.WithTimes(at, at.Add(time.Hour))
 	dir := t.TempDir()
-	if err := id.Save(dir); err != nil {
+	if err := id.Save(dir, nil); err != nil {
 		t.Fatal(err)
 	}
-	got, err := LoadIdentity(dir)
+	got, err := LoadIdentity(dir, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

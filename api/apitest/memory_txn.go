@@ -163,7 +163,7 @@ func (t *transaction) op(op kv.Op) (kv.OpResult, error) {
 	case kv.LeaseList:
 		return t.listLeases(), nil
 	case kv.ReadAuth:
-		return kv.OpResult{}, nil // authentication is off, and everybody may
+		return kv.OpResult{Succeeded: op.What == kv.AuthRoot || op.What == kv.AuthSomeone}, nil // authentication is off, and everybody may
 	case kv.LeaderTerm:
 		t.then = append(t.then, func() { t.m.term = op.Nonce })
 		return kv.OpResult{}, nil

@@ -49,6 +49,7 @@ func (s *Server) serverOptions() []grpc.ServerOption {
 		grpc.UnaryInterceptor(s.unary),
 		grpc.StreamInterceptor(s.stream),
 		grpc.MaxRecvMsgSize(s.messageMax()),
+		grpc.RPCDecompressor(uncompressed{}), //nolint:staticcheck // the other way is a registry of the whole program
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.MaxConcurrentStreams(streamsMax),
 		grpc.MaxHeaderListSize(headerMax),

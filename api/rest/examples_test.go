@@ -214,11 +214,11 @@ var examples = []example{
 	{op: "POST /v1/leases/{id}/keepalive", status: 0, path: "/v1/leases/1/keepalive", given: fails(kv.NoLeader)},
 
 	{op: "GET /v1/queue", status: 200, path: "/v1/queue", options: linedUp},
-	{op: "GET /v1/queue", status: 200, path: "/v1/queue?state=&prefix=", options: linedUp},
+	{op: "GET /v1/queue", status: 200, path: "/v1/queue?state=&prefix=&author=", options: linedUp},
 	{op: "GET /v1/queue", status: 200, path: "/v1/queue?after=normal-1", options: linedUp},
 	{op: "GET /v1/queue", status: 404, path: "/v1/queue"},
 	{op: "GET /v1/queue", status: 0, path: "/v1/queue?state=lost", options: linedUp},
-	{op: "HEAD /v1/queue", status: 200, path: "/v1/queue?state=&prefix=", options: linedUp},
+	{op: "HEAD /v1/queue", status: 200, path: "/v1/queue?state=&prefix=&author=", options: linedUp},
 	{op: "HEAD /v1/queue", status: 200, path: "/v1/queue?after=normal-1", options: linedUp},
 	{op: "HEAD /v1/queue", status: 0, path: "/v1/queue"},
 	{op: "GET /v1/queue/{op}", status: 200, path: "/v1/queue/1?wait=1ms", options: linedUp},

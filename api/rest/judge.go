@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"context"
 	"net/http"
 
 	"holdfast/api"
@@ -11,8 +12,9 @@ import (
 // one of administration: it came over the socket for that, or with authentication on it is root's.
 //
 //	tokens, members (changed), nodes, certificates, mode   the socket, or root
-//	backups, the queue                                     anybody while authentication is off, else root
+//	backups, the queue (changed)                           anybody while authentication is off, else root
 //	members (listed), status                               anybody while authentication is off, else who is somebody
+//	the queue (read)                                       likewise, and without every right their own writes: see reader
 func (h *Handler) judge(r *http.Request, to target, admin bool) (bool, error) {
 	if admin || r.Method == http.MethodOptions {
 		return admin, nil
@@ -29,7 +31,12 @@ func (h *Handler) judge(r *http.Request, to target, admin bool) (bool, error) {
 		return false, h.somebody(r)
 	case toSnapshot:
 		return false, api.Allowed(r.Context(), h.opts.Backend, kv.AuthRoot)
-	case toQueue, toQueued, toPause, toResume, toFlush, toRetry:
+	case toQueue, toQueued:
+		if r.Method == http.MethodGet || r.Method == http.MethodHead {
+			return false, nil
+		}
+		fallthrough
+	case toPause, toResume, toFlush, toRetry:
 		err := api.AllowedHere(r.Context(), h.opts.Backend, kv.AuthRoot)
 		if kv.CodeOf(err) == kv.NotCached { // a proxy without a policy
 			err = nil
@@ -51,6 +58,34 @@ func (h *Handler) isRoot(r *http.Request) (bool, error) {
 	}
 	err = api.Allowed(r.Context(), h.opts.Backend, kv.AuthRoot)
 	return err == nil, err
+}
+
+// reader lets who is somebody read of the queue, and says by whom a write there has to be for them to see it; empty: by anybody.
+func (h *Handler) reader(r *http.Request, admin bool) (string, error) {
+	if admin {
+		return "", nil
+	}
+	who, root, err := api.WhoHere(r.Context(), h.opts.Backend)
+	switch code := kv.CodeOf(err); {
+	case err != nil && (code == kv.NotCached || code == kv.NoLeader || code == kv.UpstreamUnavailable): // no policy here: see somebody
+		return "", nil
+	case err != nil, root:
+		return "", err
+	case who == "":
+		return "", kv.Errorf(kv.Busy, "this node does not know yet who asks: try again")
+	}
+	return who, nil
+}
+
+// mayRead judges a read of a key that is answered from what waits here, without the Backend.
+func (h *Handler) mayRead(ctx context.Context, key []byte) error {
+	q := kv.Query{Ops: []kv.Op{kv.Range{Key: key, KeysOnly: true}}, MaxAge: kv.Unlimited, LocalOnly: true}
+	_, err := h.opts.Backend.Read(ctx, q)
+	switch kv.CodeOf(err) {
+	case kv.NotCached, kv.NoLeader, kv.UpstreamUnavailable: // it may: that is judged first
+		return nil
+	}
+	return err
 }
 
 // somebody asks for credentials where they are needed. A node that knows no policy shows itself to everybody, as it does

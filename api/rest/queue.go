@@ -16,8 +16,8 @@ import (
 // queueWaitMax bounds ?wait of one queued write: beyond it, ask again.
 const queueWaitMax = 5 * time.Minute
 
-// serveQueue is for the queue as a whole: how it is doing, or with ?state or ?prefix what is in it.
-func (h *Handler) serveQueue(w http.ResponseWriter, r *http.Request) (int, error) {
+// serveQueue is for the queue as a whole: how it is doing, or with ?state, ?prefix or ?author what is in it.
+func (h *Handler) serveQueue(w http.ResponseWriter, r *http.Request, admin bool) (int, error) {
 	if status, err := onlyRead(w, r); status != 0 || err != nil {
 		return status, err
 	}
@@ -25,20 +25,34 @@ func (h *Handler) serveQueue(w http.ResponseWriter, r *http.Request) (int, error
 	if err != nil {
 		return 0, err
 	}
-	state, byState := p.text("state")
-	prefix, byPrefix := p.text("prefix")
-	after, goOn := p.text("after")
+	var f api.QueueFilter
+	listed := false
+	for _, one := range []struct {
+		name string
+		into *string
+	}{{"state", &f.State}, {"prefix", &f.Prefix}, {"after", &f.After}, {"author", &f.Author}} {
+		text, given := p.text(one.name)
+		*one.into, listed = text, listed || given
+	}
 	if err := p.done(); err != nil {
 		return 0, err
 	}
-	q, err := h.queue()
+	only, err := h.reader(r, admin)
 	if err != nil {
 		return 0, err
 	}
-	if !byState && !byPrefix && !goOn {
+	q, err := h.queue()
+	switch {
+	case err != nil:
+		return 0, err
+	case !listed:
 		return replyJSON(w, http.StatusOK, q.Status())
+	case only != "" && f.Author != "" && f.Author != only:
+		return 0, kv.Errorf(kv.PermissionDenied, "%s may not see what others have written: it takes a user with the role root", only)
+	case only != "":
+		f.Author = only
 	}
-	found, err := q.List(state, prefix, after)
+	found, err := q.List(f)
 	if err != nil {
 		return 0, err
 	}
@@ -57,7 +71,7 @@ func (h *Handler) serveQueue(w http.ResponseWriter, r *http.Request) (int, error
 }
 
 // serveQueued is for one write in the queue: what became of it, or to give it up.
-func (h *Handler) serveQueued(w http.ResponseWriter, r *http.Request, id string) (int, error) {
+func (h *Handler) serveQueued(w http.ResponseWriter, r *http.Request, admin bool, id string) (int, error) {
 	switch r.Method {
 	case http.MethodGet, http.MethodHead, http.MethodDelete:
 	case http.MethodOptions:
@@ -81,6 +95,12 @@ func (h *Handler) serveQueued(w http.ResponseWriter, r *http.Request, id string)
 	if wait > queueWaitMax {
 		return 0, kv.Errorf(kv.Invalid, "wait=%v is longer than %v; ask again when that has passed", wait, queueWaitMax)
 	}
+	only := ""
+	if r.Method != http.MethodDelete { // which judge has judged
+		if only, err = h.reader(r, admin); err != nil {
+			return 0, err
+		}
+	}
 	q, err := h.queue()
 	if err != nil {
 		return 0, err
@@ -88,11 +108,16 @@ func (h *Handler) serveQueued(w http.ResponseWriter, r *http.Request, id string)
 	if r.Method == http.MethodDelete {
 		return discard(w, q, id)
 	}
+	if only != "" && wait > 0 { // not for what is of others
+		if item, found, err := q.Get(r.Context(), id, false); err == nil && (!found || item.Author != only) {
+			return 0, errNotQueued(id)
+		}
+	}
 	item, found, err := h.queued(r.Context(), q, id, wait)
 	switch {
 	case err != nil:
 		return 0, err
-	case !found:
+	case !found, only != "" && item.Author != only:
 		return 0, errNotQueued(id)
 	}
 	return replyJSON(w, http.StatusOK, shown(item))
@@ -191,6 +216,9 @@ func (h *Handler) pending(w http.ResponseWriter, r *http.Request, key []byte) (d
 	q := h.opts.Queue()
 	if q == nil {
 		return false, 0, nil
+	}
+	if err := h.mayRead(r.Context(), key); err != nil {
+		return true, 0, err
 	}
 	item, found, err := q.Last(key)
 	if err != nil || !found {

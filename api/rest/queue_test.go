@@ -39,16 +39,16 @@ func (l *line) Status() api.QueueStatus {
 	return api.QueueStatus{Depth: len(l.items), Bytes: 7, MaxBytes: 100, OldestSeconds: 1.5, Down: "the uplink is lost"}
 }
 
-func (l *line) List(state, prefix, _ string) ([]api.QueueItem, error) {
+func (l *line) List(f api.QueueFilter) ([]api.QueueItem, error) {
 	if l.wedged != nil {
 		return nil, l.wedged
 	}
-	if state != "" && state != "queued" && state != "conflict" {
-		return nil, kv.Errorf(kv.Invalid, "state %q is none of a queued write", state)
+	if f.State != "" && f.State != "queued" && f.State != "conflict" {
+		return nil, kv.Errorf(kv.Invalid, "state %q is none of a queued write", f.State)
 	}
 	var found []api.QueueItem
 	for _, i := range l.items {
-		if (state == "" || i.State == state) && strings.HasPrefix(i.Key, prefix) {
+		if (f.State == "" || i.State == f.State) && (f.Author == "" || i.Author == f.Author) && strings.HasPrefix(i.Key, f.Prefix) {
 			found = append(found, i)
 		}
 	}
@@ -227,6 +227,84 @@ func TestTheQueueListsItsWrites(t *testing.T) {
 	if want := `{"items":[{"key":"site/1","id":"normal-1","key_base64":"c2l0ZS8x","state":"queued","lane":"normal","queued":"0001-01-01T00:00:00Z","expires":"2030-01-02T03:04:05Z"}]}` + "\n"; r.body != want {
 		t.Errorf("got %s\nwant %s", r.body, want)
 	}
+}
+
+// Who does not have every right sees what they have written themselves, and of the rest not even that it is there.
+func TestAnAuthorSeesItsOwnWrites(t *testing.T) {
+	n := serveLine(t, newLine(
+		api.QueueItem{ID: "normal-1", Key: "a", State: "conflict", Author: "device:7"},
+		api.QueueItem{ID: "normal-2", Key: "b", State: "queued", Author: "root"},
+		api.QueueItem{ID: "normal-3", Key: "c", State: "queued"},
+	))
+	denied := kv.Errorf(kv.PermissionDenied, "it may not")
+	n.between.read = func(_ context.Context, q kv.Query) (kv.Page, error) { // as a Guard answers
+		who := strings.TrimPrefix(q.By.Token, "Bearer ")
+		switch op := q.Ops[0].(type) {
+		case kv.ReadAuth:
+			switch {
+			case who == "":
+				return kv.Page{}, kv.Errorf(kv.UserEmpty, "who is it?")
+			case op.What == kv.AuthRoot && who != "root":
+				return kv.Page{}, denied
+			}
+			return kv.Page{Ops: []kv.OpResult{{Succeeded: who == "root", KVs: []kv.KeyValue{{Key: []byte(who)}}}}}, nil
+		case kv.Range:
+			if who != "root" && string(op.Key) != "a" {
+				return kv.Page{}, denied
+			}
+			return kv.Page{}, kv.Errorf(kv.NotCached, "not here")
+		}
+		return kv.Page{}, kv.Errorf(kv.Unsupported, "%T", q.Ops[0])
+	}
+	as := func(who, method, path string) reply {
+		t.Helper()
+		if who == "" {
+			return n.call(method, path, "")
+		}
+		return n.call(method, path, "", "Authorization", "Bearer "+who)
+	}
+	for _, c := range []struct{ who, query, want string }{
+		{"root", "state=", "normal-1 normal-2 normal-3"},
+		{"root", "author=device:7", "normal-1"},
+		{"device:7", "state=", "normal-1"},
+		{"device:7", "author=device:7", "normal-1"},
+		{"device:7", "state=queued", ""},
+		{"device:8", "prefix=", ""},
+	} {
+		var got struct{ Items []api.QueueItem }
+		if r := as(c.who, "GET", "/v1/queue?"+c.query).want(t, 200); json.Unmarshal([]byte(r.body), &got) != nil {
+			t.Fatal(r.body)
+		}
+		var ids []string
+		for _, i := range got.Items {
+			ids = append(ids, i.ID)
+		}
+		if strings.Join(ids, " ") != c.want {
+			t.Errorf("%s, %s: listed %v, want %s", c.who, c.query, ids, c.want)
+		}
+	}
+	as("device:7", "GET", "/v1/queue?author=root").refused(t, 403, "permission-denied")
+	as("device:7", "GET", "/v1/queue").want(t, 200)
+	if r := as("device:7", "GET", "/v1/queue/normal-1").want(t, 200); !strings.Contains(r.body, `"author":"device:7"`) {
+		t.Errorf("got %s", r.body)
+	}
+	for _, path := range []string{"/v1/queue/normal-2", "/v1/queue/normal-3", "/v1/queue/normal-3?wait=5m", "/v1/queue/normal-4?wait=5m"} {
+		as("device:7", "GET", path).refused(t, 404, "not-queued")
+	}
+	for _, call := range []string{"DELETE /v1/queue/normal-1", "POST /v1/queue/normal-1/retry", "POST /v1/queue/pause", "POST /v1/queue/flush"} {
+		method, path, _ := strings.Cut(call, " ")
+		as("device:7", method, path).refused(t, 403, "permission-denied")
+	}
+	for _, path := range []string{"/v1/queue", "/v1/queue?state=", "/v1/queue/normal-1", "/v1/queue/normal-2?wait=5m"} {
+		as("", "GET", path).refused(t, 401, "user-empty")
+	}
+
+	t.Log("what waits is shown to those who may read the key")
+	if r := as("root", "GET", "/v1/kv/b?view=pending").want(t, 200); r.body != "waits" {
+		t.Errorf("got %s", r.body)
+	}
+	as("device:7", "GET", "/v1/kv/b?view=pending").refused(t, 403, "permission-denied")
+	as("", "GET", "/v1/kv/b?view=pending").refused(t, 403, "permission-denied")
 }
 
 func TestAQueuedWriteIsShownWithItsValue(t *testing.T) {

@@ -185,9 +185,9 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, admin bool) (int
 	case toStatus:
 		return h.serveStatus(w, r)
 	case toQueue:
-		return h.serveQueue(w, r)
+		return h.serveQueue(w, r, admin)
 	case toQueued:
-		return h.serveQueued(w, r, name)
+		return h.serveQueued(w, r, admin, name)
 	case toPause, toResume, toFlush:
 		return h.servePost(w, r, func(w http.ResponseWriter, r *http.Request) (int, error) { return h.steerQueue(w, r, to) })
 	case toRetry:

@@ -57,6 +57,7 @@ var checks = []check{
 	{"agent", "whether an agent answers, and what it says of itself", checkAgent},
 	{"versions", "whether the agent that runs is the program that is installed", checkVersions},
 	{"permissions", "who may read the data dir and its keys", checkPermissions},
+	{"seal", "whether this node's keys are sealed on the disk", checkSeal},
 	{"disk-space", "room in the data dir", checkSpace},
 	{"disk-speed", "how long the disk takes to make something durable", checkSpeed},
 	{"clock", "whether the time can be right, and something keeps it so", checkClock},

@@ -69,6 +69,35 @@ func checkPermissions(_ context.Context, u *checkup) finding {
 	return ok("%s is its owner's alone", dir)
 }
 
+// sealMark is what a sealed file begins with (internal/atrest).
+const sealMark = "-----BEGIN HOLDFAST SEALED-----"
+
+// checkSeal looks at the identity and at the secret that it is to be sealed with, as far as it is named where this runs: a unit's
+// credentials are there for the agent alone.
+func checkSeal(_ context.Context, u *checkup) finding {
+	path, secret := filepath.Join(u.loaded.Config.DataDir, "identity", "node.pem"), u.loaded.Config.SealFile
+	text, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return skip("%s is not there yet", path)
+	case err != nil:
+		return skip("%v: run it as root or the agent's user", err)
+	}
+	sealed := strings.HasPrefix(string(text), sealMark)
+	if secret != "" {
+		if _, err := os.Stat(secret); err != nil {
+			return fail(fmt.Sprintf("seal-file: %v", err), "bring the secret back: without it the agent does not start")
+		}
+	}
+	switch {
+	case sealed:
+		return ok("%s is sealed", path)
+	case secret != "":
+		return warn(path+" is not sealed yet", "restart the agent: it seals its keys when it starts")
+	}
+	return skip("%s is not sealed: whoever has the disk is this node until it is revoked; systemd/README.md has how to seal it with a TPM", path)
+}
+
 // ignoreGone forgives a file that an agent at work has taken away.
 func ignoreGone(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {

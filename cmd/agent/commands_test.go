@@ -262,6 +262,7 @@ Available Commands:
   promote        Make a proxy a member
   queue          Look at the writes that wait for the cluster
   recover        Make a cluster of one of a member whose cluster has lost its quorum for good
+  reseal         Seal the keys of a stopped agent with another secret, or with none
   role           Make and change roles, as etcdctl role does
   run            Run a node; the default
   snapshot       Take, verify and restore backups

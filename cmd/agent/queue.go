@@ -90,6 +90,7 @@ type queuedWrite struct {
 	Value     []byte    `json:"value"`
 	State     string    `json:"state"`
 	Lane      string    `json:"lane"`
+	Author    string    `json:"author"`
 	Queued    time.Time `json:"queued"`
 	Expires   time.Time `json:"expires"`
 	Revision  int64     `json:"revision"`
@@ -111,7 +112,7 @@ func (w *queuedWrite) why() string {
 }
 
 func (p *program) queueListCommand(f *clientFlags) *cobra.Command {
-	var state, prefix, after string
+	var state, prefix, after, author string
 	cmd := &cobra.Command{
 		Use:   "ls [flags]",
 		Short: "List the writes that wait, and those that need a look, oldest first in each lane, a thousand at a time",
@@ -119,11 +120,15 @@ func (p *program) queueListCommand(f *clientFlags) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&state, "state", "", "only those in this state: queued, sending, conflict, rejected, expired or unknown")
 	cmd.Flags().StringVar(&prefix, "prefix", "", "only those whose key begins with this")
+	cmd.Flags().StringVar(&author, "author", "", "only those that this user wrote, or device:ID with the token of that ID")
 	cmd.Flags().StringVar(&after, "after", "", "only those behind the one with this ID")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		query := url.Values{"prefix": {prefix}}
 		if state != "" {
 			query.Set("state", state)
+		}
+		if author != "" {
+			query.Set("author", author)
 		}
 		if after != "" {
 			query.Set("after", after)
@@ -209,6 +214,7 @@ func (w *queuedWrite) rows() [][]string {
 	add("op", w.Op, w.Op != "")
 	add("value", valueText(w.Value), w.Op == "put")
 	add("lane", w.Lane, true)
+	add("author", w.Author, w.Author != "")
 	add("queued", w.Queued.Format(time.RFC3339), true)
 	add("expires", w.Expires.Format(time.RFC3339), !w.Expires.IsZero())
 	add("revision", strconv.FormatInt(w.Revision, 10), w.Revision > 0)

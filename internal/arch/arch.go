@@ -59,8 +59,9 @@ var ours = []rule{
 	// leaves, and what fits transport to those who only know the shape of it
 	{"internal/bridge", []string{"internal/wire", "api/uplink", "client", "member/raftnet", "transport"}},
 	{"transport/courier", nil},
-	{"transport", []string{"transport/courier"}},
+	{"transport", []string{"transport/courier", "internal/atrest"}},
 	{"config", nil},
+	{"internal/atrest", nil},
 	{"internal/failpoint", nil},
 	{"internal/namespace", []string{"kv", "api", "internal/relay"}},
 	{"internal/pivot", []string{"kv", "api", "internal/relay"}},
@@ -81,7 +82,7 @@ var ours = []rule{
 	{"packaging/sbom", nil},
 
 	// who puts them together; only agent and cmd read config
-	{"agent", []string{"kv", "auth", "internal/wire", "internal/failpoint", "internal/liblog", "internal/namespace", "internal/pivot", "internal/service", "internal/bridge", "internal/budget", "internal/netwatch", "internal/sniff", "internal/servertls", "internal/tracing", "config", "api/...", "mvcc", "member/...", "proxy/...",
+	{"agent", []string{"kv", "auth", "internal/wire", "internal/atrest", "internal/failpoint", "internal/liblog", "internal/namespace", "internal/pivot", "internal/service", "internal/bridge", "internal/budget", "internal/netwatch", "internal/sniff", "internal/servertls", "internal/tracing", "config", "api/...", "mvcc", "member/...", "proxy/...",
 		"queue", "client", "enroll", "transport", "transport/courier"}},
 	{"examples/...", []string{"kv", "config", "agent"}},
 	{"cmd/...", []string{"kv", "internal/wire", "internal/failpoint", "internal/gcpace", "internal/journald", "config", "api", "agent", "client", "cmd/..."}},

@@ -87,6 +87,9 @@ const (
 	ReplaceRecorded   Point = "replace/recorded"
 )
 
+// SealFile is behind each file with a key that is sealed because it was not, or sealed anew with another secret.
+const SealFile Point = "seal/file"
+
 // ImageRemoved is behind each thing that making a golden image takes out of a dir.
 const ImageRemoved Point = "image/removed"
 
@@ -101,6 +104,6 @@ func All() []Point {
 		DemoteJournalled, DemoteFolder, DemoteCommitted, DemoteTurned, DemoteAsked, DemoteRemoved, DemoteRetired, DemoteRecorded,
 		LeaveJournalled, LeaveMoving, LeaveMoved,
 		ReplaceFolder, ReplaceIdentity, ReplaceState, ReplaceFounded, ReplaceJournalled, ReplaceRetired, ReplaceRenamed, ReplaceRecorded,
-		ImageRemoved,
+		SealFile, ImageRemoved,
 	}
 }

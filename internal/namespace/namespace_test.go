@@ -195,8 +195,8 @@ func (l *line) items() (all []api.QueueItem) {
 	return all
 }
 
-func (l *line) List(_, prefix, _ string) ([]api.QueueItem, error) {
-	return slices.DeleteFunc(l.items(), func(i api.QueueItem) bool { return !strings.HasPrefix(i.Key, prefix) }), nil
+func (l *line) List(f api.QueueFilter) ([]api.QueueItem, error) {
+	return slices.DeleteFunc(l.items(), func(i api.QueueItem) bool { return !strings.HasPrefix(i.Key, f.Prefix) }), nil
 }
 
 func (l *line) Get(_ context.Context, id string, _ bool) (api.QueueItem, bool, error) {
@@ -230,11 +230,11 @@ func (l *line) Last(key []byte) (api.QueueItem, bool, error) {
 func TestTheQueueShowsWhatIsInside(t *testing.T) {
 	l := &line{}
 	q := Queue(l, "n/")
-	items, err := q.List("", "", "")
+	items, err := q.List(api.QueueFilter{})
 	if err != nil || len(items) != 2 || items[0].Key != "k" || items[0].Detail != `key "k"` || items[1].KeyBase64 != "/w==" {
 		t.Errorf("listed %+v, %v", items, err)
 	}
-	if items, _ := q.List("", "m/", ""); len(items) != 0 {
+	if items, _ := q.List(api.QueueFilter{Prefix: "m/"}); len(items) != 0 {
 		t.Errorf("listed under m/: %+v", items)
 	}
 	for _, wait := range []bool{false, true} {

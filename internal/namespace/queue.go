@@ -30,8 +30,9 @@ func (q queue) item(i api.QueueItem) (api.QueueItem, bool) {
 	return i, true
 }
 
-func (q queue) List(state, prefix, after string) ([]api.QueueItem, error) {
-	all, err := q.Queue.List(state, string(q.n.inside([]byte(prefix))), after)
+func (q queue) List(f api.QueueFilter) ([]api.QueueItem, error) {
+	f.Prefix = string(q.n.inside([]byte(f.Prefix)))
+	all, err := q.Queue.List(f)
 	if err != nil {
 		return nil, q.n.fault(err)
 	}

@@ -21,10 +21,13 @@ type Bounds struct {
 	// Hold counts bytes that unanswered calls of a gRPC connection hold here, beyond HeldFree: more, or fewer than before
 	// where it is negative, which is never refused. An error ends the connection.
 	Hold func(c net.Conn, bytes int64) error
+	// Reset counts a call that a client gives up over c among those of all its connections, so that it does not get another
+	// ResetBurst with each; false ends the connection.
+	Reset func(c net.Conn) bool
 	// Timeout is how long a gRPC connection may hold more than HeldFree of unanswered bodies, without a pause. 0: for ever.
 	Timeout time.Duration
-	// Ended hears why a connection was ended.
-	Ended func(why Excess)
+	// Ended hears that a connection was ended, and why.
+	Ended func(c net.Conn, why Excess)
 }
 
 // Excess is what a connection had too much of.
@@ -185,7 +188,7 @@ func (m *metered) received(b []byte) (why Excess, err error) {
 		if now.IsZero() {
 			now = time.Now()
 		}
-		if !rate.spend(now) {
+		if !rate.spend(now) || why == ExcessResets && m.bounds.Reset != nil && !m.bounds.Reset(m.Conn) {
 			return why, fmt.Errorf("more than %d frames of HTTP/2 a second that are %s", int(rate.rate), why)
 		}
 	}
@@ -277,7 +280,7 @@ func (m *metered) end(why Excess, excess error) error {
 	}
 	m.over = excess
 	if m.bounds.Ended != nil {
-		m.bounds.Ended(why)
+		m.bounds.Ended(m.Conn, why)
 	}
 	if m.out.between() && m.Conn.SetWriteDeadline(time.Now().Add(goodbyeTimeout)) == nil {
 		_, _ = m.Conn.Write(goAwayAll(excess.Error())) // a client that has gone needs no word

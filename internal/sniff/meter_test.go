@@ -32,7 +32,7 @@ func meter(t *testing.T, most int64, timeout time.Duration) *metering {
 	m := &metering{t: t, client: client, most: most}
 	m.server = newMetered(server, &Bounds{
 		Timeout: timeout,
-		Ended:   func(why Excess) { m.ended = append(m.ended, why) },
+		Ended:   func(_ net.Conn, why Excess) { m.ended = append(m.ended, why) },
 		Hold: func(c net.Conn, n int64) error {
 			if c != server {
 				t.Error("another connection is counted")

@@ -46,6 +46,8 @@ func serve(args []string) (bool, error) {
 		return true, serveFloor(args[1], args[2])
 	case journalArg:
 		return true, serveJournal(args[1], args[2])
+	case floodArg:
+		return true, serveFlood(args[1], args[2])
 	}
 	return false, nil
 }

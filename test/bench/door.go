@@ -38,10 +38,14 @@ type lockedServer struct {
 	dir   string
 }
 
-// runDoor measures what TLS and the judgement of rights cost a request, what a handshake costs, and what half-open handshakes hold.
+// runDoor measures what TLS and the judgement of rights cost a request, what a handshake costs, what half-open handshakes hold, and what
+// a client that behaves sees of floods.
 func runDoor(ctx context.Context, b *bench) error {
 	if b.system("holdfast") == nil {
 		return errors.New("the suite measures the product: leave holdfast in -systems")
+	}
+	if b.only != "" {
+		return b.runFloods(ctx)
 	}
 	open, err := b.startDoor(ctx, false)
 	if err != nil {
@@ -93,7 +97,10 @@ func runDoor(ctx context.Context, b *bench) error {
 	if err := b.handshakes(ctx, open); err != nil {
 		return err
 	}
-	return b.halfOpen(ctx)
+	if err := b.halfOpen(ctx); err != nil {
+		return err
+	}
+	return b.runFloods(ctx)
 }
 
 // handshakes measures full ones; a second of CPU over the CPU of one is how many a core does.

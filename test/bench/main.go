@@ -10,7 +10,8 @@
 // line. three measures clusters of three
 // members on loopback. lossy measures such clusters, ours of boxes that have joined, over links of 50 ms that lose packets, and
 // wants root, TUN and iproute2; -no-tcp has ours stay with UDP. A cell of it takes a system -duration and half a minute. So does switch, of the product alone: the gap when a leader dies or a box changes its mode, and a box that joins
-// over a slow link. door measures the product alone too: what TLS and rights cost a request, handshakes, half-open ones.
+// over a slow link. door measures the product alone too: what TLS and rights cost a request, handshakes, half-open ones, and
+// as root PUTs under floods, each from another address, with -only alone those that are named.
 // fleet has ten thousand simulated proxies on one member lose the network and come back.
 //
 // Only ratios taken in one run mean anything, so everything here is measured in rounds that alternate between the
@@ -135,7 +136,7 @@ func parse(args []string) (options, error) {
 	f.IntVar(&o.million, "million", 1_000_000, "number of keys of 100 B in the suite of that name, and of queued writes in the suite queue")
 	f.IntVar(&o.fleet, "fleet", 10_000, "number of proxies in the suite of that name")
 	f.BoolVar(&o.large, "large", false, "the suite watch takes 10,000 watchers, too, three ways")
-	f.StringVar(&o.only, "only", "", "measure those cells of the suites lossy and switch whose names contain this")
+	f.StringVar(&o.only, "only", "", "measure those cells of the suites lossy and switch, or those floods of door, whose names contain this")
 	f.BoolVar(&o.noTCP, "no-tcp", false, "the members of the suite lossy never go over TCP (link.tcp=off)")
 	f.Uint64Var(&o.seed, "seed", 1, "seed of the keys and values")
 	f.DurationVar(&o.limit, "limit", 90*time.Minute, "longest time the whole run may take")

@@ -101,6 +101,8 @@ var scenarios = []scenario{
 	{"leave", []string{"leave"}, (*crash).leavesACluster},
 	{"restore", []string{"replace/folder", "replace/identity", "replace/state", "replace/founded", "replace/journalled", "replace/renamed", "replace/recorded"}, (*crash).restores},
 	{"recover", []string{"replace/folder", "replace/state", "replace/founded", "replace/journalled", "replace/retired", "replace/renamed", "replace/recorded"}, (*crash).recovers},
+	{"seal the keys", []string{"seal"}, (*crash).sealsItsKeys},
+	{"seal the keys with another secret", []string{"seal"}, (*crash).resealsItsKeys},
 	{"prepare an image", []string{"image"}, (*crash).becomesAnImage},
 }
 

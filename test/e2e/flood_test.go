@@ -5,6 +5,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -19,8 +20,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/quic-go/quic-go"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"holdfast/transport"
 )
 
 // Addresses in a network namespace of its own: the agent, who floods, and a client that behaves. None is loopback, where a
@@ -60,9 +64,9 @@ func TestFloodsLeaveOthersServed(t *testing.T) {
 	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &most); err != nil {
 		t.Fatal(err)
 	}
-	plain, secure := floodTarget+":2379", floodTarget+":2378"
+	plain, secure, peers := floodTarget+":2379", floodTarget+":2378", floodTarget+":2380"
 	a := start(t, filepath.Join(t.TempDir(), "d"), "127.0.0.1:2379", "--listen", "http://"+plain, "--listen", "https://"+secure, "--tls-auto", "--insecure",
-		"--peer-listen", "127.0.0.1:2380")
+		"--peer-listen", peers)
 	b := newBystander(t, a, "http://"+plain)
 	b.works("before any flood")
 	for _, f := range []struct {
@@ -78,6 +82,12 @@ func TestFloodsLeaveOthersServed(t *testing.T) {
 		{"slow bodies", func(ctx context.Context, t *testing.T) {
 			holdOpen(ctx, t, plain, 1000, []byte("PUT /v1/kv/slow HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nx"))
 		}, false},
+		{"TLS handshakes", func(ctx context.Context, t *testing.T) { handshakes(ctx, secure) }, false},
+		{"bodies that are too long", func(ctx context.Context, t *testing.T) { longBodies(ctx, plain) }, false},
+		{"watches", func(ctx context.Context, t *testing.T) {
+			holdOpen(ctx, t, plain, 1000, []byte("GET /v1/kv/by/?watch&prefix HTTP/1.1\r\nHost: x\r\n\r\n"))
+		}, false},
+		{"QUIC handshakes", func(ctx context.Context, t *testing.T) { quicHandshakes(ctx, t, peers) }, false},
 		{"connections that come and go", func(ctx context.Context, t *testing.T) { comeAndGo(ctx, plain) }, true},
 		{"requests without end", func(ctx context.Context, t *testing.T) { requestFlood(ctx, "http://"+plain) }, false},
 		{"streams reset at once", func(ctx context.Context, t *testing.T) { frames(ctx, plain, "text/plain", rapidReset) }, false},
@@ -231,6 +241,84 @@ func comeAndGo(ctx context.Context, addr string) {
 					floodHits.Add(1)
 					_ = c.Close()
 				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// handshakes agrees on keys and goes away, as fast as it can.
+func handshakes(ctx context.Context, addr string) {
+	var wg sync.WaitGroup
+	for range 32 {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				c, err := floodDial(ctx, addr)
+				if err != nil {
+					linger(ctx, 10*time.Millisecond)
+					continue
+				}
+				floodHits.Add(1)
+				stop := context.AfterFunc(ctx, func() { _ = c.Close() })
+				_ = tls.Client(c, &tls.Config{InsecureSkipVerify: true}).Handshake()
+				stop()
+				_ = c.Close()
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// longBodies sends values of 2 MiB. The node takes half a second over the end of each, so they are many.
+func longBodies(ctx context.Context, addr string) {
+	head := fmt.Sprintf("PUT /v1/kv/long HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n", 2<<20)
+	piece := make([]byte, 64<<10)
+	var wg sync.WaitGroup
+	for range 128 {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				c, err := floodDial(ctx, addr)
+				if err != nil {
+					linger(ctx, 10*time.Millisecond)
+					continue
+				}
+				floodHits.Add(1)
+				stop := context.AfterFunc(ctx, func() { _ = c.Close() })
+				_, err = io.WriteString(c, head)
+				for sent := 0; err == nil && sent < 2<<20; sent += len(piece) {
+					_, err = c.Write(piece)
+				}
+				stop()
+				_ = c.Close()
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// quicHandshakes opens connections as a node does, and lets go of each once the first packet is out.
+func quicHandshakes(ctx context.Context, t *testing.T, addr string) {
+	to, err := net.ResolveUDPAddr("udp", addr)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	var wg sync.WaitGroup
+	for range 16 {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				socket, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.ParseIP(floodSource)})
+				if err != nil {
+					linger(ctx, 10*time.Millisecond)
+					continue
+				}
+				for range 16 {
+					short, cancel := context.WithTimeout(ctx, time.Millisecond)
+					floodHits.Add(1)
+					_, _ = quic.Dial(short, socket, to, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{string(transport.Uplink)}}, &quic.Config{})
+					cancel()
+				}
+				_ = socket.Close()
 			}
 		})
 	}

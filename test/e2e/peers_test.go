@@ -86,7 +86,7 @@ func TestPeersLetInWhoBelongsAndNobodyElse(t *testing.T) {
 	}
 	text := slices.Concat(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: pki.cert.Raw}))
 	start(t, c.memberDir(), c.memberAddr, "--peer-listen", c.peerAddr, "--cluster-ca-file", c.file("ca.pem", string(text)))
-	id, err := transport.LoadIdentity(filepath.Join(c.memberDir(), "identity"))
+	id, err := transport.LoadIdentity(filepath.Join(c.memberDir(), "identity"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"holdfast/api"
 )
 
 // gateway posts to etcd's JSON gateway and decodes the answer.
@@ -147,6 +149,89 @@ func TestRightsHoldOnMemberProxyAndOfflineProxy(t *testing.T) {
 	})
 	if r := member.as(root, 200, "GET", "/v1/kv/q/1", ""); string(r.body) != "x" {
 		t.Errorf("q/1 is %q", r.body)
+	}
+}
+
+// TestAnAuthorSeesWhatWasRejected takes a user's right away while its write waits on a proxy, and asks there as that user and
+// as a device.
+func TestAnAuthorSeesWhatWasRejected(t *testing.T) {
+	c, member, proxy, root, _ := lockedCluster(t)
+	device, _ := deviceToken(t, c.memberDir(), "--device=pump-7", "--allow=put", "--prefix=q/dev/")
+	member.gateway("auth/user/add", `{"name":"ann","password":"p"}`, root)
+	member.gateway("auth/role/add", `{"name":"r"}`, root)
+	whole := `"key":"` + base64.StdEncoding.EncodeToString([]byte("q/")) + `","range_end":"` + base64.StdEncoding.EncodeToString([]byte("q0")) + `"`
+	member.gateway("auth/role/grant", `{"name":"r","perm":{"permType":"READWRITE",`+whole+`}}`, root)
+	member.gateway("auth/user/grant", `{"user":"ann","role":"r"}`, root)
+	ann := member.gateway("auth/authenticate", `{"name":"ann","password":"p"}`, "").Token
+	eventually(t, startMax, func() string {
+		for path, token := range map[string]string{"/v1/kv/q/ann": ann, "/v1/kv/q/dev/1": device} {
+			if r := proxy.do("PUT", path, []byte("v"), "Authorization", "Bearer "+token); r.status >= 300 {
+				return fmt.Sprintf("a PUT of %s is answered with %d", path, r.status)
+			}
+		}
+		return ""
+	})
+	dir := filepath.Join(c.dir, "proxy")
+	command(t, 0, "queue", "pause", "--data-dir", dir)
+	mine := proxy.as(ann, 202, "PUT", "/v1/kv/q/ann?write=queue", "of ann").header.Get("Location")
+	others := proxy.as(device, 202, "PUT", "/v1/kv/q/dev/1?write=queue", "of the device").header.Get("Location")
+	proxy.as(device, 403, "GET", "/v1/kv/q/ann?view=pending", "")
+	proxy.as("", 401, "GET", "/v1/kv/q/ann?view=pending", "")
+	if r := proxy.as(ann, 200, "GET", "/v1/kv/q/ann?view=pending", ""); string(r.body) != "of ann" {
+		t.Errorf("what waits is %s", r.body)
+	}
+	member.gateway("auth/role/revoke", `{"role":"r",`+whole+`}`, root)
+	command(t, 0, "queue", "resume", "--data-dir", dir)
+	eventually(t, startMax, func() string {
+		r := proxy.as(ann, 200, "GET", "/v1/queue?state=rejected", "")
+		var got struct {
+			Items []struct{ Key, Author, Code string }
+		}
+		if err := json.Unmarshal(r.body, &got); err != nil || len(got.Items) != 1 {
+			return fmt.Sprintf("ann sees %s", r.body)
+		}
+		if i := got.Items[0]; i.Key != "q/ann" || i.Author != "ann" || i.Code != "permission-denied" {
+			t.Errorf("ann sees %+v", i)
+		}
+		return ""
+	})
+	if r := proxy.as(ann, 200, "GET", mine, ""); !strings.Contains(string(r.body), `"state":"rejected"`) {
+		t.Errorf("the write of ann: %s", r.body)
+	}
+	proxy.as(ann, 404, "GET", others, "")
+	proxy.as(ann, 403, "DELETE", mine, "")
+	if r := proxy.as(device, 200, "GET", others+"?wait=10s", ""); !strings.Contains(string(r.body), `"state":"committed"`) {
+		t.Errorf("the write of the device: %s", r.body)
+	}
+	proxy.as(device, 404, "GET", mine, "")
+	if r := proxy.as(device, 200, "GET", "/v1/queue?prefix=", ""); strings.Contains(string(r.body), "ann") {
+		t.Errorf("the device sees %s", r.body)
+	}
+	proxy.as("", 401, "GET", "/v1/queue", "")
+}
+
+// TestAMemberKnowsWhenAProxySawADevice has a device read from a proxy's cache alone.
+func TestAMemberKnowsWhenAProxySawADevice(t *testing.T) {
+	c, member, proxy, _, _ := lockedCluster(t)
+	token, _ := deviceToken(t, c.memberDir(), "--device=display", "--allow=get", "--prefix=site/")
+	deviceToken(t, c.memberDir(), "--device=drawer", "--allow=get", "--prefix=site/")
+	eventually(t, startMax, func() string {
+		if r := proxy.do("GET", "/v1/kv/site/1?consistency=local", nil, "Authorization", "Bearer "+token); r.status != http.StatusOK {
+			return fmt.Sprintf("the new token is answered with %d", r.status)
+		}
+		return ""
+	})
+	var list struct {
+		Devices []api.DeviceInfo `json:"devices"`
+	}
+	out, _ := command(t, 0, "token", "ls", "-o", "json", "--data-dir", c.memberDir())
+	if err := json.Unmarshal([]byte(out), &list); err != nil || len(list.Devices) != 2 {
+		t.Fatalf("%s: %v", out, err)
+	}
+	for _, d := range list.Devices {
+		if seen := d.LastSeen != nil && time.Since(*d.LastSeen) < startMax; seen != (d.Name == "display") {
+			t.Errorf("%s was seen last at %v, as %s says", d.Name, d.LastSeen, member.url)
+		}
 	}
 }
 

@@ -141,7 +141,7 @@ func (b *box) dial(ctx context.Context, endpoint string, early func(client.Conn)
 	if d, ok := c.(bridge.Dialed); ok {
 		b.following.Go(func() {
 			_ = bridge.Follow(d.Context(), d.Conn, func(in *bufio.Reader, out io.Writer) error { // ends with the connection
-				return enroll.Follow(in, out, b.boot, b.report, func(enroll.News) {}, func(enroll.Order) enroll.Progress { return enroll.Progress{} })
+				return enroll.Follow(in, out, b.boot, func(enroll.News) enroll.Report { return b.report() }, func(enroll.News) {}, func(enroll.Order) enroll.Progress { return enroll.Progress{} })
 			})
 		})
 	}

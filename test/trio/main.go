@@ -68,7 +68,7 @@ func found(dir string, peers []string) error {
 	for i, id := range ids {
 		home := filepath.Join(dir, strconv.Itoa(i+1))
 		p.Replica = uint64(i + 1) //nolint:gosec // few
-		if err := errors.Join(os.MkdirAll(home, 0o700), p.save(home), id.Save(home)); err != nil {
+		if err := errors.Join(os.MkdirAll(home, 0o700), p.save(home), id.Save(home, nil)); err != nil {
 			return err
 		}
 	}

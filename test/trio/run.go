@@ -58,7 +58,7 @@ func run(ctx context.Context, dir string, d door) error {
 	if err != nil {
 		return err
 	}
-	id, err := transport.LoadIdentity(dir)
+	id, err := transport.LoadIdentity(dir, nil)
 	if err != nil {
 		return err
 	}
