@@ -76,6 +76,7 @@ var everyCommand = map[string]commandCase{
 	"queue status":           {},
 	"queue wait":             {args: []string{"normal-1"}, needs: 1, says: `{"id":"normal-1","state":"committed"}`},
 	"recover":                {alone: "the agent has to be stopped"},
+	"reseal":                 {args: []string{"--open"}, form: "it names what it changes", alone: "the agent has to be stopped"},
 	"role add":               {args: []string{"r"}, needs: 1},
 	"role del":               {args: []string{"r"}, needs: 1},
 	"role get":               {args: []string{"r"}, needs: 1},
