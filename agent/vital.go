@@ -29,9 +29,9 @@ type loop struct {
 	at   time.Time // when it was first seen at last
 }
 
-// lookMin is how long a loop has to be at one piece of work to be said to hang, however soon it is looked at again. What counts is
+// lookLeast is how long a loop has to be at one piece of work to be said to hang, however soon it is looked at again. What counts is
 // that the service manager's patience ends before the work does.
-const lookMin = 500 * time.Millisecond
+const lookLeast = 500 * time.Millisecond
 
 // look returns an error if the loop is at the same piece of work as when it was looked at before.
 func (l *loop) look(now time.Time) error {
@@ -40,7 +40,7 @@ func (l *loop) look(now time.Time) error {
 		l.last, l.at = n, now
 		return nil
 	}
-	if d := now.Sub(l.at); d >= lookMin {
+	if d := now.Sub(l.at); d >= lookLeast {
 		return fmt.Errorf("%s has been at the same piece of work for %v", l.name, d.Round(time.Second))
 	}
 	return nil

@@ -20,7 +20,7 @@ func TestALoopHangsIfItDoesNotGetOn(t *testing.T) {
 		{"it waits", 0, time.Minute, false},
 		{"it waits still", 0, time.Minute, false},
 		{"it is at work", 1, time.Minute, false},
-		{"it is looked at again at once", 1, lookMin / 2, false},
+		{"it is looked at again at once", 1, lookLeast / 2, false},
 		{"it is at that still", 1, time.Minute, true},
 		{"and still", 1, time.Minute, true},
 		{"it is at the next piece", 3, time.Minute, false},

@@ -7,6 +7,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -60,7 +61,7 @@ func (v *Voice) Say(level slog.Level, key string, detail func() string) {
 			return
 		}
 	}
-	attrs := append(v.attrs[:len(v.attrs):len(v.attrs)], "detail", detail())
+	attrs := slices.Concat(v.attrs, []any{"detail", detail()})
 	if skipped > 0 {
 		attrs = append(attrs, "repeated", skipped)
 	}

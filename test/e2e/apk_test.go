@@ -195,7 +195,7 @@ func newAlpine(t *testing.T) *machine {
 		"adduser": "#!/bin/sh\nwhile getopts SDHh:s:G:g: o; do case $o in h) home=$OPTARG ;; s) shell=$OPTARG ;; G) group=$OPTARG ;; esac; done\n" +
 			"shift $((OPTIND - 1))\nexec useradd --system --no-create-home --home-dir \"$home\" --shell \"$shell\" --gid \"$group\" \"$1\"\n",
 	} {
-		_ = os.Remove(filepath.Join(m.root, "usr/sbin", name))
+		_ = os.Remove(filepath.Join(m.root, "usr", "sbin", name))
 		m.write("/usr/sbin/"+name, text, 0o755)
 	}
 	if err := os.Remove(filepath.Join(m.root, "bin", "sh")); err != nil {
