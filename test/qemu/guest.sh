@@ -2,8 +2,9 @@
 # Runs in the machine, from its second disk, with the serial console as standard output. The step is on the kernel's command line.
 step=$(sed -n 's/.*hf\.step=\([a-z]*\).*/\1/p' /proc/cmdline)
 say() { echo "$@" >/dev/ttyS0; }
+wait=$(sed -n 's/.*hf\.wait=\([0-9]*\).*/\1/p' /proc/cmdline) # seconds
 serving() {
-  for _ in $(seq 600); do
+  for _ in $(seq $((wait * 5))); do
     curl -sf --max-time 5 localhost:2379/readyz >/dev/null && return
     sleep 0.2
   done
@@ -16,7 +17,7 @@ read_key() { curl -sf --max-time 20 "localhost:2379/v1/kv/$1"; }
 main_pid() { systemctl show -p MainPID --value holdfast; }
 # other_pid PID waits for the agent that comes after that one, and is ready.
 other_pid() {
-  for _ in $(seq 600); do
+  for _ in $(seq $((wait * 5))); do
     now=$(main_pid)
     [[ $now != 0 && $now != "$1" ]] && break
     sleep 0.2
@@ -43,7 +44,7 @@ after)
   date -s 1970-01-02 >/dev/null && systemctl restart holdfast
   serving
   say "DATE $(date -u +%Y)."
-  agent kv ls load/ --limit 0 | sed -n 's/^load\/\([0-9]*\).*/\1/p' | while read -r key; do say "HAVE $key."; done
+  agent kv ls load/ --limit 0 | sed -n 's/^load\/\([0-9]*\) .* \1$/\1/p' | while read -r key; do say "HAVE $key."; done
   pid=$(systemctl show -p MainPID --value holdfast)
   say "MEMORY $(systemctl show -p MemoryMax --value holdfast)."
   say "LIMIT $(journalctl --no-pager -u holdfast | grep -c 'memory is limited go_bytes=114085068')."
@@ -86,10 +87,10 @@ life)
   tc qdisc add dev near root netem delay 25ms loss 5%
   tc -n far qdisc add dev far root netem delay 25ms loss 5%
   (umask 077; agent token create --role proxy >/root/token)
-  systemd-run --quiet --unit=proxy ip netns exec far agent run --mode proxy --data-dir /root/proxy --listen http://127.0.0.1:2379 \
-    --join 10.99.0.1:2380 --token-file /root/token --proxy-prefixes site/
+  systemd-run --quiet --unit=proxy -p LoadCredential=token:/root/token ip netns exec far agent run --mode proxy --data-dir /root/proxy \
+    --listen http://127.0.0.1:2379 --join 10.99.0.1:2380 --proxy-prefixes site/
   far="ip netns exec far"
-  for _ in $(seq 600); do
+  for _ in $(seq $((wait * 5))); do
     $far curl -sf --max-time 5 'localhost:2379/readyz?require=uplink' >/dev/null && break
     sleep 0.2
   done
@@ -120,6 +121,16 @@ life)
   other_pid "$pid"
   journalctl --no-pager -u holdfast | grep -q 'Watchdog timeout' && say "HUNG watchdog $(read_key kept)."
 
+  next=/lab/newer.deb
+  if [[ -e /lab/former.deb ]]; then # another program, with data of its own
+    next=/lab/holdfast.deb
+    dpkg -P holdfast >/dev/ttyS0 2>&1
+    dpkg -i /lab/former.deb >/dev/ttyS0 2>&1
+    systemctl enable --now holdfast
+    serving
+    put kept kept >/dev/null
+  fi
+  before=$(agent version | head -n 1)
   (
     i=0
     while [[ ! -e /run/enough ]]; do
@@ -129,17 +140,18 @@ life)
   ) &
   load=$!
   pid=$(main_pid)
-  dpkg -i /lab/newer.deb >/dev/ttyS0 2>&1
+  dpkg -i "$next" >/dev/ttyS0 2>&1
   serving
   sleep 1
   touch /run/enough
   wait "$load"
   agent kv ls up/ --keys-only --limit 0 | sort >/run/there
   [[ $(main_pid) != "$pid" ]] && say "UPGRADED other lost $(sort /run/acked | comm -23 - /run/there | wc -l) of $(wc -l </run/acked)."
+  say "VERSIONS $before; $(agent version | head -n 1); kept $(read_key kept)."
 
   dpkg -r holdfast >/dev/ttyS0 2>&1
   [[ ! -e /usr/bin/agent && -d /var/lib/holdfast/member ]] && say "REMOVED data."
-  dpkg -i /lab/newer.deb >/dev/ttyS0 2>&1
+  dpkg -i "$next" >/dev/ttyS0 2>&1
   systemctl start holdfast
   serving
   say "AGAIN $(read_key kept)."
