@@ -2,28 +2,30 @@
 # Runs in the machine, from its second disk, with the serial console as standard output. The step is on the kernel's command line.
 step=$(sed -n 's/.*hf\.step=\([a-z]*\).*/\1/p' /proc/cmdline)
 say() { echo "$@" >/dev/ttyS0; }
-wait=$(sed -n 's/.*hf\.wait=\([0-9]*\).*/\1/p' /proc/cmdline) # seconds
-serving() {
-  for _ in $(seq $((wait * 5))); do
-    curl -sf --max-time 5 localhost:2379/readyz >/dev/null && return
+patience=$(sed -n 's/.*hf\.wait=\([0-9]*\).*/\1/p' /proc/cmdline) # seconds
+up() { cut -d. -f1 /proc/uptime; } # a clock that nobody sets
+# soon UNIT COMMAND... waits for the command to be true, or says what the unit has said.
+soon() {
+  local unit=$1 end=$(($(up) + patience))
+  shift
+  until "$@"; do
+    if (($(up) > end)); then
+      say "WAITED TOO LONG for: $*"
+      journalctl --no-pager -b -u "$unit" -n 40 >/dev/ttyS0
+      return 1
+    fi
     sleep 0.2
   done
-  say "NOT READY"
-  journalctl --no-pager -u holdfast -n 40 >/dev/ttyS0
 }
+ready() { curl -sf --max-time 5 localhost:2379/readyz >/dev/null; }
+serving() { soon holdfast ready; }
 
 put() { curl -sf --max-time 20 -X PUT --data-binary "$2" "localhost:2379/v1/kv/$1"; }
 read_key() { curl -sf --max-time 20 "localhost:2379/v1/kv/$1"; }
 main_pid() { systemctl show -p MainPID --value holdfast; }
 # other_pid PID waits for the agent that comes after that one, and is ready.
-other_pid() {
-  for _ in $(seq $((wait * 5))); do
-    now=$(main_pid)
-    [[ $now != 0 && $now != "$1" ]] && break
-    sleep 0.2
-  done
-  serving
-}
+is_other() { now=$(main_pid) && [[ $now != 0 && $now != "$1" ]]; }
+other_pid() { soon holdfast is_other "$1" && serving; }
 
 case $step in
 load)
@@ -62,9 +64,9 @@ readonly)
   serving
   touch /written 2>/dev/null || say "ROOT read-only."
   curl -sf -X PUT --data-binary kept localhost:2379/v1/kv/readonly >/dev/null && say "WRITES."
+  pid=$(main_pid)
   systemctl kill -s KILL holdfast
-  sleep 1
-  serving
+  other_pid "$pid"
   say "RESTARTED $(read_key readonly)."
   systemctl stop holdfast
   umount /var/lib/holdfast
@@ -88,12 +90,9 @@ life)
   tc -n far qdisc add dev far root netem delay 25ms loss 5%
   (umask 077; agent token create --role proxy >/root/token)
   systemd-run --quiet --unit=proxy -p LoadCredential=token:/root/token ip netns exec far agent run --mode proxy --data-dir /root/proxy \
-    --listen http://127.0.0.1:2379 --join 10.99.0.1:2380 --proxy-prefixes site/
+    --listen http://127.0.0.1:2379 --socket /run/proxy.sock --join 10.99.0.1:2380 --proxy-prefixes site/
   far="ip netns exec far"
-  for _ in $(seq $((wait * 5))); do
-    $far curl -sf --max-time 5 'localhost:2379/readyz?require=uplink' >/dev/null && break
-    sleep 0.2
-  done
+  soon proxy $far curl -sf --max-time 5 -o /dev/null 'localhost:2379/readyz?require=uplink'
   through=0
   for i in $(seq 20); do
     $far curl -sf --max-time 20 -X PUT --data-binary far "localhost:2379/v1/kv/site/$i" >/dev/null && [[ $(read_key "site/$i") == far ]] && ((through++))
