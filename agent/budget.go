@@ -39,6 +39,9 @@ func (a *Agent) sparing() bool {
 	return spent
 }
 
+// withoutCopies reports whether members are sent nothing twice against loss.
+func (a *Agent) withoutCopies() bool { return a.cfg.Link.Redundancy == "off" || a.sparing() }
+
 // pausedByBudget says why a proxy's cache is not to be fed now.
 func (a *Agent) pausedByBudget() (changed <-chan struct{}, why error) {
 	b := a.budget.Load()

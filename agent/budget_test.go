@@ -107,3 +107,12 @@ func asks(t *testing.T, c *http.Client, method, url, body string, want int) {
 		t.Fatalf("%s %s: %s, want %d: %s", method, url, res.Status, want, text)
 	}
 }
+
+func TestRedundancyOffSendsNoCopies(t *testing.T) {
+	for redundancy, want := range map[string]bool{"auto": false, "off": true} {
+		a := &Agent{cfg: config.Config{Link: config.Link{Redundancy: redundancy}}}
+		if got := a.withoutCopies(); got != want {
+			t.Errorf("link.redundancy %s: without copies %v, want %v", redundancy, got, want)
+		}
+	}
+}

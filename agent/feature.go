@@ -20,9 +20,9 @@ func (a *Agent) raiseFeature(ctx context.Context, m *member.Member) {
 	for m.Condition().Feature < kv.FeatureNewest {
 		if r := a.roll.Load(); r != nil && m.FeatureLags() && r.allKnow(ctx, kv.FeatureNewest) {
 			if err := m.RaiseFeature(ctx); err == nil {
-				a.opts.Log.Info("feature level raised: every member knows it, and none can go back to the former version", "level", kv.FeatureNewest)
+				a.opts.Log.Info("feature level raised: every member knows it, and none can go back to the former version", "feature_level", kv.FeatureNewest)
 			} else if ctx.Err() == nil {
-				a.opts.Log.Warn("the feature level is not raised yet", "level", kv.FeatureNewest, "err", err)
+				a.opts.Log.Warn("the feature level is not raised yet", "feature_level", kv.FeatureNewest, "err", err)
 			}
 		}
 		select {

@@ -48,7 +48,7 @@ func (a *Agent) reachMembers(cfg *member.Config) (*addressBook, error) {
 		case copied <- err:
 		default:
 		}
-	}, Sparing: a.net.ep.Sparing, Spool: filepath.Join(cfg.Dir, "spool"), Room: cfg.Room, Log: a.opts.Log, Metrics: a.opts.Metrics})
+	}, Sparing: a.withoutCopies, Spool: filepath.Join(cfg.Dir, "spool"), Room: cfg.Room, Log: a.opts.Log, Metrics: a.opts.Metrics})
 	if err != nil {
 		return nil, fmt.Errorf("network to other members: %w", err)
 	}

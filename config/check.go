@@ -40,18 +40,10 @@ func (c *Config) Complete(hostname string) {
 
 // verify checks one value by itself.
 func (f *field) verify(v reflect.Value) error {
-	if f.planned != "" && !f.isDefault(v) {
-		return fmt.Errorf("cannot be used: this version cannot %s yet, so leave it out", f.planned)
-	}
 	if err := f.inRange(v); err != nil {
 		return err
 	}
 	return f.verifyContent(v)
-}
-
-func (f *field) isDefault(v reflect.Value) bool {
-	def, err := f.defaultValue()
-	return err == nil && reflect.DeepEqual(v.Interface(), def.Interface()) || f.list() && f.def == "" && v.Len() == 0
 }
 
 // inRange checks against oneof, min and max.

@@ -110,36 +110,13 @@ func TestContentsAreJudged(t *testing.T) {
 		"--cors-origins=null":                       "must be an origin",
 		"--metrics-listen=:9100":                    "must be http://host:port",
 		"--limits-header-timeout=0s":                "must be from 100ms to 10m",
+		"--link-redundancy=on":                      "must be one of auto, off",
 		"--store-flush=11m":                         "must be from 100ms to 10m",
 		"--cors-origins=https://a.example,ftp://b/": "has the entry \"ftp://b/\"",
 	} {
 		b := newBox(t)
 		b.args = []string{arg}
 		b.refuses([]string{part})
-	}
-}
-
-// What this version cannot do must be refused, never ignored, and its default must pass.
-func TestWhatThisVersionCannotDoIsRefused(t *testing.T) {
-	other := map[string]string{
-		"number": "5", "size": "5MiB", "duration": "77m", "bool": "true", "list": "x", "text": "x", "size or share": "20%",
-	}
-	for _, f := range settings() {
-		if f.planned == "" {
-			continue
-		}
-		value := other[f.kind()]
-		if len(f.oneOf) > 0 {
-			i := slices.IndexFunc(f.oneOf, func(s string) bool { return s != f.def })
-			value = f.oneOf[i]
-		}
-		b := newBox(t)
-		b.env = []string{f.env() + "=" + value}
-		b.refuses([]string{f.key + ":", "this version cannot " + f.planned + " yet", f.env()})
-		if f.def != "" {
-			b.env = []string{f.env() + "=" + f.def}
-			b.load()
-		}
 	}
 }
 

@@ -13,7 +13,6 @@
 //	from          "env" if it is a secret that comes from the environment only
 //	check         the name of a further check, see check.go
 //	required      "yes" if an entry of a list must have it
-//	planned       what this version cannot do yet: any value but the default is refused, and the documents leave it out
 //
 // Load puts the layers together and reports every fault that it finds, not just the first.
 package config
@@ -132,7 +131,7 @@ type Store struct {
 
 // Link is how the connections to other nodes spend bytes.
 type Link struct {
-	Redundancy string   `mapstructure:"redundancy" default:"auto" oneof:"auto,off,on" planned:"send messages in copies" help:"whether messages are sent in copies on a lossy link"`
+	Redundancy string   `mapstructure:"redundancy" default:"auto" oneof:"auto,off" help:"whether members send small messages to each other in copies as far as a link loses packets; off saves those bytes, and a packet that is lost costs round trips"`
 	TCP        string   `mapstructure:"tcp" default:"auto" oneof:"auto,off" help:"whether other nodes are reached over TCP, and may come over it, where UDP does not get through; the port is that of peer-listen"`
 	BulkRate   Size     `mapstructure:"bulk-rate" default:"none" min:"1KiB" reload:"yes" help:"most bytes a second that snapshots to other members take of this node's links, all together; small messages go first in any case"`
 	BulkHours  []string `mapstructure:"bulk-hours" check:"hours" reload:"yes" help:"hours of the day, as 22:00-06:00 in the time zone of this machine, in which link.bulk-rate does not hold"`

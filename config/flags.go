@@ -14,7 +14,7 @@ const (
 )
 
 // AddFlags adds a flag for every setting, and --config. What users write is checked by Load, not by the flags, so that
-// all faults come out together. Flags of what this version cannot do are there, to be refused with a reason, but hidden.
+// all faults come out together.
 func AddFlags(flags *pflag.FlagSet) {
 	flags.String(configFlag, "", "main configuration file, YAML, TOML or JSON (default "+DefaultDir+"/"+mainName+" if it exists)")
 	for _, f := range settings() {
@@ -23,7 +23,6 @@ func AddFlags(flags *pflag.FlagSet) {
 		}
 		flag := flags.VarPF(&flagValue{field: f}, f.flag(), "", f.help)
 		flag.DefValue = f.described()
-		flag.Hidden = f.planned != ""
 		if f.kind() == "bool" {
 			flag.NoOptDefVal = "true"
 		}

@@ -18,7 +18,7 @@ func Sample() string {
 `)
 	section := ""
 	for _, f := range settings() {
-		if f.planned != "" || f.envOnly {
+		if f.envOnly {
 			continue
 		}
 		indent := ""
@@ -93,14 +93,11 @@ func wrap(text string, width int) []string {
 	return append(lines, line)
 }
 
-// Reference is the page on every setting that this version knows, as Markdown.
+// Reference is the page on every setting, as Markdown.
 func Reference() string {
 	var b strings.Builder
 	b.WriteString(referenceIntro)
 	for _, f := range settings() {
-		if f.planned != "" {
-			continue
-		}
 		def := "`" + f.def + "`"
 		if f.shown != "" || f.def == "" {
 			def = orNone(f.shown)

@@ -23,7 +23,6 @@ type field struct {
 	min     string   //
 	max     string   //
 	check   string   //
-	planned string   // what this version cannot do yet, empty if it can
 	envOnly bool     //
 	needed  bool     // an entry of a list must have it
 	reload  bool     //
@@ -91,7 +90,6 @@ func newField(key string, index []int, sf reflect.StructField) *field {
 		min:     sf.Tag.Get("min"),
 		max:     sf.Tag.Get("max"),
 		check:   sf.Tag.Get("check"),
-		planned: sf.Tag.Get("planned"),
 		envOnly: sf.Tag.Get("from") == "env",
 		needed:  sf.Tag.Get("required") == "yes",
 		reload:  sf.Tag.Get("reload") == "yes",
@@ -130,13 +128,11 @@ func (s schema) section(name string) bool {
 	return slices.ContainsFunc(s, func(f *field) bool { return strings.HasPrefix(f.key, name+".") })
 }
 
-// names returns one name of each setting, leaving out those that this version cannot do.
+// names returns one name of each setting.
 func (s schema) names(of func(*field) string) []string {
 	var names []string
 	for _, f := range s {
-		if f.planned == "" {
-			names = append(names, of(f))
-		}
+		names = append(names, of(f))
 	}
 	return names
 }

@@ -7,15 +7,11 @@ type Setting struct {
 	Origin Origin `json:"from"`
 }
 
-// Settings lists the effective values of what this version can do, in the order of the reference page. Secrets are not
-// shown.
+// Settings lists the effective values, in the order of the reference page. Secrets are not shown.
 func Settings(c Config, from Provenance) []Setting {
 	var list []Setting
 	for _, f := range settings() {
-		origin, set := from[f.key]
-		if f.planned == "" || set {
-			list = append(list, Setting{Key: f.key, Value: f.text(f.of(&c)), Origin: origin})
-		}
+		list = append(list, Setting{Key: f.key, Value: f.text(f.of(&c)), Origin: from[f.key]})
 	}
 	return list
 }
