@@ -15,5 +15,5 @@ if [[ ! -x $root/usr/bin/micropython ]]; then
 fi
 file=$1
 shift
-install -D -m 644 "$file" "$root/work/$file"
-exec chroot "$root" /usr/bin/micropython "/work/$file" "$@"
+install -D -m 644 "$file" "$root/example/$file"
+exec chroot "$root" /usr/bin/micropython "/example/$file" "$@"
