@@ -164,8 +164,9 @@ func (p *program) membersRemoveCommand(f *clientFlags) *cobra.Command {
 		Short: "Remove a member for good, named by its id, node id or name",
 		Long: `Remove a member for good, named by its id, its node id, or its name where only one has it.
 
-It is refused if the voters left would be no quorum. The removed node stops with exit code 78 and
-keeps its data; with an empty data directory it can join again, as a new member.`,
+It is refused if the voters left would be no quorum. The removed node goes on as a proxy, with its data
+kept in retired/, if its mode is auto or its fallback proxy; else it stops with exit code 78 and keeps
+its data, and with an empty data directory it can join again, as a new member.`,
 		Args: exactArgs("MEMBER"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			path, err := namedPath(membersPath, args[0])
