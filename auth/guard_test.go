@@ -409,9 +409,9 @@ func TestLongNamesAreNotRemembered(t *testing.T) {
 	if err := w.check(t.Context(), guesser{user: strings.Repeat("u", 1<<20), from: strings.Repeat("f", 1<<20)}, "guess", []byte("no hash")); kv.CodeOf(err) != kv.AuthFailed {
 		t.Fatal(err)
 	}
-	for who := range w.misses {
-		if len(who) > 64 {
-			t.Errorf("%d bytes are kept for one guess", len(who))
+	for key := range w.misses {
+		if len(key) > 64 {
+			t.Errorf("%d bytes are kept for one guess", len(key))
 		}
 	}
 }
