@@ -30,7 +30,7 @@ type watching struct {
 
 	mu    sync.Mutex
 	open  map[int64]*kv.Watch // watches that go on
-	why   map[int64]*kv.Error // of those that were refused or cut, until the node behind has answered
+	why   map[int64]*kv.Error // of those that were refused or cut, until the node behind has answered; nil for none, which each batch asks
 	who   kv.By               // as found out last
 	ends  int64               // when the token of that device does, in seconds since 1970; 0: it does not, or there is none
 	last  *Policy             // by which all were judged, unless mixed
@@ -67,7 +67,7 @@ func (g *Guard) Watch(ctx context.Context, spec kv.WatchSpec) iter.Seq2[kv.Batch
 // begin judges the watches that are asked for at first. Nil: none may be, and no more can be asked for.
 func (g *Guard) begin(ctx context.Context, src Source, spec *kv.WatchSpec, yield func(kv.Batch, error) bool) *watching {
 	w := &watching{g: g, src: src, by: spec.By, ctx: ctx, in: spec.Control, yield: yield, out: make(chan kv.WatchControl, watchControls), poke: make(chan struct{}, 1),
-		open: map[int64]*kv.Watch{}, why: map[int64]*kv.Error{}}
+		open: map[int64]*kv.Watch{}}
 	w.inner = *spec
 	w.inner.Watches = make([]kv.Watch, 0, len(spec.Watches))
 	for _, one := range spec.Watches {
@@ -126,7 +126,7 @@ func (w *watching) admit(ctx context.Context, one kv.Watch) kv.Watch {
 		err = kv.Errorf(kv.Invalid, "the watch id %d is in use on this stream", one.ID)
 	}
 	if err != nil {
-		w.why[one.ID] = asError(w.g.counted(err))
+		w.refuse(one.ID, w.g.counted(err))
 		one.Key = nil
 		return one
 	}
@@ -246,9 +246,17 @@ func (w *watching) cut(why func(*kv.Watch) error) {
 	for id, one := range w.open {
 		if lost := why(one); lost != nil && w.why[id] == nil {
 			w.g.opts.Count(EventCut)
-			w.why[id] = asError(lost)
+			w.refuse(id, lost)
 		}
 	}
+}
+
+// refuse notes why a watch may not be or go on. It is called with mu held.
+func (w *watching) refuse(id int64, why error) {
+	if w.why == nil {
+		w.why = map[int64]*kv.Error{}
+	}
+	w.why[id] = asError(why)
 }
 
 // pass reports whether a batch may be seen, and puts the reason into the end of a watch that has one.
@@ -267,7 +275,9 @@ func (w *watching) pass(b *kv.Batch) bool {
 		if reason != nil {
 			b.Err = reason
 		}
-		delete(w.why, b.WatchID)
+		if delete(w.why, b.WatchID); len(w.why) == 0 {
+			w.why = nil
+		}
 		delete(w.open, b.WatchID)
 		w.nudge()
 	case reason != nil && len(b.Events) > 0:

@@ -37,17 +37,12 @@ func (s *Store) applyKeyed(r *reader, c kv.Command) (kv.Outcome, error) {
 	if c.ID.Key == [16]byte{} {
 		return s.applyOne(r, c)
 	}
-	key := string(sideRetry) + string(c.ID.Key[:])
-	b, err := r.side(key)
+	past, err := r.retried(c.ID.Key)
 	if err != nil {
 		return kv.Outcome{}, err
 	}
 	print := printOf(c)
-	if b != nil {
-		past, err := parseRetried(b)
-		if err != nil {
-			return kv.Outcome{}, err
-		}
+	if past != nil {
 		if refused, err := s.permits(r, &c); err != nil || refused != nil {
 			return s.refuse(refused), err // the answer may show what was there
 		}
@@ -60,11 +55,26 @@ func (s *Store) applyKeyed(r *reader, c kv.Command) (kv.Outcome, error) {
 	if err != nil {
 		return out, err
 	}
-	return out, s.remember(r, c.ID.Key, key, retried{print: print, out: out})
+	return out, s.remember(r, c.ID.Key, retried{print: print, out: out})
 }
 
+// retried is how the write with a retry key ended, nil if there was none or it is forgotten.
+func (r *reader) retried(retry [16]byte) (*retried, error) {
+	if retry == [16]byte{} {
+		return nil, nil
+	}
+	b, err := r.side(retriedKey(retry))
+	if err != nil || b == nil {
+		return nil, err
+	}
+	p, err := parseRetried(b)
+	return &p, err
+}
+
+func retriedKey(retry [16]byte) string { return string(sideRetry) + string(retry[:]) }
+
 // remember keeps an outcome, in the place of the oldest one if all are taken.
-func (s *Store) remember(r *reader, retry [16]byte, key string, p retried) error {
+func (s *Store) remember(r *reader, retry [16]byte, p retried) error {
 	b, err := r.side(string(sideRetryNext))
 	if err != nil {
 		return err
@@ -86,7 +96,7 @@ func (s *Store) remember(r *reader, retry [16]byte, key string, p retried) error
 	}
 	s.setSide(r, slot, append([]byte(nil), retry[:]...))
 	s.setSide(r, string(sideRetryNext), binary.AppendUvarint(nil, n+1))
-	s.setSide(r, key, p.append(nil))
+	s.setSide(r, retriedKey(retry), p.append(nil))
 	return nil
 }
 

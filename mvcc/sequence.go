@@ -77,7 +77,8 @@ func (s *Store) applySequenced(r *reader, c kv.Command) (kv.Outcome, error) {
 	print := printOf(c)
 	switch {
 	case seq.N <= lane.last:
-		return lane.again(seq.N, print), nil
+		out := lane.again(seq.N, print)
+		return out, r.recall(c, out)
 	case seq.N > lane.last+1:
 		return kv.Outcome{Err: gap(seq.N, lane.last)}, nil
 	}
@@ -168,7 +169,53 @@ func (s *Store) skip(r *reader, key string, l laneState, n uint64, op kv.Skip) k
 	return out
 }
 
-// again is the outcome of a command whose sequence is used up. What it changed is known by its revision alone.
+// recall completes the outcome of a command that comes again by what it did: whether there was a key to delete, and whether there
+// was none to replace. What is kept under its retry key has that, else the history, until it is compacted.
+func (r *reader) recall(c kv.Command, out kv.Outcome) error {
+	if out.Err != nil || len(c.Ops) != 1 {
+		return nil
+	}
+	var key []byte
+	switch op := c.Ops[0].(type) {
+	case kv.Put:
+		key = op.Key
+	case kv.Delete:
+		if len(op.End) == 0 {
+			key = op.Key
+		}
+	}
+	if key == nil {
+		return nil
+	}
+	res := &out.Result.Ops[0]
+	past, err := r.retried(c.ID.Key)
+	if err != nil {
+		return err
+	}
+	if past != nil && past.whole && past.print == printOf(c) && len(past.out.Result.Ops) == 1 {
+		res.Count, res.Created = past.out.Result.Ops[0].Count, past.out.Result.Ops[0].Created
+		return nil
+	}
+	stage := r.stage
+	r.stage = nil // it is of the command before this one, which may have been refused
+	defer func() { r.stage = stage }()
+	v, err := r.get(key, out.Result.Revision)
+	if err != nil || v == nil || v.rev.main != out.Result.Revision {
+		return err
+	}
+	rec, err := r.record(v)
+	if err != nil || rec.writer == nil || *rec.writer != c.ID.Seq {
+		return err
+	}
+	if rec.deleted {
+		res.Count = 1
+	} else {
+		res.Created = rec.Version == 1
+	}
+	return nil
+}
+
+// again is the outcome of a command whose sequence is used up. What it changed is known by its revision alone, see recall.
 func (l *laneState) again(n uint64, print [16]byte) kv.Outcome {
 	i := slices.IndexFunc(l.ring, func(p past) bool { return p.n == n })
 	switch {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"holdfast/kv"
@@ -132,6 +133,63 @@ func TestAQueuedCommandAppliesOnceHoweverOftenItComes(t *testing.T) {
 	}
 	if got := codeIn(r.apply(queued(1, 1, "k", "one"))); got != kv.OutcomeUnknown {
 		t.Errorf("below the ring: %v, want its outcome unknown, never committed", got)
+	}
+}
+
+// A command that comes again is answered by what it did, not by what others did to the same key, also at the same revision and in
+// the same batch; with a retry key also once a compaction has passed it.
+func TestAQueuedCommandThatComesAgainIsAnsweredByWhatItDid(t *testing.T) {
+	for _, keyed := range []bool{false, true} {
+		r := newSequenceStore(t)
+		r.apply(openQueue(0))
+		n := uint64(0)
+		next := func(op kv.Op) (c kv.Command) {
+			n++
+			c = kv.Command{ID: kv.ID{Seq: kv.Seq{Origin: origin, Epoch: 1, Lane: kv.LaneNormal, N: n}}, Ops: []kv.Op{op}}
+			if keyed {
+				c.ID.Key[0] = byte(n)
+			}
+			return c
+		}
+		put, del := kv.Op(kv.Put{Key: []byte("k"), Value: []byte("v")}), kv.Op(kv.Delete{Key: []byte("k")})
+		cmds := []kv.Command{next(del), next(put), next(put), next(put), next(del), next(del), next(put)}
+		refused := &cmds[1]
+		refused.Guards = []kv.Guard{{Compare: kv.Compare{Key: []byte("k"), Target: kv.TargetMod, Num: 77}}}
+		told := func(out kv.Outcome) (s []string) {
+			for _, one := range out.Result.Ops[0].Each {
+				if one.Err != nil {
+					s = append(s, one.Err.Code.String())
+					continue
+				}
+				s = append(s, fmt.Sprintf("%d created %v deleted %d", one.Result.Revision, one.Result.Ops[0].Created, one.Result.Ops[0].Count))
+			}
+			return s
+		}
+		first := r.apply(each(cmds...))
+		want := told(first)
+		if first.Result.Ops[0].Each[1].Err == nil || first.Result.Ops[0].Each[4].Result.Ops[0].Count != 1 || !first.Result.Ops[0].Each[2].Result.Ops[0].Created {
+			t.Fatalf("first: %q", want)
+		}
+		again := func(when string) {
+			t.Helper()
+			if got := told(r.apply(each(append([]kv.Command{*refused}, cmds...)...))); !slices.Equal(got[1:], want) {
+				t.Errorf("keyed %v, %s: %q, want %q", keyed, when, got[1:], want)
+			}
+		}
+		again("at once")
+		if err := r.s.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		again("from the file")
+		r.open()
+		again("after a crash")
+		if !keyed {
+			continue
+		}
+		if out := r.apply(kv.Command{Ops: []kv.Op{kv.Compact{Revision: r.s.Revision()}}}); out.Err != nil {
+			t.Fatal(out.Err)
+		}
+		again("compacted")
 	}
 }
 

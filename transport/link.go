@@ -24,6 +24,7 @@ type link struct {
 	addrs   []string
 	moved   bool // addrs have changed since the last dial
 	conn    *Conn
+	elder   *Conn // stands beside conn until that has lasted, and takes its place again if it has not; see settle
 	ended   error // why the last connection ended, or the last dial failed
 	fails   int
 	state   LinkState
@@ -86,7 +87,7 @@ func (l *link) offer(c *Conn) (kept bool, old *Conn) {
 	case old == nil || old.Err() != nil:
 		l.conn, old = c, nil
 	case prefer(l.pool.ep.Node(), old, c):
-		l.conn = c
+		l.conn, l.elder = c, old
 	default:
 		l.mu.Unlock()
 		c.CloseWithError(CodeDuplicate, "another connection between the two nodes is kept")
@@ -120,20 +121,20 @@ func (l *link) settle(old, c *Conn) {
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-		supersede(old)
 	case <-old.Context().Done():
 	case <-c.Context().Done():
-		l.mu.Lock()
-		back := l.conn == c && old.Err() == nil
-		if back {
-			l.conn = old
-		}
-		l.mu.Unlock()
-		if !back || l.pool.isClosed() {
-			supersede(old)
-		}
-		l.nudge()
+		l.finish(c) // or run has, before this
 	}
+	l.mu.Lock()
+	back := l.conn == old
+	if l.elder == old {
+		l.elder = nil
+	}
+	l.mu.Unlock()
+	if !back || l.pool.isClosed() {
+		supersede(old)
+	}
+	l.nudge()
 }
 
 // prefer reports whether a new connection is to replace an old one that still stands.
@@ -365,6 +366,10 @@ func (l *link) finish(c *Conn) {
 	defer l.mu.Unlock()
 	if c == nil || l.conn != c {
 		return // replaced meanwhile
+	}
+	l.conn, l.elder = l.elder, nil
+	if l.conn != nil && l.conn.Err() == nil {
+		return
 	}
 	l.conn = nil
 	l.ended = c.Err()

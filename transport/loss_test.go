@@ -81,8 +81,11 @@ func TestLinkIsNotLostWhileItWorks(t *testing.T) {
 		name  string
 		delay time.Duration
 		loss  float64
+		most  uint64 // times that the link may be called lost
 	}{
-		{"fast", 5 * time.Millisecond, 0}, {"slow", 300 * time.Millisecond, 0}, {"5 %", 25 * time.Millisecond, 0.05}, {"2 %, slow", 150 * time.Millisecond, 0.02},
+		{"fast", 5 * time.Millisecond, 0, 0}, {"slow", 300 * time.Millisecond, 0, 0}, {"5 %", 25 * time.Millisecond, 0.05, 0},
+		// Within 1.2 s there is time for three tries. All go unanswered in 0.04^3 of the 200 questions: once in 80 runs.
+		{"2 %, slow", 150 * time.Millisecond, 0.02, 1},
 	} {
 		bubble(t, 3, func(t *testing.T, w *world) {
 			w.net.Link("a", "b").Delay(tc.delay).Loss(tc.loss)
@@ -102,8 +105,8 @@ func TestLinkIsNotLostWhileItWorks(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if h := c.Health(); h.Losses != 0 {
-				t.Errorf("%s: lost %d times", tc.name, h.Losses)
+			if h := c.Health(); h.Losses > tc.most {
+				t.Errorf("%s: lost %d times, want at most %d", tc.name, h.Losses, tc.most)
 			}
 		})
 	}

@@ -287,8 +287,11 @@ func TestAnOlderConnectionIsKeptUntilANewerOneHasLasted(t *testing.T) {
 			t.Fatal(err)
 		}
 		eventually(t, time.Second, "the newer one is used", func() bool { c := a.Conn(b.id.Node()); return c != nil && c != first })
+		l := a.linkLocked(b.id.Node())
+		l.finish(l.current()) // as run does if it hears of the end before settle does
 		second.CloseWithError(CodeDone, "")
 		eventually(t, time.Second, "the older one is used again", func() bool { return a.Conn(b.id.Node()) == first })
+		time.Sleep(2 * settling)
 		if first.Err() != nil {
 			t.Fatalf("the older one has ended: %v", first.Err())
 		}

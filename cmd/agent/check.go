@@ -212,7 +212,10 @@ func checkConfig(_ context.Context, u *checkup) finding {
 	if len(u.loaded.Warnings) > 0 {
 		return warn(u.loaded.Warnings[0], "see agent config check for all of it")
 	}
-	return ok("good, of %d files", len(u.loaded.Files))
+	if len(u.loaded.Files) == 0 {
+		return ok("good; there is no file")
+	}
+	return ok("good: %s", strings.Join(u.loaded.Files, ", "))
 }
 
 func checkAgent(_ context.Context, u *checkup) finding {

@@ -207,7 +207,7 @@ func (p *problem) refusal() error {
 	if p.Code != "" && !strings.Contains(text, p.Code) {
 		text += " [" + p.Code + "]"
 	}
-	if p.Outcome == "unknown" {
+	if p.Outcome == "unknown" && !strings.Contains(text, "not known") {
 		text += "; whether it was done is not known"
 	}
 	if p.Retryable {

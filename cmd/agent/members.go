@@ -108,7 +108,7 @@ func (p *program) printMembers(doc []byte, links map[string]*link) error {
 		return err
 	}
 	if voters < list.Voters {
-		p.note("%d voters are wanted and there are %d: the next boxes that join become members (agent members add)", list.Voters, voters)
+		p.note("%d voters are wanted and there are %d: the next boxes that join become members (agent members add), and so may a proxy (agent promote)", list.Voters, voters)
 	}
 	return nil
 }

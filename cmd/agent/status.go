@@ -5,6 +5,7 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -47,7 +48,7 @@ func printStatus(w io.Writer, doc []byte) error {
 		return exitf(exitRefused, "the status is no JSON: %w", err)
 	}
 	tables := tree.detach("", nil)
-	rows := tree.leaves("", nil)
+	rows := withoutLeader(tree.leaves("", nil))
 	for _, row := range rows {
 		row[1] = readable(row[0], row[1])
 	}
@@ -72,6 +73,18 @@ func printStatus(w io.Writer, doc []byte) error {
 		}
 	}
 	return nil
+}
+
+// withoutLeader says so where a member has no leader, which an agent tells by leaving it out: it is the first thing to know then.
+func withoutLeader(rows [][]string) [][]string {
+	named := func(name string) int {
+		return slices.IndexFunc(rows, func(row []string) bool { return row[0] == name })
+	}
+	replica := named("member.replica_id")
+	if replica < 0 || named("member.leader") >= 0 {
+		return rows
+	}
+	return slices.Insert(rows, replica+1, []string{"member.leader", "none: no quorum, so local reads only"})
 }
 
 // readable adds to a number what its name says of its unit.
