@@ -25,9 +25,6 @@ than there are, a box that joins becomes one by itself.`,
 	}
 	f := addClientFlags(cmd)
 	cmd.AddCommand(p.membersListCommand(f), p.membersAddCommand(f), p.membersRemoveCommand(f), p.membersSetCommand(f))
-	for _, c := range cmd.Commands() {
-		c.DisableFlagsInUseLine = true
-	}
 	return cmd
 }
 
@@ -173,15 +170,10 @@ its data, and with an empty data directory it can join again, as a new member.`,
 			if err != nil {
 				return err
 			}
-			a, err := p.ask(cmd, f, call{method: http.MethodDelete, path: path})
-			if err != nil {
+			return p.tell(cmd, f, call{method: http.MethodDelete, path: path}, func(*answer) error {
+				_, err := fmt.Fprintf(p.stdout, "removed %s\n", args[0])
 				return err
-			}
-			if f.output != outputTable {
-				return f.output.printJSON(p.stdout, a.body)
-			}
-			_, err = fmt.Fprintf(p.stdout, "removed %s\n", args[0])
-			return err
+			})
 		},
 	}
 }
@@ -215,19 +207,14 @@ has all the data; 0s keeps every seat until agent members remove.`,
 		if err != nil {
 			return err
 		}
-		a, err := p.ask(cmd, f, call{method: http.MethodPut, path: membersPath, header: http.Header{"Content-Type": {"application/json"}}, body: body})
-		if err != nil {
+		return p.tell(cmd, f, call{method: http.MethodPut, path: membersPath, header: http.Header{"Content-Type": {"application/json"}}, body: body}, func(a *answer) error {
+			var now memberList
+			if err := json.Unmarshal(a.body, &now); err != nil {
+				return exitf(exitRefused, "the answer is no JSON: %w", err)
+			}
+			_, err = fmt.Fprintf(p.stdout, "voters %d, replace-after %s\n", now.Voters, now.ReplaceAfter)
 			return err
-		}
-		if f.output != outputTable {
-			return f.output.printJSON(p.stdout, a.body)
-		}
-		var now memberList
-		if err := json.Unmarshal(a.body, &now); err != nil {
-			return exitf(exitRefused, "the answer is no JSON: %w", err)
-		}
-		_, err = fmt.Fprintf(p.stdout, "voters %d, replace-after %s\n", now.Voters, now.ReplaceAfter)
-		return err
+		})
 	}
 	return cmd
 }
