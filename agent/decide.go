@@ -146,7 +146,7 @@ func decideAnswer(s situation) (decision, error) {
 		case s.mayBeProxy():
 			return decision{do: becomeProxy, mode: config.ModeProxy, reason: fallbackReason}, nil
 		}
-		return decision{}, refusef("the cluster has all the members it wants: set --fallback=proxy to become a proxy, or raise the number of voters")
+		return decision{}, refusef("the cluster has all the members it wants: set --fallback=proxy to become a proxy, or have it want more (on a member: agent members set --voters N)")
 	}
 	return decision{}, fmt.Errorf("answer %d of the cluster is unknown", s.answer)
 }
@@ -207,16 +207,16 @@ func damaged(s situation) error {
 	if errors.Is(s.damage, errNewer) {
 		return refusef("data dir %s: %w: start that version, or restore the dir from a backup of this one", s.dir, s.damage)
 	}
-	return refusef("data dir %s: %w: put the file back from a backup, or set --data-dir to another dir; nothing was changed", s.dir, s.damage)
+	return refusef("data dir %s: %w: put the file back from a backup; if the cluster has other members, this node may join it anew with an empty dir (--join); nothing was changed", s.dir, s.damage)
 }
 
 func bothThere(s situation) error {
-	recorded := "nothing (no " + modeFile + ")"
+	recorded := "no " + modeFile + " says what it is"
 	if s.record != nil {
-		recorded = string(s.record.Mode)
+		recorded = fmt.Sprintf("it is recorded as a %s, and no change of that is under way", s.record.Mode)
 	}
-	return refusef("data dir %s is recorded as %s but %s/ is %s and %s/ is %s, with no switch in progress: move the one that does not belong here away (%s/ is only a cache)",
-		s.dir, recorded, memberName, s.member, proxyName, s.proxy, proxyName)
+	return refusef("data dir %s has both %s/ (%s) and %s/ (%s); %s: move the one that does not belong here away (%s/ is only a cache; %s/ is data)",
+		s.dir, memberName, s.member, proxyName, s.proxy, recorded, proxyName, memberName)
 }
 
 // wrongMode names the recorded mode and the ways out.

@@ -20,6 +20,7 @@ func (a *Agent) guard(next api.Backend) api.Backend {
 	}
 	g := auth.NewGuard(next, a.policySource, auth.Options{
 		Named:     api.SetName,
+		From:      api.PlaceOf,
 		Now:       a.judgedTime,
 		TokenTTL:  a.cfg.Auth.TokenTTL,
 		Passwords: a.passwords,

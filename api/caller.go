@@ -40,6 +40,35 @@ func (c Caller) Device() string {
 	}
 }
 
+// Network is where the client is among those who cannot be told apart: an IPv4 address, or the first 64 bits of an IPv6 one, of
+// which a household has as many as it likes. The zero value: it came over a unix socket, or nothing is known.
+func (c Caller) Network() netip.Prefix {
+	addr := c.Addr.Addr().WithZone("")
+	bits := 64
+	if addr.Is4() {
+		bits = 32
+	}
+	p, err := addr.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return p
+}
+
+// Place names Network, or the user on this machine, for who counts what comes from there; empty where nothing is known.
+func (c Caller) Place() string {
+	if n := c.Network(); n.IsValid() {
+		return n.String()
+	}
+	return c.Device()
+}
+
+// PlaceOf is the Place of the request that ctx belongs to.
+func PlaceOf(ctx context.Context) string {
+	caller, _ := CallerFrom(ctx)
+	return caller.Place()
+}
+
 // String is for a person who reads where a request came from.
 func (c Caller) String() string {
 	switch {

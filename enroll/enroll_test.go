@@ -294,6 +294,11 @@ func TestTokensAreReadWholeOrRefusedWithoutRepeatingThem(t *testing.T) {
 			t.Fatalf("cut at %d: %v", i, err)
 		}
 	}
+	for _, none := range []string{"", " \n"} {
+		if _, err := ParseToken(none); !errors.Is(err, ErrToken) || !strings.Contains(err.Error(), "nothing in it") {
+			t.Errorf("of %q: %v", none, err)
+		}
+	}
 	if strings.Contains(tok.String(), tok.secret) {
 		t.Error("String shows the secret")
 	}

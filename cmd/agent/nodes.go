@@ -31,9 +31,6 @@ shut out on a member. Without a command it lists.`,
 		return list.RunE(cmd, args)
 	}
 	cmd.AddCommand(list, p.nodesRevokeCommand(f), p.nodesScopeCommand(f))
-	for _, c := range cmd.Commands() {
-		c.DisableFlagsInUseLine = true
-	}
 	return cmd
 }
 
@@ -125,22 +122,17 @@ has. A box that is yours again joins with an empty data directory and a new toke
 			if err != nil {
 				return err
 			}
-			a, err := p.ask(cmd, f, call{method: http.MethodDelete, path: path})
-			if err != nil {
+			return p.tell(cmd, f, call{method: http.MethodDelete, path: path}, func(a *answer) error {
+				var r struct{ ID, Name, Role, Note string }
+				if err := json.Unmarshal(a.body, &r); err != nil {
+					return exitf(exitRefused, "the answer is no JSON: %w", err)
+				}
+				if r.Note != "" {
+					p.note("%s", r.Note)
+				}
+				_, err = fmt.Fprintf(p.stdout, "revoked %s %s (%s)\n", r.Role, r.Name, r.ID)
 				return err
-			}
-			if f.output != outputTable {
-				return f.output.printJSON(p.stdout, a.body)
-			}
-			var r struct{ ID, Name, Role, Note string }
-			if err := json.Unmarshal(a.body, &r); err != nil {
-				return exitf(exitRefused, "the answer is no JSON: %w", err)
-			}
-			if r.Note != "" {
-				p.note("%s", r.Note)
-			}
-			_, err = fmt.Fprintf(p.stdout, "revoked %s %s (%s)\n", r.Role, r.Name, r.ID)
-			return err
+			})
 		},
 	}
 }
