@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"net"
@@ -342,8 +343,11 @@ func TestAnExpiredTokenGivesItsPlaceToANewOne(t *testing.T) {
 	c := newCluster(t)
 	now := time.Now()
 	old := c.token(t, TokenRecord{Expires: now.Add(-time.Minute)})
-	for range MaxTokens - 1 {
-		c.token(t, TokenRecord{Created: now})
+	for i := range MaxTokens - 1 {
+		id := fmt.Sprintf("%012x", i)
+		if err := set(t.Context(), c.store, tokenRecords+id, TokenRecord{ID: id, Expires: now.Add(time.Hour)}, 0); err != nil {
+			t.Fatal(err)
+		}
 	}
 	c.token(t, TokenRecord{Created: now})
 	if all, err := Tokens(t.Context(), c.store); err != nil || len(all) != MaxTokens || slices.ContainsFunc(all, func(r TokenRecord) bool { return r.ID == old.ID }) {
