@@ -207,7 +207,7 @@ func damaged(s situation) error {
 	if errors.Is(s.damage, errNewer) {
 		return refusef("data dir %s: %w: start that version, or restore the dir from a backup of this one", s.dir, s.damage)
 	}
-	return refusef("data dir %s: %w: put the file back from a backup, or set --data-dir to another dir; nothing was changed", s.dir, s.damage)
+	return refusef("data dir %s: %w: put the file back from a backup; if the cluster has other members, this node may join it anew with an empty dir (--join); nothing was changed", s.dir, s.damage)
 }
 
 func bothThere(s situation) error {

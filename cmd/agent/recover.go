@@ -28,8 +28,7 @@ last term and, among those, the highest last index. The others, and the members 
 never run again with their old data: they belong to a cluster that is no more. Join them anew.
 
 The agent has to be stopped. The former data is kept below retired/, and is the way back.`,
-		Args:                  noArgs(exitUsage),
-		DisableFlagsInUseLine: true,
+		Args: noArgs(exitUsage),
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&dir, "data-dir", "", "data directory of the member; default: that of the configuration")
