@@ -42,7 +42,9 @@ func (p *program) nodesListCommand(f *clientFlags) *cobra.Command {
 
 Each node that is connected is asked when the command runs. When one was last seen is kept in the
 memory of members, since they started; nothing is written for it. The link is as the member sees it
-that the node is connected to: LOSS of what that sends, SENT and RECEIVED by that since the node connected.`,
+that the node is connected to: LOSS of what that sends, SENT and RECEIVED by that since the node connected.
+KEEP-ALIVE is how often the node speaks at rest, so that NATs do not forget it, once it has measured that on its network: at 15s that
+takes 0.67 MB a day, at 60s 0.17 MB.`,
 		Args: noArgs(exitUsage),
 		RunE: p.show(f, nodeListPath, p.printNodes),
 	}
@@ -65,6 +67,8 @@ func (p *program) printNodes(doc []byte) error {
 			Received   uint64     `json:"bytes_received"`
 			Lag        *int64     `json:"lag"`
 			QueueDepth *int       `json:"queue_depth"`
+			KeepAlive  float64    `json:"keep_alive_seconds"`
+			Short      bool       `json:"keep_alive_short"`
 			LastSeen   *time.Time `json:"last_seen"`
 			Revoked    *time.Time `json:"revoked"`
 		} `json:"nodes"`
@@ -79,19 +83,25 @@ func (p *program) printNodes(doc []byte) error {
 		if n.Way != "" {
 			l = &link{rttMillis: n.RTTMillis, loss: n.Loss, way: n.Way, sent: n.Sent, received: n.Received}
 		}
-		lag, queued, at := "", "", ""
+		lag, queued, keep, at := "", "", "", ""
 		if n.Lag != nil {
 			lag = strconv.FormatInt(*n.Lag, 10)
 		}
 		if n.QueueDepth != nil {
 			queued = strconv.Itoa(*n.QueueDepth)
 		}
+		if n.KeepAlive > 0 {
+			keep = fmt.Sprintf("%gs", n.KeepAlive)
+		}
+		if n.Short {
+			keep += ", NAT too short"
+		}
 		for _, t := range []*time.Time{n.LastSeen, n.Revoked} {
 			if t != nil {
 				at = t.Format(time.RFC3339)
 			}
 		}
-		row := slices.Concat([]string{n.Name, n.ID, n.Role, n.State, n.Version, n.Via, n.Address}, l.cells(), []string{lag, queued, at})
+		row := slices.Concat([]string{n.Name, n.ID, n.Role, n.State, n.Version, n.Via, n.Address}, l.cells(), []string{lag, queued, keep, at})
 		for k := range row {
 			if row[k] == "" {
 				row[k] = "-"
@@ -99,7 +109,7 @@ func (p *program) printNodes(doc []byte) error {
 		}
 		rows[i] = row
 	}
-	if err := printTable(p.stdout, slices.Concat([]string{"NAME", "ID", "ROLE", "STATE", "VERSION", "VIA", "ADDRESS"}, linkHead, []string{"LAG", "QUEUE", "LAST SEEN"}), rows); err != nil {
+	if err := printTable(p.stdout, slices.Concat([]string{"NAME", "ID", "ROLE", "STATE", "VERSION", "VIA", "ADDRESS"}, linkHead, []string{"LAG", "QUEUE", "KEEP-ALIVE", "LAST SEEN"}), rows); err != nil {
 		return err
 	}
 	for _, m := range list.Missing {

@@ -29,10 +29,10 @@ const (
 	// A heap of more than lean grows by all of that and a leanShare of the rest before the collector runs, which is less than
 	// the usual: what a heap grows by it also keeps, since what lives on lies strewn among what does not. Ten thousand
 	// connections made within a minute would else cost twice what they hold, for as long as they last.
-	lean      = 48 << 20
+	lean      = 24 << 20
 	leanShare = 16
-	// hardLeast is the least growth, in percent, while the process works hard.
-	hardLeast = 50
+	// hardLeast is the least growth, in percent, while the process works hard, as when a fleet comes back.
+	hardLeast = 25
 
 	// roomMax is how far the heap may grow beyond what is in use while the process works hard: two or three collections
 	// for ten.
