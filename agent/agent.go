@@ -1,11 +1,14 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"holdfast/api"
 	"holdfast/api/uplink"
@@ -49,6 +52,7 @@ type Agent struct {
 	clients  *limiter
 	ledger   *ledger
 	audit    *audit
+	swept    *prometheus.CounterVec // tokens that this node removed
 
 	passwords *auth.Passwords
 	reload    reloader
@@ -177,7 +181,7 @@ func (a *Agent) release() error {
 // run starts the parts in order and waits for their end.
 func (a *Agent) run(ctx context.Context) {
 	log := a.opts.Log
-	log.Info("agent starting", "version", a.opts.Version, "mode", string(a.planned().record.Mode), "node_id", a.planned().node.String(),
+	log.Info("agent starting", "version", a.opts.Version, "mode", cmp.Or(string(a.planned().record.Mode), "not decided yet"), "node_id", a.planned().node.String(),
 		"name", a.cfg.Name, "data_dir", a.dir.path, "recorded", a.planned().record.Reason)
 	for _, d := range a.open {
 		log.Info("listening", "for", d.purpose.String(), "url", d.String())

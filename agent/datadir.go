@@ -46,17 +46,31 @@ func openDataDir(path string) (*dataDir, error) {
 		return nil, fmt.Errorf("data dir %s: %w", path, err)
 	}
 	if err := makeDataDir(path); err != nil {
-		return nil, storageError(fmt.Errorf("data dir %s: %w", path, err))
+		return nil, unusable(path, err)
 	}
 	// The lock file stays when the agent ends: removing it would let two agents lock two files of one name.
 	lock, err := os.OpenFile(filepath.Join(path, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, storageError(fmt.Errorf("data dir %s: %w", path, err))
+		return nil, unusable(path, err)
 	}
 	if err := takeLock(lock, path); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
 	return &dataDir{path: path, lock: lock, step: pass}, nil
+}
+
+// unusable is why the folder cannot be had, and what to do about it.
+func unusable(path string, err error) error {
+	remedy := ""
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		remedy = fmt.Sprintf(": give it to the user that the agent runs as (uid %d), or set --data-dir to another", os.Geteuid())
+	case errors.Is(err, syscall.EROFS):
+		remedy = ": mount it writable, or set --data-dir to a dir that is"
+	case errors.Is(err, syscall.ENOTDIR):
+		remedy = ": a folder is wanted there: set --data-dir"
+	}
+	return storageError(fmt.Errorf("data dir %s: %w%s", path, err, remedy))
 }
 
 // pass is the step of a dir that nobody cuts short, but for a program built to be.

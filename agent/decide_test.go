@@ -63,9 +63,12 @@ func TestModeTable(t *testing.T) {
 		{name: "a member told to be a proxy", s: recorded(asMember, asAuto), want: []config.Mode{asProxy}, says: waysOut},
 		{name: "a member as such told to be a proxy", s: recorded(asMember, asMember), want: []config.Mode{asProxy}, says: waysOut},
 		{name: "a proxy told to be a member", s: recorded(asProxy, asAuto), want: []config.Mode{asMember}, says: []string{"recorded as a proxy", "agent promote"}},
-		{name: "both dirs", s: with(recorded(asMember, asAuto), func(s *situation) { s.proxy = filled }), want: all, says: []string{"recorded as member", "member/ is there", "proxy/ is there"}},
-		{name: "both dirs, empty ones too", s: with(recorded(asProxy, asAuto), func(s *situation) { s.member = empty }), want: all, says: []string{"recorded as proxy", "member/ is empty", "proxy/ is there"}},
-		{name: "both dirs, nothing recorded", s: situation{member: filled, proxy: filled}, want: all, says: []string{"recorded as nothing", "member/", "proxy/"}},
+		{name: "both dirs", s: with(recorded(asMember, asAuto), func(s *situation) { s.proxy = filled }), want: all, says: []string{"recorded as a member", "member/ (there)", "proxy/ (there)"}},
+		{name: "both dirs, empty ones too", s: with(recorded(asProxy, asAuto), func(s *situation) { s.member = empty }), want: all, says: []string{"recorded as a proxy", "member/ (empty)", "proxy/ (there)"}},
+		{name: "both dirs, nothing recorded", s: situation{member: filled, proxy: filled}, want: all, says: []string{"no mode.json says", "member/", "proxy/"}},
+		{name: "a member without mode.json", s: situation{member: filled, node: "01"}, want: all, says: []string{"no mode.json", "agent recover", "--join"}},
+		{name: "a member whose recovery was cut short", s: situation{member: filled, node: "01", replaced: filled}, want: all, says: []string{"agent recover"}},
+		{name: "a proxy's damaged mode.json", s: situation{proxy: filled, node: "01", damage: fmt.Errorf("mode.json: %w", errDamaged)}, want: all, says: []string{"mode.json", "damaged", "--join"}},
 		{name: "damaged mode.json", s: situation{member: filled, node: "01", damage: fmt.Errorf("mode.json: %w", errDamaged)}, want: all, says: []string{"mode.json", "damaged", "backup"}},
 
 		// --join and tokens are ignored on a dir that has a mode.

@@ -69,6 +69,9 @@ func (a *Agent) selfReport() enroll.Report {
 	if s.Queue != nil {
 		r.QueueDepth, r.QueueBytes = s.Queue.Depth, s.Queue.Bytes
 	}
+	if k := s.KeepAlive; k != nil && k.Found != nil {
+		r.KeepAliveSeconds, r.KeepAliveShort = k.EverySeconds, k.Short
+	}
 	return r
 }
 

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -91,7 +92,7 @@ func (a *Agent) askIn(ctx context.Context, meanwhile string, worry func(error), 
 			return got, errRefused(err)
 		}
 		worry(err)
-		a.opts.Log.Warn("not joined yet; "+meanwhile, "join", strings.Join(at, ","), "err", err, "again_in", pause.String())
+		a.opts.Log.Warn("not joined yet; "+meanwhile, "join", strings.Join(at, ","), "err", err, "remedy", joinRemedy(err), "again_in", pause.String())
 		select {
 		case <-time.After(pause/2 + rand.N(pause/2)):
 		case <-ctx.Done():
@@ -99,6 +100,14 @@ func (a *Agent) askIn(ctx context.Context, meanwhile string, worry func(error), 
 		}
 		pause = min(2*pause, joinMax)
 	}
+}
+
+// joinRemedy is what an operator looks at when no node answers.
+func joinRemedy(err error) string {
+	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
+		return "that looks like a port for clients (2379): name the one for nodes in --join, which is that of their peer-listen (2380)"
+	}
+	return "agent check udp asks the addresses of --join"
 }
 
 // final tells refusals from troubles: the cluster said no, or somebody else answered than the token names.

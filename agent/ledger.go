@@ -15,9 +15,8 @@ import (
 )
 
 // ledger bounds what clients take of this node at one time: each in all, and each client its share of it, so that one
-// that floods leaves room for the others. A client is an IPv4 address, or the first 64 bits of an IPv6 one, of which a
-// household has as many as it likes. Clients on this machine, over loopback or a unix socket, have no share of their own
-// but the whole, and the administration socket is not counted at all: it stays open to the person who looks into it.
+// that floods leaves room for the others. A client is a network of api.Caller. Clients on this machine, over loopback or a
+// unix socket, have no share of their own but the whole, and the administration socket is not counted at all: it stays open to the person who looks into it.
 type ledger struct {
 	share atomic.Int64 // percent that one client may take
 	rate  atomic.Int64 // requests a second of one client, 0: as it likes
@@ -118,16 +117,8 @@ func newLedger(shares int, rate int, most [uses]int64, reg prometheus.Registerer
 
 // clientOf is whose share a caller takes from; false: it has none.
 func clientOf(c api.Caller) (netip.Prefix, bool) {
-	addr := c.Addr.Addr()
-	if !addr.IsValid() || addr.IsLoopback() {
-		return netip.Prefix{}, false
-	}
-	bits := 64
-	if addr.Is4() {
-		bits = 32
-	}
-	p, err := addr.WithZone("").Prefix(bits)
-	return p, err == nil
+	n := c.Network()
+	return n, n.IsValid() && !c.Addr.Addr().IsLoopback()
 }
 
 // some is so much of a use, in words.

@@ -75,8 +75,10 @@ func TestWhoSharesAnAccount(t *testing.T) {
 	if n, _ := takes(l, from("2001:db8:0:1::1"), useRequest); n != 2 {
 		t.Errorf("another network got %d", n)
 	}
-	if n, _ := takes(testLedger(25, 0), from("127.0.0.1"), useRequest); n != 8 {
-		t.Errorf("this machine got %d, want all", n)
+	for _, addr := range []string{"127.0.0.1", "::1"} {
+		if n, _ := takes(testLedger(25, 0), from(addr), useRequest); n != 8 {
+			t.Errorf("this machine at %s got %d, want all", addr, n)
+		}
 	}
 	if n, _ := takes(testLedger(25, 0), api.Caller{Process: &api.Process{}}, useRequest); n != 8 {
 		t.Errorf("a unix socket got %d, want all", n)

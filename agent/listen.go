@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -38,6 +39,9 @@ type door struct {
 // String is the URL of the door, with the port it really has.
 func (d *door) String() string {
 	if d.url.Network == "unix" {
+		if path, err := filepath.Abs(d.url.Address); err == nil {
+			return "unix://" + path // a URL has no relative path
+		}
 		return "unix://" + d.url.Address
 	}
 	scheme := "http://"

@@ -377,6 +377,7 @@ func describeNode(r enroll.NodeRecord) nodeInfo {
 func (i *nodeInfo) report(r enroll.Report) {
 	i.Version, i.Revision, i.AgeSeconds, i.QueueBytes = r.Version, r.Revision, r.AgeSeconds, r.QueueBytes
 	i.QueueDepth = &r.QueueDepth
+	i.KeepAliveSeconds, i.KeepAliveShort = r.KeepAliveSeconds, r.KeepAliveShort
 }
 
 func (i *nodeInfo) link(h transport.Health) {

@@ -86,7 +86,7 @@ func (a *Agent) takeSeat(ctx context.Context, rec *record, e *errand) error {
 		return a.note(*rec, failpoint.PromoteSeated)
 	case ExitCode(err) == ExitConfig || errors.Is(err, enroll.ErrFull):
 		if errors.Is(err, enroll.ErrFull) {
-			err = fmt.Errorf("%w: demote a member first, or raise the number of voters that the cluster wants", err)
+			err = fmt.Errorf("%w: demote a member first, or have it want more (on a member: agent members set --voters N)", err)
 		}
 		rec.Switch = nil
 		return errors.Join(&undone{err}, a.note(*rec, failpoint.PromoteRefused))

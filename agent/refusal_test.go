@@ -1,13 +1,20 @@
 package agent
 
 import (
+	"crypto/tls"
+	"fmt"
+	"io/fs"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"holdfast/config"
+	"holdfast/transport"
 )
 
 func TestTwoAgentsNeedTwoDataDirs(t *testing.T) {
@@ -21,6 +28,36 @@ func TestTwoAgentsNeedTwoDataDirs(t *testing.T) {
 	within(t, "the second is ready", b.Ready())
 	if a.Report().NodeID == b.Report().NodeID {
 		t.Error("two nodes have one id")
+	}
+}
+
+func TestADataDirThatCannotBeHadSaysWhatToDo(t *testing.T) {
+	cfg := settings(t)
+	if err := os.Remove(cfg.DataDir); err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(cfg.DataDir, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Start(t.Context(), cfg, Options{}); ExitCode(err) != ExitConfig || !strings.Contains(err.Error(), "a folder is wanted there") {
+		t.Errorf("a file: %v, exit %d", err, ExitCode(err))
+	}
+	for cause, part := range map[error]string{fs.ErrPermission: "user that the agent runs as", syscall.EROFS: "mount it writable"} {
+		if err := unusable("/d", cause); ExitCode(err) != ExitConfig || !strings.Contains(err.Error(), part) || !strings.Contains(err.Error(), "data dir /d") {
+			t.Errorf("%v: %v, exit %d", cause, err, ExitCode(err))
+		}
+	}
+}
+
+func TestTheRemedyOfAJoinKnowsAPortForClients(t *testing.T) {
+	web := httptest.NewServer(http.NotFoundHandler())
+	defer web.Close()
+	_, err := tls.DialWithDialer(&net.Dialer{}, "tcp", strings.TrimPrefix(web.URL, "http://"), &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // it fails before that
+	if got := joinRemedy(fmt.Errorf("join: %w", err)); !strings.Contains(got, "port for clients") {
+		t.Errorf("after %v: %q", err, got)
+	}
+	if got := joinRemedy(transport.ErrUnreachable); !strings.Contains(got, "agent check udp") {
+		t.Errorf("of one that does not answer: %q", got)
 	}
 }
 
@@ -75,7 +112,7 @@ func TestRefusalsAreForAPerson(t *testing.T) {
 		"a token that is not there":   {settings(t), func(c *config.Config) { c.Join, c.TokenFile = []string{"10.0.0.1:2380"}, "t" }, nil, []string{"token-file"}},
 		"https":                       {settings(t), func(c *config.Config) { c.Listen = []string{"https://127.0.0.1:0"} }, nil, []string{"no certificate: set tls.cert-file"}},
 		"a member told to be a proxy": {made, func(c *config.Config) { c.Mode = asProxy }, nil, []string{"recorded as a member", "agent demote", "agent leave --force"}},
-		"both dirs":                   {made, func(*config.Config) {}, proxyDir, []string{"member/ is there", "proxy/ is empty"}},
+		"both dirs":                   {made, func(*config.Config) {}, proxyDir, []string{"both member/ (there) and proxy/ (empty)", "recorded as a member"}},
 		"a truncated mode.json": {made, func(*config.Config) {}, func(t *testing.T) {
 			t.Helper()
 			if err := os.WriteFile(file(modeFile), good[:len(good)/2], 0o600); err != nil {

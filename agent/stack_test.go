@@ -16,7 +16,7 @@ import (
 // etcd's clients take 2.2 KB, below it the wait takes 0.6, and of the 8 KiB that the goroutine of a call has under load the
 // runtime keeps one for itself. Beyond them the stack is copied to one twice as large, which took a tenth of the CPU of a
 // PUT with 256 clients. So what is rare belongs into functions of its own: a caller's frame has room for it at all times.
-const stackBudget = 4100
+const stackBudget = 3900
 
 // deepest is a context that notes how far down the stack anybody asks when it ends.
 type deepest struct {

@@ -14,6 +14,7 @@ type Caller struct {
 	Addr    netip.AddrPort    // of the client, an IPv4 one as such; the zero value: it came over a unix socket
 	Admin   bool              // it came over the administration socket
 	Process *Process          // over any unix socket, where the kernel tells
+	Secure  bool              // over TLS, in which the client has seen this node's certificate
 	Cert    *x509.Certificate // the client's own certificate, verified against the client CA and the CRL; nil: it showed none
 
 	device string // what Device returns, made once for a connection by CallerOf; empty: not made
@@ -38,6 +39,35 @@ func (c Caller) Device() string {
 	default:
 		return ""
 	}
+}
+
+// Network is where the client is among those who cannot be told apart: an IPv4 address, or the first 64 bits of an IPv6 one, of
+// which a household has as many as it likes. The zero value: it came over a unix socket, or nothing is known.
+func (c Caller) Network() netip.Prefix {
+	addr := c.Addr.Addr().WithZone("")
+	bits := 64
+	if addr.Is4() {
+		bits = 32
+	}
+	p, err := addr.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return p
+}
+
+// Place names Network, or the user on this machine, for who counts what comes from there; empty where nothing is known.
+func (c Caller) Place() string {
+	if n := c.Network(); n.IsValid() {
+		return n.String()
+	}
+	return c.Device()
+}
+
+// PlaceOf is the Place of the request that ctx belongs to.
+func PlaceOf(ctx context.Context) string {
+	caller, _ := CallerFrom(ctx)
+	return caller.Place()
 }
 
 // String is for a person who reads where a request came from.

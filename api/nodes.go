@@ -49,7 +49,9 @@ type NodeInfo struct {
 	AgeSeconds       *float64   `json:"age_seconds,omitempty"`
 	QueueDepth       *int       `json:"queue_depth,omitempty"`
 	QueueBytes       int64      `json:"queue_bytes,omitempty"`
-	LastSeen         *time.Time `json:"last_seen,omitempty"` // since the members asked have started
+	KeepAliveSeconds float64    `json:"keep_alive_seconds,omitempty"` // how often its links speak at rest, as it has measured on its network
+	KeepAliveShort   bool       `json:"keep_alive_short,omitempty"`   // a NAT forgets it even sooner
+	LastSeen         *time.Time `json:"last_seen,omitempty"`          // since the members asked have started
 	Joined           *time.Time `json:"joined,omitempty"`
 	Scope            []string   `json:"scope,omitempty"` // of a proxy
 	CertificateUntil *time.Time `json:"certificate_until,omitempty"`

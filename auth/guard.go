@@ -62,6 +62,8 @@ type Options struct {
 	Count     func(event string) // told of each of Events; nil: nobody is
 	// Named is told who a request turned out to be from; nil: nobody is.
 	Named func(ctx context.Context, principal string)
+	// From says where the client of a request is, for slowing down who guesses; nil: nobody knows.
+	From func(ctx context.Context) string
 }
 
 // Events are what a Guard counts.
@@ -101,6 +103,9 @@ func NewGuard(next Next, source func() Source, o Options) *Guard {
 	}
 	if o.Named == nil {
 		o.Named = func(context.Context, string) {}
+	}
+	if o.From == nil {
+		o.From = func(context.Context) string { return "" }
 	}
 	o.TokenTTL = cmp.Or(o.TokenTTL, DefaultTokenTTL)
 	g := &Guard{next: next, source: source, opts: o}
@@ -337,7 +342,7 @@ func (g *Guard) authenticate(ctx context.Context, src Source, q kv.Query, op kv.
 	}
 	for range retries {
 		p, _ := src.Policy()
-		if err := g.password(ctx, p, op.User, op.Password, op.From); err != nil {
+		if err := g.password(ctx, p, guesser{op.User, op.From, q.By.Node}, op.Password); err != nil {
 			return kv.Page{}, g.counted(err)
 		}
 		if !p.HasKey() { // restored from a backup, which has none
@@ -366,15 +371,15 @@ func newSeed() []byte {
 }
 
 // password checks the password of a user.
-func (g *Guard) password(ctx context.Context, p *Policy, user, password, from string) error {
+func (g *Guard) password(ctx context.Context, p *Policy, who guesser, password string) error {
 	if !p.Enabled() {
 		return kv.Errorf(kv.AuthNotEnabled, "authentication is off")
 	}
 	var hash []byte
-	if u := p.users[user]; u != nil && !u.NoPassword {
+	if u := p.users[who.user]; u != nil && !u.NoPassword {
 		hash = u.Hash
 	}
-	return g.opts.Passwords.check(ctx, user, from, password, hash)
+	return g.opts.Passwords.check(ctx, who, password, hash)
 }
 
 // identify finds out who asks.
@@ -384,7 +389,7 @@ func (g *Guard) identify(ctx context.Context, p *Policy, by kv.By, takesRoot boo
 	}
 	switch {
 	case by.Token != "":
-		who, err := g.verify(ctx, p, by.Token)
+		who, err := g.verify(ctx, p, by.Token, by.Node)
 		if err != nil {
 			return kv.By{}, err
 		}
@@ -419,10 +424,10 @@ const (
 	basic  = "Basic "
 )
 
-// verify finds out whose token it is.
-func (g *Guard) verify(ctx context.Context, p *Policy, token string) (kv.By, error) {
+// verify finds out whose token it is that a node has passed on, empty for none.
+func (g *Guard) verify(ctx context.Context, p *Policy, token, node string) (kv.By, error) {
 	if rest, ok := cutFold(token, basic); ok {
-		return g.basic(ctx, p, rest)
+		return g.basic(ctx, p, rest, node)
 	}
 	if rest, ok := cutFold(token, bearer); ok {
 		token = rest
@@ -449,7 +454,7 @@ func cutFold(s, prefix string) (string, bool) {
 }
 
 // basic is a user and a password with each request. One that was right is remembered for as long as the hash stands.
-func (g *Guard) basic(ctx context.Context, p *Policy, text string) (kv.By, error) {
+func (g *Guard) basic(ctx context.Context, p *Policy, text, node string) (kv.By, error) {
 	b, err := base64.StdEncoding.DecodeString(text)
 	user, password, ok := strings.Cut(string(b), ":")
 	if err != nil || !ok {
@@ -468,7 +473,7 @@ func (g *Guard) basic(ctx context.Context, p *Policy, text string) (kv.By, error
 	}
 	key := string(digest.Sum(nil))
 	if _, ok := g.basics.get(key, nil); !ok {
-		if err := g.password(ctx, p, user, password, ""); err != nil {
+		if err := g.password(ctx, p, guesser{user, g.opts.From(ctx), node}, password); err != nil {
 			return kv.By{}, err
 		}
 		g.basics.put(key, nil, struct{}{})

@@ -344,3 +344,76 @@ func TestAWatchEndsWithItsRight(t *testing.T) {
 		wg.Wait()
 	})
 }
+
+// Who guesses over HTTP's Basic is slowed down where they are, and nobody else.
+func TestAGuesserOverBasicIsSlowedDownWhereItIs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(withPassword(t, shop(t), "writer", "w"))
+		type at struct{}
+		g := NewGuard(n, n.source, Options{Passwords: NewPasswords(time.Now, bcrypt.MinCost), From: func(ctx context.Context) string {
+			from, _ := ctx.Value(at{}).(string)
+			return from
+		}})
+		try := func(from, node, password string) error {
+			token := "Basic " + base64.StdEncoding.EncodeToString([]byte("writer:"+password))
+			_, err := g.Do(context.WithValue(t.Context(), at{}, from), kv.Command{By: kv.By{Token: token, Node: node}, Ops: []kv.Op{kv.Put{Key: []byte("a")}}})
+			return err
+		}
+		for range freeMisses + 1 {
+			if err := try("192.0.2.1", "", "guess"); kv.CodeOf(err) != kv.AuthFailed {
+				t.Fatal(err)
+			}
+		}
+		if err := try("192.0.2.1", "", "w"); kv.CodeOf(err) != kv.RateLimited {
+			t.Errorf("the guesser: %v", err)
+		}
+		if err := try("192.0.2.2", "", "w"); err != nil {
+			t.Errorf("somebody else: %v", err)
+		}
+	})
+}
+
+// A proxy that was stolen says of each guess that it comes from elsewhere.
+func TestAProxyThatGuessesIsSlowedDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(withPassword(t, shop(t), "writer", "w"))
+		g, _ := guarded(n, time.Now)
+		try := func(node string, i int) error {
+			_, err := g.Read(t.Context(), kv.Query{By: kv.By{Node: node}, Ops: []kv.Op{kv.Authenticate{User: "writer", Password: "guess", From: strings.Repeat("x", i)}}})
+			return err
+		}
+		for i := range nodeMisses + 1 {
+			if err := try(testNode, i); kv.CodeOf(err) != kv.AuthFailed {
+				t.Fatalf("guess %d: %v", i, err)
+			}
+		}
+		begin, looked := time.Now(), 0
+		for i := range 1000 {
+			if err := try(testNode, 1000+i); kv.CodeOf(err) == kv.AuthFailed {
+				looked++
+			}
+			time.Sleep(nodePause / 10)
+		}
+		if most := int(time.Since(begin)/nodePause) + 1; looked > most || looked < most/2 {
+			t.Errorf("%d guesses were looked at in %v, want one in %v", looked, time.Since(begin), nodePause)
+		}
+		if err := try("ff112233445566778899aabbccddeeff", 1); kv.CodeOf(err) != kv.AuthFailed {
+			t.Errorf("another proxy: %v", err)
+		}
+	})
+}
+
+// What is remembered of wrong passwords does not grow with the names that were tried.
+func TestLongNamesAreNotRemembered(t *testing.T) {
+	w := NewPasswords(time.Now, bcrypt.MinCost)
+	if err := w.check(t.Context(), guesser{user: strings.Repeat("u", 1<<20), from: strings.Repeat("f", 1<<20)}, "guess", []byte("no hash")); kv.CodeOf(err) != kv.AuthFailed {
+		t.Fatal(err)
+	}
+	if len(w.misses) != 1 {
+		t.Errorf("%d guesses are remembered", len(w.misses))
+	}
+	var key any = guesser{}.tallies()[0].key
+	if _, digest := key.([32]byte); !digest {
+		t.Errorf("a %T is kept for each", key)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"iter"
 	"slices"
 	"sync"
+	"time"
 
 	"holdfast/kv"
 )
@@ -27,19 +28,21 @@ type watching struct {
 	yield   func(kv.Batch, error) bool
 	running sync.WaitGroup // of run
 
-	mu   sync.Mutex
-	open map[int64]*kv.Watch // watches that go on
-	why  map[int64]*kv.Error // of those that were refused or cut, until the node behind has answered
-	who  kv.By               // as found out last
-	last *Policy             // by which
+	mu    sync.Mutex
+	open  map[int64]*kv.Watch // watches that go on
+	why   map[int64]*kv.Error // of those that were refused or cut, until the node behind has answered; nil for none, which each batch asks
+	who   kv.By               // as found out last
+	ends  int64               // when the token of that device does, in seconds since 1970; 0: it does not, or there is none
+	last  *Policy             // by which all were judged, unless mixed
+	mixed bool                // one was judged by another
 }
 
 // watchControls is how many controls wait for the node behind; when they are full, no more are taken.
 const watchControls = 4
 
 // Watch judges each watch when it is asked for, and all of them again whenever the policy changes: those whose right is
-// gone are cut at once, and get no event that came after. A token that expires does not end a watch; that its user or
-// device is gone, or has another password, does.
+// gone are cut at once, and get no event that came after. A user's token that expires does not end a watch, as in etcd; that
+// the user is gone, or has another password, does, and so does the end of a device's token.
 func (g *Guard) Watch(ctx context.Context, spec kv.WatchSpec) iter.Seq2[kv.Batch, error] {
 	src := g.source()
 	if _, known := src.Policy(); !known {
@@ -64,7 +67,7 @@ func (g *Guard) Watch(ctx context.Context, spec kv.WatchSpec) iter.Seq2[kv.Batch
 // begin judges the watches that are asked for at first. Nil: none may be, and no more can be asked for.
 func (g *Guard) begin(ctx context.Context, src Source, spec *kv.WatchSpec, yield func(kv.Batch, error) bool) *watching {
 	w := &watching{g: g, src: src, by: spec.By, ctx: ctx, in: spec.Control, yield: yield, out: make(chan kv.WatchControl, watchControls), poke: make(chan struct{}, 1),
-		open: map[int64]*kv.Watch{}, why: map[int64]*kv.Error{}}
+		open: map[int64]*kv.Watch{}}
 	w.inner = *spec
 	w.inner.Watches = make([]kv.Watch, 0, len(spec.Watches))
 	for _, one := range spec.Watches {
@@ -109,6 +112,9 @@ func (w *watching) admit(ctx context.Context, one kv.Watch) kv.Watch {
 		if who, err = w.g.identify(ctx, p, w.by, false); err == nil {
 			err = p.PermitsWatch(who, one.Key, one.End)
 		}
+		if err == nil && w.by.Node == "" { // a node has counted it, and asks for all again when its link is back
+			err = w.g.rate(p, who.Principal)
+		}
 		return err
 	})
 	w.mu.Lock()
@@ -120,14 +126,15 @@ func (w *watching) admit(ctx context.Context, one kv.Watch) kv.Watch {
 		err = kv.Errorf(kv.Invalid, "the watch id %d is in use on this stream", one.ID)
 	}
 	if err != nil {
-		w.why[one.ID] = asError(w.g.counted(err))
+		w.refuse(one.ID, w.g.counted(err))
 		one.Key = nil
 		return one
 	}
-	w.who, w.open[one.ID] = who, &one
+	w.who, w.ends, w.open[one.ID] = who, by.ends(who.Principal), &one
 	if len(w.open) == 1 {
-		w.last = by
+		w.last, w.mixed = by, false
 	}
+	w.mixed = w.mixed || by != w.last // it has changed since, and an event had the others judged
 	return one
 }
 
@@ -137,7 +144,7 @@ func (w *watching) run() {
 	ctx := w.ctx
 	for {
 		changed := w.src.Changed()
-		for _, id := range w.again(ctx) {
+		for _, id := range w.again() {
 			w.send(ctx, kv.WatchControl{Cancel: id})
 		}
 		if w.in == nil && w.none() {
@@ -153,10 +160,21 @@ func (w *watching) run() {
 			w.passOn(c)
 		case <-w.poke:
 		case <-changed:
+		case <-w.expiry():
 		case <-ctx.Done():
 			return
 		}
 	}
+}
+
+// expiry tells when to look whether the device's token has ended; nil: it does not.
+func (w *watching) expiry() <-chan time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ends == 0 || len(w.open) == 0 {
+		return nil
+	}
+	return time.After(time.Unix(w.ends, 0).Sub(w.g.opts.Now()))
 }
 
 func (w *watching) passOn(c kv.WatchControl) {
@@ -181,10 +199,10 @@ func (w *watching) none() bool {
 }
 
 // again judges all watches by the policy at present, and returns the ids of those that are to be cut.
-func (w *watching) again(ctx context.Context) (cut []int64) {
+func (w *watching) again() (cut []int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.judge(ctx)
+	w.judge()
 	for id, err := range w.why {
 		if _, still := w.open[id]; still && err != nil {
 			delete(w.open, id)
@@ -196,27 +214,49 @@ func (w *watching) again(ctx context.Context) (cut []int64) {
 }
 
 // judge notes of each open watch why it may not go on. It is called with mu held.
-func (w *watching) judge(ctx context.Context) {
+func (w *watching) judge() {
 	p, known := w.src.Policy()
-	if !known || p == w.last || len(w.open) == 0 {
+	if !known || len(w.open) == 0 {
+		return
+	}
+	if w.ends != 0 && w.g.opts.Now().Unix() >= w.ends {
+		_, id := p.Device(w.who.Principal)
+		w.cut(func(*kv.Watch) error { return errDeviceExpired(id) })
+		return
+	}
+	if p == w.last && !w.mixed {
 		return
 	}
 	who := w.who
 	var err error
 	if w.by.Token == "" || who.Principal == "" || !p.Enabled() {
-		who, err = w.g.identify(ctx, p, w.by, false)
+		who, err = w.g.identify(w.ctx, p, w.by, false)
 	}
-	w.last, w.who = p, who
+	w.last, w.mixed, w.who, w.ends = p, false, who, p.ends(who.Principal)
+	w.cut(func(one *kv.Watch) error {
+		if err != nil {
+			return err
+		}
+		return p.PermitsWatch(who, one.Key, one.End)
+	})
+}
+
+// cut notes of each open watch why it may not go on, as why says.
+func (w *watching) cut(why func(*kv.Watch) error) {
 	for id, one := range w.open {
-		lost := err
-		if lost == nil {
-			lost = p.PermitsWatch(who, one.Key, one.End)
-		}
-		if lost != nil && w.why[id] == nil {
+		if lost := why(one); lost != nil && w.why[id] == nil {
 			w.g.opts.Count(EventCut)
-			w.why[id] = asError(lost)
+			w.refuse(id, lost)
 		}
 	}
+}
+
+// refuse notes why a watch may not be or go on. It is called with mu held.
+func (w *watching) refuse(id int64, why error) {
+	if w.why == nil {
+		w.why = map[int64]*kv.Error{}
+	}
+	w.why[id] = asError(why)
 }
 
 // pass reports whether a batch may be seen, and puts the reason into the end of a watch that has one.
@@ -227,7 +267,7 @@ func (w *watching) pass(b *kv.Batch) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(b.Events) > 0 {
-		w.judge(context.Background()) // what was applied after the right was withdrawn comes after the policy is seen here
+		w.judge() // what was applied after the right was withdrawn comes after the policy is seen here
 	}
 	reason := w.why[b.WatchID]
 	switch {
@@ -235,7 +275,9 @@ func (w *watching) pass(b *kv.Batch) bool {
 		if reason != nil {
 			b.Err = reason
 		}
-		delete(w.why, b.WatchID)
+		if delete(w.why, b.WatchID); len(w.why) == 0 {
+			w.why = nil
+		}
 		delete(w.open, b.WatchID)
 		w.nudge()
 	case reason != nil && len(b.Events) > 0:

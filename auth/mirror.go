@@ -233,12 +233,13 @@ func (m *Mirror) sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// Run keeps up with the cluster until ctx ends.
+// Run keeps up with the cluster until ctx ends. Then it writes down how old the policy has become.
 func (m *Mirror) Run(ctx context.Context) {
 	pause, retry := mirrorEvery, mirrorRetry
 	for {
 		m.sleep(ctx, pause/2+rand.N(pause/2)) //nolint:gosec // spreads load
 		if ctx.Err() != nil {
+			m.grow(mirrorEvery)
 			return
 		}
 		if err := m.ask(ctx); err == nil {
@@ -246,16 +247,20 @@ func (m *Mirror) Run(ctx context.Context) {
 		} else {
 			pause, retry = retry, min(2*retry, mirrorEvery)
 		}
-		m.grow()
+		m.grow(m.o.MaxOffline / mirrorsKept)
 	}
 }
 
-// grow writes the age of the policy down, from time to time.
-func (m *Mirror) grow() {
-	m.asking <- struct{}{}
+// grow writes the age of the policy down if that was done more than least ago: it has grown since, or become less.
+func (m *Mirror) grow(least time.Duration) {
+	select {
+	case m.asking <- struct{}{}:
+	default: // the answer to who asks says more
+		return
+	}
 	defer func() { <-m.asking }()
 	h := m.at.Load()
-	if h == nil || h.damaged || m.o.MaxOffline <= 0 || m.o.Clock()-m.written <= m.o.MaxOffline/mirrorsKept {
+	if h == nil || h.damaged || m.o.MaxOffline <= 0 || m.o.Clock()-m.written <= least {
 		return
 	}
 	if err := m.keep(h); err != nil {

@@ -141,6 +141,41 @@ func TestAMirrorJudgesAsTheClusterDoesUntilItIsTooOld(t *testing.T) {
 	})
 }
 
+// A policy that stays the same for long is as young as the cluster has confirmed it last, over a restart too.
+func TestAMirrorThatIsConfirmedStaysYoung(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, c := &box{began: time.Now()}, &cluster{policy: shop(t)}
+		m := b.mirror(c)
+		m.FirstWithin(t.Context(), time.Second)
+		stop := runs(t, m)
+		time.Sleep(1000*time.Hour + time.Minute)
+		stop()
+		if age, known := b.mirror(c).Age(); !known || age > mirrorEvery {
+			t.Errorf("after a restart its age is %v", age)
+		}
+	})
+}
+
+// A box without a clock that is switched off each evening does not begin anew each morning.
+func TestAMirrorAgesOverManyShortRuns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, c := &box{began: time.Now()}, &cluster{policy: shop(t)}
+		b.mirror(c).FirstWithin(t.Context(), time.Second)
+		c.become(nil, kv.Errorf(kv.UpstreamUnavailable, "gone"))
+		const each = 8 * time.Hour // less than what is lost by a power cut
+		for range 21 {
+			m := b.mirror(c)
+			stop := runs(t, m)
+			time.Sleep(each)
+			stop()
+			b.behind += each // the clock stands where it was
+		}
+		if err := b.mirror(c).Source().Stale(); kv.CodeOf(err) != kv.AuthStale {
+			t.Errorf("after %v without the cluster: %v, want %v", 21*each, err, kv.AuthStale)
+		}
+	})
+}
+
 func TestAMirrorTakesAChangeOverWhenItHearsOfIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, c := &box{began: time.Now()}, &cluster{policy: shop(t)}

@@ -2,7 +2,9 @@ package auth
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"runtime"
 	"sync"
 	"time"
@@ -21,7 +23,37 @@ type Passwords struct {
 	cost    int
 
 	mu     sync.Mutex
-	misses map[string]miss // by user and address
+	misses map[[sha256.Size]byte]miss // by guesser and what is counted of it
+}
+
+// guesser is whom a wrong password counts against.
+type guesser struct {
+	user string
+	from string // where the client is, as the node says that has asked it
+	node string // that node, empty for this one: it may say what it likes
+}
+
+// tally is one of the counts that a wrong password is in.
+type tally struct {
+	key  [sha256.Size]byte // a digest: names are as long as those who guess like
+	free int               // wrong passwords in a row that cost nothing
+	last time.Duration     // the longest pause
+}
+
+// tallies are the user's at that place, and through another node the user's at that node.
+func (g guesser) tallies() []tally {
+	key := func(parts ...string) (sum [sha256.Size]byte) {
+		h := sha256.New()
+		for _, part := range parts {
+			_, _ = fmt.Fprintf(h, "%d:%s", len(part), part) // never fails
+		}
+		return [sha256.Size]byte(h.Sum(nil))
+	}
+	all := []tally{{key(g.user, g.node, g.from), freeMisses, lastPause}}
+	if g.node != "" {
+		all = append(all, tally{key(g.user, g.node), nodeMisses, nodePause})
+	}
+	return all
 }
 
 // miss is how often in a row a password was wrong, and when the next one is looked at.
@@ -42,6 +74,11 @@ const (
 	lastPause  = 30 * time.Second
 	missesMax  = 4096
 	forgetMiss = 15 * time.Minute
+
+	// Through a node as a whole, whose word for where a client is need not be true: many that mistype are not held up, and one
+	// that was stolen gets some 86,400 tries a day for each name.
+	nodeMisses = 64
+	nodePause  = time.Second
 )
 
 // NewPasswords returns one that judges by a clock. Cost 0 is PasswordCost; tests have the least.
@@ -51,7 +88,7 @@ func NewPasswords(now func() time.Time, cost int) *Passwords {
 	}
 	return &Passwords{
 		places: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)), waiting: make(chan struct{}, waitingMax),
-		now: now, cost: cost, misses: map[string]miss{},
+		now: now, cost: cost, misses: map[[sha256.Size]byte]miss{},
 	}
 }
 
@@ -104,30 +141,33 @@ var dummy = sync.OnceValue(func() []byte {
 	return h
 })
 
-// check compares a password with a hash. From and user are whom a miss counts against.
-func (w *Passwords) check(ctx context.Context, user, from, password string, hash []byte) error {
-	who := user + "\x00" + from
-	if err := w.patience(who); err != nil {
+// check compares a password with a hash.
+func (w *Passwords) check(ctx context.Context, who guesser, password string, hash []byte) error {
+	all := who.tallies()
+	if err := w.patience(all); err != nil {
 		return err
 	}
 	if err := w.enter(ctx); err != nil {
 		return err
 	}
+	right := hash
 	if len(hash) == 0 {
-		_ = bcrypt.CompareHashAndPassword(dummy(), []byte(password))
-		w.leave()
-		w.missed(who)
-		return errPassword()
+		right = dummy()
 	}
-	err := bcrypt.CompareHashAndPassword(hash, []byte(password))
+	err := bcrypt.CompareHashAndPassword(right, []byte(password))
 	w.leave()
-	if err != nil {
-		w.missed(who)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, t := range all {
+		if err == nil && len(hash) > 0 {
+			delete(w.misses, t.key)
+		} else {
+			w.missed(t)
+		}
+	}
+	if err != nil || len(hash) == 0 {
 		return errPassword()
 	}
-	w.mu.Lock()
-	delete(w.misses, who)
-	w.mu.Unlock()
 	return nil
 }
 
@@ -136,34 +176,35 @@ func errPassword() *kv.Error {
 }
 
 // patience refuses who has to wait.
-func (w *Passwords) patience(who string) error {
+func (w *Passwords) patience(all []tally) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	m, now := w.misses[who], w.now()
-	if !now.Before(m.until) {
-		return nil
+	now := w.now()
+	for _, t := range all {
+		if m := w.misses[t.key]; now.Before(m.until) {
+			e := tooMany("%d wrong passwords in a row", m.count)
+			e.RetryAfter = m.until.Sub(now)
+			return e
+		}
 	}
-	e := tooMany("%d wrong passwords in a row", m.count)
-	e.RetryAfter = m.until.Sub(now)
-	return e
+	return nil
 }
 
-func (w *Passwords) missed(who string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+// missed is called with mu held.
+func (w *Passwords) missed(t tally) {
 	now := w.now()
 	if len(w.misses) >= missesMax {
 		w.forget(now)
 	}
-	m := w.misses[who]
-	if m.count++; m.count > freeMisses {
-		pause := lastPause
-		if n := m.count - freeMisses - 1; n < 8 {
-			pause = min(lastPause, firstPause<<n)
+	m := w.misses[t.key]
+	if m.count++; m.count > t.free {
+		pause := t.last
+		if n := m.count - t.free - 1; n < 8 {
+			pause = min(t.last, firstPause<<n)
 		}
 		m.until = now.Add(pause)
 	}
-	w.misses[who] = m
+	w.misses[t.key] = m
 }
 
 // forget makes room: those who have not tried for a while go first, else any.

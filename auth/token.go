@@ -129,10 +129,21 @@ func (p *Policy) device(token string, now time.Time) (kv.By, error) {
 		return kv.By{}, errToken("its secret is wrong")
 	}
 	if d.Expires != 0 && now.Unix() >= d.Expires {
-		return kv.By{}, errToken("the device token %s has expired", id)
+		return kv.By{}, errDeviceExpired(id)
 	}
 	return kv.By{Principal: kv.DevicePrincipal + id, AuthRevision: p.revision}, nil
 }
+
+// ends is when the token of a device does, in seconds since 1970; 0: it does not, or the principal is none.
+func (p *Policy) ends(principal string) int64 {
+	d, _ := p.Device(principal)
+	if d == nil {
+		return 0
+	}
+	return d.Expires
+}
+
+func errDeviceExpired(id string) *kv.Error { return errToken("the device token %s has expired", id) }
 
 // Text is by which two policies are told apart.
 func (p *Policy) Text() string {

@@ -236,6 +236,9 @@ func (c *Config) verifyWhole(from Provenance) []*Fault {
 		}
 		seen[at] = key
 	}
+	if strings.HasPrefix(c.TokenFile, "HF1") && strings.Contains(c.TokenFile, "::") {
+		fault("token-file", "", "names a file, and was given what looks like the token itself: write that into a file of mode 0600 and name it, or set HOLDFAST_TOKEN")
+	}
 	c.TLS.verify(fault)
 	if c.Limits.Value+c.Limits.Key > c.Limits.Request {
 		fault("limits.request", c.Limits.Request.String(), fmt.Sprintf("must be at least limits.value and limits.key together, %s", c.Limits.Value+c.Limits.Key))

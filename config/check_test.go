@@ -266,6 +266,15 @@ func TestASecretThatEverybodyMayReadIsWarnedOf(t *testing.T) {
 	b.refuses([]string{"token-file", "only a shell understands"})
 }
 
+func TestATokenInThePlaceOfItsFileIsRefusedAndNotRepeated(t *testing.T) {
+	b := newBox(t)
+	b.args = []string{"--token-file=HF1" + strings.Repeat("a", 64) + "::0123.feed"}
+	b.refuses([]string{"token-file: names a file", "HOLDFAST_TOKEN", "flag --token-file"})
+	if _, err := b.try(); err == nil || strings.Contains(err.Error(), "feed") {
+		t.Errorf("the token is repeated: %v", err)
+	}
+}
+
 func TestValidateJudgesAConfigMadeByHand(t *testing.T) {
 	c := Default()
 	c.Complete("x")

@@ -124,7 +124,7 @@ type QueuePrefix struct {
 // Store is how a member keeps its data.
 type Store struct {
 	History     time.Duration `mapstructure:"history" default:"10m" help:"how long superseded revisions stay readable; 0 keeps them until a client compacts, as etcd does"`
-	Quota       Size          `mapstructure:"quota" default:"2GiB" min:"16MiB" help:"size of the stored data on this member at which writes are refused on all, until keys are deleted and compacted; etcd's default is the same"`
+	Quota       Size          `mapstructure:"quota" default:"2GiB" min:"32KiB" help:"size of the stored data on this member at which writes are refused on all, until keys are deleted and compacted; etcd's default is the same"`
 	Flush       time.Duration `mapstructure:"flush" default:"30s" min:"100ms" max:"10m" help:"longest time between writing applied changes to the state file; the log has them before"`
 	DiskReserve Size          `mapstructure:"disk-reserve" default:"256MiB" min:"1MiB" help:"free disk space below which writes are refused; left at its default it is at most an eighth of the disk"`
 }

@@ -171,7 +171,7 @@ func (fl *flattener) flatten(section string, values map[string]any) {
 		case fl.schema.section(key):
 			fl.descend(key, raw)
 		case len(fl.faults) <= fileFaultsMax:
-			fl.fault(key, "there is no such key"+didYouMean(key, fl.schema.names((*field).name)))
+			fl.fault(key, "there is no such key"+didYouMean(key, append(fl.schema.names((*field).name), fl.schema.sections()...)))
 		}
 	}
 }

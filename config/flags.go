@@ -75,7 +75,15 @@ func flagFault(err error) *Fault {
 		return &Fault{Key: "-" + short, Problem: "there is no such flag: flags have two dashes, as --mode"}
 	}
 	name := unknown.GetSpecifiedName()
-	names := append(settings().names((*field).flag), configFlag)
+	names := []string{configFlag}
+	for _, f := range settings() {
+		switch {
+		case !f.envOnly:
+			names = append(names, f.flag())
+		case f.flag() == name:
+			return &Fault{Key: "--" + name, Problem: "is a secret and no flag, which every user of this machine could read: use --" + name + "-file FILE or " + f.env()}
+		}
+	}
 	return &Fault{Key: "--" + name, Problem: "there is no such flag" + didYouMeanFlag(name, names)}
 }
 

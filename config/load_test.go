@@ -204,19 +204,21 @@ func TestADropInThatIsNotReadIsNamed(t *testing.T) {
 
 func TestUnknownNamesAreRefusedWithTheNearestKnown(t *testing.T) {
 	b := newBox(t)
-	b.file("agent.yaml", "lisen: []\nstore:\n  flsh: 1s\nflush: 2s\nzzzzzzzzzzzz: 1\ntoken: secret\n")
+	b.file("agent.yaml", "lisen: []\nstore:\n  flsh: 1s\nflush: 2s\nzzzzzzzzzzzz: 1\ntoken: secret\nstor: {flush: 1s}\n")
 	b.env = []string{"HOLDFAST_LOG_LEVELL=debug", "HOLDFAST_=x"}
-	b.args = []string{"--lisen", "http://x", "--mod=member", "--qqqqqqqqqq", "-x"}
+	b.args = []string{"--lisen", "http://x", "--mod=member", "--qqqqqqqqqq", "--token", "HF1secret", "-x"}
 	b.refuses(
 		[]string{"--lisen", "did you mean --listen?"},
 		[]string{"--mod", "did you mean --mode?"},
 		[]string{"--qqqqqqqqqq: there is no such flag"},
+		[]string{"--token: is a secret and no flag", "--token-file FILE", "HOLDFAST_TOKEN"},
 		[]string{"-x", "two dashes"},
 		[]string{"lisen", "agent.yaml:1", "did you mean listen?"},
 		[]string{"store.flsh", "agent.yaml:3", "did you mean store.flush?"},
 		[]string{"flush", "agent.yaml:4", "did you mean store.flush?"},
 		[]string{"zzzzzzzzzzzz: there is no such key (", "agent.yaml:5"},
 		[]string{"token: is a secret", "agent.yaml:6", "HOLDFAST_TOKEN"},
+		[]string{"stor: there is no such key: did you mean store?", "agent.yaml:7"},
 		[]string{"HOLDFAST_LOG_LEVELL", "did you mean HOLDFAST_LOG_LEVEL?"},
 		[]string{"HOLDFAST_: there is no such variable"},
 	)

@@ -128,6 +128,17 @@ func (s schema) section(name string) bool {
 	return slices.ContainsFunc(s, func(f *field) bool { return strings.HasPrefix(f.key, name+".") })
 }
 
+// sections returns the name of each section, once.
+func (s schema) sections() []string {
+	var all []string
+	for _, f := range s {
+		if section, _, nested := strings.Cut(f.key, "."); nested && !slices.Contains(all, section) {
+			all = append(all, section)
+		}
+	}
+	return all
+}
+
 // names returns one name of each setting.
 func (s schema) names(of func(*field) string) []string {
 	var names []string

@@ -44,6 +44,9 @@ type Report struct {
 	QueueBytes int64    `json:"queue_bytes"`
 	Feature    uint64   `json:"feature,omitempty"` // newest feature level that its version knows; 0: of one that does not say
 
+	KeepAliveSeconds float64 `json:"keep_alive_seconds,omitempty"` // how often its links speak at rest, as measured; 0: not measured
+	KeepAliveShort   bool    `json:"keep_alive_short,omitempty"`   // a NAT forgets it even sooner
+
 	Progress *Progress `json:"progress,omitempty"` // of the Order that was asked with
 	Devices  LastSeen  `json:"devices,omitempty"`  // if it was asked for
 }

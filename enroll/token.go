@@ -54,7 +54,11 @@ var ErrToken = errors.New("not a join token")
 
 // ParseToken reads what Reveal wrote. Errors do not repeat the text: it may be a secret with a typing error.
 func ParseToken(text string) (Token, error) {
-	rest, ok := strings.CutPrefix(strings.TrimSpace(text), tokenPrefix)
+	text = strings.TrimSpace(text)
+	if text == "" {
+		return Token{}, fmt.Errorf("%w: there is nothing in it", ErrToken)
+	}
+	rest, ok := strings.CutPrefix(text, tokenPrefix)
 	if !ok {
 		return Token{}, fmt.Errorf("%w: it does not begin with %s", ErrToken, tokenPrefix)
 	}

@@ -271,3 +271,12 @@ func TestSnapshotExpiresByItself(t *testing.T) {
 		}
 	})
 }
+
+// A cluster that was founded a moment ago has no roster yet, and its one member is its last voter all the same.
+func TestTheLastVoterStaysBeforeThereIsARoster(t *testing.T) {
+	m := start(t, t.TempDir(), quiet)
+	m.put("a", "1")
+	m.roster.set(Roster{})
+	wantRefusal(t, m.RemoveReplica(t.Context(), m.id.Replica), kv.Invalid, "last voter")
+	wantRefusal(t, m.RemoveReplica(t.Context(), 99), kv.KeyNotFound, "no member 99")
+}

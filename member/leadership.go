@@ -3,6 +3,7 @@ package member
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/lni/dragonboat/v4/raftio"
@@ -17,6 +18,7 @@ const leaderWait = 3 * time.Second
 // waits.
 type leadership struct {
 	clock func() time.Duration
+	term  atomic.Uint64 // of now, for who asks often
 
 	mu      sync.Mutex
 	now     leaderInfo
@@ -45,6 +47,7 @@ func (l *leadership) LeaderUpdated(info raftio.LeaderInfo) {
 		l.changes++
 	}
 	l.now = leaderInfo{replica: info.LeaderID, term: info.Term}
+	l.term.Store(info.Term)
 	close(l.changed)
 	l.changed = make(chan struct{})
 }

@@ -155,13 +155,6 @@ func (l *lessor) pass() {
 	l.seen = clock
 }
 
-// inTime looks at the clock.
-func (l *lessor) inTime() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.pass()
-}
-
 // hold keeps a lease from ending until release is called, because a renewal has arrived for it.
 func (l *lessor) hold(id int64) (release func()) {
 	l.mu.Lock()

@@ -339,8 +339,7 @@ func (m *Member) leaderKnown() bool {
 
 // header is the part of every answer that says who gave it.
 func (m *Member) stamp(h *kv.Header) {
-	l, _ := m.leader.get()
-	h.Member, h.Term = m.id.Replica, l.term
+	h.Member, h.Term = m.id.Replica, m.leader.term.Load()
 	if h.Epoch.IsZero() {
 		h.Epoch = m.store.Epoch()
 	}

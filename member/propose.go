@@ -42,7 +42,7 @@ func (m *Member) readFor(ctx context.Context, c *kv.Command) (kv.Result, error) 
 	return kv.Result{Header: p.Header, Ops: p.Ops}, err
 }
 
-func (m *Member) do(ctx context.Context, c *kv.Command) (kv.Result, error) {
+func (m *Member) do(ctx context.Context, c *kv.Command) (res kv.Result, err error) {
 	buf := encodeBuffers.Get().(*encodeBuffer)
 	defer encodeBuffers.Put(buf)
 	entry, again, err := m.admit(ctx, c, buf)
@@ -53,8 +53,7 @@ func (m *Member) do(ctx context.Context, c *kv.Command) (kv.Result, error) {
 	if err != nil {
 		return kv.Result{}, err
 	}
-	res, err := m.decode(data)
-	if err == nil {
+	if err = m.decode(data, &res); err == nil {
 		err = m.sweepFor(ctx, c.Ops)
 	}
 	return res, err
@@ -150,12 +149,13 @@ func checkOwn(c *kv.Command) error {
 
 // propose sends an entry, an encoded command, through the log. It tries again while it is certain that nothing was applied and
 // there is time.
-func (m *Member) propose(ctx context.Context, entry []byte) (kv.Result, error) {
+func (m *Member) propose(ctx context.Context, entry []byte) (res kv.Result, err error) {
 	data, err := m.proposeAgain(ctx, entry, false)
 	if err != nil {
 		return kv.Result{}, err
 	}
-	return m.decode(data)
+	err = m.decode(data, &res)
+	return res, err
 }
 
 // proposeAgain is propose that, if the command is repeatable, sends it anew when no answer comes, as
@@ -260,16 +260,20 @@ func closedHost(err error) bool {
 		errors.Is(err, nodehost.ErrShardNotFound)
 }
 
-func (m *Member) decode(data []byte) (kv.Result, error) {
+// decode fills in res. A result that is returned would be on the stack once more, and what is allocated here is where a PUT has
+// most on it: see stackBudget in agent.
+func (m *Member) decode(data []byte, res *kv.Result) error {
 	o, err := wire.DecodeOutcome(data)
 	if err != nil {
-		return kv.Result{}, unknown("its outcome cannot be read: %v", err)
+		return unknown("its outcome cannot be read: %v", err)
 	}
-	m.stamp(&o.Result.Header)
+	*res = o.Result
+	m.stamp(&res.Header)
 	if o.Err != nil {
-		return kv.Result{Header: o.Result.Header}, o.Err
+		*res = kv.Result{Header: res.Header}
+		return o.Err
 	}
-	return o.Result, nil
+	return nil
 }
 
 // begin counts a call that stopping waits for, unless the member is stopping already.

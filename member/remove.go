@@ -78,12 +78,12 @@ func (m *Member) removable(ctx context.Context, replica uint64) error {
 	if err != nil {
 		return noLeader("%v", err)
 	}
+	if _, voter := now.Nodes[replica]; voter && len(now.Nodes) == 1 { // a cluster that was founded a moment ago has no roster yet
+		return kv.Errorf(kv.Invalid, "member %d is the last voter, and a cluster needs one: to give the cluster up, run agent leave --force on it", replica)
+	}
 	r := m.Roster()
 	if r.Seat(replica) == nil {
 		return kv.Errorf(kv.KeyNotFound, "there is no member %d: see agent members ls", replica)
-	}
-	if _, voter := now.Nodes[replica]; voter && len(now.Nodes) == 1 {
-		return kv.Errorf(kv.Invalid, "member %d is the last voter, and a cluster needs one: to give the cluster up, run agent leave --force on it", replica)
 	}
 	if err := m.mayRemove(ctx, replica, now); err != nil {
 		return kv.Errorf(kv.Busy, "%w", err)

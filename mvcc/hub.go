@@ -3,10 +3,12 @@ package mvcc
 import (
 	"sync"
 	"sync/atomic"
+
+	"holdfast/kv"
 )
 
-// hub tells streams that there is something for them to read. It hands over no events: a stream reads them from the
-// history at its own pace, so a slow one costs no more memory than a fast one and misses nothing.
+// hub tells streams that there is something for them to read. It hands over one event at most: a stream reads the others from
+// the history at its own pace, so a slow one costs hardly more memory than a fast one and misses nothing.
 type hub struct {
 	notified atomic.Int64 // every change up to this revision has been shown to the watches
 
@@ -18,9 +20,23 @@ type hub struct {
 // notice is what a stream was told since it last looked. It has a lock of its own: a thousand streams that one change
 // woke would else stand in line for the hub's, which is held until the last of them is told.
 type notice struct {
-	mu    sync.Mutex
+	mu sync.Mutex
+	news
+}
+
+type news struct {
 	first int64 // revision of the first change for it, 0 for none
 	last  int64 // and of the newest
+
+	only *lone  // the change, if it was told of one only and that makes a whole revision
+	by   *watch // for which that is
+}
+
+// lone is a change that is all of its revision. Whoever has nothing else to read takes the event from here, and need not look
+// into the history; a thousand streams share it.
+type lone struct {
+	revision int64
+	events   []kv.Event // that one, without the former value; nobody changes it
 }
 
 func newHub() *hub { return &hub{streams: map[*stream]struct{}{}} }
@@ -37,22 +53,44 @@ func (h *hub) notify(t *tail, from, to int64) {
 	if h.watches.count == 0 {
 		return
 	}
+	var held *record // the next one says whether it is the last of its revision
+	first := true    // held is the first of its revision
 	t.from(from+1, to, func(r *record) bool {
-		h.watches.each(r.Key, func(w *watch) {
-			if wants(&w.Watch, r) {
-				w.stream.tell(r.ModRevision, r.ModRevision)
-			}
-		})
+		if held != nil {
+			last := r.ModRevision != held.ModRevision
+			h.show(held, first && last)
+			first = last
+		}
+		held = r
 		return true
+	})
+	if held != nil {
+		h.show(held, first)
+	}
+}
+
+// show tells the streams of a change whose watches want it. It is called with mu held.
+func (h *hub) show(r *record, whole bool) {
+	var only *lone
+	h.watches.each(r.Key, func(w *watch) {
+		switch {
+		case !wants(&w.Watch, r):
+			return
+		case whole && only == nil:
+			only = &lone{r.ModRevision, []kv.Event{{Delete: r.deleted, KV: r.KeyValue}}}
+		}
+		w.stream.tell(r.ModRevision, r.ModRevision, only, w)
 	})
 }
 
-// tell is called with the hub's mu held.
-func (st *stream) tell(first, last int64) {
+// tell is called with the hub's mu held. Only is nil if what it is told of is more than one change.
+func (st *stream) tell(first, last int64, only *lone, by *watch) {
 	st.told.mu.Lock()
 	fresh := st.told.first == 0
 	if fresh {
-		st.told.first = first
+		st.told.first, st.told.only, st.told.by = first, only, by
+	} else {
+		st.told.only, st.told.by = nil, nil
 	}
 	st.told.last = last
 	st.told.mu.Unlock()
@@ -61,15 +99,15 @@ func (st *stream) tell(first, last int64) {
 	}
 }
 
-// look takes what a stream was told since it last looked: there is nothing for it before first, which is 0 if nothing is,
-// and all there is up to upTo it was told of.
-func (h *hub) look(st *stream) (first, upTo int64) {
-	upTo = h.notified.Load() // before the rest: what is up to here was told earlier
+// look takes what a stream was told since it last looked: there is nothing for it before first, and all there is up to last
+// it was told of.
+func (h *hub) look(st *stream) (n news) {
+	upTo := h.notified.Load() // before the rest: what is up to here was told earlier
 	st.told.mu.Lock()
 	defer st.told.mu.Unlock()
-	first, upTo = st.told.first, max(upTo, st.told.last)
-	st.told.first, st.told.last = 0, 0
-	return first, upTo
+	n, st.told.news = st.told.news, news{}
+	n.last = max(n.last, upTo)
+	return n
 }
 
 // begin is for a stream whose history was replaced: it follows the new one from the revision that is returned.
@@ -79,7 +117,7 @@ func (h *hub) begin(st *stream) (from int64) {
 	st.replaced.Store(false)
 	st.told.mu.Lock()
 	defer st.told.mu.Unlock()
-	st.told.first, st.told.last = 0, 0
+	st.told.news = news{}
 	return h.notified.Load()
 }
 
@@ -128,7 +166,7 @@ func (h *hub) reset(rev int64, continues bool) {
 		if !continues {
 			st.replaced.Store(true)
 		}
-		st.tell(h.notified.Load()+1, rev)
+		st.tell(h.notified.Load()+1, rev, nil, nil)
 	}
 	h.notified.Store(rev)
 }

@@ -56,6 +56,7 @@ type watch struct {
 	since  int64 // the stream is told of changes after this revision
 	behind bool
 	busy   bool // had events since the last progress announcement
+	gone   bool // no longer on its stream
 	events []kv.Event
 }
 
@@ -203,6 +204,7 @@ func (st *stream) drop(w *watch) {
 	st.s.hub.remove(w)
 	st.ranges.remove(w.Key, w.End, w)
 	delete(st.watches, w.ID)
+	w.gone = true
 	if w.behind {
 		st.behind--
 	}
@@ -224,15 +226,19 @@ func (st *stream) step() (idle bool, err error) {
 		return false, st.cancelAll()
 	}
 	if st.pos == st.upTo {
-		first, upTo := st.s.hub.look(st)
+		n := st.s.hub.look(st)
 		// Never back: it may have been told of the first change of a revision, have read all of that, and be told of the second.
-		st.upTo, st.fresh = max(st.upTo, upTo), true
-		if first > 0 {
-			upTo = first - 1
+		st.upTo, st.fresh = max(st.upTo, n.last), true
+		nothing := n.last // up to here
+		if n.first > 0 {
+			nothing = n.first - 1
 		}
-		st.pos = max(st.pos, upTo)
+		st.pos = max(st.pos, nothing)
+		if n.only != nil && st.pos < n.only.revision && n.by.takes(n.only) && !st.replaced.Load() {
+			err = st.deliverOnly(n)
+		}
 	}
-	if st.pos < st.upTo {
+	if st.pos < st.upTo && err == nil {
 		err = st.advance()
 	}
 	if st.behind > 0 && err == nil {
@@ -251,6 +257,18 @@ func (st *stream) step() (idle bool, err error) {
 		err = st.send(kv.Batch{Header: h, WatchID: kv.WatchAll, Progress: true})
 	}
 	return true, err
+}
+
+// takes reports whether a watch gets a change as it is.
+func (w *watch) takes(only *lone) bool {
+	return !w.gone && !w.behind && !w.PrevKV && w.next <= only.revision
+}
+
+// deliverOnly sends a watch the one change that there is for this stream up to upTo, which moves the position there.
+func (st *stream) deliverOnly(n news) error {
+	n.by.busy = true
+	st.pos = st.upTo
+	return st.batch(n.by, st.upTo, kv.Batch{Events: n.only.events})
 }
 
 // advance moves the position, and the synced watches with it.

@@ -365,11 +365,67 @@ func TestAStreamThatLooksWhileItIsToldSendsARevisionOnce(t *testing.T) {
 	g.s.hub.notified.Store(before) // as long as not all are told
 	p.drain(t)
 	p.drain(t)
-	p.tell(rev, rev)
+	p.tell(rev, rev, nil, nil)
 	p.drain(t)
 	g.s.hub.notified.Store(rev)
 	p.drain(t)
 	if got := p.revisions(1); !slices.Equal(got, []int64{rev, rev}) {
 		t.Errorf("got %v, want both changes of %d once", got, rev)
+	}
+}
+
+// A change that a stream is handed reaches the same watches, at the same position, as one that it reads.
+func TestAChangeThatIsHandedOverIsLikeOneThatIsRead(t *testing.T) {
+	a := kv.Watch{ID: 1, Key: []byte("a")}
+	all := kv.Watch{ID: 2, Key: []byte("a"), End: []byte("z")}
+	first := kv.Txn{Then: []kv.Op{put("a", "1"), put("q", "1")}} // of which a watch of a wants one only
+	for name, c := range map[string]struct {
+		watches []kv.Watch
+		ops     []kv.Op
+		cancel  bool // of watch 1, once the stream was told
+		handed  bool
+		want    [2][]int64 // revisions for watches 1 and 2
+	}{
+		"one":                       {watches: []kv.Watch{a}, ops: []kv.Op{put("a", "1")}, handed: true, want: [2][]int64{{2}}},
+		"and another watch's":       {watches: []kv.Watch{a, all}, ops: []kv.Op{put("b", "1")}, handed: true, want: [2][]int64{1: {2}}},
+		"two of one watch":          {watches: []kv.Watch{a}, ops: []kv.Op{put("a", "1"), put("a", "2")}, want: [2][]int64{{2, 3}}},
+		"one for two watches":       {watches: []kv.Watch{a, all}, ops: []kv.Op{put("a", "1")}, want: [2][]int64{{2}, {2}}},
+		"one of a transaction":      {watches: []kv.Watch{a}, ops: []kv.Op{first}, want: [2][]int64{{2}}},
+		"after a transaction":       {watches: []kv.Watch{{ID: 1, Key: []byte("b")}}, ops: []kv.Op{first, put("b", "1")}, handed: true, want: [2][]int64{{3}}},
+		"before a transaction":      {watches: []kv.Watch{{ID: 1, Key: []byte("b")}}, ops: []kv.Op{put("b", "1"), first}, handed: true, want: [2][]int64{{2}}},
+		"with what was there":       {watches: []kv.Watch{{ID: 1, Key: []byte("a"), PrevKV: true}}, ops: []kv.Op{put("a", "1")}, handed: true, want: [2][]int64{{2}}},
+		"before a watch begins":     {watches: []kv.Watch{{ID: 1, Key: []byte("a"), From: 4}}, ops: []kv.Op{put("a", "1")}, handed: true},
+		"to a watch that has ended": {watches: []kv.Watch{a}, ops: []kv.Op{put("a", "1")}, cancel: true, handed: true},
+		"not what is not wanted":    {watches: []kv.Watch{{ID: 1, Key: []byte("a"), NoPuts: true}}, ops: []kv.Op{put("a", "1")}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newRig(t, Options{})
+			p := newPump(t, g.s)
+			for _, w := range c.watches {
+				must(t, p.add(w))
+			}
+			var batch []Entry // so that the hub sees all of it at once
+			for _, op := range c.ops {
+				g.index++
+				batch = append(batch, Entry{Index: g.index, Command: kv.Command{Ops: []kv.Op{op}}})
+			}
+			_, err := g.s.Apply(batch)
+			must(t, err)
+			if handed := p.told.only != nil; handed != c.handed {
+				t.Errorf("it was handed the change: %v", handed)
+			}
+			if c.cancel {
+				must(t, p.cancel(p.watches[1], nil))
+			}
+			p.drain(t)
+			for i, want := range c.want {
+				if got := p.revisions(int64(i + 1)); !slices.Equal(got, want) {
+					t.Errorf("watch %d: got %v, want %v", i+1, got, want)
+				}
+			}
+			if p.pos != g.s.Revision() {
+				t.Errorf("the stream is at %d, the store at %d", p.pos, g.s.Revision())
+			}
+		})
 	}
 }

@@ -22,7 +22,7 @@ type Config struct {
 	Allowed func(PeerInfo) error
 	// Refused hears of each time that a peer did not let this node in. It must not block. Nil: nobody does.
 	Refused func(Protocol, Refusal)
-	// Now is the time that certificates are judged by. Default: time.Now. See JudgedTime.
+	// Now is the time that certificates are judged by. Default: time.Now.
 	Now func() time.Time
 	// Resolve looks up host names. Default: the system's resolver. Addresses never pass through it.
 	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)

@@ -227,16 +227,6 @@ func TestIdentityTakesNoCertificateOfAnother(t *testing.T) {
 	}
 }
 
-func TestJudgedTimeIsNeverBeforeItsFloors(t *testing.T) {
-	future := time.Now().Add(time.Hour)
-	if got := JudgedTime(time.Unix(0, 0), future)(); !got.Equal(future) {
-		t.Errorf("judged at %v, want the floor %v", got, future)
-	}
-	if got := JudgedTime(time.Unix(0, 0))(); time.Since(got) > time.Minute {
-		t.Errorf("judged at %v, want the clock", got)
-	}
-}
-
 func FuzzParsePeerURI(f *testing.F) {
 	f.Add("holdfast://c1/member/00112233445566778899aabbccddeeff")
 	f.Add("holdfast://c1/proxy/00112233445566778899aabbccddeeff?scope=a%2F&scope=%00%FF&scope=")

@@ -115,20 +115,3 @@ func (v verifier) authorities(chain []*x509.Certificate) ([]*x509.Certificate, e
 func subject(c *x509.Certificate) string { return clip(c.Subject.String()) }
 
 func rfc3339(t time.Time) string { return t.UTC().Format(time.RFC3339) }
-
-// JudgedTime is the time that certificates are judged by: the clock, but never before any of the floors, such as the
-// build time and the last time that the cluster confirmed. A box without a clock starts in 1970.
-func JudgedTime(floors ...time.Time) func() time.Time {
-	var floor time.Time
-	for _, f := range floors {
-		if f.After(floor) {
-			floor = f
-		}
-	}
-	return func() time.Time {
-		if now := time.Now(); now.After(floor) {
-			return now
-		}
-		return floor
-	}
-}

@@ -243,3 +243,11 @@ func (e *Endpoint) openTCP(ctx context.Context, addr netip.AddrPort) (net.Conn, 
 	}
 	return c, nil
 }
+
+// unexpected is an end of a stream within what was to come whole.
+func unexpected(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}

@@ -80,7 +80,7 @@ func (s authService) AuthStatus(ctx context.Context, _ *pb.AuthStatusRequest) (*
 
 // Authenticate gives a token for a password.
 func (s authService) Authenticate(ctx context.Context, r *pb.AuthenticateRequest) (*pb.AuthenticateResponse, error) {
-	page, err := s.read(ctx, false, kv.Authenticate{User: r.Name, Password: r.Password, From: callerAddress(ctx)})
+	page, err := s.read(ctx, false, kv.Authenticate{User: r.Name, Password: r.Password, From: api.PlaceOf(ctx)})
 	if err != nil {
 		return nil, err
 	}
@@ -187,13 +187,4 @@ func (s authService) RoleGrantPermission(ctx context.Context, r *pb.AuthRoleGran
 func (s authService) RoleRevokePermission(ctx context.Context, r *pb.AuthRoleRevokePermissionRequest) (*pb.AuthRoleRevokePermissionResponse, error) {
 	h, err := s.change(ctx, kv.SetAuth{Do: kv.AuthRevokePermission, Role: r.Role, Key: r.Key, End: r.RangeEnd})
 	return &pb.AuthRoleRevokePermissionResponse{Header: h}, err
-}
-
-// callerAddress is where a client is, for slowing down who guesses.
-func callerAddress(ctx context.Context) string {
-	caller, ok := api.CallerFrom(ctx)
-	if !ok {
-		return ""
-	}
-	return caller.Device()
 }

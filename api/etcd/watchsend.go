@@ -73,15 +73,12 @@ func reason(e *kv.Error) string {
 
 // sendEvents sends the events of a watch: in one message, unless that is too large and the watch allows fragments.
 func (w *watchStream) sendEvents(b kv.Batch) error {
-	w.mu.Lock()
-	one := w.watches[b.WatchID]
-	fragment := one != nil && one.fragment
-	w.mu.Unlock()
+	fragment := len(b.Events) > 1 && w.fragments(b.WatchID)
 	if !fragment && shareable(b.Events) {
 		return w.send(w.shared.share(b.Header, b.WatchID, b.Events))
 	}
 	r := &pb.WatchResponse{Header: w.header(b.Header), WatchId: b.WatchID, Events: events(b.Events)}
-	if !fragment || len(r.Events) < 2 || proto.Size(r) < w.messageMax() {
+	if !fragment || proto.Size(r) < w.messageMax() {
 		return w.send(r)
 	}
 	all, bare := r.Events, proto.Size(&pb.WatchResponse{Header: r.Header, WatchId: r.WatchId, Fragment: true})
@@ -95,6 +92,14 @@ func (w *watchStream) sendEvents(b kv.Batch) error {
 		all = all[n:]
 	}
 	return nil
+}
+
+// fragments reports whether a watch allows messages with a part of a revision.
+func (w *watchStream) fragments(id int64) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	one := w.watches[id]
+	return one != nil && one.fragment
 }
 
 // eventOverhead is what an event takes in a message beside itself: its tag, and its length.

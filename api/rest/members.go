@@ -183,5 +183,5 @@ func (h *Handler) replica(r *http.Request, allowed bool) (api.Admin, error) {
 			return admin, nil
 		}
 	}
-	return nil, kv.Errorf(kv.Unsupported, "the members are known to members; this node is a proxy, or its store is not open yet: ask a member")
+	return nil, kv.Errorf(kv.Unsupported, "the members are known to members; this node is a proxy, or its store is not open yet: ask a member, or list the nodes (agent nodes), which any node can")
 }

@@ -32,9 +32,6 @@ over the administration socket only.`,
 		p.certCACommand(f),
 		p.certRotateCommand(f),
 	)
-	for _, c := range cmd.Commands() {
-		c.DisableFlagsInUseLine = true
-	}
 	return cmd
 }
 
@@ -57,7 +54,7 @@ func (p *program) printCert(f *clientFlags, doc []byte) error {
 	if f.output != outputTable {
 		return f.output.printJSON(p.stdout, doc)
 	}
-	return printStatus(p.stdout, withoutPEM(doc))
+	return p.printStatus(withoutPEM(doc))
 }
 
 func (p *program) certRotateCommand(f *clientFlags) *cobra.Command {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -212,7 +213,10 @@ func checkConfig(_ context.Context, u *checkup) finding {
 	if len(u.loaded.Warnings) > 0 {
 		return warn(u.loaded.Warnings[0], "see agent config check for all of it")
 	}
-	return ok("good, of %d files", len(u.loaded.Files))
+	if len(u.loaded.Files) == 0 {
+		return ok("good; there is no file")
+	}
+	return ok("good: %s", strings.Join(u.loaded.Files, ", "))
 }
 
 func checkAgent(_ context.Context, u *checkup) finding {
@@ -251,7 +255,7 @@ func checkUplink(_ context.Context, u *checkup) finding {
 	case !u.status.Proxy.Joined:
 		return fail("not joined: "+u.status.Proxy.UplinkError, "see udp above, and the token: agent token create on a member makes a new one for --token-file")
 	case u.status.Proxy.UplinkLost:
-		return fail("lost: "+u.status.Proxy.UplinkError, "nothing need be done if the link comes back by itself; else see udp above, and agent nodes ls on a member")
+		return fail("lost: "+cmp.Or(u.status.Proxy.UplinkError, "nothing comes back from "+u.status.Proxy.Upstream), "nothing need be done if the link comes back by itself; else see udp above, and agent nodes ls on a member")
 	}
 	return ok("connected to %s", u.status.Proxy.Upstream)
 }

@@ -146,6 +146,10 @@ func TestCheckJudgesAnAgentByItsStatus(t *testing.T) {
 	if got := checkUplink(t.Context(), lost); got.State != checkFail || !strings.Contains(got.Found, "timeout") {
 		t.Errorf("%+v", got)
 	}
+	lost.status.Proxy.UplinkError, lost.status.Proxy.Upstream = "", "192.0.2.1:2380"
+	if got := checkUplink(t.Context(), lost); !strings.Contains(got.Found, "nothing comes back from 192.0.2.1:2380") {
+		t.Errorf("without an error: %+v", got)
+	}
 	if got := checkVersions(t.Context(), &checkup{status: &api.Status{Version: "0.0.1"}}); got.State != checkWarn {
 		t.Errorf("%+v", got)
 	}

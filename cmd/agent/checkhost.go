@@ -124,7 +124,7 @@ func checkSpace(_ context.Context, u *checkup) finding {
 		return skip("%v", err)
 	case free < min(diskFreeMin, size/8):
 		return fail(fmt.Sprintf("%d MiB free of %d MiB at %s: writes are refused", free>>20, size>>20, dir),
-			"make room: journalctl --vacuum-size=50M, old images and packages, and agent kv del of what nobody needs (deletes are taken on a full disk)")
+			"make room: journalctl --vacuum-size=50M, old images and packages, and agent kv del of what nobody needs (deletes are taken until the very last is used up)")
 	case free < size/10:
 		return warn(fmt.Sprintf("%d MiB free of %d MiB at %s", free>>20, size>>20, dir), "make room before writes are refused, which they are below store.disk-reserve")
 	}

@@ -207,7 +207,7 @@ func (p *problem) refusal() error {
 	if p.Code != "" && !strings.Contains(text, p.Code) {
 		text += " [" + p.Code + "]"
 	}
-	if p.Outcome == "unknown" {
+	if p.Outcome == "unknown" && !strings.Contains(text, "not known") {
 		text += "; whether it was done is not known"
 	}
 	if p.Retryable {
@@ -225,6 +225,35 @@ func (p *program) session(cmd *cobra.Command, f *clientFlags) (ctx context.Conte
 		return nil, nil, nil, err
 	}
 	return ctx, c, stop, nil
+}
+
+// ask makes one call of a command that makes no other.
+func (p *program) ask(cmd *cobra.Command, f *clientFlags, c call) (*answer, error) {
+	ctx, cl, done, err := p.session(cmd, f)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return cl.do(ctx, c)
+}
+
+// tell makes one call and prints what is answered: as table does, unless another form is asked for.
+func (p *program) tell(cmd *cobra.Command, f *clientFlags, c call, table func(a *answer) error) error {
+	a, err := p.ask(cmd, f, c)
+	if err != nil {
+		return err
+	}
+	if f.output != outputTable {
+		return f.output.printJSON(p.stdout, a.body)
+	}
+	return table(a)
+}
+
+// show is a command that fetches one document and tells it.
+func (p *program) show(f *clientFlags, path string, table func(doc []byte) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, _ []string) error {
+		return p.tell(cmd, f, call{method: http.MethodGet, path: path}, func(a *answer) error { return table(a.body) })
+	}
 }
 
 // interruptible ends the context when the user does, so that a command can say what became of what it did.

@@ -51,6 +51,25 @@ member:
 	}
 }
 
+func TestStatusNamesTheLeaderThatIsMissing(t *testing.T) {
+	w := newWorld(t)
+	f := newFakeAgent(t, w.path("a.sock"), answering(200, "application/json", `{"member":{"replica_id":"1","term":3}}`))
+	want := `member.replica_id  1
+member.leader      none: no quorum, so local reads only
+member.term        3
+`
+	if got := w.runs(0, "status", "--socket", f.socket); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestAuthIsNotEnabledWithoutRootAndSaysWhatItTakes(t *testing.T) {
+	w := newWorld(t)
+	f := newFakeAgent(t, w.path("a.sock"), answering(400, "application/json", `{"code":9,"message":"etcdserver: root user does not exist"}`))
+	w.runs(1, "auth", "enable", "--socket", f.socket)
+	w.says("root user does not exist", "agent user add root, then agent user grant-role root root")
+}
+
 const proxyStatus = `{"name":"edge-7","mode":"proxy","ready":true,"proxy":{"joined":true,"upstream":"192.0.2.1:2380","uplink_lost":true,` +
 	`"uplink_error":"no packet for 3s","synced":true,"age_seconds":93.500123456,"cache_bytes":2048,"mirrors":[{"prefix":"site/","covered":true,"revision":7},` +
 	`{"prefix":"","covered":false,"revision":0,"reason":"larger than the cache"}]},"queue":{"depth":12,"bytes":5242880,"oldest_seconds":1.036024118,"news":[]},` +

@@ -224,19 +224,14 @@ key that its join token's --scope allows.`,
 			}
 			c = call{method: http.MethodPut, path: path + "/scope", header: http.Header{"Content-Type": {"application/json"}}, body: body}
 		}
-		a, err := p.ask(cmd, f, c)
-		if err != nil {
+		return p.tell(cmd, f, c, func(*answer) error {
+			text := "limited"
+			if whole {
+				text = "not limited any more"
+			}
+			_, err := fmt.Fprintf(p.stdout, "node %s is %s\n", args[0], text)
 			return err
-		}
-		if f.output != outputTable {
-			return f.output.printJSON(p.stdout, a.body)
-		}
-		text := "limited"
-		if whole {
-			text = "not limited any more"
-		}
-		_, err = fmt.Fprintf(p.stdout, "node %s is %s\n", args[0], text)
-		return err
+		})
 	}
 	return cmd
 }

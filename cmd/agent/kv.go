@@ -28,9 +28,6 @@ A key is any bytes; what a command line cannot hold is given in base64 with --ke
 	f := &kvFlags{clientFlags: addClientFlags(cmd)}
 	cmd.PersistentFlags().BoolVar(&f.keyBase64, "key-base64", false, "the key is given in base64, as lists show it in JSON")
 	cmd.AddCommand(p.getCommand(f), p.putCommand(f), p.delCommand(f), p.lsCommand(f), p.watchCommand(f), p.exportCommand(f), p.importCommand(f))
-	for _, c := range cmd.Commands() {
-		c.DisableFlagsInUseLine = true
-	}
 	return cmd
 }
 

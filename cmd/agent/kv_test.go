@@ -292,6 +292,28 @@ func TestWatchPrintsALineForEachEvent(t *testing.T) {
 	w.runs(2, "kv", "watch", "--socket", f.socket)
 }
 
+func TestAValueThatIsStaleIsShownAsSuch(t *testing.T) {
+	w := newWorld(t)
+	f := newFakeAgent(t, w.path("a.sock"), func(rw http.ResponseWriter, r *http.Request) {
+		rw.Header().Set("Holdfast-Consistency", "stale")
+		rw.Header().Set("Holdfast-Age", "93.2")
+		body := "21.5"
+		if r.URL.Query().Has("prefix") {
+			body = `{"kvs":[{"key":"k","key_base64":"aw==","value":"MQ==","mod_revision":2}],"revision":2,"count":1}`
+		}
+		_, _ = io.WriteString(rw, body)
+	})
+	for _, command := range []string{"get", "ls"} {
+		w.stderr.reset()
+		w.runs(0, "kv", command, "k", "--socket", f.socket)
+		w.says("as of 1m33s ago", "cut off from the cluster")
+	}
+	w.stderr.reset()
+	if w.runs(0, "kv", "get", "k", "-o", "json", "--socket", f.socket); w.stderr.String() != "" {
+		t.Errorf("JSON has it in a field, and yet: %s", w.stderr)
+	}
+}
+
 func TestTheLastLineOfAWatchIsTheReasonOfItsEnd(t *testing.T) {
 	for line, want := range map[string]struct {
 		code int
@@ -304,6 +326,8 @@ func TestTheLastLineOfAWatchIsTheReasonOfItsEnd(t *testing.T) {
 		`{"type":"error","title":"T","retryable":1}`:                       {1, "no JSON"},
 		`{"type":"error","title":"T","retryable":true,"code":"no-leader"}`: {75, "T [no-leader]; try again"},
 		`{"type":"put","key":"a"}`:                                         {75, "broke"}, // cut off
+		`{"type":"put","mod_revision":7}` + "\n" + `{"type":"end"}`:        {75, "--from-revision=7 goes on"},
+		`{"type":"put","mod_revision":8}`:                                  {75, "--from-revision=8 goes on"},
 		`nonsense`:                                                         {1, "no JSON"},
 	} {
 		w := newWorld(t)
@@ -345,6 +369,7 @@ func TestRefusalsSayWhatTheAgentSaid(t *testing.T) {
 		{"precondition", problem(412, `,"detail":"the key is at revision 9","code":"precondition-failed","retryable":false,"outcome":"none"`), 1, []string{"the key is at revision 9 [precondition-failed]"}},
 		{"no leader", problem(503, `,"detail":"no leader","code":"no-leader","retryable":true,"outcome":"none"`), 75, []string{"no leader [no-leader]; try again"}},
 		{"unknown", problem(504, `,"code":"outcome-unknown","retryable":false,"outcome":"unknown"`), 1, []string{"Title [outcome-unknown]; whether it was done is not known"}},
+		{"unknown, as the agent has said", problem(504, `,"detail":"whether it was applied is not known: read first","code":"outcome-unknown","retryable":false,"outcome":"unknown"`), 1, []string{"agent: whether it was applied is not known: read first [outcome-unknown]\n"}},
 		{"no problem document", answering(404, "text/html", "<h1>nginx</h1>"), 1, []string{"404 Not Found", "is it one?"}},
 		{"broken problem", answering(500, "application/problem+json", "{"), 1, []string{"500 Internal Server Error"}},
 		{"redirect", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusFound) }, 1, []string{"302 Found"}},

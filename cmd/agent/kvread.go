@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -45,6 +46,7 @@ func (p *program) getCommand(f *kvFlags) *cobra.Command {
 // printValue prints the bytes of a value; as JSON or YAML with what its headers say.
 func (p *program) printValue(o output, key string, a *answer) error {
 	if o == outputTable {
+		p.noteStale(a)
 		_, err := p.stdout.Write(a.body)
 		return err
 	}
@@ -69,6 +71,19 @@ func (p *program) printValue(o output, key string, a *answer) error {
 		doc.Key = key
 	}
 	return o.print(p.stdout, doc)
+}
+
+// noteStale says it of an answer that is older than what was asked for: the agent is cut off from the cluster. Other forms
+// than the table have it in a field, or are a list that says so here too.
+func (p *program) noteStale(a *answer) {
+	if a.header.Get("Holdfast-Consistency") != "stale" {
+		return
+	}
+	age, err := time.ParseDuration(a.header.Get("Holdfast-Age") + "s")
+	if err != nil {
+		return // it is not known how old
+	}
+	p.note("this is as of %s ago: the agent is cut off from the cluster (agent check says more; --consistency=linearizable refuses such answers)", ageText(age))
 }
 
 // headerNumber reads a number, or an entity tag that is one. A header that is not there is 0.
@@ -143,6 +158,9 @@ func (p *program) lsCommand(f *kvFlags) *cobra.Command {
 			a, err := c.do(ctx, call)
 			if err != nil {
 				return err
+			}
+			if left == limit { // the first page says it for all
+				p.noteStale(a)
 			}
 			var next page
 			if err := json.Unmarshal(a.body, &next); err != nil {

@@ -30,7 +30,8 @@ func (p *program) watchCommand(f *kvFlags) *cobra.Command {
 		Short: "Print the changes of a key as they happen, one on a line",
 		Long: `Print the changes of a key, or with --prefix of all keys that begin with KEY, as they happen: one
 on a line. With -o json each line is the agent's own, including those on the state of the watch.
-It goes on until it is interrupted; when the agent ends it, it exits with 75.`,
+It goes on until it is interrupted. When the agent ends it, or the connection breaks, it exits with 75
+and says from which revision to go on.`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 && w.prefix {
 				return nil // all keys
@@ -86,9 +87,12 @@ func (p *program) watch(ctx context.Context, c *client, form output, call call) 
 	late.Stop()
 	lines := bufio.NewScanner(resp.Body)
 	lines.Buffer(nil, answerMax)
+	var last int64 // the newest revision printed
 	for lines.Scan() {
-		if ended, err := p.event(form, lines.Bytes()); ended || err != nil {
-			return err
+		revision, ended, err := p.event(form, lines.Bytes())
+		last = max(last, revision)
+		if ended || err != nil {
+			return goOn(err, last)
 		}
 	}
 	if ctx.Err() != nil {
@@ -98,7 +102,16 @@ func (p *program) watch(ctx context.Context, c *client, form output, call call) 
 	if err == nil {
 		err = io.ErrUnexpectedEOF // an agent says when it ends a watch
 	}
-	return c.failed(call, err)
+	return goOn(c.failed(call, err), last)
+}
+
+// goOn adds to the end of a watch that may be tried again where it goes on without missing a change. One revision may have
+// several, of which some may be printed.
+func goOn(err error, last int64) error {
+	if err == nil || last == 0 || asExit(err).code != exitTemporary {
+		return err
+	}
+	return exitf(exitTemporary, "%w; --from-revision=%d goes on there, and repeats what it prints of that revision", err, last)
 }
 
 // watched is a line of a watch: a change, or news of the watch itself.
@@ -122,26 +135,26 @@ func (e *watched) UnmarshalJSON(line []byte) error {
 	return nil
 }
 
-// event prints a line. It reports whether it was the last one, and why.
-func (p *program) event(form output, line []byte) (ended bool, err error) {
+// event prints a line. It reports the revision of the change, if it is one, and whether it was the last line, and why.
+func (p *program) event(form output, line []byte) (revision int64, ended bool, err error) {
 	var e watched
 	if err := json.Unmarshal(line, &e); err != nil {
-		return true, exitf(exitRefused, "a line of the watch is no JSON: %w", err)
+		return 0, true, exitf(exitRefused, "a line of the watch is no JSON: %w", err)
 	}
 	if err := p.printEvent(form, &e, line); err != nil {
-		return true, err
+		return 0, true, err
 	}
 	switch e.Type {
 	case "end":
-		return true, exitf(exitTemporary, "the agent has ended the watch: it is stopping; try again")
+		return 0, true, exitf(exitTemporary, "the agent has ended the watch: it is stopping; try again")
 	case "slow-consumer":
-		return true, exitf(exitTemporary, "the agent has ended the watch: this end was too slow to read; try again")
+		return 0, true, exitf(exitTemporary, "the agent has ended the watch: this end was too slow to read; try again")
 	case "compacted":
-		return true, exitf(exitRefused, "the agent has ended the watch: the history is kept from revision %d on", e.OldestRevision)
+		return 0, true, exitf(exitRefused, "the agent has ended the watch: the history is kept from revision %d on", e.OldestRevision)
 	case "error":
-		return true, e.refusal()
+		return 0, true, e.refusal()
 	}
-	return false, nil
+	return e.ModRevision, false, nil
 }
 
 func (p *program) printEvent(form output, e *watched, line []byte) error {

@@ -25,9 +25,6 @@ than there are, a box that joins becomes one by itself.`,
 	}
 	f := addClientFlags(cmd)
 	cmd.AddCommand(p.membersListCommand(f), p.membersAddCommand(f), p.membersRemoveCommand(f), p.membersSetCommand(f))
-	for _, c := range cmd.Commands() {
-		c.DisableFlagsInUseLine = true
-	}
 	return cmd
 }
 
@@ -108,7 +105,7 @@ func (p *program) printMembers(doc []byte, links map[string]*link) error {
 		return err
 	}
 	if voters < list.Voters {
-		p.note("%d voters are wanted and there are %d: the next boxes that join become members (agent members add)", list.Voters, voters)
+		p.note("%d voters are wanted and there are %d: the next boxes that join become members (agent members add), and so may a proxy (agent promote)", list.Voters, voters)
 	}
 	return nil
 }
@@ -164,23 +161,19 @@ func (p *program) membersRemoveCommand(f *clientFlags) *cobra.Command {
 		Short: "Remove a member for good, named by its id, node id or name",
 		Long: `Remove a member for good, named by its id, its node id, or its name where only one has it.
 
-It is refused if the voters left would be no quorum. The removed node stops with exit code 78 and
-keeps its data; with an empty data directory it can join again, as a new member.`,
+It is refused if the voters left would be no quorum. The removed node goes on as a proxy, with its data
+kept in retired/, if its mode is auto or its fallback proxy; else it stops with exit code 78 and keeps
+its data, and with an empty data directory it can join again, as a new member.`,
 		Args: exactArgs("MEMBER"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			path, err := namedPath(membersPath, args[0])
 			if err != nil {
 				return err
 			}
-			a, err := p.ask(cmd, f, call{method: http.MethodDelete, path: path})
-			if err != nil {
+			return p.tell(cmd, f, call{method: http.MethodDelete, path: path}, func(*answer) error {
+				_, err := fmt.Fprintf(p.stdout, "removed %s\n", args[0])
 				return err
-			}
-			if f.output != outputTable {
-				return f.output.printJSON(p.stdout, a.body)
-			}
-			_, err = fmt.Fprintf(p.stdout, "removed %s\n", args[0])
-			return err
+			})
 		},
 	}
 }
@@ -214,19 +207,14 @@ has all the data; 0s keeps every seat until agent members remove.`,
 		if err != nil {
 			return err
 		}
-		a, err := p.ask(cmd, f, call{method: http.MethodPut, path: membersPath, header: http.Header{"Content-Type": {"application/json"}}, body: body})
-		if err != nil {
+		return p.tell(cmd, f, call{method: http.MethodPut, path: membersPath, header: http.Header{"Content-Type": {"application/json"}}, body: body}, func(a *answer) error {
+			var now memberList
+			if err := json.Unmarshal(a.body, &now); err != nil {
+				return exitf(exitRefused, "the answer is no JSON: %w", err)
+			}
+			_, err = fmt.Fprintf(p.stdout, "voters %d, replace-after %s\n", now.Voters, now.ReplaceAfter)
 			return err
-		}
-		if f.output != outputTable {
-			return f.output.printJSON(p.stdout, a.body)
-		}
-		var now memberList
-		if err := json.Unmarshal(a.body, &now); err != nil {
-			return exitf(exitRefused, "the answer is no JSON: %w", err)
-		}
-		_, err = fmt.Fprintf(p.stdout, "voters %d, replace-after %s\n", now.Voters, now.ReplaceAfter)
-		return err
+		})
 	}
 	return cmd
 }

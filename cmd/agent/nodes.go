@@ -31,9 +31,6 @@ shut out on a member. Without a command it lists.`,
 		return list.RunE(cmd, args)
 	}
 	cmd.AddCommand(list, p.nodesRevokeCommand(f), p.nodesScopeCommand(f))
-	for _, c := range cmd.Commands() {
-		c.DisableFlagsInUseLine = true
-	}
 	return cmd
 }
 
@@ -45,7 +42,9 @@ func (p *program) nodesListCommand(f *clientFlags) *cobra.Command {
 
 Each node that is connected is asked when the command runs. When one was last seen is kept in the
 memory of members, since they started; nothing is written for it. The link is as the member sees it
-that the node is connected to: LOSS of what that sends, SENT and RECEIVED by that since the node connected.`,
+that the node is connected to: LOSS of what that sends, SENT and RECEIVED by that since the node connected.
+KEEP-ALIVE is how often the node speaks at rest, so that NATs do not forget it, once it has measured that on its network: at 15s that
+takes 0.67 MB a day, at 60s 0.17 MB.`,
 		Args: noArgs(exitUsage),
 		RunE: p.show(f, nodeListPath, p.printNodes),
 	}
@@ -68,6 +67,8 @@ func (p *program) printNodes(doc []byte) error {
 			Received   uint64     `json:"bytes_received"`
 			Lag        *int64     `json:"lag"`
 			QueueDepth *int       `json:"queue_depth"`
+			KeepAlive  float64    `json:"keep_alive_seconds"`
+			Short      bool       `json:"keep_alive_short"`
 			LastSeen   *time.Time `json:"last_seen"`
 			Revoked    *time.Time `json:"revoked"`
 		} `json:"nodes"`
@@ -82,19 +83,25 @@ func (p *program) printNodes(doc []byte) error {
 		if n.Way != "" {
 			l = &link{rttMillis: n.RTTMillis, loss: n.Loss, way: n.Way, sent: n.Sent, received: n.Received}
 		}
-		lag, queued, at := "", "", ""
+		lag, queued, keep, at := "", "", "", ""
 		if n.Lag != nil {
 			lag = strconv.FormatInt(*n.Lag, 10)
 		}
 		if n.QueueDepth != nil {
 			queued = strconv.Itoa(*n.QueueDepth)
 		}
+		if n.KeepAlive > 0 {
+			keep = fmt.Sprintf("%gs", n.KeepAlive)
+		}
+		if n.Short {
+			keep += ", NAT too short"
+		}
 		for _, t := range []*time.Time{n.LastSeen, n.Revoked} {
 			if t != nil {
 				at = t.Format(time.RFC3339)
 			}
 		}
-		row := slices.Concat([]string{n.Name, n.ID, n.Role, n.State, n.Version, n.Via, n.Address}, l.cells(), []string{lag, queued, at})
+		row := slices.Concat([]string{n.Name, n.ID, n.Role, n.State, n.Version, n.Via, n.Address}, l.cells(), []string{lag, queued, keep, at})
 		for k := range row {
 			if row[k] == "" {
 				row[k] = "-"
@@ -102,7 +109,7 @@ func (p *program) printNodes(doc []byte) error {
 		}
 		rows[i] = row
 	}
-	if err := printTable(p.stdout, slices.Concat([]string{"NAME", "ID", "ROLE", "STATE", "VERSION", "VIA", "ADDRESS"}, linkHead, []string{"LAG", "QUEUE", "LAST SEEN"}), rows); err != nil {
+	if err := printTable(p.stdout, slices.Concat([]string{"NAME", "ID", "ROLE", "STATE", "VERSION", "VIA", "ADDRESS"}, linkHead, []string{"LAG", "QUEUE", "KEEP-ALIVE", "LAST SEEN"}), rows); err != nil {
 		return err
 	}
 	for _, m := range list.Missing {
@@ -125,22 +132,17 @@ has. A box that is yours again joins with an empty data directory and a new toke
 			if err != nil {
 				return err
 			}
-			a, err := p.ask(cmd, f, call{method: http.MethodDelete, path: path})
-			if err != nil {
+			return p.tell(cmd, f, call{method: http.MethodDelete, path: path}, func(a *answer) error {
+				var r struct{ ID, Name, Role, Note string }
+				if err := json.Unmarshal(a.body, &r); err != nil {
+					return exitf(exitRefused, "the answer is no JSON: %w", err)
+				}
+				if r.Note != "" {
+					p.note("%s", r.Note)
+				}
+				_, err = fmt.Fprintf(p.stdout, "revoked %s %s (%s)\n", r.Role, r.Name, r.ID)
 				return err
-			}
-			if f.output != outputTable {
-				return f.output.printJSON(p.stdout, a.body)
-			}
-			var r struct{ ID, Name, Role, Note string }
-			if err := json.Unmarshal(a.body, &r); err != nil {
-				return exitf(exitRefused, "the answer is no JSON: %w", err)
-			}
-			if r.Note != "" {
-				p.note("%s", r.Note)
-			}
-			_, err = fmt.Fprintf(p.stdout, "revoked %s %s (%s)\n", r.Role, r.Name, r.ID)
-			return err
+			})
 		},
 	}
 }

@@ -25,7 +25,7 @@ Without a command it shows how the queue is doing, as "agent queue status" does.
 queued is set with queue.prefixes.`,
 	}
 	f := addClientFlags(cmd)
-	status := p.queueStatus(f)
+	status := p.show(f, queuePath, p.printStatus)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {
 			return unknownCommand(cmd, args[0])
@@ -39,47 +39,7 @@ queued is set with queue.prefixes.`,
 		p.queueSteerCommand(f, "resume", "Go on with sending"),
 		p.queueSteerCommand(f, "flush", "Send what waits now at once, whatever the drain rate and the pause after a failure"),
 	)
-	for _, c := range cmd.Commands() {
-		c.DisableFlagsInUseLine = true
-	}
 	return cmd
-}
-
-func (p *program) queueStatus(f *clientFlags) func(*cobra.Command, []string) error {
-	return func(cmd *cobra.Command, _ []string) error {
-		a, err := p.ask(cmd, f, call{method: http.MethodGet, path: queuePath})
-		if err != nil {
-			return err
-		}
-		if f.output != outputTable {
-			return f.output.printJSON(p.stdout, a.body)
-		}
-		return printStatus(p.stdout, a.body)
-	}
-}
-
-// ask makes one call of a command that makes no other.
-func (p *program) ask(cmd *cobra.Command, f *clientFlags, c call) (*answer, error) {
-	ctx, cl, done, err := p.session(cmd, f)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	return cl.do(ctx, c)
-}
-
-// show is a command that fetches one document and prints it, with table unless another form is asked for.
-func (p *program) show(f *clientFlags, path string, table func(doc []byte) error) func(*cobra.Command, []string) error {
-	return func(cmd *cobra.Command, _ []string) error {
-		a, err := p.ask(cmd, f, call{method: http.MethodGet, path: path})
-		if err != nil {
-			return err
-		}
-		if f.output != outputTable {
-			return f.output.printJSON(p.stdout, a.body)
-		}
-		return table(a.body)
-	}
 }
 
 // queuedWrite is a write as the queue lists it.
@@ -179,18 +139,13 @@ func (p *program) queueShowCommand(f *clientFlags) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			a, err := p.ask(cmd, f, call{method: http.MethodGet, path: path})
-			if err != nil {
-				return err
-			}
-			if f.output != outputTable {
-				return f.output.printJSON(p.stdout, a.body)
-			}
-			w, err := parseQueued(a.body)
-			if err != nil {
-				return err
-			}
-			return printTable(p.stdout, nil, w.rows())
+			return p.tell(cmd, f, call{method: http.MethodGet, path: path}, func(a *answer) error {
+				w, err := parseQueued(a.body)
+				if err != nil {
+					return err
+				}
+				return printTable(p.stdout, nil, w.rows())
+			})
 		},
 	}
 }
@@ -319,14 +274,9 @@ func (p *program) queueSteerCommand(f *clientFlags, name, short string) *cobra.C
 		Short: short,
 		Args:  noArgs(exitUsage),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			a, err := p.ask(cmd, f, call{method: http.MethodPost, path: queuePath + "/" + name})
-			if err != nil {
-				return err
-			}
-			if f.output != outputTable {
-				return f.output.printJSON(p.stdout, a.body)
-			}
-			return printStatus(p.stdout, a.body)
+			return p.tell(cmd, f, call{method: http.MethodPost, path: queuePath + "/" + name}, func(a *answer) error {
+				return p.printStatus(a.body)
+			})
 		},
 	}
 }
@@ -345,21 +295,16 @@ and the like are left out. The old one is forgotten. It prints the id of the new
 			if err != nil {
 				return err
 			}
-			a, err := p.ask(cmd, f, call{method: http.MethodPost, path: path + "/retry"})
-			if err != nil {
+			return p.tell(cmd, f, call{method: http.MethodPost, path: path + "/retry"}, func(a *answer) error {
+				var filed struct {
+					Op string `json:"op"`
+				}
+				if err := json.Unmarshal(a.body, &filed); err != nil {
+					return exitf(exitRefused, "the answer is no JSON: %w", err)
+				}
+				_, err = fmt.Fprintf(p.stdout, "queued as %s\n", filed.Op)
 				return err
-			}
-			if f.output != outputTable {
-				return f.output.printJSON(p.stdout, a.body)
-			}
-			var filed struct {
-				Op string `json:"op"`
-			}
-			if err := json.Unmarshal(a.body, &filed); err != nil {
-				return exitf(exitRefused, "the answer is no JSON: %w", err)
-			}
-			_, err = fmt.Fprintf(p.stdout, "queued as %s\n", filed.Op)
-			return err
+			})
 		},
 	}
 }
@@ -374,19 +319,14 @@ func (p *program) queueDiscardCommand(f *clientFlags) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			a, err := p.ask(cmd, f, call{method: http.MethodDelete, path: path})
-			if err != nil {
+			return p.tell(cmd, f, call{method: http.MethodDelete, path: path}, func(a *answer) error {
+				line := "discarded " + args[0]
+				if a.status == http.StatusAccepted {
+					line = args[0] + " may have been sent: it is given up if the cluster does not have it; agent queue show " + args[0] + " says what became of it"
+				}
+				_, err := fmt.Fprintln(p.stdout, line)
 				return err
-			}
-			if f.output != outputTable {
-				return f.output.printJSON(p.stdout, a.body)
-			}
-			line := "discarded " + args[0]
-			if a.status == http.StatusAccepted {
-				line = args[0] + " may have been sent: it is given up if the cluster does not have it; agent queue show " + args[0] + " says what became of it"
-			}
-			_, err = fmt.Fprintln(p.stdout, line)
-			return err
+			})
 		},
 	}
 }

@@ -98,6 +98,9 @@ func (s *saver) findPart() error {
 		}
 		pattern = filepath.Join(s.dir, "holdfast-*.backup")
 	}
+	if _, err := os.Stat(filepath.Dir(s.path)); s.dir == "" && err != nil {
+		return exitf(exitRefused, "the folder for the backup: %w", err)
+	}
 	left, err := filepath.Glob(pattern + ".*.part")
 	if err != nil {
 		return fmt.Errorf("%s: a name without any of *?[\\ is needed: %w", s.path, err)

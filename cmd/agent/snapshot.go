@@ -24,9 +24,6 @@ not in it.`,
 		RunE: group,
 	}
 	cmd.AddCommand(p.snapshotSaveCommand(), p.snapshotVerifyCommand(), p.snapshotRestoreCommand())
-	for _, c := range cmd.Commands() {
-		c.DisableFlagsInUseLine = true
-	}
 	return cmd
 }
 

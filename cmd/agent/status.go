@@ -2,9 +2,8 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"math"
-	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -21,41 +20,27 @@ func (p *program) statusCommand() *cobra.Command {
 		Args:  noArgs(exitUsage),
 	}
 	f := addClientFlags(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		ctx, c, done, err := p.session(cmd, f)
-		if err != nil {
-			return err
-		}
-		defer done()
-		a, err := c.do(ctx, call{method: http.MethodGet, path: "/v1/status"})
-		if err != nil {
-			return err
-		}
-		if f.output != outputTable {
-			return f.output.printJSON(p.stdout, a.body)
-		}
-		return printStatus(p.stdout, a.body)
-	}
+	cmd.RunE = p.show(f, statusPath, p.printStatus)
 	return cmd
 }
 
 // printStatus prints whatever the agent reports, line by line, so that a newer agent's news is shown too. Lists of things
 // become tables behind that. Sizes and times get a unit that can be read.
-func printStatus(w io.Writer, doc []byte) error {
+func (p *program) printStatus(doc []byte) error {
 	tree, err := parseTree(doc)
 	if err != nil {
 		return exitf(exitRefused, "the status is no JSON: %w", err)
 	}
 	tables := tree.detach("", nil)
-	rows := tree.leaves("", nil)
+	rows := withoutLeader(tree.leaves("", nil))
 	for _, row := range rows {
 		row[1] = readable(row[0], row[1])
 	}
-	if err := printTable(w, nil, rows); err != nil {
+	if err := printTable(p.stdout, nil, rows); err != nil {
 		return err
 	}
 	for _, t := range tables {
-		if _, err := fmt.Fprintf(w, "\n%s\n", t.name); err != nil {
+		if _, err := fmt.Fprintf(p.stdout, "\n%s\n", t.name); err != nil {
 			return err
 		}
 		head, rows := t.list.columns()
@@ -67,11 +52,23 @@ func printStatus(w io.Writer, doc []byte) error {
 		for i := range head {
 			head[i] = strings.ToUpper(head[i])
 		}
-		if err := printTable(w, head, rows); err != nil {
+		if err := printTable(p.stdout, head, rows); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// withoutLeader says so where a member has no leader, which an agent tells by leaving it out: it is the first thing to know then.
+func withoutLeader(rows [][]string) [][]string {
+	named := func(name string) int {
+		return slices.IndexFunc(rows, func(row []string) bool { return row[0] == name })
+	}
+	replica := named("member.replica_id")
+	if replica < 0 || named("member.leader") >= 0 {
+		return rows
+	}
+	return slices.Insert(rows, replica+1, []string{"member.leader", "none: no quorum, so local reads only"})
 }
 
 // readable adds to a number what its name says of its unit.

@@ -25,9 +25,6 @@ It works over the administration socket of a member; over the network for the us
 	}
 	f := addClientFlags(cmd)
 	cmd.AddCommand(p.tokenCreateCommand(f), p.tokenListCommand(f), p.tokenRevokeCommand(f))
-	for _, c := range cmd.Commands() {
-		c.DisableFlagsInUseLine = true
-	}
 	return cmd
 }
 
@@ -205,15 +202,10 @@ func (p *program) tokenRevokeCommand(f *clientFlags) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			a, err := p.ask(cmd, f, call{method: http.MethodDelete, path: path})
-			if err != nil {
+			return p.tell(cmd, f, call{method: http.MethodDelete, path: path}, func(*answer) error {
+				_, err := fmt.Fprintf(p.stdout, "revoked %s\n", args[0])
 				return err
-			}
-			if f.output != outputTable {
-				return f.output.printJSON(p.stdout, a.body)
-			}
-			_, err = fmt.Fprintf(p.stdout, "revoked %s\n", args[0])
-			return err
+			})
 		},
 	}
 }

@@ -146,6 +146,10 @@ func TestSnapshotCommandsRefuseWhatMakesNoSense(t *testing.T) {
 	w.runs(78, "recover", "--data-dir", w.path("empty"), "--dry-run")
 	w.runs(2, "recover", "--yes", "--dry-run")
 	w.runs(69, "snapshot", "save", w.path("f"), "--socket", w.path("none"))
+	f := newFakeAgent(t, w.path("a.sock"), answering(200, "application/octet-stream", "x"))
+	w.stderr.reset()
+	w.runs(1, "snapshot", "save", w.path("no/such/f"), "--socket", f.socket)
+	w.says("the folder for the backup", w.path("no/such"))
 }
 
 func TestALineOfABatchIsOfOneOperation(t *testing.T) {

@@ -234,8 +234,16 @@ func (p *program) authCommand() *cobra.Command {
 		_, err := fmt.Fprintf(p.stdout, "authentication is %s\nrevision          %s\n", map[bool]string{true: "on", false: "off"}[got.Enabled], got.Revision)
 		return err
 	}}
-	cmd.AddCommand(status,
-		p.change(f, "enable", "Turn it on, once there is a user root with the role root", "enable", "authentication is on", nothing),
+	enable := p.change(f, "enable", "Turn it on, once there is a user root with the role root", "enable", "authentication is on", nothing)
+	ask := enable.RunE
+	enable.RunE = func(cmd *cobra.Command, args []string) error {
+		err := ask(cmd, args)
+		if err != nil && asExit(err).code == exitRefused {
+			return exitf(exitRefused, "%w (what it takes: agent user add root, then agent user grant-role root root)", err)
+		}
+		return err
+	}
+	cmd.AddCommand(status, enable,
 		p.change(f, "disable", "Turn it off: everybody may do everything", "disable", "authentication is off", nothing),
 	)
 	return cmd

@@ -80,7 +80,7 @@ func (s *Stream) Feed(ctx context.Context, source Source, look func(kv.Batch) er
 		if nothing := s.note(&b); !nothing && !ours && !s.yield(b, nil) {
 			return true, nil
 		}
-		if !back.after(&b) || s.Over() {
+		if !back.after(&b) || len(b.Events) == 0 && s.Over() { // whose watch has events goes on
 			return true, nil
 		}
 	}

@@ -33,25 +33,6 @@ type Part struct {
 	StopTimeout time.Duration
 }
 
-// Pair makes a Part of two functions that do not block for long: start, which fails or leaves the part running, and
-// stop, which ends it. The context of stop ends after timeout, 0 for StopTimeout; a stop that then returns is not stuck.
-func Pair(name string, timeout time.Duration, start, stop func(context.Context) error) Part {
-	timeout = cmp.Or(timeout, StopTimeout)
-	return Part{Name: name, StopTimeout: timeout + grace, Run: func(ctx context.Context, ready func()) error {
-		if err := start(ctx); err != nil {
-			return err
-		}
-		ready()
-		<-ctx.Done()
-		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
-		defer cancel()
-		return stop(bounded)
-	}}
-}
-
-// grace is the time from the end of a Pair's stop context to its being called stuck.
-const grace = time.Second
-
 // Error is the failure of one part.
 type Error struct {
 	Part string

@@ -48,6 +48,15 @@ func (j *journal) part(name string, up, down time.Duration) Part {
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
+// endsWith is a part that works until it is stopped, and then fails.
+func endsWith(name string, err error) Part {
+	return Part{Name: name, Run: func(ctx context.Context, ready func()) error {
+		ready()
+		<-ctx.Done()
+		return err
+	}}
+}
+
 func TestPartsStartInOrderAndStopInReverse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var j journal
@@ -114,7 +123,7 @@ func TestFirstFailureIsReturnedAndLaterOnesAreLogged(t *testing.T) {
 		var lines strings.Builder
 		first, second := errors.New("first"), errors.New("flush refused")
 		g := New(slog.New(slog.NewTextHandler(&lines, nil)),
-			Pair("store", 0, func(context.Context) error { return nil }, func(context.Context) error { return second }),
+			endsWith("store", second),
 			Part{Name: "door", Run: func(_ context.Context, ready func()) error {
 				ready()
 				time.Sleep(time.Minute)
@@ -132,7 +141,7 @@ func TestFirstFailureIsReturnedAndLaterOnesAreLogged(t *testing.T) {
 func TestFailureWhileStoppingIsReturnedWhenItIsTheFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broken := errors.New("flush refused")
-		g := New(quiet(), Pair("store", 0, func(context.Context) error { return nil }, func(context.Context) error { return broken }))
+		g := New(quiet(), endsWith("store", broken))
 		ctx, cancel := context.WithCancel(t.Context())
 		go func() { <-g.Started(); cancel() }()
 		if err := g.Run(ctx); !errors.Is(err, broken) || err.Error() != "store: flush refused" {
@@ -197,25 +206,5 @@ func TestEndedContextStopsAGroupThatIsStillStarting(t *testing.T) {
 			t.Errorf("Run returned %v", err)
 		}
 		j.check(t, "store up", "core down", "store down")
-	})
-}
-
-func TestPairStopsWithinItsBound(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		begin := time.Time{}
-		g := New(quiet(), Pair("slow", 5*time.Second, func(context.Context) error { return nil }, func(ctx context.Context) error {
-			begin = time.Now()
-			<-ctx.Done()
-			return nil
-		}))
-		ctx, cancel := context.WithCancel(t.Context())
-		go func() { <-g.Started(); cancel() }()
-		err := g.Run(ctx)
-		if took := time.Since(begin); took != 5*time.Second {
-			t.Errorf("stop was given %v, want 5s", took)
-		}
-		if err != nil {
-			t.Errorf("Run returned %v", err)
-		}
 	})
 }

@@ -126,6 +126,11 @@ func (l *link) serveStream(ctx context.Context, s Stream) {
 		giveUp(s, codeRefused)
 	case h.kind == kindStripe:
 		l.serveStripe(s)
+	case h.kind == kindSlices:
+		if err := l.serveSlices(s, h.boot.life()); isRefusal(err) {
+			l.net.metrics.dropped("refused", 1)
+			l.net.opts.Log.Debug("slices of another member were refused", "peer", l.peer.node, "err", err)
+		}
 	default:
 		l.serveAsk(ctx, s)
 	}
@@ -143,7 +148,7 @@ func (l *link) welcomeStream(s Stream) (hello, error) {
 	case h.cluster != l.net.opts.Cluster:
 		return h, fmt.Errorf("stream of cluster %016x: %w", h.cluster, errCluster)
 	case h.kind == kindLives && len(l.net.opts.Lives) > 0:
-	case h.kind != kindAsk && h.kind != kindStripe:
+	case h.kind != kindAsk && h.kind != kindStripe && h.kind != kindSlices:
 		return h, fmt.Errorf("the %s lane on a stream of two directions: %w", h.kind, errFormat)
 	}
 	return h, nil

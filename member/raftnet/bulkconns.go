@@ -7,12 +7,12 @@ import (
 	"holdfast/transport/courier"
 )
 
-// bulkConns are the connections to a peer that carry snapshots and nothing else.
+// bulkConns are the connections to a peer that carry snapshots and long batches of entries, and nothing else.
 type bulkConns struct {
 	mu      sync.Mutex
 	conns   []Conn
-	ours    map[*striped]int // how many each transfer from here wants
-	theirs  int              // how many the peer wants
+	ours    map[any]int // how many each transfer from here wants, and the link with long batches
+	theirs  int         // how many the peer wants
 	changed chan struct{}
 }
 
@@ -38,12 +38,12 @@ func (b *bulkConns) all() ([]Conn, <-chan struct{}) {
 }
 
 // want says how many connections a transfer from here would like, and tells whether that changes what the peer was told.
-func (b *bulkConns) want(s *striped, n int) (changed bool) {
+func (b *bulkConns) want(s any, n int) (changed bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	before := b.most()
 	if b.ours == nil {
-		b.ours = make(map[*striped]int)
+		b.ours = make(map[any]int)
 	}
 	b.ours[s] = n
 	b.tell()
@@ -51,7 +51,7 @@ func (b *bulkConns) want(s *striped, n int) (changed bool) {
 }
 
 // release undoes want.
-func (b *bulkConns) release(s *striped) (changed bool) {
+func (b *bulkConns) release(s any) (changed bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	before := b.most()

@@ -32,6 +32,7 @@ const (
 	kindAsk                    // a question, which the peer answers on the same stream
 	kindStripe                 // pieces of a snapshot
 	kindLives                  // what the peer answers with a verdict; see lives.go
+	kindSlices                 // a long batch with entries; see slices.go
 
 	lanes = 2 // kindSwift and kindLog
 )
@@ -48,6 +49,8 @@ func (k kind) String() string {
 		return "stripe"
 	case kindLives:
 		return "lives"
+	case kindSlices:
+		return "slices"
 	}
 	return fmt.Sprintf("kind %d", uint8(k))
 }
@@ -99,7 +102,7 @@ func readHello(r io.Reader) (h hello, err error) {
 	h.kind = kind(rest[0])
 	h.cluster = binary.BigEndian.Uint64(rest[1:])
 	copy(h.boot[:], rest[9:])
-	if h.kind < kindSwift || h.kind > kindLives || h.kind == kindAsk-1 {
+	if h.kind < kindSwift || h.kind > kindSlices || h.kind == kindAsk-1 {
 		return h, fmt.Errorf("a stream of %s: %w", h.kind, errFormat)
 	}
 	return h, nil

@@ -24,8 +24,10 @@ const (
 	briefBit   = 0x40
 	kindNotice = 0x20
 
-	// dialect says which letters this version reads: 1, all of the above.
-	dialect = 1
+	// dialect says what this version reads: with dialectBrief all of the above, with dialectSlices long batches in slices too.
+	dialect       = dialectSlices
+	dialectBrief  = 1
+	dialectSlices = 2
 )
 
 // maxLetterHeader is above what is before the messages.

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"holdfast/transport/courier"
 )
 
 const (
@@ -121,22 +123,31 @@ func (l *link) sendLane(ctx context.Context, lane kind) error {
 	q := l.queues[lane-1]
 	var out Outgoing
 	var buf []byte
+	var slicing slicing
+	defer l.doneSlicing(&slicing)
+	unused := time.NewTimer(sliceKept)
+	defer unused.Stop()
 	for {
 		select {
 		case <-q.ready:
+		case <-unused.C:
+			l.doneSlicing(&slicing)
+			continue
 		case <-ctx.Done():
 			return nil
 		}
 		for {
-			buf = buf[:0]
-			if out == nil {
-				buf = hello{lane, l.net.opts.Cluster, l.net.boot}.append(buf)
-			}
 			var last uint64
-			if buf, last = q.take(buf); last == 0 {
+			if buf, last = q.take(buf[:0]); last == 0 {
 				break
 			}
+			if lane == kindLog && l.slice(ctx, &slicing, last, buf) {
+				l.underway.took(last)
+				unused.Reset(sliceKept)
+				continue
+			}
 			if out == nil {
+				buf = append(hello{lane, l.net.opts.Cluster, l.net.boot}.append(nil), buf...)
 				var err error
 				if out, err = l.open(ctx, lane); err != nil {
 					return err
@@ -248,16 +259,24 @@ func (l *link) receive(ctx context.Context, in Incoming) error {
 		if buf, err = readFrame(in, buf, maxBatchFrame); err != nil {
 			return fmt.Errorf("receive from node %s: %w", l.peer.node, err)
 		}
-		number, b, err := splitNumber(buf)
-		if err != nil {
+		if err := l.takeFrame(lane, h.boot.life(), buf); err != nil {
 			return err
 		}
-		batch, err := decodeBatch(b, l.net.opts.Cluster, l.peer.node)
-		if err != nil {
-			return err
-		}
-		l.net.take(l.peer, lane, h.boot.life(), number, batch)
 	}
+}
+
+// takeFrame hands over what is in a frame of a lane.
+func (l *link) takeFrame(lane *inLane, life courier.Life, frame []byte) error {
+	number, b, err := splitNumber(frame)
+	if err != nil {
+		return err
+	}
+	batch, err := decodeBatch(b, l.net.opts.Cluster, l.peer.node)
+	if err != nil {
+		return err
+	}
+	l.net.take(l.peer, lane, life, number, batch)
+	return nil
 }
 
 // wait returns once both ends have told who they are.

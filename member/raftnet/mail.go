@@ -155,7 +155,7 @@ func (p *peer) mail(lane kind, messages []pb.Message) (left []pb.Message) {
 func (p *peer) mailOne(lane kind, messages []pb.Message, parts int) bool {
 	out := &p.out[lane-1]
 	care := p.care(messages)
-	if p.post.Dialect() >= dialect && !long(messages, parts*p.post.MaxMessage()) {
+	if p.post.Dialect() >= dialectBrief && !long(messages, parts*p.post.MaxMessage()) {
 		body, ok := appendBrief(make([]byte, maxLetterHeader, maxLetterHeader+briefGuess), messages)
 		if ok && care == courier.Once && lane == kindLog {
 			return p.notify(out, body)

@@ -80,8 +80,8 @@ func (w *wire) open(to chan *pipe) (*pipe, error) {
 	default:
 	}
 	here, there := net.Pipe()
-	p := &pipe{Conn: here, w: w}
-	to <- &pipe{Conn: there, w: w.other}
+	p := newPipe(here, w)
+	to <- newPipe(there, w.other)
 	return p, nil
 }
 
@@ -109,8 +109,8 @@ func (w *wire) Open(context.Context) (Stream, error) {
 	}
 	in, theirs := net.Pipe()
 	out, their := net.Pipe()
-	w.other.both <- duplex{&pipe{Conn: their, w: w.other}, &pipe{Conn: theirs, w: w.other}}
-	return duplex{&pipe{Conn: in, w: w}, &pipe{Conn: out, w: w}}, nil
+	w.other.both <- duplex{newPipe(their, w.other), newPipe(theirs, w.other)}
+	return duplex{newPipe(in, w), newPipe(out, w)}, nil
 }
 
 func (w *wire) Accept(ctx context.Context) (Stream, error) {
@@ -129,9 +129,9 @@ type duplex struct{ in, out *pipe }
 
 func (d duplex) Read(b []byte) (int, error)         { return d.in.Read(b) }
 func (d duplex) Write(b []byte) (int, error)        { return d.out.Write(b) }
-func (d duplex) Close() error                       { return d.out.Conn.Close() }
-func (d duplex) CancelRead(uint64)                  { _ = d.in.Conn.Close() }
-func (d duplex) CancelWrite(uint64)                 { _ = d.out.Conn.Close() }
+func (d duplex) Close() error                       { return d.out.Close() }
+func (d duplex) CancelRead(uint64)                  { _ = d.in.Close() }
+func (d duplex) CancelWrite(uint64)                 { _ = d.out.Close() }
 func (d duplex) SetReadDeadline(t time.Time) error  { return d.in.SetReadDeadline(t) }
 func (d duplex) SetWriteDeadline(t time.Time) error { return d.out.SetWriteDeadline(t) }
 func (d duplex) SetUrgency(int)                     {}
@@ -139,7 +139,16 @@ func (d duplex) SetUrgency(int)                     {}
 // pipe is one end of a stream.
 type pipe struct {
 	net.Conn
-	w *wire
+	w     *wire
+	ended chan struct{} // closed once this end has given it up
+	once  sync.Once
+}
+
+func newPipe(c net.Conn, w *wire) *pipe { return &pipe{Conn: c, w: w, ended: make(chan struct{})} }
+
+func (p *pipe) Close() error {
+	p.once.Do(func() { close(p.ended) })
+	return p.Conn.Close()
 }
 
 // until ends the pipe with its connection.
@@ -171,14 +180,16 @@ func (p *pipe) Write(b []byte) (int, error) {
 		case <-stall:
 		case <-p.w.done:
 			return 0, net.ErrClosed
+		case <-p.ended:
+			return 0, net.ErrClosed
 		}
 	}
 	defer p.until()()
 	return p.Conn.Write(b)
 }
 
-func (p *pipe) CancelRead(uint64)  { _ = p.Conn.Close() }
-func (p *pipe) CancelWrite(uint64) { _ = p.Conn.Close() }
+func (p *pipe) CancelRead(uint64)  { _ = p.Close() }
+func (p *pipe) CancelWrite(uint64) { _ = p.Close() }
 func (p *pipe) SetUrgency(int)     {}
 
 // end is a Net and what it was handed.

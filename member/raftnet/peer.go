@@ -30,6 +30,7 @@ type peer struct {
 	inParts atomic.Uint64 // letters that were sent in parts
 	opening sync.Mutex    // of parts
 	parts   joiner
+	slices  slicesIn
 
 	meeting sync.Mutex // held while a life of the peer is judged
 

@@ -189,15 +189,7 @@ func (s *striped) measure() {
 			return
 		}
 		open, _ := s.conns()
-		var least time.Duration
-		for _, c := range open {
-			rtt, count := c.Sample()
-			if count != packets[c] && rtt > 0 && (least == 0 || rtt < least) {
-				least = rtt
-			}
-			packets[c] = count
-		}
-		s.peer.pace.sample(time.Now(), least)
+		s.peer.samplePace(open, packets)
 		most := s.peer.stripes()
 		if limit := s.net.limit.bound(); limit > 0 && limit < paceWide {
 			most = 1

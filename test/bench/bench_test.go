@@ -261,7 +261,7 @@ func TestVerdicts(t *testing.T) {
 func TestBadFlagsAreRefused(t *testing.T) {
 	for _, args := range [][]string{
 		{"-clients", "0"}, {"-clients", "1,x"}, {"-systems", "zookeeper"}, {"-rounds", "0"}, {"-value", "7"},
-		{"-duration", "11m"}, {"-duration", "0s"}, {"-keys", "0"}, {"nosuch"}, {"put", "nosuch"}, {"-nosuch"},
+		{"-duration", "11m"}, {"-duration", "0s"}, {"-keys", "0"}, {"nosuch"}, {"put", "nosuch"}, {"-nosuch"}, {"-memory"}, {"-memory", "lossy", "put"},
 	} {
 		if _, err := parse(args); err == nil {
 			t.Errorf("%q: no error", args)

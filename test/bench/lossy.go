@@ -46,6 +46,7 @@ const (
 	vWire   = "wire_bytes_per_put"
 	vSecond = "wire_bytes_per_second"
 	vLate   = "emulator_late_p99_us"
+	vClient = "client_late_p99_ms"
 )
 
 // lossyWarmup is long enough for either side to know its link.
@@ -114,14 +115,14 @@ func (b *bench) lossyCell(ctx context.Context, n *badNet, s *system, more []stri
 	if err := n.set(ctx, x.loss); err != nil {
 		return nil, err
 	}
-	if _, _, err := b.write(ctx, l.clients[asked], x, lossyWarmup); err != nil {
+	if _, err := b.write(ctx, l.clients[asked], x, lossyWarmup); err != nil {
 		return nil, err
 	}
 	if _, err := n.stats(ctx); err != nil {
 		return nil, err
 	}
 	begin := time.Now()
-	took, failed, err := b.write(ctx, l.clients[asked], x, b.duration)
+	w, err := b.write(ctx, l.clients[asked], x, b.duration)
 	if err != nil {
 		return nil, err
 	}
@@ -138,12 +139,15 @@ func (b *bench) lossyCell(ctx context.Context, n *badNet, s *system, more []stri
 		return nil, err
 	}
 	packets, bytes, lost := c.sum()
-	v := map[string]float64{vLate: c.LateP99US, vSecond: bytes / elapsed.Seconds(), "leader_lost": 0, "failed": float64(failed), "lost_share": lost / max(packets, 1)}
+	v := map[string]float64{vLate: c.LateP99US, vSecond: bytes / elapsed.Seconds(), "leader_lost": 0, "failed": float64(w.failed), "lost_share": lost / max(packets, 1)}
 	if now != leader {
 		v["leader_lost"] = 1
 	}
-	if puts := float64(len(took)); puts > 0 {
-		slices.Sort(took)
+	if puts := float64(len(w.took)); puts > 0 {
+		slices.Sort(w.took)
+		slices.Sort(w.late)
+		v[vClient] = ms(quantile(w.late, .99))
+		took := w.took
 		v["puts"], v[vRate] = puts, puts/elapsed.Seconds()
 		v[vP50], v[vP90] = ms(quantile(took, .5)), ms(quantile(took, .9))
 		v[vP99], v[vP999] = ms(quantile(took, .99)), ms(quantile(took, .999))
@@ -152,22 +156,30 @@ func (b *bench) lossyCell(ctx context.Context, n *badNet, s *system, more []stri
 	return v, nil
 }
 
-// write does what the cell says for a while and returns how long each write took, from when it was due. A write that
-// fails is counted, and among the times as long as it took to fail: on such a link a server may time out.
-func (b *bench) write(ctx context.Context, c *clientv3.Client, x lossyCell, d time.Duration) (took []time.Duration, failed int, _ error) {
+// written is what became of the writes of a cell.
+type written struct {
+	took   []time.Duration // from when it was due to its answer
+	late   []time.Duration // from when it was due to when this program got to it, which is the machine's doing
+	failed int
+}
+
+// write does what the cell says for a while. A write that fails is counted, and among the times as long as it took to fail: on such
+// a link a server may time out.
+func (b *bench) write(ctx context.Context, c *clientv3.Client, x lossyCell, d time.Duration) (w written, _ error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, d+grace, fmt.Errorf("not answered within %v after the window", grace))
 	defer cancel()
 	var mu sync.Mutex
 	one := func(ctx context.Context, g *generator, due time.Time) error {
+		late := time.Since(due)
 		_, err := c.Put(ctx, string(g.key()), string(g.next()))
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		took = append(took, time.Since(due))
+		w.took, w.late = append(w.took, time.Since(due)), append(w.late, late)
 		if err != nil {
-			failed++
+			w.failed++
 			b.progress("%s: a write failed: %v", x.name, err)
 		}
 		return nil
@@ -198,10 +210,10 @@ func (b *bench) write(ctx context.Context, c *clientv3.Client, x lossyCell, d ti
 			})
 		}
 	default:
-		return nil, 0, sleepUntil(ctx, end)
+		return w, sleepUntil(ctx, end)
 	}
 	err := group.Wait()
-	return took, failed, because(ctx, err)
+	return w, because(ctx, err)
 }
 
 func (b *bench) lossyTables() {
@@ -214,7 +226,7 @@ func (b *bench) lossyTables() {
 			if len(b.report.series(c, vSecond)) == 0 {
 				continue
 			}
-			tail := []string{b.report.figure(c, "failed", whole), b.report.figure(c, "leader_lost", whole), b.report.figure(c, vLate, whole)}
+			tail := []string{b.report.figure(c, "failed", whole), b.report.figure(c, "leader_lost", whole), b.report.figure(c, vClient, hundredth), b.report.figure(c, vLate, whole)}
 			if x.rate > 0 {
 				row := []string{x.name, name}
 				for _, v := range []string{vP50, vP90, vP99, vP999} {
@@ -242,7 +254,7 @@ func (b *bench) lossyTables() {
 		}
 	}
 	b.report.table("PUT over links of 50 ms, ms from when it was due; 25 ms each way", []string{
-		"cell", "system", "p50", "p90", "p99", "p99.9", "failed", "another leader", "emulator late p99, us",
+		"cell", "system", "p50", "p90", "p99", "p99.9", "failed", "another leader", "client late p99", "emulator late p99, us",
 	}, rows)
 	b.report.table("Bytes on the wire, IP headers included, all three links together", []string{
 		"cell", "system", "bytes/PUT", "packets/PUT", "PUT/s", "a second", "a day and link",

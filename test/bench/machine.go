@@ -31,7 +31,11 @@ type machine struct {
 // errMemory is for a directory in memory: fsync costs nothing there, so no figure of a durable store means anything.
 var errMemory = errors.New("data directories would be in memory, where fsync means nothing: name a directory on a disk with -dir")
 
-func look(dir string) (machine, error) {
+// inMemory names the filesystem of a run that asked for one without a disk.
+const inMemory = "no disk (in memory)"
+
+// look takes stock. A directory in memory is an error unless memory asks for it.
+func look(dir string, memory bool) (machine, error) {
 	m := machine{CPU: "unknown CPU", Cores: runtime.NumCPU(), Go: runtime.Version()}
 	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
 		for line := range strings.Lines(string(b)) {
@@ -47,7 +51,9 @@ func look(dir string) (machine, error) {
 	}
 	m.Kernel = string(bytes.TrimRight(u.Release[:], "\x00"))
 	var err error
-	if m.Filesystem, err = filesystem(dir); err != nil {
+	if m.Filesystem, err = filesystem(dir); memory && errors.Is(err, errMemory) {
+		m.Filesystem = inMemory
+	} else if err != nil {
 		return m, err
 	}
 	m.SyncP50, m.SyncP99, err = probe(dir)

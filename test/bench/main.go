@@ -55,6 +55,7 @@ type options struct {
 	fleet    int
 	large    bool
 	only     string
+	memory   bool
 	noTCP    bool
 	seed     uint64
 	limit    time.Duration
@@ -137,6 +138,7 @@ func parse(args []string) (options, error) {
 	f.IntVar(&o.fleet, "fleet", 10_000, "number of proxies in the suite of that name")
 	f.BoolVar(&o.large, "large", false, "the suite watch takes 10,000 watchers, too, three ways")
 	f.StringVar(&o.only, "only", "", "measure those cells of the suites lossy and switch, or those floods of door, whose names contain this")
+	f.BoolVar(&o.memory, "memory", false, "the suite lossy, asked for alone, may have -dir in memory: what it measures then are the links, without the disk that all members share here")
 	f.BoolVar(&o.noTCP, "no-tcp", false, "the members of the suite lossy never go over TCP (link.tcp=off)")
 	f.Uint64Var(&o.seed, "seed", 1, "seed of the keys and values")
 	f.DurationVar(&o.limit, "limit", 90*time.Minute, "longest time the whole run may take")
@@ -209,6 +211,9 @@ func (o *options) check() error {
 		}
 		return nil
 	}
+	if o.memory && !slices.Equal(o.suites, []string{"lossy"}) {
+		return errors.New("-memory is for the suite lossy alone: fsync means nothing in memory, and the others measure it")
+	}
 	return errors.Join(
 		within("rounds", o.rounds, 1, maxRounds),
 		within("keys", o.keys, 1, maxKeys),
@@ -248,7 +253,7 @@ func run(ctx context.Context, o options) (err error) {
 	if b.set, err = b.find(ctx); err != nil {
 		return err
 	}
-	m, err := look(scratch)
+	m, err := look(scratch, o.memory)
 	if err != nil {
 		return err
 	}
