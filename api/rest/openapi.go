@@ -1,15 +1,28 @@
 package rest
 
 import (
+	"bytes"
+	"compress/gzip"
 	_ "embed"
+	"io"
 	"net/http"
 	"strconv"
 )
 
-// document describes all of /v1 as OpenAPI 3.1. A test holds it and the handlers against each other.
+// packed is openapi.yaml, for 57 kB less in the binary.
 //
-//go:embed openapi.yaml
-var document []byte
+//go:generate gzip -9nfk openapi.yaml
+//go:embed openapi.yaml.gz
+var packed []byte
+
+// document describes all of /v1 as OpenAPI 3.1. Tests hold it against the file and the handlers.
+func document() ([]byte, error) {
+	r, err := gzip.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(r)
+}
 
 // serveDocument answers with the description of /v1.
 func (h *Handler) serveDocument(w http.ResponseWriter, r *http.Request) (int, error) {
@@ -17,6 +30,10 @@ func (h *Handler) serveDocument(w http.ResponseWriter, r *http.Request) (int, er
 		return status, err
 	}
 	if err := withoutParams(r); err != nil {
+		return 0, err
+	}
+	document, err := document()
+	if err != nil {
 		return 0, err
 	}
 	header := w.Header()
