@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"holdfast/api"
 	"holdfast/api/uplink"
 	"holdfast/auth"
@@ -50,6 +52,7 @@ type Agent struct {
 	clients  *limiter
 	ledger   *ledger
 	audit    *audit
+	swept    *prometheus.CounterVec // tokens that this node removed
 
 	passwords *auth.Passwords
 	reload    reloader

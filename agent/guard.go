@@ -15,6 +15,7 @@ func (a *Agent) guard(next api.Backend) api.Backend {
 		Help: "Requests refused for a right that is missing (denied), a token (token) or a password (password) that is no good, too many passwords at once (slowed); watches ended because a right was withdrawn (cut)."},
 		[]string{"reason"})
 	a.opts.Metrics.MustRegister(refused)
+	a.swept = newSwept(a.opts.Metrics)
 	for _, event := range auth.Events {
 		refused.WithLabelValues(event) // so that each is there from the start
 	}

@@ -37,6 +37,7 @@ func (a *Agent) buildDoors(force context.Context) *doors {
 		WatchesMax:  a.cfg.Limits.Watches,
 		BodyTimeout: a.cfg.Limits.BodyTimeout,
 		Origins:     a.cfg.CORS.Origins,
+		Names:       a.ownNames(),
 	}
 	options.Auto = func() (maxAge, staleIfError time.Duration) {
 		if a.planned().record.Mode == config.ModeProxy {

@@ -129,7 +129,7 @@ func (a *Agent) secure(c net.Conn) (net.Conn, error) {
 		return nil, err
 	}
 	caller := api.CallerOf(c)
-	caller.Cert = conn.Client()
+	caller.Secure, caller.Cert = true, conn.Client()
 	return &secureConn{conn, caller}, nil
 }
 

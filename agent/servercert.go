@@ -125,13 +125,7 @@ func (s *serverCert) wanted() []string {
 			}
 		}
 	}
-	add(s.a.cfg.TLS.Names...)
-	if host, err := os.Hostname(); err == nil && isHostName(host) {
-		add(host)
-	}
-	if isHostName(s.a.cfg.Name) {
-		add(s.a.cfg.Name)
-	}
+	add(s.a.ownNames()...)
 	for _, at := range s.a.peerAddresses() {
 		if host, _, err := net.SplitHostPort(at); err == nil && (net.ParseIP(host) == nil && isHostName(host) || net.ParseIP(host) != nil && !net.ParseIP(host).IsUnspecified()) {
 			add(host)
@@ -139,6 +133,18 @@ func (s *serverCert) wanted() []string {
 	}
 	for _, ip := range ownAddresses() {
 		add(ip.WithZone("").String())
+	}
+	return names
+}
+
+// ownNames are those by which clients know this machine, as far as it can tell: tls.names, the host's and the node's.
+func (a *Agent) ownNames() []string {
+	names := slices.Clone(a.cfg.TLS.Names)
+	if host, err := os.Hostname(); err == nil && isHostName(host) {
+		names = append(names, host)
+	}
+	if isHostName(a.cfg.Name) {
+		names = append(names, a.cfg.Name)
 	}
 	return names
 }

@@ -53,18 +53,18 @@ func TestTokensThatExpiredLongAgoAreRemoved(t *testing.T) {
 		}
 		return kv.Result{}, apply(c.Ops[0])
 	}
-	gone, err := sweep(t.Context(), p, now, do)
+	gone, err := sweepDevices(t.Context(), p, now, do)
 	if err != nil || len(gone) != sweepMax || gone[0] != "old000" || gone[sweepMax-1] != fmt.Sprintf("old%03d", sweepMax-1) {
 		t.Fatalf("removed %v, %v", gone, err)
 	}
 	lost := errors.New("no leader")
-	if gone, err := sweep(t.Context(), p, now, func(context.Context, kv.Command) (kv.Result, error) { return kv.Result{}, lost }); len(gone) > 0 || !errors.Is(err, lost) {
+	if gone, err := sweepDevices(t.Context(), p, now, func(context.Context, kv.Command) (kv.Result, error) { return kv.Result{}, lost }); len(gone) > 0 || !errors.Is(err, lost) {
 		t.Errorf("removed %v, %v", gone, err)
 	}
-	if gone, err := sweep(t.Context(), p, now, do); err != nil || len(gone) != old-sweepMax {
+	if gone, err := sweepDevices(t.Context(), p, now, do); err != nil || len(gone) != old-sweepMax {
 		t.Errorf("removed %v, %v", gone, err)
 	}
-	if gone, err := sweep(t.Context(), p, now, do); err != nil || len(gone) > 0 || len(p.Devices()) != 3 {
+	if gone, err := sweepDevices(t.Context(), p, now, do); err != nil || len(gone) > 0 || len(p.Devices()) != 3 {
 		t.Errorf("removed %v, %v; left %v", gone, err, p.Devices())
 	}
 }

@@ -14,6 +14,7 @@ type Caller struct {
 	Addr    netip.AddrPort    // of the client, an IPv4 one as such; the zero value: it came over a unix socket
 	Admin   bool              // it came over the administration socket
 	Process *Process          // over any unix socket, where the kernel tells
+	Secure  bool              // over TLS, in which the client has seen this node's certificate
 	Cert    *x509.Certificate // the client's own certificate, verified against the client CA and the CRL; nil: it showed none
 
 	device string // what Device returns, made once for a connection by CallerOf; empty: not made

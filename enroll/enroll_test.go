@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"net"
@@ -311,4 +312,49 @@ func FuzzParseToken(f *testing.F) {
 			t.Fatalf("%q came back as %q", s, tok.Reveal())
 		}
 	})
+}
+
+// Tokens that expired go by name, the oldest first; what still lives or has just been used stays.
+func TestJoinTokensThatExpiredAreRemoved(t *testing.T) {
+	c := newCluster(t)
+	now := time.Now()
+	ended := func(ago time.Duration) string { return c.token(t, TokenRecord{Expires: now.Add(-ago)}).ID }
+	c.token(t, TokenRecord{Expires: now.Add(time.Hour)})
+	second, first, lately := ended(2*time.Hour), ended(3*time.Hour), ended(time.Minute)
+	before := now.Add(-time.Hour)
+	if gone, err := RemoveExpired(t.Context(), c.store, before, 1); err != nil || !slices.Equal(gone, []string{first}) {
+		t.Errorf("removed %v, %v, want %s", gone, err, first)
+	}
+	c.store.fail = kv.Errorf(kv.NoLeader, "no leader")
+	if gone, err := RemoveExpired(t.Context(), c.store, before, 10); kv.CodeOf(err) != kv.NoLeader || len(gone) > 0 {
+		t.Errorf("without a leader: removed %v, %v", gone, err)
+	}
+	c.store.fail = nil
+	if gone, err := RemoveExpired(t.Context(), c.store, before, 10); err != nil || !slices.Equal(gone, []string{second}) {
+		t.Errorf("removed %v, %v, want %s", gone, err, second)
+	}
+	left, err := Tokens(t.Context(), c.store)
+	if err != nil || len(left) != 2 || !slices.ContainsFunc(left, func(r TokenRecord) bool { return r.ID == lately }) {
+		t.Errorf("left are %v, %v", left, err)
+	}
+}
+
+func TestAnExpiredTokenGivesItsPlaceToANewOne(t *testing.T) {
+	c := newCluster(t)
+	now := time.Now()
+	old := c.token(t, TokenRecord{Expires: now.Add(-time.Minute)})
+	for i := range MaxTokens - 1 {
+		id := fmt.Sprintf("%012x", i)
+		if err := set(t.Context(), c.store, tokenRecords+id, TokenRecord{ID: id, Expires: now.Add(time.Hour)}, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.token(t, TokenRecord{Created: now})
+	if all, err := Tokens(t.Context(), c.store); err != nil || len(all) != MaxTokens || slices.ContainsFunc(all, func(r TokenRecord) bool { return r.ID == old.ID }) {
+		t.Errorf("%d tokens, %v", len(all), err)
+	}
+	_, err := CreateToken(t.Context(), c.store, c.ca.Hash(), TokenRecord{Created: now, Expires: now.Add(time.Hour)})
+	if kv.CodeOf(err) != kv.RateLimited {
+		t.Errorf("one more than there may be: %v", err)
+	}
 }

@@ -1,9 +1,12 @@
 package enroll
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"holdfast/kv"
@@ -108,7 +111,8 @@ func node(ctx context.Context, s Store, id string) (n NodeRecord, found bool, er
 	return all[0], true, nil
 }
 
-// MaxTokens bounds the tokens of a cluster, ended ones included until they are revoked.
+// MaxTokens bounds the tokens of a cluster. Expired ones count until they are removed, which happens at once where there is no
+// room for a new one.
 const MaxTokens = 1000
 
 // CreateToken makes a token and returns it with its secret, which is nowhere else.
@@ -118,7 +122,13 @@ func CreateToken(ctx context.Context, s Store, caHash string, r TokenRecord) (To
 		return Token{}, err
 	}
 	if len(all) >= MaxTokens {
-		return Token{}, kv.Errorf(kv.RateLimited, "the cluster has %d tokens, its limit; revoke some (agent token ls, agent token revoke)", len(all))
+		gone, err := RemoveExpired(ctx, s, r.Created, 1)
+		if err != nil {
+			return Token{}, err
+		}
+		if len(gone) == 0 {
+			return Token{}, kv.Errorf(kv.RateLimited, "the cluster has %d tokens, its limit; revoke some (agent token ls, agent token revoke)", len(all))
+		}
 	}
 	t := newToken(caHash)
 	r.ID, r.Hash = t.ID, t.hash()
@@ -137,4 +147,25 @@ func RevokeToken(ctx context.Context, s Store, id string) error {
 		}
 	}
 	return kv.Errorf(kv.KeyNotFound, "no token %q; agent token ls lists those there are", id)
+}
+
+// RemoveExpired removes the tokens that expired before a time, the oldest first, most of them at the most, and returns their ids.
+// Each is named in the log, so that no replica goes by its own clock, and one that was changed meanwhile stays.
+func RemoveExpired(ctx context.Context, s Store, before time.Time, most int) (gone []string, err error) {
+	all, err := Tokens(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	all = slices.DeleteFunc(all, func(t TokenRecord) bool { return t.Expires.IsZero() || !t.Expires.Before(before) })
+	slices.SortFunc(all, func(a, b TokenRecord) int { return cmp.Or(a.Expires.Compare(b.Expires), strings.Compare(a.ID, b.ID)) })
+	for _, t := range all[:min(len(all), most)] {
+		switch err := set(ctx, s, tokenRecords+t.ID, nil, t.version); {
+		case kv.CodeOf(err) == kv.PreconditionFailed:
+		case err != nil:
+			return gone, err
+		default:
+			gone = append(gone, t.ID)
+		}
+	}
+	return gone, nil
 }

@@ -1,22 +1,68 @@
 package rest
 
 import (
+	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
+
+	"holdfast/api"
 )
 
 // origins decides which web pages may call. A request without Origin is no browser's, or one a browser lets no page
 // read; a page served by this node itself is at home; any other needs to be listed.
+//
+// By what name a page was asked for is all that its browser goes by. Whose name has been made to point to this machine (DNS
+// rebinding) is at home here too, and sends no Origin with what it reads. So who asks over loopback has to know the machine by a name
+// of its own; see strange.
 type origins struct {
 	any    bool
 	listed []string
+	names  map[string]bool // of this machine and of the listed ones, in lower case
 }
 
-func newOrigins(listed []string) origins {
-	return origins{any: slices.Contains(listed, "*"), listed: listed}
+func newOrigins(listed, names []string) origins {
+	o := origins{any: slices.Contains(listed, "*"), listed: listed, names: map[string]bool{}}
+	for _, name := range names {
+		o.names[strings.ToLower(name)] = true
+	}
+	for _, origin := range listed {
+		if u, err := url.Parse(origin); err == nil && u.Host != "" {
+			o.names[strings.ToLower(u.Hostname())] = true
+		}
+	}
+	return o
 }
+
+// strange reports whether a request that came over loopback, in plaintext, names a host in the internet at the very port it came to. A server
+// in front of this node that passes the name on has another port; addresses and names without a dot are nobody's in the internet.
+func (o origins) strange(r *http.Request) bool {
+	at, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+	if !ok || !at.IP.IsLoopback() || o.any {
+		return false
+	}
+	if c, _ := api.CallerFrom(r.Context()); c.Secure { // a browser has looked for the name in the certificate
+		return false
+	}
+	host, port := r.Host, defaultPort
+	if i := strings.LastIndexByte(host, ':'); i > strings.LastIndexByte(host, ']') {
+		host, port = host[:i], host[i+1:]
+	}
+	if !strings.Contains(host, ".") || port != strconv.Itoa(at.Port) {
+		return false
+	}
+	if _, err := netip.ParseAddr(host); err == nil {
+		return false
+	}
+	host = strings.ToLower(host)
+	return !strings.HasSuffix(host, ".localhost") && !o.names[host]
+}
+
+// defaultPort is that of a Host without one.
+const defaultPort = "80"
 
 const (
 	corsMethods = "GET, HEAD, PUT, DELETE, POST"
@@ -29,6 +75,9 @@ const (
 func (o origins) admit(w http.ResponseWriter, r *http.Request) (preflight bool, err error) {
 	if len(o.listed) > 0 {
 		w.Header().Add("Vary", "Origin")
+	}
+	if o.strange(r) {
+		return false, errHost(r.Host)
 	}
 	given := r.Header["Origin"]
 	if given == nil {

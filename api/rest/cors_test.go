@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"io"
 	"strings"
 	"testing"
 )
@@ -66,4 +67,43 @@ func TestAStarLetsEveryPageCall(t *testing.T) {
 	n.call("GET", "/v1/kv/k", "", "Origin", "null").want(t, 200).wantHeaders(t, map[string]string{"Access-Control-Allow-Origin": "null"})
 	n.call("OPTIONS", "/v1/kv/k", "", "Origin", "https://any.example", "Access-Control-Request-Method", "DELETE").want(t, 204)
 	n.call("GET", "/v1/kv/k", "", "Origin", "https://a.example", "Origin", "https://b.example").refused(t, 403, "foreign-origin")
+}
+
+// A page whose name has been made to point to this machine is at home there, as far as its browser knows, and may read what it
+// gets. Its Host is all there is to know it by.
+func TestAPageWhoseNamePointsHereIsTurnedAway(t *testing.T) {
+	n := serve(t, func(o *Options) {
+		o.Origins = []string{"https://panel.example", "http://shop.example:8080"}
+		o.Names = []string{"Box.example"}
+	})
+	n.put("k", "v")
+	_, port, _ := strings.Cut(strings.TrimPrefix(n.URL, "http://"), ":")
+	ask := func(method, host string, headers ...string) reply {
+		t.Helper()
+		r := n.request(method, "/v1/kv/k", "", headers...)
+		r.Host = host
+		resp, err := n.Client().Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return reply{resp.StatusCode, resp.Header, string(body)}
+	}
+	for _, host := range []string{"evil.example:" + port, "127.0.0.1.evil.example:" + port, "localhost.evil.example:" + port, "box.example.evil.example:" + port, "evil.example.:" + port} {
+		ask("GET", host).refused(t, 403, "foreign-origin")
+		ask("PUT", host, "Origin", "http://"+host).refused(t, 403, "foreign-origin")
+	}
+	n.wantStored("k", "v")
+	for _, host := range []string{"127.0.0.1:" + port, "[::1]:" + port, "localhost:" + port, "LOCALHOST:" + port, "a.localhost:" + port, "box:" + port, "box.example:" + port,
+		"panel.example:" + port,        // listed, whatever its port
+		"api.example", "api.example:1", // a server in front, with another port, passes its own name on
+	} {
+		if r := ask("GET", host); r.status != 200 {
+			t.Errorf("as %s: %d %s", host, r.status, r.body)
+		}
+	}
 }

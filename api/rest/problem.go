@@ -37,6 +37,11 @@ func errOrigin(origin string) error {
 		detail: "web pages from " + strconv.Quote(origin) + " may not call this node; list the origin in cors.origins to let them"}
 }
 
+func errHost(host string) error {
+	return &refusal{status: http.StatusForbidden, code: "foreign-origin", title: "Foreign origin",
+		detail: strconv.Quote(host) + " is no name of this machine, and a web page may have had it point here; use localhost, or list http://" + host + " in cors.origins"}
+}
+
 func errEncoding(encoding string) error {
 	return &refusal{status: http.StatusUnsupportedMediaType, code: "unsupported-encoding", title: "Content-Encoding not supported",
 		detail: "Content-Encoding " + strconv.Quote(encoding) + " is not undone here; send the value as it is to be stored, without the header",

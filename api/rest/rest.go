@@ -58,6 +58,7 @@ type Options struct {
 	Auto func() (maxAge, staleIfError time.Duration)
 
 	Origins []string // web origins that may call, such as "https://panel.example"; "*" is any. Nil: only the node's own
+	Names   []string // of this machine, beside its addresses and names without a dot, by which those on it may ask
 }
 
 // Defaults of Options.
@@ -112,7 +113,7 @@ func New(o Options) *Handler {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	o.Backend = api.Signed(o.Backend)
-	h := &Handler{opts: o, origins: newOrigins(o.Origins)}
+	h := &Handler{opts: o, origins: newOrigins(o.Origins, o.Names)}
 	h.metrics = newMetrics(o.Metrics, &h.watches, &h.batches)
 	h.stopping, h.stop = context.WithCancel(context.Background())
 	return h

@@ -39,15 +39,16 @@ func askOpen(ctx context.Context, addr string) error {
 	return c.Close()
 }
 
-// floorServer answers puts, and ranges with keys that it was made with.
+// floorServer answers puts, of which watches are told, and ranges with keys that it was made with.
 type floorServer struct {
 	pb.UnimplementedKVServer
+	watches  floorWatches
 	revision atomic.Int64
 	kvs      []*mvccpb.KeyValue
 }
 
 func newFloorServer(value int) *floorServer {
-	s := &floorServer{kvs: make([]*mvccpb.KeyValue, listKeys)}
+	s := &floorServer{kvs: make([]*mvccpb.KeyValue, listKeys), watches: floorWatches{streams: map[string][]floorStream{}}}
 	g := newGenerator(options{keys: listKeys, value: value}, 0)
 	for i := range s.kvs {
 		n := int64(12345 + i)
@@ -61,8 +62,12 @@ func floorHeader(revision int64) *pb.ResponseHeader {
 }
 
 // Put answers as a store does that has done it.
-func (s *floorServer) Put(context.Context, *pb.PutRequest) (*pb.PutResponse, error) {
-	return &pb.PutResponse{Header: floorHeader(s.revision.Add(1))}, nil
+func (s *floorServer) Put(_ context.Context, r *pb.PutRequest) (*pb.PutResponse, error) {
+	revision := s.revision.Add(1)
+	if err := s.watches.tell(r, revision); err != nil {
+		return nil, err
+	}
+	return &pb.PutResponse{Header: floorHeader(revision)}, nil
 }
 
 // Range answers with one key, or, where there is an end, with as many as a list has.
@@ -84,8 +89,11 @@ func serveFloor(addr, value string) error {
 	if err != nil {
 		return err
 	}
-	s := grpc.NewServer(grpc.NumStreamWorkers(64), grpc.StaticStreamWindowSize(512<<10), grpc.StaticConnWindowSize(1<<20))
-	pb.RegisterKVServer(s, newFloorServer(n))
+	s := grpc.NewServer(grpc.NumStreamWorkers(64), grpc.StaticStreamWindowSize(512<<10), grpc.StaticConnWindowSize(1<<20),
+		grpc.ForceServerCodecV2(floorCodec{}))
+	all := newFloorServer(n)
+	pb.RegisterKVServer(s, all)
+	pb.RegisterWatchServer(s, &all.watches)
 	return s.Serve(l)
 }
 

@@ -538,3 +538,34 @@ func TestAdministrationIsNotServedToTheNetwork(t *testing.T) {
 		t.Errorf("profiles: %d %s", r.status, firstLine(r.body))
 	}
 }
+
+// TestAPageThatPointsHereIsNotServed asks as a browser on the box does for a page whose name was made to point to it, over REST and
+// the gateway.
+func TestAPageThatPointsHereIsNotServed(t *testing.T) {
+	a := start(t, filepath.Join(t.TempDir(), "d"), freeAddr(t))
+	a.expect(201, "PUT", "/v1/kv/k", "secret", "")
+	_, port, _ := strings.Cut(strings.TrimPrefix(a.url, "http://"), ":")
+	as := func(host, method, path, body string) int {
+		t.Helper()
+		r, err := http.NewRequestWithContext(t.Context(), method, a.url+path, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Host = host
+		res, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		return res.StatusCode
+	}
+	for _, row := range [][3]string{{"GET", "/v1/kv/k", ""}, {"GET", "/v1/kv/?watch&prefix", ""}, {"GET", "/v1/snapshot", ""}, {"POST", "/v1/batch", `{"delete":{"key":"k"}}`}, {"POST", "/v3/kv/range", `{"key":"aw=="}`}} {
+		if got := as("evil.example:"+port, row[0], row[1], row[2]); got != http.StatusForbidden {
+			t.Errorf("%s %s: %d", row[0], row[1], got)
+		}
+	}
+	a.expect(200, "GET", "/v1/kv/k", "", "secret")
+	if got := as("localhost:"+port, "GET", "/v1/kv/k", ""); got != http.StatusOK {
+		t.Errorf("as localhost: %d", got)
+	}
+}

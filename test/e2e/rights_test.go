@@ -309,3 +309,62 @@ func TestAProxyForgetsWhoMayWhatInTime(t *testing.T) {
 		return ""
 	})
 }
+
+// TestADevicesTokenIsOverWhenItExpires lets one expire while a watch of it is open on a member and on a proxy.
+func TestADevicesTokenIsOverWhenItExpires(t *testing.T) {
+	c, member, proxy, root, _ := lockedCluster(t)
+	token, _ := deviceToken(t, c.memberDir(), "--device=display", "--allow=get,watch", "--prefix=site/", "--expires=4s")
+	ctx, cancel := context.WithTimeout(t.Context(), startMax)
+	defer cancel()
+	var open []*stream
+	for _, a := range []*agent{member, proxy} {
+		a.waitKnown(token)
+		open = append(open, restStream(ctx, a, "a watch at "+a.url, "GET", "/v1/kv/site/?watch&prefix", "", "Authorization", "Bearer "+token, "Accept", "application/x-ndjson"),
+			grpcStream(ctx, a, "a watch over gRPC at "+a.url, token))
+	}
+	for _, a := range []*agent{member, proxy} {
+		eventually(t, startMax, func() string {
+			if r := a.do("GET", "/v1/kv/site/1?consistency=local", nil, "Authorization", "Bearer "+token); r.status != http.StatusUnauthorized {
+				return fmt.Sprintf("who has a token that has expired is answered with %d by %s", r.status, a.url)
+			}
+			return ""
+		})
+	}
+	member.as(root, 200, "PUT", "/v1/kv/site/1", "too late")
+	for _, s := range open {
+		s.endsWithout("too late")
+	}
+}
+
+// TestAGuesserIsSlowedDownAtTheDoor tries passwords over each door. Those that are right are made to wait then, too.
+func TestAGuesserIsSlowedDownAtTheDoor(t *testing.T) {
+	_, member, _, root, _ := lockedCluster(t)
+	for _, user := range []string{"ann", "bob"} { // misses are counted by user and address
+		member.gateway("auth/user/add", `{"name":"`+user+`","password":"p"}`, root)
+	}
+	basic := func(password string) reply {
+		return member.do("GET", "/v1/status", nil, "Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte("ann:"+password)))
+	}
+	gateway := func(password string) reply {
+		return member.do("POST", "/v3/auth/authenticate", []byte(`{"name":"bob","password":"`+password+`"}`), "Content-Type", "application/json")
+	}
+	for door, try := range map[string]func(string) reply{"Basic": basic, "Authenticate": gateway} {
+		slowed := false
+		for i := range 50 {
+			r := try(fmt.Sprint("guess ", i))
+			if r.status == http.StatusOK {
+				t.Fatalf("%s: a guess was right", door)
+			}
+			if slowed = r.status == http.StatusTooManyRequests; slowed {
+				t.Logf("%s: slowed down after %d guesses, Retry-After %s", door, i, r.header.Get("Retry-After"))
+				break
+			}
+		}
+		if !slowed {
+			t.Errorf("%s: 50 guesses were looked at", door)
+		}
+		if r := try("p"); r.status == http.StatusOK {
+			t.Errorf("%s: the right password is looked at at once", door)
+		}
+	}
+}
