@@ -86,9 +86,18 @@ func decide(s situation) (decision, error) {
 	return decision{do: goOn, mode: rec.Mode, reason: rec.Reason}, nil
 }
 
+// lostRecord reports whether mode.json is missing or damaged and all else in the dir is that of a member, and of nothing more:
+// agent recover makes a new one. A start does not: it cannot tell the last state of a change of mode from this.
+func (s situation) lostRecord() bool {
+	gone := s.damage == nil || errors.Is(s.damage, errDamaged)
+	return s.record == nil && gone && s.node != "" && s.member == filled && s.proxy == absent && s.staged == absent
+}
+
 // decideUnrecorded is for a dir without mode.json.
 func decideUnrecorded(s situation) (decision, error) {
 	switch {
+	case s.lostRecord():
+		return decision{}, refusef("data dir %s has %s/ but no %s: put %s back from a backup; without one, %s", s.dir, memberName, modeFile, modeFile, afterLostRecord)
 	case s.replaced != absent:
 		return decision{}, refusef("data dir %s: a restore was cut short before it was complete (%s/ is there): run agent snapshot restore again, or remove %s/ to begin with an empty store", s.dir, replacedName, replacedName)
 	case s.member != absent && s.proxy != absent:
@@ -207,8 +216,14 @@ func damaged(s situation) error {
 	if errors.Is(s.damage, errNewer) {
 		return refusef("data dir %s: %w: start that version, or restore the dir from a backup of this one", s.dir, s.damage)
 	}
+	if s.lostRecord() {
+		return refusef("data dir %s: %w: put the file back from a backup; without one, %s; nothing was changed", s.dir, s.damage, afterLostRecord)
+	}
 	return refusef("data dir %s: %w: put the file back from a backup; if the cluster has other members, this node may join it anew with an empty dir (--join); nothing was changed", s.dir, s.damage)
 }
+
+// afterLostRecord is what to do with a member that has lost its mode.json.
+const afterLostRecord = "a lone member goes on after `agent recover`, and one that has others joins them anew with an empty dir (--join)"
 
 func bothThere(s situation) error {
 	recorded := "no " + modeFile + " says what it is"

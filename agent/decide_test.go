@@ -66,6 +66,9 @@ func TestModeTable(t *testing.T) {
 		{name: "both dirs", s: with(recorded(asMember, asAuto), func(s *situation) { s.proxy = filled }), want: all, says: []string{"recorded as a member", "member/ (there)", "proxy/ (there)"}},
 		{name: "both dirs, empty ones too", s: with(recorded(asProxy, asAuto), func(s *situation) { s.member = empty }), want: all, says: []string{"recorded as a proxy", "member/ (empty)", "proxy/ (there)"}},
 		{name: "both dirs, nothing recorded", s: situation{member: filled, proxy: filled}, want: all, says: []string{"no mode.json says", "member/", "proxy/"}},
+		{name: "a member without mode.json", s: situation{member: filled, node: "01"}, want: all, says: []string{"no mode.json", "agent recover", "--join"}},
+		{name: "a member whose recovery was cut short", s: situation{member: filled, node: "01", replaced: filled}, want: all, says: []string{"agent recover"}},
+		{name: "a proxy's damaged mode.json", s: situation{proxy: filled, node: "01", damage: fmt.Errorf("mode.json: %w", errDamaged)}, want: all, says: []string{"mode.json", "damaged", "--join"}},
 		{name: "damaged mode.json", s: situation{member: filled, node: "01", damage: fmt.Errorf("mode.json: %w", errDamaged)}, want: all, says: []string{"mode.json", "damaged", "backup"}},
 
 		// --join and tokens are ignored on a dir that has a mode.

@@ -86,7 +86,6 @@ func (d *dataDir) observeFiles(s *situation) error {
 		s.record = &rec
 	case unreadable(err):
 		s.damage = err
-		return nil
 	case !errors.Is(err, fs.ErrNotExist):
 		return storageError(err)
 	}
@@ -95,7 +94,7 @@ func (d *dataDir) observeFiles(s *situation) error {
 	case err == nil:
 		s.node = id.String()
 	case unreadable(err):
-		s.damage = err
+		s.damage = errors.Join(s.damage, err)
 	case !errors.Is(err, fs.ErrNotExist):
 		return storageError(err)
 	}

@@ -84,11 +84,16 @@ func Recover(ctx context.Context, r Recovery) (done Restored, err error) {
 	return done, err
 }
 
-// recoverable refuses a dir that is not that of a member.
+// recoverable refuses a dir that is not that of a member. One that has lost its record is, if all else is there: what the
+// record had follows from that.
 func (d *dataDir) recoverable() (rec record, node nodeID, err error) {
 	s, err := d.observe(config.Config{Mode: config.ModeAuto})
 	if err != nil {
 		return rec, node, err
+	}
+	if s.lostRecord() {
+		node, err = d.readNodeID()
+		return record{Mode: config.ModeMember, Wanted: config.ModeAuto}, node, err
 	}
 	decided, err := decide(s)
 	switch {

@@ -198,6 +198,65 @@ func copyTo(t *testing.T, to, dir string) {
 	}
 }
 
+// Everything of a lone member is there but the small file that says what it is.
+func TestAMemberThatLostItsRecordIsRecovered(t *testing.T) {
+	old, _ := filledDir(t)
+	_, _, was := serves(t, old)
+	whole, err := os.ReadFile(filepath.Join(old.DataDir, modeFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	recovery := func(dir string, step func(failpoint.Point) error) error {
+		_, err := Recover(t.Context(), Recovery{Offline: Offline{DataDir: dir, step: step}, Confirm: func(Loss) bool { return true }})
+		return err
+	}
+	for name, lose := range map[string]func(file string) error{
+		"missing": os.Remove,
+		"cut":     func(file string) error { return os.WriteFile(file, whole[:len(whole)/2], 0o600) },
+		"empty":   func(file string) error { return os.WriteFile(file, nil, 0o600) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := at(t, copyOf(t, old.DataDir))
+			if err := lose(filepath.Join(cfg.DataDir, modeFile)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := Start(t.Context(), cfg, Options{}); ExitCode(err) != ExitConfig || !strings.Contains(err.Error(), "agent recover") {
+				t.Fatalf("a start: %v", err)
+			}
+			for _, step := range []failpoint.Point{failpoint.ReplaceFolder, failpoint.ReplaceFounded} { // killed twice before the journal
+				if err := recovery(cfg.DataDir, killAt(step, nil)); !errors.Is(err, errKilled) {
+					t.Fatalf("the step %s was not reached: %v", step, err)
+				}
+				if _, err := Start(t.Context(), cfg, Options{}); ExitCode(err) != ExitConfig || !strings.Contains(err.Error(), "agent recover") {
+					t.Fatalf("a start after %s: %v", step, err)
+				}
+			}
+			if err := recovery(cfg.DataDir, nil); err != nil {
+				t.Fatal(err)
+			}
+			if _, _, node := serves(t, cfg); node != was {
+				t.Errorf("node %s, was %s", node, was)
+			}
+		})
+	}
+	for name, spoil := range map[string]func(dir string) error{
+		"a cache beside it":        func(dir string) error { return os.Mkdir(filepath.Join(dir, proxyName), 0o700) },
+		"a change that was staged": func(dir string) error { return os.Mkdir(filepath.Join(dir, stagedName), 0o700) },
+		"no identity":              func(dir string) error { return os.RemoveAll(filepath.Join(dir, identityName)) },
+		"a record of a newer agent": func(dir string) error {
+			return writeSealed(filepath.Join(dir, modeFile), modeKind, modeVersion+1, record{})
+		},
+	} {
+		dir := copyOf(t, old.DataDir)
+		if err := errors.Join(os.Remove(filepath.Join(dir, modeFile)), spoil(dir)); err != nil {
+			t.Fatal(err)
+		}
+		if err := recovery(dir, nil); err == nil {
+			t.Errorf("recovered in spite of %s", name)
+		}
+	}
+}
+
 func TestARecoveryThatIsNotConfirmedChangesNothing(t *testing.T) {
 	cfg, _ := filledDir(t)
 	before, _, node := serves(t, cfg)

@@ -21,10 +21,18 @@ const (
 // which what the former one had passed on arrives.
 const resendAfter = 250 * time.Millisecond
 
+// orphanAfter is how long the answer to a command that is not repeatable may still take once the next leader has taken office,
+// as known here. By then all that earlier leaders had taken is applied here; what was passed on to this one has these round trips.
+const orphanAfter = 2 * resendAfter
+
+// officeEvery is how often it is looked whether the next leader has taken office.
+const officeEvery = 50 * time.Millisecond
+
 // answer waits for raft's answer to a command that was sent, and returns its encoded outcome if it was applied.
 //
 // Changed is closed when the leader changes: then what was sent to the former one may be lost without a word, and to
-// send it again could apply it twice. So an answer that does not come soon afterwards is given up. A command that is
+// send it again could apply it twice. So an answer that does not come soon afterwards is given up: within leaderWait, and soon
+// after the next leader has taken office. A command that is
 // repeatable is missing then, and also if it is not answered for leaderWait.
 //
 // Every PUT waits here, so it waits for three things only. Whatever else may end the wait comes by way of the pulse: a
@@ -59,24 +67,35 @@ func (m *Member) answer(ctx context.Context, rs *nodehost.RequestState, changed 
 //
 //go:noinline // see stackBudget in package agent: it is rare
 func (m *Member) answerLate(ctx context.Context, rs *nodehost.RequestState, repeatable bool) ([]byte, fate, error) {
-	wait := leaderWait
-	if repeatable {
-		wait = resendAfter
+	wait := resendAfter
+	var look <-chan time.Time
+	if !repeatable {
+		ticker := time.NewTicker(officeEvery)
+		defer ticker.Stop()
+		wait, look = leaderWait, ticker.C
 	}
+	began, office := time.Now(), m.store.LeaderTerm()
 	late := time.NewTimer(wait)
 	defer late.Stop()
-	select {
-	case r := <-rs.ResultC():
-		return outcomeOf(rs, &r)
-	case <-ctx.Done():
-		return nil, known, givenUp(ctx)
-	case <-m.halt.done:
-		return nil, known, m.halted()
-	case <-late.C:
-		if repeatable {
-			return nil, missing, nil
+	for {
+		select {
+		case r := <-rs.ResultC():
+			return outcomeOf(rs, &r)
+		case <-ctx.Done():
+			return nil, known, givenUp(ctx)
+		case <-m.halt.done:
+			return nil, known, m.halted()
+		case <-look:
+			if m.store.LeaderTerm() != office {
+				look = nil
+				late.Reset(min(orphanAfter, wait-time.Since(began)))
+			}
+		case <-late.C:
+			if repeatable {
+				return nil, missing, nil
+			}
+			return nil, known, unknown("the leader was lost, and no answer came within %s", time.Since(began).Round(time.Millisecond))
 		}
-		return nil, known, unknown("the leader was lost, and no answer came within %s", wait)
 	}
 }
 

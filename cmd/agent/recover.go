@@ -27,6 +27,8 @@ lost. If several members are left, run it with --dry-run on each, and recover th
 last term and, among those, the highest last index. The others, and the members that are lost, must
 never run again with their old data: they belong to a cluster that is no more. Join them anew.
 
+It also makes the record of a lone member whose mode.json is damaged or gone.
+
 The agent has to be stopped. The former data is kept below retired/, and is the way back.`,
 		Args: noArgs(exitUsage),
 	}

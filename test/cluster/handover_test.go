@@ -71,3 +71,45 @@ func TestARepeatableCommandOutlivesItsLeader(t *testing.T) {
 		}
 	})
 }
+
+// TestACommandOfALostLeaderIsGivenUpSoonAfterTheNext cuts the leader off with commands under way. The one that has a retry key says when the next
+// leader takes commands; the one that has none, and may not be sent again, ends not long after that, with an unknown outcome.
+func TestACommandOfALostLeaderIsGivenUpSoonAfterTheNext(t *testing.T) {
+	const soon = time.Second
+	for seed := range uint64(5) {
+		bubble(t, Options{Seed: 40 + seed}, func(t *testing.T, c *Cluster) {
+			leader := c.Leader()
+			asked := c.Others(leader)[0]
+			mustPut(t, asked, "k", "0")
+			c.Isolate(leader)
+			began := time.Now()
+			var next time.Duration
+			var both sync.WaitGroup
+			both.Go(func() {
+				command := put("again", "1")
+				command.ID = kv.ID{Key: [16]byte{1}}
+				for { // votes may split, and then there is none for longer than a call waits
+					_, err := asked.Do(t.Context(), command)
+					if next = time.Since(began); err == nil {
+						return
+					}
+					if next > time.Minute {
+						t.Errorf("what may be sent again: %v", err)
+						return
+					}
+					time.Sleep(10 * time.Millisecond)
+				}
+			})
+			_, err := asked.Do(t.Context(), put("k", "1"))
+			took := time.Since(began)
+			both.Wait()
+			if kv.CodeOf(err) != kv.OutcomeUnknown {
+				t.Errorf("what may not: %v, want an unknown outcome", err)
+			}
+			if took > next+soon {
+				t.Errorf("it was waited for %s; the next leader took commands after %s", took, next)
+			}
+			c.Heal(leader)
+		})
+	}
+}
