@@ -234,7 +234,8 @@ func (st *stream) step() (idle bool, err error) {
 			nothing = n.first - 1
 		}
 		st.pos = max(st.pos, nothing)
-		if n.only != nil && st.pos < n.only.revision && n.by.takes(n.only) && !st.replaced.Load() {
+		// With more watches it may not have been told yet that another one wants the same change.
+		if n.only != nil && len(st.watches) == 1 && st.pos < n.only.revision && n.by.takes(n.only) && !st.replaced.Load() {
 			err = st.deliverOnly(n)
 		}
 	}

@@ -429,3 +429,29 @@ func TestAChangeThatIsHandedOverIsLikeOneThatIsRead(t *testing.T) {
 		})
 	}
 }
+
+// A stream may look when it was told of a change for one of its watches and not yet for another.
+func TestAStreamThatLooksWhileItIsToldForgetsNoWatch(t *testing.T) {
+	g := newRig(t, Options{})
+	p := newPump(t, g.s)
+	must(t, p.add(kv.Watch{ID: 1, Key: []byte("a")}))
+	must(t, p.add(kv.Watch{ID: 2, Key: []byte("a")}))
+	before := g.s.Revision()
+	rev := g.put("a", "1")
+	page, err := g.s.Read(kv.Query{Ops: []kv.Op{get("a")}})
+	must(t, err)
+	only := &lone{rev, []kv.Event{{KV: page.Ops[0].KVs[0]}}}
+	p.told.news = news{}
+	g.s.hub.notified.Store(before) // as long as not all are told
+	for id := range int64(2) {
+		p.tell(rev, rev, only, p.watches[id+1])
+		p.drain(t)
+	}
+	g.s.hub.notified.Store(rev)
+	p.drain(t)
+	for id := range int64(2) {
+		if got := p.revisions(id + 1); !slices.Equal(got, []int64{rev}) {
+			t.Errorf("watch %d: got %v, want %d once", id+1, got, rev)
+		}
+	}
+}
