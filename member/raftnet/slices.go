@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -30,7 +31,8 @@ const (
 	slicePerConn = 16 << 10
 	// sliceFirstTrip is how many bytes a round trip are sent at first. On a link of 1 Mbit/s they take a quarter of a second.
 	sliceFirstTrip = 32 << 10
-	// sliceWait is how long a batch waits for the first connection, and slicePause how long none is cut after that was in vain.
+	// sliceWait is how long a batch waits for the first connection, and slicePause how long none is cut after that was in vain, or
+	// has shown that the link is thin.
 	sliceWait  = time.Second
 	slicePause = time.Minute
 	// sliceStall is how long nothing may be acknowledged, beside four round trips.
@@ -52,6 +54,8 @@ type sliced struct {
 	body     []byte
 	patience time.Duration // for an acknowledgement, before a slice goes over another connection too
 	stall    time.Duration // without any
+
+	began time.Time // with the first connection; send alone uses it
 
 	mu       sync.Mutex
 	changed  chan struct{} // closed when anything below does, then replaced
@@ -89,11 +93,19 @@ func (l *link) slice(ctx context.Context, s *slicing, number uint64, frame []byt
 	}
 	l.peer.pace.begin(time.Now(), rtt, sliceFirstTrip, 0)
 	defer l.peer.pace.end()
-	some, whole := l.cut(number, body, rtt).send(ctx)
-	if !some {
-		s.until = time.Now().Add(slicePause)
+	b := l.cut(number, body, rtt)
+	some, whole := b.send(ctx)
+	now := time.Now()
+	if took := now.Sub(b.began) - 2*rtt; !some || whole && float64(len(body)) < took.Seconds()*oneCarries(rtt, loss) {
+		s.until = now.Add(slicePause)
 	}
 	return whole
+}
+
+// oneCarries is how many bytes a second a connection carries that loses packets. A link that takes no more is thin: there slices cost
+// handshakes and repeats, and gain nothing.
+func oneCarries(rtt time.Duration, loss float64) float64 {
+	return stripeShare / 8 / (rtt.Seconds() * math.Sqrt(loss))
 }
 
 // cut makes slices of what would be the frame of a batch.
@@ -140,6 +152,9 @@ func (b *sliced) send(ctx context.Context) (some, whole bool) {
 		conns, connsChanged := b.link.peer.bulk.all()
 		for _, c := range conns {
 			if !running[c] {
+				if len(running) == 0 {
+					b.began = time.Now()
+				}
 				running[c] = true
 				wg.Go(func() { b.over(ctx, c) })
 			}

@@ -31,6 +31,7 @@ func TestLongValuesUnderLoss(t *testing.T) {
 		{name: "64 kB", size: 64 << 10, count: 30, gap: 500 * time.Millisecond, rate: 100e6, p50: 250 * time.Millisecond, most: 600 * time.Millisecond},
 		{name: "1 MiB", size: 1 << 20, count: 8, gap: 6 * time.Second, rate: 100e6, p50: time.Second, most: 2 * time.Second},
 		{name: "1 MiB over 20 Mbit/s", size: 1 << 20, count: 6, gap: 6 * time.Second, rate: 20e6, p50: 1200 * time.Millisecond, most: 2500 * time.Millisecond},
+		{name: "256 kB over 1 Mbit/s", size: 256 << 10, count: 5, gap: 12 * time.Second, rate: 1e6, p50: 3500 * time.Millisecond, most: 8 * time.Second},
 	} {
 		t.Run(f.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -232,25 +232,11 @@ func linger(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-func comeAndGo(ctx context.Context, addr string) {
+// connectEach has n clients connect, do something with the connection and close it, over and over until ctx ends, which closes those
+// that are open too.
+func connectEach(ctx context.Context, addr string, n int, do func(c net.Conn)) {
 	var wg sync.WaitGroup
-	for range 16 {
-		wg.Go(func() {
-			for ctx.Err() == nil {
-				if c, err := floodDial(ctx, addr); err == nil {
-					floodHits.Add(1)
-					_ = c.Close()
-				}
-			}
-		})
-	}
-	wg.Wait()
-}
-
-// handshakes agrees on keys and goes away, as fast as it can.
-func handshakes(ctx context.Context, addr string) {
-	var wg sync.WaitGroup
-	for range 32 {
+	for range n {
 		wg.Go(func() {
 			for ctx.Err() == nil {
 				c, err := floodDial(ctx, addr)
@@ -258,42 +244,39 @@ func handshakes(ctx context.Context, addr string) {
 					linger(ctx, 10*time.Millisecond)
 					continue
 				}
-				floodHits.Add(1)
 				stop := context.AfterFunc(ctx, func() { _ = c.Close() })
-				_ = tls.Client(c, &tls.Config{InsecureSkipVerify: true}).Handshake()
+				do(c)
 				stop()
 				_ = c.Close()
 			}
 		})
 	}
 	wg.Wait()
+}
+
+func comeAndGo(ctx context.Context, addr string) {
+	connectEach(ctx, addr, 16, func(net.Conn) { floodHits.Add(1) })
+}
+
+// handshakes agrees on keys and goes away, as fast as it can.
+func handshakes(ctx context.Context, addr string) {
+	connectEach(ctx, addr, 32, func(c net.Conn) {
+		floodHits.Add(1)
+		_ = tls.Client(c, &tls.Config{InsecureSkipVerify: true}).Handshake()
+	})
 }
 
 // longBodies sends values of 2 MiB. The node takes half a second over the end of each, so they are many.
 func longBodies(ctx context.Context, addr string) {
 	head := fmt.Sprintf("PUT /v1/kv/long HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n", 2<<20)
 	piece := make([]byte, 64<<10)
-	var wg sync.WaitGroup
-	for range 128 {
-		wg.Go(func() {
-			for ctx.Err() == nil {
-				c, err := floodDial(ctx, addr)
-				if err != nil {
-					linger(ctx, 10*time.Millisecond)
-					continue
-				}
-				floodHits.Add(1)
-				stop := context.AfterFunc(ctx, func() { _ = c.Close() })
-				_, err = io.WriteString(c, head)
-				for sent := 0; err == nil && sent < 2<<20; sent += len(piece) {
-					_, err = c.Write(piece)
-				}
-				stop()
-				_ = c.Close()
-			}
-		})
-	}
-	wg.Wait()
+	connectEach(ctx, addr, 128, func(c net.Conn) {
+		floodHits.Add(1)
+		_, err := io.WriteString(c, head)
+		for sent := 0; err == nil && sent < 2<<20; sent += len(piece) {
+			_, err = c.Write(piece)
+		}
+	})
 }
 
 // quicHandshakes opens connections as a node does, and lets go of each once the first packet is out.
@@ -341,49 +324,33 @@ func requestFlood(ctx context.Context, url string) {
 }
 
 // frames floods connections of HTTP/2 until ctx ends; one that is closed is replaced.
-func frames(ctx context.Context, addr, contentType string, flood func(f *http2.Framer, headers []byte, i uint32) error) {
-	var wg sync.WaitGroup
-	for range 4 {
-		wg.Go(func() {
-			for ctx.Err() == nil {
-				c, err := floodDial(ctx, addr)
-				if err != nil {
-					linger(ctx, 10*time.Millisecond)
-					continue
-				}
-				stop := context.AfterFunc(ctx, func() { _ = c.Close() })
-				oneConnection(c, contentType, flood)
-				stop()
-				_ = c.Close()
-			}
-		})
-	}
-	wg.Wait()
+func frames(ctx context.Context, addr, contentType string, flood floodOfFrames) {
+	connectEach(ctx, addr, 4, func(c net.Conn) { framesOn(c, contentType, flood) })
 }
 
-func oneConnection(c net.Conn, contentType string, flood func(f *http2.Framer, headers []byte, i uint32) error) {
+// floodOfFrames writes the frames of one more stream. Headers are those of a call, as the connection's encoder has them.
+type floodOfFrames func(f *http2.Framer, headers []byte, stream uint32) error
+
+// framesOn begins a connection with a call that stays open and floods it to its end.
+func framesOn(c net.Conn, contentType string, flood floodOfFrames) {
 	go func() { _, _ = io.Copy(io.Discard, c) }() // ends with the connection
 	_, _ = io.WriteString(c, http2.ClientPreface)
 	f := http2.NewFramer(c, nil)
 	_ = f.WriteSettings()
-	var head bytes.Buffer
-	e := hpack.NewEncoder(&head)
-	for _, h := range [][2]string{{":method", "POST"}, {":scheme", "http"}, {":path", "/etcdserverpb.KV/Range"}, {":authority", "x"}, {"content-type", contentType}, {"te", "trailers"}} {
-		_ = e.WriteField(hpack.HeaderField{Name: h[0], Value: h[1]})
-	}
-	if f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: head.Bytes(), EndHeaders: true}) != nil {
-		return
-	}
-	// Later blocks go by an encoder whose table is what the first one has left.
-	for i := uint32(3); i < 1<<30; i += 2 {
-		head.Reset()
+	var block bytes.Buffer
+	encoder := hpack.NewEncoder(&block)
+	headers := func() []byte {
+		block.Reset()
 		for _, h := range [][2]string{{":method", "POST"}, {":scheme", "http"}, {":path", "/etcdserverpb.KV/Range"}, {":authority", "x"}, {"content-type", contentType}, {"te", "trailers"}} {
-			_ = e.WriteField(hpack.HeaderField{Name: h[0], Value: h[1]})
+			_ = encoder.WriteField(hpack.HeaderField{Name: h[0], Value: h[1]})
 		}
-		if flood(f, head.Bytes(), i) != nil {
-			return
+		return block.Bytes()
+	}
+	err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: headers(), EndHeaders: true})
+	for stream := uint32(3); err == nil && stream < 1<<30; stream += 2 {
+		if err = flood(f, headers(), stream); err == nil {
+			floodHits.Add(1)
 		}
-		floodHits.Add(1)
 	}
 }
 
