@@ -508,6 +508,34 @@ func TestStalledSnapshotIsGivenUp(t *testing.T) {
 	})
 }
 
+// TestSnapshotGoesOnOverTheNextConnection: without a connection for bulk it makes do with that of all the rest, and then with the one that
+// takes its place.
+func TestSnapshotGoesOnOverTheNextConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newEnd(t, "a", testCluster), newEnd(t, "b", testCluster)
+		b.chunks = func(pb.Chunk) bool { return true }
+		first, _ := connect(t, a, b)
+		first.mu.Lock()
+		first.stall = make(chan struct{})
+		first.mu.Unlock()
+		s, err := a.ConnectBulk(t.Context(), "b")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		done := make(chan error, 1)
+		began := time.Now()
+		go func() { done <- s.SendChunk(chunk(0, 1, 1000)) }()
+		time.Sleep(stripeWait + time.Second)
+		first.Close("")
+		synctest.Wait()
+		connect(t, a, b)
+		if err := <-done; err != nil || time.Since(began) > 4*stripeWait {
+			t.Errorf("%v after %s, want it within %s", err, time.Since(began), 4*stripeWait)
+		}
+	})
+}
+
 func TestCloseEndsWhatIsUnderWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := newEnd(t, "a", testCluster), newEnd(t, "b", testCluster)

@@ -137,10 +137,8 @@ func (s *striped) run() {
 		select {
 		case <-changed:
 		case <-alone.C:
-			if l, err := s.peer.usable(); err == nil && len(conns) == 0 {
-				s.mu.Lock()
-				s.shared = l.conn
-				s.mu.Unlock()
+			if len(conns) == 0 {
+				s.makeDo()
 			}
 			alone.Reset(stripeWait)
 		case <-s.ctx.Done():
@@ -149,12 +147,30 @@ func (s *striped) run() {
 	}
 }
 
+// makeDo uses the connection of all the rest, and tells the peer once more what is wanted: it may have been told on one that has ended.
+func (s *striped) makeDo() {
+	s.peer.tellBulk()
+	l, err := s.peer.usable()
+	if err != nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.shared = l.conn
+}
+
 // conns are the connections to use, and a channel that is closed when those for bulk change.
 func (s *striped) conns() ([]Conn, <-chan struct{}) {
 	conns, changed := s.peer.bulk.all()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.shared != nil {
+	if s.shared == nil {
+		return conns, changed
+	}
+	select {
+	case <-s.shared.Done():
+		s.shared = nil
+	default:
 		conns = append(conns, s.shared)
 	}
 	return conns, changed
