@@ -40,7 +40,7 @@ func TestAProxyThatIsNotLetInSaysWhatToDo(t *testing.T) {
 		{"of another CA", "HF1" + flipped(good.Token[3:67]) + good.Token[67:], []string{"CA", "agent token create|--join|token"}},
 		{"cut short", good.Token[:len(good.Token)-5], []string{"copied whole", "agent token create"}},
 		{"not a token", "swordfish", []string{"HF1", "agent token create"}},
-		{"empty", "", []string{"HF1", "agent token create"}},
+		{"empty", "", []string{"nothing in it", "agent token create"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			file := c.file("token", tc.token+"\n")
