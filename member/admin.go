@@ -52,16 +52,10 @@ func peerURLs(addresses []string) (urls []string) {
 	return urls
 }
 
-// voterIDs is the replicas that vote, as applied here, in order; none before anything is applied.
+// voterIDs is the replicas that vote, as applied here, in order; none before anything is applied, and none after the end.
 func (m *Member) voterIDs() []uint64 {
-	info := m.host.GetNodeHostInfo(nodehost.InfoOption{SkipLogInfo: true})
-	if info == nil {
-		return nil // closed
-	}
-	for _, s := range info.ShardInfoList {
-		if s.ShardID == shardID && !s.Pending {
-			return slices.Sorted(maps.Keys(s.Replicas))
-		}
+	if s, known := m.shard(); known {
+		return slices.Sorted(maps.Keys(s.Replicas))
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,6 +19,33 @@ import (
 
 func compact(rev int64, physical bool) kv.Command {
 	return kv.Command{Ops: []kv.Op{kv.Compact{Revision: rev, Physical: physical}}}
+}
+
+// Whoever shows a member's condition does not wait for its end: with the race detector this fails if the library is asked while
+// it closes.
+func TestConditionMayBeAskedForBeyondTheEnd(t *testing.T) {
+	m := start(t, t.TempDir(), quiet)
+	asking, over := make(chan struct{}), make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		close(asking)
+		for {
+			m.Condition()
+			m.voters()
+			select {
+			case <-over:
+				return
+			default:
+			}
+		}
+	})
+	<-asking
+	m.close()
+	close(over)
+	wg.Wait()
+	if _, known := m.voters(); known || m.Condition().Learner {
+		t.Error("a member that has ended still tells who votes")
+	}
 }
 
 func TestConditionTellsHowALoneMemberStands(t *testing.T) {

@@ -183,18 +183,43 @@ func (m *Member) nudge(t pb.MessageType) {
 }
 
 // voters returns how many voters with data the cluster has, this replica included, as far as that is applied here.
-// Known is false before anything is, and for a replica that is no voter.
+// Known is false before anything is, after the end, and for a replica that is no voter.
 func (m *Member) voters() (n int, known bool) {
-	info := m.host.GetNodeHostInfo(nodehost.InfoOption{SkipLogInfo: true})
-	i := slices.IndexFunc(info.ShardInfoList, func(s nodehost.ShardInfo) bool { return s.ShardID == shardID })
-	if i < 0 {
-		return 0, false
-	}
-	s := info.ShardInfoList[i]
-	if _, voter := s.Replicas[m.id.Replica]; s.Pending || !voter {
+	s, known := m.shard()
+	if _, voter := s.Replicas[m.id.Replica]; !known || !voter {
 		return 0, false
 	}
 	return len(s.Replicas), true
+}
+
+// shard is what the host knows of the cluster's shard. Known is false before anything is applied, and once the host is being
+// closed. It may be called at any time.
+func (m *Member) shard() (_ nodehost.ShardInfo, known bool) {
+	m.hostOpen.RLock()
+	defer m.hostOpen.RUnlock()
+	if m.hostClosed {
+		return nodehost.ShardInfo{}, false
+	}
+	info := m.host.GetNodeHostInfo(nodehost.InfoOption{SkipLogInfo: true})
+	if info == nil {
+		return nodehost.ShardInfo{}, false
+	}
+	i := slices.IndexFunc(info.ShardInfoList, func(s nodehost.ShardInfo) bool { return s.ShardID == shardID })
+	if i < 0 || info.ShardInfoList[i].Pending {
+		return nodehost.ShardInfo{}, false
+	}
+	return info.ShardInfoList[i], true
+}
+
+// closeHost ends the host, once nobody asks it anything any more: the library forgets its parts while it closes, and looks at
+// them without a lock when it is asked.
+func (m *Member) closeHost() {
+	m.hostOpen.Lock()
+	m.hostClosed = true
+	m.hostOpen.Unlock()
+	if m.host != nil {
+		m.host.Close()
+	}
 }
 
 // protect turns a panic of the library on this goroutine into an error.

@@ -77,6 +77,9 @@ type Member struct {
 
 	defragmenting sync.Mutex // held while one is under way
 
+	hostOpen   sync.RWMutex // held while the host is asked what it knows
+	hostClosed bool
+
 	mu      sync.Mutex
 	started bool
 	stopped bool // guards calls.Add against calls.Wait
@@ -274,9 +277,7 @@ func (m *Member) shutdown() error {
 
 // release closes what Open opened. It is called once. Calls that come later find a closed host and a closed store.
 func (m *Member) release() error {
-	if m.host != nil {
-		m.host.Close()
-	}
+	m.closeHost()
 	neterr := m.net.Close() // if there was no host to do it
 	m.metrics.unregister(m.cfg.Metrics)
 	err := neterr

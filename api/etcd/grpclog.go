@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync"
+	"sync/atomic"
 
 	"google.golang.org/grpc/grpclog"
 
@@ -12,16 +14,21 @@ import (
 )
 
 // LogTo sends what gRPC logs to log. gRPC has one log for the whole process, and it has to be told before any of its other
-// functions is called.
+// functions is called: the first LogTo does so, later ones only change where it goes, and may come at any time.
 func LogTo(log *slog.Logger) {
-	grpclog.SetLoggerV2(grpcLog{log, liblog.New(func() *slog.Logger { return log }, "grpc")})
+	grpcTarget.Store(log)
+	grpcTold()
 }
 
+var (
+	grpcTarget atomic.Pointer[slog.Logger]
+	grpcTold   = sync.OnceFunc(func() {
+		grpclog.SetLoggerV2(grpcLog{liblog.New(grpcTarget.Load, "grpc")})
+	})
+)
+
 // grpcLog is gRPC's logger on slog. What it calls errors and warnings are mostly connections that broke.
-type grpcLog struct {
-	log   *slog.Logger
-	voice *liblog.Voice
-}
+type grpcLog struct{ voice *liblog.Voice }
 
 const (
 	grpcError   = slog.LevelWarn
@@ -47,8 +54,8 @@ func (g grpcLog) Fatal(args ...any)                 { g.fatal(fmt.Sprint(args...
 func (g grpcLog) Fatalln(args ...any)               { g.fatal(fmt.Sprintln(args...)) }
 func (g grpcLog) Fatalf(format string, args ...any) { g.fatal(fmt.Sprintf(format, args...)) }
 
-func (g grpcLog) fatal(text string) {
-	g.log.Error("gRPC stopped the process; if it does so again after a restart, report it", "detail", strings.TrimSpace(text))
+func (grpcLog) fatal(text string) {
+	grpcTarget.Load().Error("gRPC stopped the process; if it does so again after a restart, report it", "detail", strings.TrimSpace(text))
 	os.Exit(1)
 }
 
