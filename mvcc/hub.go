@@ -95,7 +95,7 @@ func (st *stream) tell(first, last int64, only *lone, by *watch) {
 	st.told.last = last
 	st.told.mu.Unlock()
 	if fresh {
-		wake(st.wake)
+		st.rouse()
 	}
 }
 
@@ -126,7 +126,7 @@ func (h *hub) wakeAll() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for st := range h.streams {
-		wake(st.wake)
+		st.rouse()
 	}
 }
 
