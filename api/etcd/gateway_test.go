@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
+	"holdfast/api/apitest"
 	"holdfast/kv"
 )
 
@@ -196,5 +198,25 @@ func TestCallsAreCountedUnderTheNamesOfDashboards(t *testing.T) {
 	}
 	if got["etcd_network_client_grpc_received_bytes_total"] == 0 || got["etcd_network_client_grpc_sent_bytes_total"] == 0 {
 		t.Error("bytes are not counted")
+	}
+}
+
+// A first request may come while the server closes: with the race detector this fails if somebody begins to serve it while the
+// end of all who serve is waited for.
+func TestGatewayMayBeAskedWhileItCloses(t *testing.T) {
+	for range 20 {
+		s := New(Options{Backend: apitest.NewMemory(), Reporter: &reporter{leader: "1"}})
+		var asked sync.WaitGroup
+		for range 2 {
+			asked.Go(func() {
+				w := httptest.NewRecorder()
+				s.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/v3/kv/range", strings.NewReader(`{"key":"YQ=="}`)))
+				if w.Code != http.StatusOK && w.Code < 400 {
+					t.Errorf("answered %d %s", w.Code, w.Body)
+				}
+			})
+		}
+		s.Close(t.Context())
+		asked.Wait()
 	}
 }
