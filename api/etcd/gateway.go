@@ -60,7 +60,7 @@ func newGateway(s *Server) *gateway {
 		panic(err) // of options that are constants here
 	}
 	g.conn = conn
-	g.mux = runtime.NewServeMux(runtime.WithMarshalerOption(runtime.MIMEWildcard, &runtime.HTTPBodyMarshaler{
+	g.mux = runtime.NewServeMux(runtime.WithErrorHandler(refuse), runtime.WithMarshalerOption(runtime.MIMEWildcard, &runtime.HTTPBodyMarshaler{
 		Marshaler: &runtime.JSONPb{
 			MarshalOptions:   protojson.MarshalOptions{UseProtoNames: true},
 			UnmarshalOptions: protojson.UnmarshalOptions{DiscardUnknown: true},
@@ -75,6 +75,16 @@ func newGateway(s *Server) *gateway {
 		}
 	}
 	return g
+}
+
+// refuse answers with an error as etcd's gateway does, and says when to come again.
+func refuse(ctx context.Context, mux *runtime.ServeMux, m runtime.Marshaler, w http.ResponseWriter, r *http.Request, err error) {
+	if md, ok := runtime.ServerMetadataFromContext(ctx); ok {
+		if after := md.TrailerMD.Get(retryAfter); len(after) > 0 {
+			w.Header().Set("Retry-After", after[0])
+		}
+	}
+	runtime.DefaultHTTPErrorHandler(ctx, mux, m, w, r, err)
 }
 
 // gatewayMessageMax is the largest answer; etcd has no limit either.

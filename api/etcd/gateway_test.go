@@ -20,6 +20,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"holdfast/api/apitest"
+	"holdfast/kv"
 )
 
 func post(t *testing.T, url, body string) (int, string) {
@@ -60,6 +61,27 @@ func TestGatewayIsEtcds(t *testing.T) {
 	}
 	if status, _ := post(t, base+"/v3/kv/put", `{"key":"YQ==","value":"`+strings.Repeat("A", 4<<20)+`"}`); status < 400 {
 		t.Errorf("a body of 4 MiB: %d", status)
+	}
+}
+
+// Whoever is refused for now is told when to come again, as over REST.
+func TestGatewaySaysWhenToComeAgain(t *testing.T) {
+	for _, c := range []struct {
+		err    kv.Error
+		status int
+		want   string
+	}{
+		{kv.Error{Code: kv.RateLimited, RetryAfter: 1500 * time.Millisecond}, 429, "2"},
+		{kv.Error{Code: kv.RateLimited}, 429, "1"},
+		{kv.Error{Code: kv.Invalid}, 400, ""},
+	} {
+		n := openRig(t, nil)
+		n.admin.err = &c.err
+		w := httptest.NewRecorder()
+		n.server.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/v3/maintenance/defragment", strings.NewReader("{}")).WithContext(n.ctx))
+		if got := w.Header().Get("Retry-After"); w.Code != c.status || got != c.want {
+			t.Errorf("%v: %d, to come again after %q; want %d, %q", &c.err, w.Code, got, c.status, c.want)
+		}
 	}
 }
 
