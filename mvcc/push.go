@@ -169,7 +169,6 @@ func (p *pushed) open() error {
 // obeyNext takes one of the things that wait.
 func (p *pushed) obeyNext() error {
 	p.mu.Lock()
-	p.state = pushAwake // what comes from here on is looked at in the next turn
 	var c kv.WatchControl
 	ask, due := true, false
 	switch {
@@ -205,6 +204,7 @@ func (p *pushed) rest() (asleep bool, err error) {
 	defer p.mu.Unlock()
 	switch {
 	case p.state == pushAgain || p.stopped || p.due || len(p.asks)+len(p.cuts) > 0:
+		p.state = pushAwake // only here: the next step looks at what it was told, which one in the midst of something does not
 		return false, nil
 	case p.closed && len(p.watches) == 0:
 		return false, errStopped

@@ -69,6 +69,7 @@ type stream struct {
 	push    *pushed       // the stream is part of that, which needs no wake; nil: it is not
 	hubbed  bool          // the hub has it
 	told    notice
+	inLine  atomic.Bool // it will be woken when it is its turn
 
 	replaced atomic.Bool // the history is not the one it has followed
 
