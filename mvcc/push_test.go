@@ -92,7 +92,7 @@ func watching(ctx context.Context, t *testing.T, s *Store, spec kv.WatchSpec) it
 func TestAPushedStreamIsAsAnyOther(t *testing.T) {
 	for name, test := range map[string]func(*testing.T){
 		"changes": TestWatchSendsChangesAsTheyAreMade, "flush and sweep": TestWatchAcrossFlushSweepAndSlowness, "from the past": TestWatchFromThePastGoesOnIntoThePresent,
-		"behind others": TestWatchAddedBehindOthers, "between": TestWatchFromBetweenTheStreamAndThePresent, "compacted": TestWatchOfCompactedHistoryIsCanceled,
+		"behind others": TestWatchAddedBehindOthers, "between": TestWatchFromBetweenTheStreamAndThePresent,
 		"filters": TestWatchFilters, "whole revisions": TestWatchKeepsARevisionTogether,
 		"control": TestWatchControl, "no watches": TestStreamEndsWithoutWatchesWhenNoneCanCome, "progress": TestProgressIsAnnouncedToIdleWatchesThatAsk,
 		"close": TestCloseEndsStreams,
