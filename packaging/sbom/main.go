@@ -66,6 +66,9 @@ func run(program, version string) error {
 		if m.Replace != nil {
 			m = m.Replace
 		}
+		if m.Version == "" { // a folder of our own stands in its place: internal/absent
+			continue
+		}
 		purl := "pkg:golang/" + m.Path + "@" + m.Version
 		doc.Components = append(doc.Components, component{
 			Type: "library", Ref: purl, Name: m.Path, Version: m.Version, PURL: purl, Properties: []property{{"go:sum", m.Sum}},
