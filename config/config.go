@@ -173,5 +173,5 @@ type CORS struct {
 // Auth is how long this node decides on permissions by itself.
 type Auth struct {
 	TokenTTL   time.Duration `mapstructure:"token-ttl" default:"1h" min:"10s" max:"720h" help:"how long a token is good for that a user gets for name and password; clients of etcd fetch the next by themselves"`
-	MaxOffline time.Duration `mapstructure:"max-offline" default:"168h" min:"1m" help:"age of the mirrored policy up to which a proxy grants access while the uplink is lost"`
+	MaxOffline time.Duration `mapstructure:"max-offline" default:"168h" min:"10s" help:"age of the mirrored policy up to which a proxy grants access while the uplink is lost"`
 }
