@@ -54,6 +54,7 @@ type NodeInfo struct {
 	LastSeen         *time.Time `json:"last_seen,omitempty"`          // since the members asked have started
 	Joined           *time.Time `json:"joined,omitempty"`
 	Scope            []string   `json:"scope,omitempty"` // of a proxy
+	CertificateSince *time.Time `json:"certificate_since,omitempty"` // when it was given its newest certificate, and so was there
 	CertificateUntil *time.Time `json:"certificate_until,omitempty"`
 	CA               string     `json:"ca,omitempty"` // hash of the CA of its newest certificate
 	Revoked          *time.Time `json:"revoked,omitempty"`

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"strings"
 )
 
 type document struct {
@@ -66,7 +67,7 @@ func run(program, version string) error {
 		if m.Replace != nil {
 			m = m.Replace
 		}
-		if m.Version == "" { // a folder of our own stands in its place: internal/absent
+		if strings.HasPrefix(m.Path, "./") { // a folder of our own stands in its place: internal/absent
 			continue
 		}
 		purl := "pkg:golang/" + m.Path + "@" + m.Version
