@@ -48,7 +48,7 @@ func (p *pushing) Ask(c kv.WatchControl) {
 	}
 	one := p.admit(p.ctx, *c.Add)
 	p.WatchPush.Ask(kv.WatchControl{Add: &one})
-	p.review() // the policy may have changed while it was judged
+	p.review()                            // the policy may have changed while it was judged
 	if one.Key != nil && p.lost(one.ID) { // the node behind was told to cut it before it knew of it
 		p.Cut(one.ID)
 	}
