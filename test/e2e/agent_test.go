@@ -29,8 +29,15 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
 		os.Exit(1)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	for _, dir := range leftBehind {
+		_ = os.RemoveAll(dir) // of use to nobody, and in the way of nobody either
+	}
+	os.Exit(code)
 }
+
+// leftBehind is folders that several tests use.
+var leftBehind []string
 
 func preconditions() error {
 	if os.Geteuid() != 0 {
