@@ -121,17 +121,22 @@ func (n *Net) Connect(_ context.Context, node string) (raftio.IConnection, error
 }
 
 // ConnectBulk begins to send one snapshot, which ends with ctx at the latest: over connections of its own where there are
-// some within stripeWait, else beside all the rest.
+// some within stripeWait, else beside all the rest. While another one goes to the node it waits; see turns.
 func (n *Net) ConnectBulk(ctx context.Context, node string) (raftio.ISnapshotConnection, error) {
 	p, err := n.peer(node)
 	if err != nil {
 		return nil, err
 	}
+	if err := p.turns.take(ctx, n.closing); err != nil {
+		return nil, fmt.Errorf("a snapshot to node %s: %w", node, err)
+	}
 	if _, err := p.usable(); err != nil {
+		p.turns.end(false)
 		return nil, err
 	}
 	s, err := n.openStriped(ctx, p)
 	if err != nil {
+		p.turns.end(false)
 		return nil, err
 	}
 	return s, nil
