@@ -204,7 +204,7 @@ func TestANoticeWaitsForNothing(t *testing.T) {
 // TestWhatMattersLess has an answer said twice, and news of commits.
 func TestWhatMattersLess(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPeer("b", courier.Life{1}, nil)
+		p := newPeer("b", courier.Life{1}, Options{Dialect: dialect})
 		answer := pb.Message{Type: pb.ReplicateResp, ShardID: 1, From: 2, To: 1, Term: 4, LogIndex: 9}
 		later, refused := answer, answer
 		later.LogIndex, refused.Reject = 10, true
@@ -246,7 +246,7 @@ func (straight) Quality() courier.Quality {
 func TestAnOlderPeerGetsWhatItReads(t *testing.T) {
 	for says := range 2 {
 		synctest.Test(t, func(t *testing.T) {
-			p := newPeer("b", courier.Life{1}, nil)
+			p := newPeer("b", courier.Life{1}, Options{Dialect: dialect})
 			older := courier.New(courier.Options{Life: courier.Life{2}, Dialect: says})
 			var mu sync.Mutex
 			var forms []byte

@@ -43,8 +43,9 @@ type peer struct {
 	replicas map[replicas]struct{}
 }
 
-func newPeer(node string, life courier.Life, sparing func() bool) *peer {
-	p := &peer{node: node, replicas: make(map[replicas]struct{}), post: courier.New(courier.Options{Life: life, Dialect: dialect, Sparing: sparing}), hush: newHush(), turns: newTurns()}
+func newPeer(node string, life courier.Life, opts Options) *peer {
+	p := &peer{node: node, replicas: make(map[replicas]struct{}), hush: newHush(), turns: newTurns(),
+		post: courier.New(courier.Options{Life: life, Dialect: opts.Dialect, Sparing: opts.Sparing})}
 	for i := range p.in {
 		p.in[i].ordered = kind(i+1) == kindLog
 		p.in[i].wake = make(chan struct{}, 1)
