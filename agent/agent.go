@@ -201,6 +201,7 @@ func (a *Agent) run(ctx context.Context) {
 	err := group.Run(ctx)
 	a.stop()
 	a.cutShort()
+	a.doors.giveUp()
 	if err == nil && a.farewell.Load() {
 		err = a.goAside()
 	}

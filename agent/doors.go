@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"holdfast/api/etcd"
@@ -43,6 +44,7 @@ type doors struct {
 	charge  func(http.Handler) http.Handler  // counts the bodies of requests; nil: nobody does
 	force   context.Context                  // ended to cut a drain short
 	servers []*server
+	ran     atomic.Bool // Run was called
 }
 
 type server struct {
@@ -114,6 +116,7 @@ func (ds *doors) closing(h http.Handler) http.Handler {
 
 // Run serves until ctx ends, then drains: new requests are refused, running ones are waited for.
 func (ds *doors) Run(ctx context.Context, ready func()) error {
+	ds.ran.Store(true)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	failed := make(chan error, 2*len(ds.servers))
@@ -143,6 +146,14 @@ func (ds *doors) Run(ctx context.Context, ready func()) error {
 	case <-ctx.Done():
 	}
 	return errors.Join(failure, ds.drain())
+}
+
+// giveUp ends what was made ready to serve, if Run was never called: a part before the doors has failed, or the agent was stopped
+// before their turn.
+func (ds *doors) giveUp() {
+	if ds.etcd != nil && !ds.ran.Load() {
+		ds.etcd.Close(context.Background()) // has nothing to wait for
+	}
 }
 
 // drain ends serving within drainMax. Requests cut off are logged, not an error: each got an answer it cannot mistake

@@ -13,6 +13,12 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.uber.org/goleak"
+
+	"holdfast/kv"
 )
 
 func TestEveryAcknowledgedWriteIsThereAfterAStop(t *testing.T) {
@@ -95,11 +101,14 @@ func TestStopEndsWatches(t *testing.T) {
 }
 
 func TestStopBeforeTheStoreIsOpen(t *testing.T) {
+	halt(t, launch(t, settings(t), Options{})) // libraries start what lives as long as the process
+	running := goleak.IgnoreCurrent()
 	a := launch(t, settings(t), Options{beforeOpen: func(ctx context.Context) { <-ctx.Done() }})
 	halt(t, a)
 	if isClosed(a.Ready()) {
 		t.Error("an agent that never served says it was ready")
 	}
+	goleak.VerifyNone(t, running)
 }
 
 func TestForcedStopDoesNotWaitForRequests(t *testing.T) {
@@ -159,5 +168,66 @@ func TestEndOfTheContextIsAStop(t *testing.T) {
 	within(t, "done", a.Done())
 	if err := a.Err(); err != nil {
 		t.Errorf("Err is %v", err)
+	}
+}
+
+// Nobody who asks waits for the agent's end: with the race detector this fails if a part is asked while it is taken away. Who
+// is answered at all is answered as always, or told that the node stops.
+func TestAnAgentMayBeAskedAnythingWhileItStops(t *testing.T) {
+	for _, forced := range []bool{false, true} {
+		shown := prometheus.NewRegistry()
+		a := launch(t, settings(t), Options{Metrics: shown})
+		within(t, "ready", a.Ready())
+		ctx, over := context.WithCancel(t.Context())
+		var asking, asked sync.WaitGroup
+		ask := func(what func()) {
+			asking.Add(1)
+			asked.Go(func() {
+				what()
+				for asking.Done(); ctx.Err() == nil; {
+					what()
+				}
+			})
+		}
+		doors, socket := httpClient(t, nil), overSocket(t, a)
+		for _, request := range []string{
+			"GET /v1/kv/a", "PUT /v1/kv/a", "GET /v1/kv/?prefix", "POST /v3/kv/range", "POST /v3/kv/put",
+			"POST /v3/maintenance/status", "POST /v3/cluster/member/list", "GET /readyz", "GET /health", "GET /version", "GET /metrics",
+			"GET /v1/status", "GET /v1/members", "GET /v1/snapshot", "GET /v1/kv/?watch&prefix&from_revision=1",
+		} {
+			method, path, _ := strings.Cut(request, " ")
+			body := ""
+			if method == http.MethodPost {
+				body = `{"key":"YQ==","value":"MQ=="}`
+			}
+			for _, c := range []*http.Client{doors, socket} {
+				ask(func() {
+					asking, done := context.WithTimeout(ctx, 100*time.Millisecond) // a watch goes on
+					defer done()
+					if got, err := send(asking, c, method, a.Addrs()[0]+path, body); err == nil && got.status == http.StatusInternalServerError {
+						t.Errorf("%s: %d %s", request, got.status, got.body)
+					}
+				})
+			}
+		}
+		calls := pb.NewKVClient(etcdClient(t, a.Addrs()[0]))
+		ask(func() { _, _ = calls.Put(ctx, &pb.PutRequest{Key: []byte("a")}) })
+		ask(func() { _, _ = a.Backend().Read(ctx, kv.Query{Ops: []kv.Op{kv.Range{Key: []byte("a")}}}) })
+		ask(func() { _, _ = shown.Gather() })
+		ask(func() { a.Report() })
+		ask(func() { _ = a.Err() })
+		asking.Wait()
+		if forced {
+			at, cut := context.WithCancel(t.Context())
+			cut()
+			if err := a.Stop(at); err != nil && !errors.Is(err, context.Canceled) {
+				t.Errorf("a forced stop returned %v", err)
+			}
+			within(t, "done", a.Done())
+		} else {
+			halt(t, a)
+		}
+		over()
+		asked.Wait()
 	}
 }

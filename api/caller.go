@@ -26,14 +26,16 @@ type Process struct {
 	UID, GID uint32
 }
 
-// Device names the client for its rate and its share: its address without the port, or its user on this machine; empty
-// where nothing is known.
+// Device names the client for its share: its address without the port, the Network of an IPv6 one, or its user on this machine;
+// empty where nothing is known.
 func (c Caller) Device() string {
 	switch {
 	case c.device != "":
 		return c.device
-	case c.Addr.IsValid():
+	case c.Addr.Addr().Is4():
 		return c.Addr.Addr().String()
+	case c.Addr.IsValid():
+		return c.Network().String()
 	case c.Process != nil:
 		return fmt.Sprintf("uid:%d", c.Process.UID)
 	default:

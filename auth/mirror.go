@@ -235,17 +235,21 @@ func (m *Mirror) sleep(ctx context.Context, d time.Duration) {
 
 // Run keeps up with the cluster until ctx ends. Then it writes down how old the policy has become.
 func (m *Mirror) Run(ctx context.Context) {
-	pause, retry := mirrorEvery, mirrorRetry
+	every := mirrorEvery
+	if m.o.MaxOffline > 0 {
+		every = min(every, m.o.MaxOffline/3) // so that one answer may be missed
+	}
+	pause, retry := every, min(mirrorRetry, every)
 	for {
 		m.sleep(ctx, pause/2+rand.N(pause/2)) //nolint:gosec // spreads load
 		if ctx.Err() != nil {
-			m.grow(mirrorEvery)
+			m.grow(every)
 			return
 		}
 		if err := m.ask(ctx); err == nil {
-			pause, retry = mirrorEvery, mirrorRetry
+			pause, retry = every, min(mirrorRetry, every)
 		} else {
-			pause, retry = retry, min(2*retry, mirrorEvery)
+			pause, retry = retry, min(2*retry, every)
 		}
 		m.grow(m.o.MaxOffline / mirrorsKept)
 	}

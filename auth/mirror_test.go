@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"iter"
 	"log/slog"
@@ -53,6 +54,8 @@ type box struct {
 	writes int
 	began  time.Time
 	behind time.Duration // how far the wall clock is behind
+
+	offline time.Duration // for which a policy is good without the cluster, 0 for 160 hours
 }
 
 func (b *box) mirror(c *cluster) *Mirror {
@@ -68,7 +71,7 @@ func (b *box) mirror(c *cluster) *Mirror {
 		},
 		Clock:      func() time.Duration { return time.Since(b.began) },
 		Now:        func() time.Time { return time.Now().Add(-b.behind) },
-		MaxOffline: 160 * time.Hour,
+		MaxOffline: cmp.Or(b.offline, 160*time.Hour),
 		Log:        slog.New(slog.DiscardHandler),
 	})
 }
@@ -154,6 +157,27 @@ func TestAMirrorThatIsConfirmedStaysYoung(t *testing.T) {
 			t.Errorf("after a restart its age is %v", age)
 		}
 	})
+}
+
+// However short the time is for which a policy is good without the cluster, with it a node does not forget who may do what.
+func TestAMirrorWithLittleTimeAsksInTime(t *testing.T) {
+	for _, offline := range []time.Duration{10 * time.Second, time.Minute, mirrorEvery} {
+		synctest.Test(t, func(t *testing.T) {
+			b, c := &box{began: time.Now(), offline: offline}, &cluster{policy: shop(t)}
+			m := b.mirror(c)
+			m.FirstWithin(t.Context(), time.Second)
+			stop := runs(t, m)
+			for end := time.Now().Add(time.Hour); time.Now().Before(end); time.Sleep(time.Second) {
+				if err := m.Source().Stale(); err != nil {
+					t.Fatalf("with auth.max-offline %v: %v", offline, err)
+				}
+			}
+			stop()
+			if whole := c.whole(); whole != 1 {
+				t.Errorf("the policy was sent whole %d times", whole)
+			}
+		})
+	}
 }
 
 // A box without a clock that is switched off each evening does not begin anew each morning.

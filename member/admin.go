@@ -144,7 +144,7 @@ func (m *Member) MoveLeader(ctx context.Context, to uint64) error {
 	}
 	m.holdAll(ctx, now)
 	defer m.door.open()
-	err := m.host.RequestLeaderTransfer(shardID, to)
+	_, err := askHost(m, func(h *nodehost.Host) (struct{}, error) { return struct{}{}, h.RequestLeaderTransfer(shardID, to) })
 	switch {
 	case closedHost(err):
 		return errStopping()

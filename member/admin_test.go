@@ -11,9 +11,11 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.etcd.io/bbolt"
 
 	"holdfast/kv"
+	"holdfast/member/nodehost"
 	"holdfast/mvcc"
 )
 
@@ -21,30 +23,87 @@ func compact(rev int64, physical bool) kv.Command {
 	return kv.Command{Ops: []kv.Op{kv.Compact{Revision: rev, Physical: physical}}}
 }
 
-// Whoever shows a member's condition does not wait for its end: with the race detector this fails if the library is asked while
+// Whoever asks a member something does not wait for its end: with the race detector this fails if the library is asked while
 // it closes.
-func TestConditionMayBeAskedForBeyondTheEnd(t *testing.T) {
-	m := start(t, t.TempDir(), quiet)
-	asking, over := make(chan struct{}), make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		close(asking)
-		for {
-			m.Condition()
-			m.voters()
-			select {
-			case <-over:
-				return
-			default:
+func TestMemberMayBeAskedBeyondTheEnd(t *testing.T) {
+	shown := prometheus.NewRegistry()
+	m := start(t, t.TempDir(), quiet, func(c *Config) { c.Metrics = shown })
+	ctx := t.Context()
+	over := make(chan struct{})
+	var asking, asked sync.WaitGroup
+	for _, ask := range []func(){
+		func() { m.Condition() },
+		func() { m.voters() },
+		func() { m.Status() },
+		func() { _ = m.Alive(ctx) },
+		func() { _, _ = m.Read(ctx, kv.Query{Ops: []kv.Op{kv.Range{Key: []byte("k")}}}) },
+		func() { _, _ = m.Do(ctx, put("k", "v")) },
+		func() { _, _ = shown.Gather() },
+		func() { _, _ = m.Hash(ctx, 0) },
+		func() {
+			if b, _, err := m.Snapshot(ctx); err == nil {
+				_ = b.Close()
 			}
-		}
-	})
-	<-asking
+		},
+		func() {
+			since := kv.Watch{ID: 1, Key: []byte("k"), From: 1}
+			m.Watch(ctx, kv.WatchSpec{Watches: []kv.Watch{since}})(func(kv.Batch, error) bool { return false })
+		},
+	} {
+		asking.Add(1)
+		asked.Go(func() {
+			for first := true; ; first = false {
+				ask()
+				if first {
+					asking.Done()
+				}
+				select {
+				case <-over:
+					return
+				default:
+				}
+			}
+		})
+	}
+	asking.Wait()
 	m.close()
 	close(over)
-	wg.Wait()
+	asked.Wait()
 	if _, known := m.voters(); known || m.Condition().Learner {
 		t.Error("a member that has ended still tells who votes")
+	}
+}
+
+func TestTheHostIsClosedOnceNobodyAsksIt(t *testing.T) {
+	m := start(t, t.TempDir(), quiet)
+	asking, closing := make(chan struct{}), make(chan struct{})
+	asked := make(chan error, 1)
+	go func() {
+		_, err := askHost(m.Member, func(h *nodehost.Host) (*nodehost.RequestState, error) {
+			close(asking)
+			<-closing
+			return h.ReadIndex(shardID, leaderWait)
+		})
+		asked <- err
+	}()
+	<-asking
+	m.stop()
+	for deadline := time.Now().Add(20 * time.Second); m.hostOpen.TryRLock(); time.Sleep(time.Millisecond) { // until closeHost waits
+		m.hostOpen.RUnlock()
+		if time.Now().After(deadline) {
+			t.Fatal("nobody closes the host after 20 s")
+		}
+	}
+	close(closing)
+	if err := <-asked; err != nil {
+		t.Errorf("while somebody asked it, the host was closed: %v", err)
+	}
+	m.close()
+	if err := m.raftAnswers(t.Context()); err != nil {
+		t.Errorf("of a member that has ended raft is said to hang: %v", err)
+	}
+	if _, err := askHost(m.Member, func(*nodehost.Host) (int, error) { return 0, nil }); !closedHost(err) {
+		t.Errorf("a host that is closed was asked: %v", err)
 	}
 }
 

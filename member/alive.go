@@ -48,7 +48,9 @@ func (m *Member) Alive(ctx context.Context) error {
 
 // raftAnswers asks raft's loop for entries that no log has: it says so at once, from memory, whatever it knows of others.
 func (m *Member) raftAnswers(ctx context.Context) error {
-	asked, err := m.host.QueryRaftLog(shardID, math.MaxUint64-1, math.MaxUint64, 1)
+	asked, err := askHost(m, func(h *nodehost.Host) (*nodehost.RequestState, error) {
+		return h.QueryRaftLog(shardID, math.MaxUint64-1, math.MaxUint64, 1)
+	})
 	switch {
 	case errors.Is(err, nodehost.ErrSystemBusy):
 		return errors.New("raft's loop has not answered the last time either")

@@ -32,8 +32,8 @@ func (p *autopilot) removeLeaving(ctx context.Context, r Roster, now *nodehost.M
 			continue
 		}
 		m.cfg.Log.Info("removing member", "replica", s.Replica, "node", plainNode(s.Node), "name", s.Name)
-		return true, m.change(ctx, func() (*nodehost.RequestState, error) {
-			return m.host.RequestDeleteReplica(shardID, s.Replica, now.ConfigChangeID, changeTimeout)
+		return true, m.change(ctx, func(h *nodehost.Host) (*nodehost.RequestState, error) {
+			return h.RequestDeleteReplica(shardID, s.Replica, now.ConfigChangeID, changeTimeout)
 		})
 	}
 	return false, refused
@@ -89,8 +89,8 @@ func (p *autopilot) addJoining(ctx context.Context, r Roster, now *nodehost.Memb
 			continue
 		}
 		m.cfg.Log.Info("adding learner", "replica", s.Replica, "node", plainNode(s.Node), "name", s.Name)
-		return true, m.change(ctx, func() (*nodehost.RequestState, error) {
-			return m.host.RequestAddNonVoting(shardID, s.Replica, s.Node, now.ConfigChangeID, changeTimeout)
+		return true, m.change(ctx, func(h *nodehost.Host) (*nodehost.RequestState, error) {
+			return h.RequestAddNonVoting(shardID, s.Replica, s.Node, now.ConfigChangeID, changeTimeout)
 		})
 	}
 	return false, nil
@@ -126,8 +126,8 @@ func (p *autopilot) promoteReady(ctx context.Context, r Roster, now *nodehost.Me
 			continue
 		}
 		m.cfg.Log.Info("promoting learner, which has caught up", "replica", s.Replica, "node", plainNode(s.Node), "name", s.Name, "applied", applied)
-		return true, m.change(ctx, func() (*nodehost.RequestState, error) {
-			return m.host.RequestAddReplica(shardID, s.Replica, s.Node, now.ConfigChangeID, changeTimeout)
+		return true, m.change(ctx, func(h *nodehost.Host) (*nodehost.RequestState, error) {
+			return h.RequestAddReplica(shardID, s.Replica, s.Node, now.ConfigChangeID, changeTimeout)
 		})
 	}
 	return false, nil
@@ -172,8 +172,8 @@ func (p *autopilot) removeUnlisted(ctx context.Context, r Roster, now *nodehost.
 			continue
 		}
 		m.cfg.Log.Info("removing learner that has no seat", "replica", replica)
-		return true, m.change(ctx, func() (*nodehost.RequestState, error) {
-			return m.host.RequestDeleteReplica(shardID, replica, now.ConfigChangeID, changeTimeout)
+		return true, m.change(ctx, func(h *nodehost.Host) (*nodehost.RequestState, error) {
+			return h.RequestDeleteReplica(shardID, replica, now.ConfigChangeID, changeTimeout)
 		})
 	}
 	return false, nil
@@ -187,8 +187,8 @@ func isMember(now *nodehost.Membership, replica uint64) bool {
 
 // change asks raft for a change of its membership and waits for the outcome. A change that raft refuses, because another
 // came between, is looked at anew.
-func (m *Member) change(ctx context.Context, request func() (*nodehost.RequestState, error)) error {
-	rs, err := request()
+func (m *Member) change(ctx context.Context, request func(*nodehost.Host) (*nodehost.RequestState, error)) error {
+	rs, err := askHost(m, request)
 	if err != nil {
 		return fmt.Errorf("change raft's members: %w", err)
 	}

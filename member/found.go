@@ -70,10 +70,10 @@ var errNotReady = errors.New("it ended before it was ready")
 
 // cutLog takes a snapshot and gives up the log before it.
 func (m *Member) cutLog(ctx context.Context) error {
-	rs, err := m.host.RequestSnapshot(shardID, nodehost.SnapshotOption{
+	rs, err := m.requestSnapshot(nodehost.SnapshotOption{
 		OverrideCompactionOverhead: true,
 		CompactionOverhead:         1,
-	}, snapshotTimeout)
+	})
 	if err != nil {
 		return fmt.Errorf("take a snapshot: %w", err)
 	}

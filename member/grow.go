@@ -224,7 +224,7 @@ func (m *Member) inStep(r Roster) bool {
 func (m *Member) membership(ctx context.Context) (*nodehost.Membership, error) {
 	ctx, cancel := context.WithTimeout(ctx, changeTimeout)
 	defer cancel()
-	now, err := m.host.SyncGetShardMembership(ctx, shardID)
+	now, err := askHost(m, func(h *nodehost.Host) (*nodehost.Membership, error) { return h.SyncGetShardMembership(ctx, shardID) })
 	if err != nil {
 		return nil, fmt.Errorf("ask raft for its members: %w", err)
 	}

@@ -195,13 +195,10 @@ func (m *Member) voters() (n int, known bool) {
 // shard is what the host knows of the cluster's shard. Known is false before anything is applied, and once the host is being
 // closed. It may be called at any time.
 func (m *Member) shard() (_ nodehost.ShardInfo, known bool) {
-	m.hostOpen.RLock()
-	defer m.hostOpen.RUnlock()
-	if m.hostClosed {
-		return nodehost.ShardInfo{}, false
-	}
-	info := m.host.GetNodeHostInfo(nodehost.InfoOption{SkipLogInfo: true})
-	if info == nil {
+	info, err := askHost(m, func(h *nodehost.Host) (*nodehost.Info, error) {
+		return h.GetNodeHostInfo(nodehost.InfoOption{SkipLogInfo: true}), nil
+	})
+	if err != nil || info == nil {
 		return nodehost.ShardInfo{}, false
 	}
 	i := slices.IndexFunc(info.ShardInfoList, func(s nodehost.ShardInfo) bool { return s.ShardID == shardID })
@@ -211,8 +208,25 @@ func (m *Member) shard() (_ nodehost.ShardInfo, known bool) {
 	return info.ShardInfoList[i], true
 }
 
-// closeHost ends the host, once nobody asks it anything any more: the library forgets its parts while it closes, and looks at
-// them without a lock when it is asked.
+// askHost is what the host answers, or ErrClosed once it is being closed, which waits for ask: the library forgets its parts
+// while it closes, and looks at them without a lock when it is asked. Nothing asks the host in another way, from Run's start on.
+func askHost[T any](m *Member, ask func(*nodehost.Host) (T, error)) (answer T, err error) {
+	m.hostOpen.RLock()
+	defer m.hostOpen.RUnlock()
+	if m.hostClosed {
+		return answer, nodehost.ErrClosed
+	}
+	return ask(m.host)
+}
+
+// requestSnapshot asks for a snapshot, after which the log can be cut.
+func (m *Member) requestSnapshot(how nodehost.SnapshotOption) (*nodehost.RequestState, error) {
+	return askHost(m, func(h *nodehost.Host) (*nodehost.RequestState, error) {
+		return h.RequestSnapshot(shardID, how, snapshotTimeout)
+	})
+}
+
+// closeHost ends the host, once nobody asks it anything any more; see askHost.
 func (m *Member) closeHost() {
 	m.hostOpen.Lock()
 	m.hostClosed = true

@@ -154,10 +154,10 @@ func (m *Member) snapshotBySize(ctx context.Context) error {
 }
 
 func (m *Member) snapshot(ctx context.Context) error {
-	rs, err := m.host.RequestSnapshot(shardID, nodehost.SnapshotOption{
+	rs, err := m.requestSnapshot(nodehost.SnapshotOption{
 		OverrideCompactionOverhead: true,
 		CompactionOverhead:         m.logs.db.overhead(),
-	}, snapshotTimeout)
+	})
 	if err != nil {
 		return err
 	}

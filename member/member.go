@@ -77,7 +77,7 @@ type Member struct {
 
 	defragmenting sync.Mutex // held while one is under way
 
-	hostOpen   sync.RWMutex // held while the host is asked what it knows
+	hostOpen   sync.RWMutex // held while the host is asked; see askHost
 	hostClosed bool
 
 	mu      sync.Mutex
@@ -180,6 +180,8 @@ func (m *Member) Run(ctx context.Context) error {
 	}
 	if err == nil {
 		err = m.work(ctx)
+	} else {
+		m.rounds.stop()
 	}
 	return errors.Join(err, m.shutdown())
 }

@@ -187,7 +187,9 @@ func (m *Member) proposeAgain(ctx context.Context, entry []byte, repeatable bool
 			return refuse(err)
 		}
 		_, changed := m.leader.get()
-		rs, err := m.host.Propose(m.session, entry, proposalTimeout)
+		rs, err := askHost(m, func(h *nodehost.Host) (*nodehost.RequestState, error) {
+			return h.Propose(m.session, entry, proposalTimeout)
+		})
 		if err == nil {
 			data, how, why := m.answer(ctx, rs, changed, repeatable && time.Since(began) < proposalTimeout/2)
 			if how == known {

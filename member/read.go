@@ -148,7 +148,8 @@ const (
 func (m *Member) askIndex(ctx context.Context, changed <-chan struct{}) (again bool, err error) {
 	var asked [readAsks]*nodehost.RequestState
 	var answer [readAsks]chan nodehost.RequestResult
-	if asked[0], err = m.host.ReadIndex(shardID, leaderWait); err != nil {
+	ask := func(h *nodehost.Host) (*nodehost.RequestState, error) { return h.ReadIndex(shardID, leaderWait) }
+	if asked[0], err = askHost(m, ask); err != nil {
 		switch {
 		case closedHost(err):
 			return false, errStopping()
@@ -173,7 +174,7 @@ func (m *Member) askIndex(ctx context.Context, changed <-chan struct{}) (again b
 		case r = <-answer[2]:
 			which = 2
 		case <-repeat.C:
-			if rs, err := m.host.ReadIndex(shardID, leaderWait); err == nil { // else those under way may be answered yet
+			if rs, err := askHost(m, ask); err == nil { // else those under way may be answered yet
 				asked[n], answer[n] = rs, rs.ResultC()
 			}
 			if n++; n < readAsks {

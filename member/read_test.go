@@ -193,10 +193,9 @@ func TestWithoutALeaderReadsDegradeAsFarAsAllowed(t *testing.T) {
 }
 
 func TestCallWaitsForAnElection(t *testing.T) {
-	m := start(t, t.TempDir(), quiet)
-	now, _ := m.leader.get()
 	clock := &manualClock{}
-	m.leader.clock = clock.read
+	m := start(t, t.TempDir(), quiet, clocked(clock))
+	now, _ := m.leader.get()
 	leaderless(m, clock, 0)
 	done := make(chan error, 1)
 	go func() {

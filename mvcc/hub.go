@@ -15,6 +15,7 @@ type hub struct {
 	mu      sync.Mutex // held while changes are shown, and while watches and streams come and go
 	watches intervals[*watch]
 	streams map[*stream]struct{}
+	turns   turns
 }
 
 // notice is what a stream was told since it last looked. It has a lock of its own: a thousand streams that one change
@@ -67,6 +68,7 @@ func (h *hub) notify(t *tail, from, to int64) {
 	if held != nil {
 		h.show(held, first)
 	}
+	h.wakeTold()
 }
 
 // show tells the streams of a change whose watches want it. It is called with mu held.
@@ -79,24 +81,24 @@ func (h *hub) show(r *record, whole bool) {
 		case whole && only == nil:
 			only = &lone{r.ModRevision, []kv.Event{{Delete: r.deleted, KV: r.KeyValue}}}
 		}
-		w.stream.tell(r.ModRevision, r.ModRevision, only, w)
+		if w.stream.tell(r.ModRevision, r.ModRevision, only, w) {
+			h.turns.add(w.stream)
+		}
 	})
 }
 
-// tell is called with the hub's mu held. Only is nil if what it is told of is more than one change.
-func (st *stream) tell(first, last int64, only *lone, by *watch) {
+// tell is called with the hub's mu held, and reports whether the stream is to be woken. Only is nil if what it is told of is more than one change.
+func (st *stream) tell(first, last int64, only *lone, by *watch) (fresh bool) {
 	st.told.mu.Lock()
-	fresh := st.told.first == 0
+	defer st.told.mu.Unlock()
+	fresh = st.told.first == 0
 	if fresh {
 		st.told.first, st.told.only, st.told.by = first, only, by
 	} else {
 		st.told.only, st.told.by = nil, nil
 	}
 	st.told.last = last
-	st.told.mu.Unlock()
-	if fresh {
-		wake(st.wake)
-	}
+	return fresh
 }
 
 // look takes what a stream was told since it last looked: there is nothing for it before first, and all there is up to last
@@ -119,15 +121,6 @@ func (h *hub) begin(st *stream) (from int64) {
 	defer st.told.mu.Unlock()
 	st.told.news = news{}
 	return h.notified.Load()
-}
-
-// wakeAll has every stream look around.
-func (h *hub) wakeAll() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for st := range h.streams {
-		wake(st.wake)
-	}
 }
 
 // add registers a watch and returns the revision after which it will be told of changes.
@@ -167,6 +160,7 @@ func (h *hub) reset(rev int64, continues bool) {
 			st.replaced.Store(true)
 		}
 		st.tell(h.notified.Load()+1, rev, nil, nil)
+		wake(st.wake)
 	}
 	h.notified.Store(rev)
 }

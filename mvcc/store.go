@@ -187,7 +187,7 @@ func (s *Store) Close() error {
 	var err error
 	s.once.Do(func() {
 		close(s.closed)
-		s.hub.wakeAll()
+		s.hub.end()
 		if s.failure() == nil {
 			err = s.flush(true)
 		}

@@ -67,6 +67,7 @@ type stream struct {
 	control <-chan kv.WatchControl
 	wake    chan struct{} // of one slot: it was told something, its context has ended, or the store is closed
 	told    notice
+	inLine  atomic.Bool // it will be woken when it is its turn
 
 	replaced atomic.Bool // the history is not the one it has followed
 

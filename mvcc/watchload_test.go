@@ -86,7 +86,7 @@ func TestManyStreamsBesideEverything(t *testing.T) {
 		err    error
 	}
 	results := make(chan result)
-	const streams = 20
+	const streams = 70 // more than are woken at once
 	ready := make(chan struct{}, streams)
 	for id := range streams {
 		go func() {

@@ -38,6 +38,7 @@ type renewals struct {
 	waiting int       // leases that wait to be sent
 	next    time.Time // before it no call begins
 	singly  time.Time // until then each lease has a call of its own
+	closed  bool      // guards calls.Go against calls.Wait
 }
 
 // renewing is one call.
@@ -59,8 +60,13 @@ func newRenewals(up Upstream, met *metrics) *renewals {
 	return &renewals{up: up.Do, met: met, turn: make(chan struct{}, renewCalls)}
 }
 
-// close waits for the calls under way.
-func (r *renewals) close() { r.calls.Wait() }
+// close refuses what comes from now on, and waits for the calls under way.
+func (r *renewals) close() {
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
+	r.calls.Wait()
+}
 
 // renew renews the leases of some commands and returns how each ended.
 func (r *renewals) renew(ctx context.Context, cmds []kv.Command) []kv.Outcome {
@@ -97,6 +103,9 @@ func (r *renewals) join(c kv.Command) (*renewing, int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.met.renewals.Inc()
+	if r.closed {
+		return nil, 0, kv.Errorf(kv.Stopping, "this node is stopping; the lease was not renewed: ask another one, or this one once it is back")
+	}
 	if r.filling != nil {
 		if i, there := r.filling.at[what]; there {
 			return r.filling, i, nil

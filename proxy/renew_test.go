@@ -234,3 +234,26 @@ func TestTooManyRenewalsAreBusy(t *testing.T) {
 		}
 	})
 }
+
+// Who renews does not wait for the proxy's end: with the race detector this fails if a call begins while the end of all is waited
+// for.
+func TestARenewalAfterTheEndIsRefused(t *testing.T) {
+	l := newLink()
+	p, shut := open(t, l, t.TempDir())
+	granted(t, l, 7)
+	first := make(chan struct{})
+	ended := make(chan error, 1)
+	go func() {
+		_, err := p.Do(t.Context(), renewOf(7))
+		close(first)
+		for err == nil {
+			_, err = p.Do(t.Context(), renewOf(7))
+		}
+		ended <- err
+	}()
+	<-first
+	shut()
+	if err := <-ended; kv.CodeOf(err) != kv.Stopping {
+		t.Errorf("got %v, want stopping", err)
+	}
+}

@@ -1,12 +1,17 @@
 package etcd
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"strconv"
 	"strings"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"holdfast/api"
@@ -31,8 +36,16 @@ func (s *Server) refusal(ctx context.Context, err error) error {
 	if e.Code == kv.Internal {
 		s.opts.Log.Error("call failed by a fault of ours", "err", err)
 	}
-	return status.Error(codes.Code(api.FaceOf(e.Code).GRPC), text(e))
+	face := api.FaceOf(e.Code)
+	if after := cmp.Or(e.RetryAfter, face.RetryAfter); after > 0 {
+		seconds := (after + time.Second - 1) / time.Second
+		_ = grpc.SetTrailer(ctx, metadata.Pairs(retryAfter, strconv.FormatInt(int64(seconds), 10))) // only fails outside of a call
+	}
+	return status.Error(codes.Code(face.GRPC), text(e))
 }
+
+// retryAfter is the trailer that says in how many seconds to come again, where that is known.
+const retryAfter = "retry-after"
 
 // text is the message of a refusal.
 func text(e *kv.Error) string {

@@ -26,9 +26,12 @@ type gateway struct {
 	mux      *runtime.ServeMux
 	conn     *grpc.ClientConn
 	listener *bufconn.Listener
-	begin    sync.Once
-	serving  sync.WaitGroup
 	tickets  tickets
+
+	serving sync.WaitGroup // of the listener
+	mu      sync.Mutex
+	begun   bool
+	closed  bool // guards serving.Go against serving.Wait
 }
 
 const (
@@ -57,7 +60,7 @@ func newGateway(s *Server) *gateway {
 		panic(err) // of options that are constants here
 	}
 	g.conn = conn
-	g.mux = runtime.NewServeMux(runtime.WithMarshalerOption(runtime.MIMEWildcard, &runtime.HTTPBodyMarshaler{
+	g.mux = runtime.NewServeMux(runtime.WithErrorHandler(refuse), runtime.WithMarshalerOption(runtime.MIMEWildcard, &runtime.HTTPBodyMarshaler{
 		Marshaler: &runtime.JSONPb{
 			MarshalOptions:   protojson.MarshalOptions{UseProtoNames: true},
 			UnmarshalOptions: protojson.UnmarshalOptions{DiscardUnknown: true},
@@ -74,13 +77,21 @@ func newGateway(s *Server) *gateway {
 	return g
 }
 
+// refuse answers with an error as etcd's gateway does, and says when to come again.
+func refuse(ctx context.Context, mux *runtime.ServeMux, m runtime.Marshaler, w http.ResponseWriter, r *http.Request, err error) {
+	if md, ok := runtime.ServerMetadataFromContext(ctx); ok {
+		if after := md.TrailerMD.Get(retryAfter); len(after) > 0 {
+			w.Header().Set("Retry-After", after[0])
+		}
+	}
+	runtime.DefaultHTTPErrorHandler(ctx, mux, m, w, r, err)
+}
+
 // gatewayMessageMax is the largest answer; etcd has no limit either.
 const gatewayMessageMax = 1<<31 - 1
 
 func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	g.begin.Do(func() {
-		g.serving.Go(func() { _ = g.server.grpc.Serve(memoryListener{g.listener}) }) // ends with the server
-	})
+	g.begin()
 	if rest, ok := strings.CutPrefix(r.URL.Path, gatewayBeta); ok {
 		r.URL.Path = gatewayPath + rest
 	}
@@ -88,6 +99,17 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// Base64 makes four bytes of three.
 	r.Body = http.MaxBytesReader(w, r.Body, int64(g.server.messageMax())*4/3)
 	g.mux.ServeHTTP(w, r)
+}
+
+// begin serves the connection in memory, unless somebody does already or nobody is to any more.
+func (g *gateway) begin() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.begun || g.closed {
+		return
+	}
+	g.begun = true
+	g.serving.Go(func() { _ = g.server.grpc.Serve(memoryListener{g.listener}) }) // ends with the server
 }
 
 // boundBody gives the body of a request its time. A body of requests for a stream may last as long as that.
@@ -116,6 +138,9 @@ func (b *timedBody) Read(p []byte) (int, error) {
 
 // close ends the connection in memory.
 func (g *gateway) close() {
+	g.mu.Lock()
+	g.closed = true
+	g.mu.Unlock()
 	_ = g.conn.Close()     // nothing of it is left
 	_ = g.listener.Close() // has nothing to fail
 }

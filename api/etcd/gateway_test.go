@@ -5,7 +5,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,6 +18,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"holdfast/api/apitest"
+	"holdfast/kv"
 )
 
 func post(t *testing.T, url, body string) (int, string) {
@@ -56,6 +61,27 @@ func TestGatewayIsEtcds(t *testing.T) {
 	}
 	if status, _ := post(t, base+"/v3/kv/put", `{"key":"YQ==","value":"`+strings.Repeat("A", 4<<20)+`"}`); status < 400 {
 		t.Errorf("a body of 4 MiB: %d", status)
+	}
+}
+
+// Whoever is refused for now is told when to come again, as over REST.
+func TestGatewaySaysWhenToComeAgain(t *testing.T) {
+	for _, c := range []struct {
+		err    kv.Error
+		status int
+		want   string
+	}{
+		{kv.Error{Code: kv.RateLimited, RetryAfter: 1500 * time.Millisecond}, 429, "2"},
+		{kv.Error{Code: kv.RateLimited}, 429, "1"},
+		{kv.Error{Code: kv.Invalid}, 400, ""},
+	} {
+		n := openRig(t, nil)
+		n.admin.err = &c.err
+		w := httptest.NewRecorder()
+		n.server.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/v3/maintenance/defragment", strings.NewReader("{}")).WithContext(n.ctx))
+		if got := w.Header().Get("Retry-After"); w.Code != c.status || got != c.want {
+			t.Errorf("%v: %d, to come again after %q; want %d, %q", &c.err, w.Code, got, c.status, c.want)
+		}
 	}
 }
 
@@ -172,5 +198,25 @@ func TestCallsAreCountedUnderTheNamesOfDashboards(t *testing.T) {
 	}
 	if got["etcd_network_client_grpc_received_bytes_total"] == 0 || got["etcd_network_client_grpc_sent_bytes_total"] == 0 {
 		t.Error("bytes are not counted")
+	}
+}
+
+// A first request may come while the server closes: with the race detector this fails if somebody begins to serve it while the
+// end of all who serve is waited for.
+func TestGatewayMayBeAskedWhileItCloses(t *testing.T) {
+	for range 20 {
+		s := New(Options{Backend: apitest.NewMemory(), Reporter: &reporter{leader: "1"}})
+		var asked sync.WaitGroup
+		for range 2 {
+			asked.Go(func() {
+				w := httptest.NewRecorder()
+				s.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/v3/kv/range", strings.NewReader(`{"key":"YQ=="}`)))
+				if w.Code != http.StatusOK && w.Code < 400 {
+					t.Errorf("answered %d %s", w.Code, w.Body)
+				}
+			})
+		}
+		s.Close(t.Context())
+		asked.Wait()
 	}
 }

@@ -64,7 +64,8 @@ func (w *world) run(args ...string) int {
 	w.stdout.reset()
 	w.stderr.reset()
 	p := &program{
-		args: args, env: w.env, stdin: strings.NewReader(w.stdin), stdout: w.stdout, stderr: w.stderr,
+		args: append([]string{}, args...), // cobra takes the test's own for none
+		env:  w.env, stdin: strings.NewReader(w.stdin), stdout: w.stdout, stderr: w.stderr,
 		configDir: w.path("etc"), systemDir: w.path("run"), procDir: w.path("proc"),
 		signals: func(...os.Signal) (<-chan os.Signal, func()) { return w.send, func() {} },
 		start:   w.start,

@@ -10,7 +10,9 @@ const Built = true
 type (
 	// Host is a node of the library.
 	Host = dragonboat.NodeHost
-	// InfoOption says what Host tells of itself.
+	// Info is what Host tells of itself.
+	Info = dragonboat.NodeHostInfo
+	// InfoOption says what that is.
 	InfoOption = dragonboat.NodeHostInfoOption
 	// Membership is who takes part, as the log has it.
 	Membership = dragonboat.Membership

@@ -65,7 +65,7 @@ func TestFirstRunNeedsNoConfiguration(t *testing.T) {
 		default:
 		}
 		out, err := curl("-X", "PUT", "--data-binary", "@reading.json", "localhost:2379/v1/kv/site/42/temp")
-		if err == nil && regexp.MustCompile(`^\{"revision":2\b`).MatchString(out) {
+		if err == nil && regexp.MustCompile(`^\{"revision":[2-9]\b`).MatchString(out) { // one before may have been done, and not answered in time
 			return ""
 		}
 		return fmt.Sprintf("PUT: %s %v", out, err)

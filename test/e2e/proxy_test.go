@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -14,6 +15,15 @@ import (
 
 // promptly is how soon an answer has to come that needs nobody else.
 const promptly = 100 * time.Millisecond
+
+// isPrompt judges what was measured again and again. A machine with other work or a slow disk makes one answer late, and a wait
+// that should not be makes all of them late; so the quickest one counts.
+func isPrompt(t *testing.T, what string, took ...time.Duration) {
+	t.Helper()
+	if quickest := slices.Min(took); quickest > promptly {
+		t.Errorf("%s: after %v, want one within %v", what, took, promptly)
+	}
+}
 
 // TestTheWayOfAPut follows writes from a device over a proxy to the member, first with everything in place, then with
 // the member gone, then with the proxy killed too, and counts in the end what has arrived.
@@ -51,13 +61,13 @@ func TestTheWayOfAPut(t *testing.T) {
 	found := time.Now()
 	proxy.expect(504, "PUT", "/v1/kv/other", "x", "")
 	t.Logf("504 after %v", time.Since(found))
-	for range 3 {
+	var took []time.Duration
+	for range 5 {
 		begin := time.Now()
 		proxy.expect(503, "PUT", "/v1/kv/other", "x", "")
-		if took := time.Since(begin); took > promptly {
-			t.Errorf("503 after %v, want at most %v", took, promptly)
-		}
+		took = append(took, time.Since(begin))
 	}
+	isPrompt(t, "503", took...)
 	keyed := func() reply {
 		r := proxy.do("PUT", "/v1/kv/q/1", []byte("queued"), "Idempotency-Key", "first")
 		if r.status != 202 || r.header.Get("Location") == "" || r.header.Get("Holdfast-Op") == "" {
