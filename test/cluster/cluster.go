@@ -20,7 +20,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	dto "github.com/prometheus/client_model/go"
 
 	"holdfast/internal/bridge"
 	"holdfast/internal/simnet"
@@ -396,8 +395,11 @@ func (n *Node) counted(name string, values ...string) (sum float64) {
 	}
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
-			named := func(l *dto.LabelPair) bool { return slices.Contains(values, l.GetValue()) }
-			if f.GetName() == name && (len(values) == 0 || slices.ContainsFunc(m.GetLabel(), named)) {
+			named := len(values) == 0
+			for _, l := range m.GetLabel() {
+				named = named || slices.Contains(values, l.GetValue())
+			}
+			if f.GetName() == name && named {
 				sum += m.GetCounter().GetValue()
 			}
 		}
