@@ -24,12 +24,7 @@ shut out on a member. Without a command it lists.`,
 	}
 	f := addClientFlags(cmd)
 	list := p.nodesListCommand(f)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if len(args) > 0 {
-			return unknownCommand(cmd, args[0])
-		}
-		return list.RunE(cmd, args)
-	}
+	cmd.RunE = alone(list.RunE)
 	cmd.AddCommand(list, p.nodesRevokeCommand(f), p.nodesScopeCommand(f))
 	return cmd
 }
@@ -42,9 +37,9 @@ func (p *program) nodesListCommand(f *clientFlags) *cobra.Command {
 
 Each node that is connected is asked when the command runs. When one was last seen is kept in the
 memory of members, since they started; nothing is written for it. Where none of them knows, LAST SEEN
-is after the time at which the node was given its certificate, which is every two months or so. One
-that is gone for good is listed until "agent nodes revoke", or, if it is a proxy, for a week more than
-it could come back in: its certificate's life, and a year. The link is as the member sees it
+is after the time at which the node was given its certificate, which is every eight months. One that is
+gone for good is listed until "agent nodes revoke"; a proxy, at the longest, until a week after it could
+have come back, a year after its certificate has ended. The link is as the member sees it
 that the node is connected to: LOSS of what that sends, SENT and RECEIVED by that since the node connected.
 KEEP-ALIVE is how often the node speaks at rest, so that NATs do not forget it, once it has measured that on its network: at 15s that
 takes 0.67 MB a day, at 60s 0.17 MB.`,
