@@ -148,6 +148,8 @@ func (l *link) welcomeStream(s Stream) (hello, error) {
 	case h.cluster != l.net.opts.Cluster:
 		return h, fmt.Errorf("stream of cluster %016x: %w", h.cluster, errCluster)
 	case h.kind == kindLives && len(l.net.opts.Lives) > 0:
+	case h.kind == kindSlices && l.net.opts.Dialect < dialectSlices:
+		return h, fmt.Errorf("a stream of %s: %w", h.kind, errFormat)
 	case h.kind != kindAsk && h.kind != kindStripe && h.kind != kindSlices:
 		return h, fmt.Errorf("the %s lane on a stream of two directions: %w", h.kind, errFormat)
 	}

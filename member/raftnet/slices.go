@@ -84,7 +84,7 @@ func (l *link) slice(ctx context.Context, s *slicing, number uint64, frame []byt
 	body := frame[frameHeader:]
 	rtt, loss, ok := l.peer.post.Link()
 	if len(body) < sliceLeast || !ok || loss < nearLoss || rtt < nearRTT || rtt >= paceNear ||
-		l.peer.post.Dialect() < dialectSlices || time.Now().Before(s.until) {
+		min(l.peer.post.Dialect(), l.net.opts.Dialect) < dialectSlices || time.Now().Before(s.until) {
 		return false
 	}
 	if n := min(max(len(body)/slicePerConn, stripeMin), l.peer.stripes()); n > s.wanted {
