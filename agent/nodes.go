@@ -371,7 +371,7 @@ type nodeInfo struct{ api.NodeInfo }
 
 func describeNode(r enroll.NodeRecord) nodeInfo {
 	return nodeInfo{api.NodeInfo{ID: r.ID, Name: r.Name, Role: string(r.Role), State: api.NodeAway, Scope: r.Scope, Joined: timeOf(r.Joined),
-		CertificateUntil: timeOf(r.Until), CA: r.CA}}
+		CertificateSince: timeOf(r.Issued), CertificateUntil: timeOf(r.Until), CA: r.CA}}
 }
 
 func (i *nodeInfo) report(r enroll.Report) {

@@ -41,7 +41,10 @@ func (p *program) nodesListCommand(f *clientFlags) *cobra.Command {
 		Long: `List every member and proxy with its version, link, lag and queue.
 
 Each node that is connected is asked when the command runs. When one was last seen is kept in the
-memory of members, since they started; nothing is written for it. The link is as the member sees it
+memory of members, since they started; nothing is written for it. Where none of them knows, LAST SEEN
+is after the time at which the node was given its certificate, which is every two months or so. One
+that is gone for good is listed until "agent nodes revoke", or, if it is a proxy, for a week more than
+it could come back in: its certificate's life, and a year. The link is as the member sees it
 that the node is connected to: LOSS of what that sends, SENT and RECEIVED by that since the node connected.
 KEEP-ALIVE is how often the node speaks at rest, so that NATs do not forget it, once it has measured that on its network: at 15s that
 takes 0.67 MB a day, at 60s 0.17 MB.`,
@@ -70,6 +73,7 @@ func (p *program) printNodes(doc []byte) error {
 			KeepAlive  float64    `json:"keep_alive_seconds"`
 			Short      bool       `json:"keep_alive_short"`
 			LastSeen   *time.Time `json:"last_seen"`
+			Issued     *time.Time `json:"certificate_since"`
 			Revoked    *time.Time `json:"revoked"`
 		} `json:"nodes"`
 		Missing []string `json:"missing"`
@@ -96,10 +100,13 @@ func (p *program) printNodes(doc []byte) error {
 		if n.Short {
 			keep += ", NAT too short"
 		}
-		for _, t := range []*time.Time{n.LastSeen, n.Revoked} {
-			if t != nil {
-				at = t.Format(time.RFC3339)
-			}
+		switch {
+		case n.Revoked != nil:
+			at = n.Revoked.Format(time.RFC3339)
+		case n.LastSeen != nil:
+			at = n.LastSeen.Format(time.RFC3339)
+		case n.State == "away" && n.Issued != nil: // the members have started since; then it has fetched a certificate
+			at = "after " + n.Issued.Format(time.RFC3339)
 		}
 		row := slices.Concat([]string{n.Name, n.ID, n.Role, n.State, n.Version, n.Via, n.Address}, l.cells(), []string{lag, queued, keep, at})
 		for k := range row {

@@ -28,6 +28,7 @@ Without a command it runs a node, as "agent run" does; no configuration is neede
 	}
 	config.AddFlags(root.Flags())
 	root.SetFlagErrorFunc(p.flagError)
+	root.SetUsageFunc(p.usage(new(cobra.Command).UsageFunc()))
 	root.AddCommand(p.runCommand(), p.kvCommand(), p.queueCommand(), p.tokenCommand(), p.userCommand(), p.roleCommand(), p.authCommand(), p.membersCommand(), p.nodesCommand(), p.certCommand(), p.statusCommand(),
 		p.snapshotCommand(), p.recoverCommand(), p.prepareImageCommand(), p.resealCommand(), p.configCommand(), p.versionCommand(), p.manCommand(), p.checkCommand(), p.supportBundleCommand())
 	root.AddCommand(p.switchCommands()...)
