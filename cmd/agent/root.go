@@ -72,6 +72,16 @@ func group(cmd *cobra.Command, args []string) error {
 	return &exitError{code: exitUsage}
 }
 
+// alone is the behaviour of a command that has subcommands and does as one of them where none is named.
+func alone(do func(*cobra.Command, []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return unknownCommand(cmd, args[0])
+		}
+		return do(cmd, args)
+	}
+}
+
 // configures marks the commands whose flags are the settings of an agent: a fault in these is one of configuration.
 const configures = "configures"
 

@@ -109,8 +109,10 @@ func (l *link) serveStream(ctx context.Context, s Stream) {
 	h, err := l.welcomeStream(s)
 	switch {
 	case err != nil:
-		l.net.metrics.dropped("refused", 1)
-		l.net.opts.Log.Debug("a stream of another member was refused", "peer", l.peer.node, "err", err)
+		if isRefusal(err) { // else the peer has given it up before it had begun: it went another way
+			l.net.metrics.dropped("refused", 1)
+			l.net.opts.Log.Debug("a stream of another member was refused", "peer", l.peer.node, "err", err)
+		}
 		giveUp(s, codeRefused)
 	case h.kind == kindLives:
 		if err := l.serveLives(ctx, s); err != nil {
