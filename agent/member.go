@@ -81,7 +81,7 @@ func (a *Agent) runMember(ctx context.Context, m *member.Member, peers *addressB
 	leaving.Go(func() { a.findOthers(alone, m, peers) })
 	leaving.Go(func() { tellPolicies(ctx, m, ca) })
 	leaving.Go(func() { a.raiseFeature(ctx, m) })
-	leaving.Go(func() { a.sweepTokens(ctx, m) })
+	leaving.Go(func() { a.sweep(ctx, m) })
 	err := runWithPeers(alone, m, peers, ca.Run)
 	stop()
 	over() // it may have ended by itself

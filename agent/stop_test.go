@@ -2,12 +2,15 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,6 +21,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.uber.org/goleak"
 
+	"holdfast/api"
+	"holdfast/config"
 	"holdfast/kv"
 )
 
@@ -178,56 +183,89 @@ func TestAnAgentMayBeAskedAnythingWhileItStops(t *testing.T) {
 		shown := prometheus.NewRegistry()
 		a := launch(t, settings(t), Options{Metrics: shown})
 		within(t, "ready", a.Ready())
-		ctx, over := context.WithCancel(t.Context())
-		var asking, asked sync.WaitGroup
-		ask := func(what func()) {
-			asking.Add(1)
-			asked.Go(func() {
+		askedWhileItStops(t, a, shown, forced)
+	}
+}
+
+func TestAProxyMayBeAskedAnythingWhileItStops(t *testing.T) {
+	above := launch(t, settings(t), Options{})
+	within(t, "ready", above.Ready())
+	for _, forced := range []bool{false, true} {
+		made := expect(t, overSocket(t, above), "POST", "http://a/v1/tokens", `{"role":"proxy"}`, http.StatusCreated)
+		var token api.CreatedToken
+		if err := json.Unmarshal([]byte(made.body), &token); err != nil {
+			t.Fatal(err)
+		}
+		cfg := settings(t)
+		cfg.TokenFile = filepath.Join(shortDir(t), "token")
+		if err := os.WriteFile(cfg.TokenFile, []byte(token.Token), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cfg.Mode, cfg.Join, cfg.Proxy.Prefixes, cfg.Queue.Prefixes = config.ModeProxy, []string{above.net.ep.Addr().String()}, []string{"a"}, []config.QueuePrefix{{Prefix: "q/"}}
+		shown := prometheus.NewRegistry()
+		a := launch(t, cfg, Options{Metrics: shown})
+		within(t, "ready", a.Ready())
+		for deadline := time.Now().Add(patience); a.Report().Proxy.UplinkLost; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("no uplink within %v: %+v", patience, a.Report().Proxy)
+			}
+		}
+		askedWhileItStops(t, a, shown, forced)
+	}
+}
+
+// askedWhileItStops asks an agent everything from all sides, and meanwhile stops it.
+func askedWhileItStops(t *testing.T, a *Agent, shown *prometheus.Registry, forced bool) {
+	t.Helper()
+	ctx, over := context.WithCancel(t.Context())
+	var asking, asked sync.WaitGroup
+	ask := func(what func()) {
+		asking.Add(1)
+		asked.Go(func() {
+			what()
+			for asking.Done(); ctx.Err() == nil; {
 				what()
-				for asking.Done(); ctx.Err() == nil; {
-					what()
+			}
+		})
+	}
+	doors, socket := httpClient(t, nil), overSocket(t, a)
+	for _, request := range []string{
+		"GET /v1/kv/a", "PUT /v1/kv/a", "PUT /v1/kv/q/a", "GET /v1/kv/?prefix", "POST /v3/kv/range", "POST /v3/kv/put", "POST /v3/maintenance/status",
+		"POST /v3/cluster/member/list", "GET /readyz", "GET /health", "GET /version", "GET /metrics", "GET /v1/status", "GET /v1/members",
+		"GET /v1/queue", "GET /v1/snapshot", "GET /v1/kv/?watch&prefix&from_revision=1",
+	} {
+		method, path, _ := strings.Cut(request, " ")
+		body := ""
+		if method == http.MethodPost {
+			body = `{"key":"YQ==","value":"MQ=="}`
+		}
+		for _, c := range []*http.Client{doors, socket} {
+			ask(func() {
+				asking, done := context.WithTimeout(ctx, 100*time.Millisecond) // a watch goes on
+				defer done()
+				if got, err := send(asking, c, method, a.Addrs()[0]+path, body); err == nil && got.status == http.StatusInternalServerError {
+					t.Errorf("%s: %d %s", request, got.status, got.body)
 				}
 			})
 		}
-		doors, socket := httpClient(t, nil), overSocket(t, a)
-		for _, request := range []string{
-			"GET /v1/kv/a", "PUT /v1/kv/a", "GET /v1/kv/?prefix", "POST /v3/kv/range", "POST /v3/kv/put",
-			"POST /v3/maintenance/status", "POST /v3/cluster/member/list", "GET /readyz", "GET /health", "GET /version", "GET /metrics",
-			"GET /v1/status", "GET /v1/members", "GET /v1/snapshot", "GET /v1/kv/?watch&prefix&from_revision=1",
-		} {
-			method, path, _ := strings.Cut(request, " ")
-			body := ""
-			if method == http.MethodPost {
-				body = `{"key":"YQ==","value":"MQ=="}`
-			}
-			for _, c := range []*http.Client{doors, socket} {
-				ask(func() {
-					asking, done := context.WithTimeout(ctx, 100*time.Millisecond) // a watch goes on
-					defer done()
-					if got, err := send(asking, c, method, a.Addrs()[0]+path, body); err == nil && got.status == http.StatusInternalServerError {
-						t.Errorf("%s: %d %s", request, got.status, got.body)
-					}
-				})
-			}
-		}
-		calls := pb.NewKVClient(etcdClient(t, a.Addrs()[0]))
-		ask(func() { _, _ = calls.Put(ctx, &pb.PutRequest{Key: []byte("a")}) })
-		ask(func() { _, _ = a.Backend().Read(ctx, kv.Query{Ops: []kv.Op{kv.Range{Key: []byte("a")}}}) })
-		ask(func() { _, _ = shown.Gather() })
-		ask(func() { a.Report() })
-		ask(func() { _ = a.Err() })
-		asking.Wait()
-		if forced {
-			at, cut := context.WithCancel(t.Context())
-			cut()
-			if err := a.Stop(at); err != nil && !errors.Is(err, context.Canceled) {
-				t.Errorf("a forced stop returned %v", err)
-			}
-			within(t, "done", a.Done())
-		} else {
-			halt(t, a)
-		}
-		over()
-		asked.Wait()
 	}
+	calls := pb.NewKVClient(etcdClient(t, a.Addrs()[0]))
+	ask(func() { _, _ = calls.Put(ctx, &pb.PutRequest{Key: []byte("a")}) })
+	ask(func() { _, _ = a.Backend().Read(ctx, kv.Query{Ops: []kv.Op{kv.Range{Key: []byte("a")}}}) })
+	ask(func() { _, _ = shown.Gather() })
+	ask(func() { a.Report() })
+	ask(func() { _ = a.Err() })
+	asking.Wait()
+	if forced {
+		at, cut := context.WithCancel(t.Context())
+		cut()
+		if err := a.Stop(at); err != nil && !errors.Is(err, context.Canceled) {
+			t.Errorf("a forced stop returned %v", err)
+		}
+		within(t, "done", a.Done())
+	} else {
+		halt(t, a)
+	}
+	over()
+	asked.Wait()
 }

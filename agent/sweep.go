@@ -39,10 +39,10 @@ func newSwept(reg prometheus.Registerer) *prometheus.CounterVec {
 	return swept
 }
 
-// sweepTokens has the leader take away the tokens that expired long ago, until ctx ends: a fleet that makes one for each day, or each
+// sweep has the leader take away the tokens that expired long ago, until ctx ends: a fleet that makes one for each day, or each
 // box, would come to auth.MaxDevices or enroll.MaxTokens. What goes is named in the log, so that each replica drops the same, by
 // nobody's clock.
-func (a *Agent) sweepTokens(ctx context.Context, m *member.Member) {
+func (a *Agent) sweep(ctx context.Context, m *member.Member) {
 	tell := func(kind string, gone []string, err error) {
 		a.swept.WithLabelValues(kind).Add(float64(len(gone)))
 		if len(gone) > 0 {
@@ -60,6 +60,28 @@ func (a *Agent) sweepTokens(ctx context.Context, m *member.Member) {
 		tell(sweptDevice, gone, err)
 		gone, err = enroll.RemoveExpired(ctx, m, a.judgedTime().Add(-sweepAfter), sweepMax)
 		tell(sweptJoin, gone, err)
+		a.sweepNodes(ctx, m)
+	}
+}
+
+// sweepNodes removes the proxies that could not come back any more sweepAfter ago, and are not there: they would be listed as away for
+// ever.
+func (a *Agent) sweepNodes(ctx context.Context, m *member.Member) {
+	r := a.roll.Load()
+	if r == nil {
+		return
+	}
+	seen, _, errs := r.gather(ctx, a.selfReport())
+	if len(errs) > 0 { // what is connected to a member that does not answer is not known
+		return
+	}
+	here := func(id string) bool { return seen[id].Connected }
+	gone, err := enroll.RemoveGone(ctx, m, a.judgedTime().Add(-sweepAfter), sweepMax, here)
+	if len(gone) > 0 {
+		a.opts.Log.Info("proxies that were away for longer than they could come back are removed", "nodes", strings.Join(gone, ","))
+	}
+	if err != nil && ctx.Err() == nil {
+		a.opts.Log.Debug("not all proxies that are gone could be removed; tried again", "err", err, "again_in", sweepEvery.String())
 	}
 }
 

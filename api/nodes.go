@@ -53,7 +53,8 @@ type NodeInfo struct {
 	KeepAliveShort   bool       `json:"keep_alive_short,omitempty"`   // a NAT forgets it even sooner
 	LastSeen         *time.Time `json:"last_seen,omitempty"`          // since the members asked have started
 	Joined           *time.Time `json:"joined,omitempty"`
-	Scope            []string   `json:"scope,omitempty"` // of a proxy
+	Scope            []string   `json:"scope,omitempty"`             // of a proxy
+	CertificateSince *time.Time `json:"certificate_since,omitempty"` // when it was given its newest certificate, and so was there
 	CertificateUntil *time.Time `json:"certificate_until,omitempty"`
 	CA               string     `json:"ca,omitempty"` // hash of the CA of its newest certificate
 	Revoked          *time.Time `json:"revoked,omitempty"`

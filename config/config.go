@@ -12,6 +12,8 @@
 //	reload        "yes" if a HUP takes it over without a restart
 //	from          "env" if it is a secret that comes from the environment only
 //	check         the name of a further check, see check.go
+//	often         "yes" if it is among the flags that --help shows first
+//	title         of a section: what its flags are about
 //	required      "yes" if an entry of a list must have it
 //
 // Load puts the layers together and reports every fault that it finds, not just the first.
@@ -22,34 +24,34 @@ import "time"
 // Config is everything that can be set. A Config from Load is complete and has passed every check that needs no network;
 // whether it suits the data directory is for the agent to judge. It is a value: copy it, compare it with Compare.
 type Config struct {
-	Mode          Mode     `mapstructure:"mode" default:"auto" oneof:"auto,member,proxy" help:"what this node is to be; auto goes on as the data directory records, and makes an empty one a member; there a proxy needs join and a token"`
-	Name          string   `mapstructure:"name" shown:"the host name" check:"label" help:"label of this node in status and logs; not an identity"`
-	DataDir       string   `mapstructure:"data-dir" default:"holdfast.data" check:"path" help:"directory of everything this node stores; one agent each"`
-	Listen        []string `mapstructure:"listen" default:"http://127.0.0.1:2379,http://[::1]:2379" check:"urls" help:"URLs on which clients are served, http://host:port or unix:///path; the default leaves out ::1 on a machine without IPv6"`
+	Mode          Mode     `mapstructure:"mode" often:"yes" default:"auto" oneof:"auto,member,proxy" help:"what this node is to be; auto goes on as the data directory records, and makes an empty one a member; there a proxy needs join and a token"`
+	Name          string   `mapstructure:"name" often:"yes" shown:"the host name" check:"label" help:"label of this node in status and logs; not an identity"`
+	DataDir       string   `mapstructure:"data-dir" often:"yes" default:"holdfast.data" check:"path" help:"directory of everything this node stores; one agent each"`
+	Listen        []string `mapstructure:"listen" often:"yes" default:"http://127.0.0.1:2379,http://[::1]:2379" check:"urls" help:"URLs on which clients are served, http://host:port or unix:///path; the default leaves out ::1 on a machine without IPv6"`
 	Socket        string   `mapstructure:"socket" shown:"agent.sock in the data directory" check:"socket" help:"unix socket for administration, mode 0660; a path of at most 107 bytes"`
 	PeerListen    string   `mapstructure:"peer-listen" default:":2380" check:"udp" help:"UDP address for other nodes; a proxy takes any port instead of the default until it is promoted, and serves others (--join=proxy:host:port) only where one is named"`
 	PeerAdvertise []string `mapstructure:"peer-advertise" check:"peers" help:"addresses, as host:port, at which other nodes can reach this one; they are told to those that join"`
 	MetricsListen string   `mapstructure:"metrics-listen" shown:"on the client URLs" check:"url" help:"URL of a listener of its own for metrics and health"`
-	Join          []string `mapstructure:"join" check:"join" help:"addresses, as host:port, of any nodes of the cluster to join, or srv:NAME for those that the SRV record _holdfast._udp.NAME lists; proxy:host:port is a proxy that this one is to be behind; once joined it is where a member looks for the others when it has lost them all"`
-	TokenFile     string   `mapstructure:"token-file" check:"file" help:"file with the join token, made by agent token create on a member; once joined it is where a member looks for the others when it has lost them all"`
+	Join          []string `mapstructure:"join" often:"yes" check:"join" help:"addresses, as host:port, of any nodes of the cluster to join, or srv:NAME for those that the SRV record _holdfast._udp.NAME lists; proxy:host:port is a proxy that this one is to be behind; once joined it is where a member looks for the others when it has lost them all"`
+	TokenFile     string   `mapstructure:"token-file" often:"yes" check:"file" help:"file with the join token, made by agent token create on a member; once joined it is where a member looks for the others when it has lost them all"`
 	Token         Secret   `mapstructure:"token" from:"env" help:"the join token; token-file wins over it"`
 	SealFile      string   `mapstructure:"seal-file" check:"file" help:"file with a secret of 16 to 4096 random bytes by which this node's keys are sealed on disk, best a credential of systemd's bound to a TPM; set for a data directory that has keys, the next start seals them"`
 	Fallback      string   `mapstructure:"fallback" oneof:"proxy,none" shown:"proxy in auto, none in member" help:"what to become when the cluster needs no more members, or has removed this one"`
-	Insecure      bool     `mapstructure:"insecure" default:"false" help:"allow plaintext http beyond loopback"`
-	LogLevel      string   `mapstructure:"log-level" default:"info" oneof:"debug,info,warn,error" reload:"yes" help:"least severe log line to write"`
+	Insecure      bool     `mapstructure:"insecure" often:"yes" default:"false" help:"allow plaintext http beyond loopback"`
+	LogLevel      string   `mapstructure:"log-level" often:"yes" default:"info" oneof:"debug,info,warn,error" reload:"yes" help:"least severe log line to write"`
 	LogFormat     string   `mapstructure:"log-format" default:"auto" oneof:"auto,journal,text,json" help:"form of log lines; auto is journal under systemd, text on a terminal, else json"`
 
-	TLS     TLS     `mapstructure:"tls"`
-	Cluster Cluster `mapstructure:"cluster"`
-	Proxy   Proxy   `mapstructure:"proxy"`
-	Queue   Queue   `mapstructure:"queue"`
-	Store   Store   `mapstructure:"store"`
-	Link    Link    `mapstructure:"link"`
-	Limits  Limits  `mapstructure:"limits"`
-	CORS    CORS    `mapstructure:"cors"`
-	Auth    Auth    `mapstructure:"auth"`
-	Audit   Audit   `mapstructure:"audit"`
-	Trace   Trace   `mapstructure:"trace"`
+	TLS     TLS     `mapstructure:"tls" title:"https"`
+	Cluster Cluster `mapstructure:"cluster" title:"a cluster that is made here"`
+	Proxy   Proxy   `mapstructure:"proxy" title:"the cache of a proxy"`
+	Queue   Queue   `mapstructure:"queue" title:"the queue"`
+	Store   Store   `mapstructure:"store" title:"the store of a member"`
+	Link    Link    `mapstructure:"link" title:"links to other nodes"`
+	Limits  Limits  `mapstructure:"limits" title:"limits for clients"`
+	CORS    CORS    `mapstructure:"cors" title:"web pages"`
+	Auth    Auth    `mapstructure:"auth" title:"authentication"`
+	Audit   Audit   `mapstructure:"audit" title:"the record of changes"`
+	Trace   Trace   `mapstructure:"trace" title:"traces"`
 }
 
 // Trace is where the spans of requests go.
@@ -90,7 +92,7 @@ type Cluster struct {
 
 // Proxy is what a proxy caches and how long that is good.
 type Proxy struct {
-	Prefixes     []string      `mapstructure:"prefixes" check:"mirrors" help:"key prefixes that the cache mirrors; other keys are cached once they are read"`
+	Prefixes     []string      `mapstructure:"prefixes" often:"yes" check:"mirrors" help:"key prefixes that the cache mirrors; other keys are cached once they are read"`
 	MaxBytes     Size          `mapstructure:"max-bytes" default:"64MiB" min:"1MiB" help:"largest size of the cache"`
 	MaxAge       time.Duration `mapstructure:"max-age" default:"5s" help:"age up to which a cached value is served without asking"`
 	StaleIfError time.Duration `mapstructure:"stale-if-error" default:"168h" help:"age up to which a cached value is served while the uplink is lost"`
@@ -100,7 +102,7 @@ type Proxy struct {
 
 // Queue is what happens to writes while the cluster is out of reach. What a prefix leaves empty is taken from here.
 type Queue struct {
-	Prefixes       []QueuePrefix `mapstructure:"prefixes" check:"queued" help:"key prefixes whose writes may be queued, each as text or as a map of prefix, lane, guard, on-full, max-bytes and expires; the longest one that fits wins"`
+	Prefixes       []QueuePrefix `mapstructure:"prefixes" often:"yes" check:"queued" help:"key prefixes whose writes may be queued, each as text or as a map of prefix, lane, guard, on-full, max-bytes and expires; the longest one that fits wins"`
 	Lane           string        `mapstructure:"lane" default:"normal" oneof:"high,normal,bulk" help:"urgency of queued writes"`
 	Guard          string        `mapstructure:"guard" default:"seen" oneof:"seen,none" help:"whether a queued write yields to a newer one by somebody else"`
 	OnFull         string        `mapstructure:"on-full" default:"reject" oneof:"reject,coalesce,drop-oldest" help:"what a full queue does: refuse the write, keep only the newest unsent write of each key, or give up the oldest unsent ones under the prefix"`

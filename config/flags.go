@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -21,12 +22,55 @@ func AddFlags(flags *pflag.FlagSet) {
 		if f.envOnly {
 			continue
 		}
-		flag := flags.VarPF(&flagValue{field: f}, f.flag(), "", f.help)
+		help := f.help
+		if len(f.oneOf) > 0 {
+			help += "; one of " + strings.Join(f.oneOf, ", ")
+		}
+		flag := flags.VarPF(&flagValue{field: f}, f.flag(), "", help)
 		flag.DefValue = f.described()
 		if f.kind() == "bool" {
 			flag.NoOptDefVal = "true"
 		}
 	}
+}
+
+// FlagGroup is flags of one purpose.
+type FlagGroup struct {
+	Title string
+	Flags *pflag.FlagSet
+}
+
+// FlagGroups sorts what AddFlags has added by purpose: first the flags that are used most, then those of each section. Flags of
+// other origin are in none of them.
+func FlagGroups(flags *pflag.FlagSet) []FlagGroup {
+	var groups []FlagGroup
+	add := func(title, name string) {
+		i := slices.IndexFunc(groups, func(g FlagGroup) bool { return g.Title == title })
+		if i < 0 {
+			i = len(groups)
+			groups = append(groups, FlagGroup{title, pflag.NewFlagSet(title, pflag.ContinueOnError)})
+			groups[i].Flags.SortFlags = false // the order of Config says what matters more
+		}
+		if f := flags.Lookup(name); f != nil {
+			groups[i].Flags.AddFlag(f)
+		}
+	}
+	for _, f := range settings() {
+		if f.often {
+			add("used most", f.flag())
+		}
+	}
+	add("used most", configFlag)
+	for _, f := range settings() {
+		switch {
+		case f.often || f.envOnly:
+		case f.title == "":
+			add("this node", f.flag())
+		default:
+			add(f.title, f.flag())
+		}
+	}
+	return groups
 }
 
 // described is the default as help texts name it, "" for none.

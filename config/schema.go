@@ -19,6 +19,8 @@ type field struct {
 	def     string   // default as text
 	shown   string   // default as described, if it depends on the machine
 	help    string   //
+	title   string   // of the section, "" outside of any
+	often   bool     // used most
 	oneOf   []string //
 	min     string   //
 	max     string   //
@@ -47,24 +49,32 @@ type schema []*field
 
 // schemaOf reads the tags of a struct type. A wrong tag is a mistake in this package and panics.
 func schemaOf(t reflect.Type) schema {
-	return appendFields(nil, t, "", nil)
+	return appendFields(nil, t, place{})
 }
 
 // settings is the schema of Config.
 func settings() schema { return schemaOf(reflect.TypeFor[Config]()) }
 
-func appendFields(fields schema, t reflect.Type, section string, index []int) schema {
+// place is where fields are: in which section, and how Config gets there.
+type place struct {
+	prefix, title string
+	index         []int
+}
+
+func appendFields(fields schema, t reflect.Type, in place) schema {
 	for sf := range fieldsOf(t) {
 		key := sf.Tag.Get("mapstructure")
 		if key == "" {
 			panic(fmt.Sprintf("config: %s.%s has no key", t, sf.Name))
 		}
-		at := append(slices.Clone(index), sf.Index...)
+		at := append(slices.Clone(in.index), sf.Index...)
 		if sf.Type.Kind() == reflect.Struct && sf.Type != reflect.TypeFor[Reserve]() {
-			fields = appendFields(fields, sf.Type, section+key+".", at)
+			fields = appendFields(fields, sf.Type, place{in.prefix + key + ".", sf.Tag.Get("title"), at})
 			continue
 		}
-		fields = append(fields, newField(section+key, at, sf))
+		f := newField(in.prefix+key, at, sf)
+		f.title = in.title
+		fields = append(fields, f)
 	}
 	return fields
 }
@@ -90,6 +100,7 @@ func newField(key string, index []int, sf reflect.StructField) *field {
 		min:     sf.Tag.Get("min"),
 		max:     sf.Tag.Get("max"),
 		check:   sf.Tag.Get("check"),
+		often:   sf.Tag.Get("often") == "yes",
 		envOnly: sf.Tag.Get("from") == "env",
 		needed:  sf.Tag.Get("required") == "yes",
 		reload:  sf.Tag.Get("reload") == "yes",

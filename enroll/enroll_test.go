@@ -339,6 +339,40 @@ func TestJoinTokensThatExpiredAreRemoved(t *testing.T) {
 	}
 }
 
+// A proxy is dropped once it cannot renew any more, the one that is gone longest first; what could come back, is connected, or is a
+// member stays.
+func TestProxiesThatCannotComeBackAreRemoved(t *testing.T) {
+	c := newCluster(t)
+	before := time.Now()
+	add := func(id string, role transport.Role, ended time.Duration) {
+		t.Helper()
+		rec := NodeRecord{ID: id, Name: "n" + id, Role: role, Until: before.Add(-ended)}
+		if err := set(t.Context(), c.store, nodeRecords+id, rec, anyVersion); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add("01", transport.Proxy, RenewGrace-time.Minute)
+	add("02", transport.Proxy, RenewGrace+time.Hour)
+	add("03", transport.Proxy, RenewGrace+2*time.Hour)
+	add("04", transport.Proxy, RenewGrace+3*time.Hour) // is connected
+	add("05", transport.Member, RenewGrace+4*time.Hour)
+	here := func(id string) bool { return id == "04" }
+	if gone, err := RemoveGone(t.Context(), c.store, before, 1, here); err != nil || !slices.Equal(gone, []string{"n03 03"}) {
+		t.Errorf("removed %v, %v, want 03", gone, err)
+	}
+	if gone, err := RemoveGone(t.Context(), c.store, before, 10, here); err != nil || !slices.Equal(gone, []string{"n02 02"}) {
+		t.Errorf("removed %v, %v, want 02", gone, err)
+	}
+	left, err := Nodes(t.Context(), c.store)
+	var ids []string
+	for _, n := range left {
+		ids = append(ids, n.ID)
+	}
+	if slices.Sort(ids); err != nil || !slices.Equal(ids, []string{"01", "04", "05"}) {
+		t.Errorf("left are %v, %v", ids, err)
+	}
+}
+
 func TestAnExpiredTokenGivesItsPlaceToANewOne(t *testing.T) {
 	c := newCluster(t)
 	now := time.Now()

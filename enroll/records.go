@@ -169,3 +169,27 @@ func RemoveExpired(ctx context.Context, s Store, before time.Time, most int) (go
 	}
 	return gone, nil
 }
+
+// RemoveGone removes the proxies whose certificate had ended so long before a time that they cannot renew it any more (RenewGrace), those
+// that are gone longest first, most of them at the most, and returns their names and ids. What has to be kept for another reason, as that
+// it is connected, here says so. A box that comes back nevertheless needs a new token and an empty data dir, as it did already.
+func RemoveGone(ctx context.Context, s Store, before time.Time, most int, here func(id string) bool) (gone []string, err error) {
+	all, err := Nodes(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	all = slices.DeleteFunc(all, func(n NodeRecord) bool {
+		return n.Role != transport.Proxy || n.Until.IsZero() || !n.Until.Add(RenewGrace).Before(before) || here(n.ID)
+	})
+	slices.SortFunc(all, func(a, b NodeRecord) int { return cmp.Or(a.Until.Compare(b.Until), strings.Compare(a.ID, b.ID)) })
+	for _, n := range all[:min(len(all), most)] {
+		switch err := set(ctx, s, nodeRecords+n.ID, nil, n.version); {
+		case kv.CodeOf(err) == kv.PreconditionFailed: // it was changed meanwhile
+		case err != nil:
+			return gone, err
+		default:
+			gone = append(gone, n.Name+" "+n.ID)
+		}
+	}
+	return gone, nil
+}

@@ -94,17 +94,23 @@ func TestIdleMemberWritesNothing(t *testing.T) {
 	within(t, 10*time.Second, "what was changed is compacted and flushed", func() bool {
 		return m.store.CompactRevision() == 3 && m.store.Durable() == m.store.Applied()
 	})
-	time.Sleep(300 * time.Millisecond) // what follows from that, e.g. freeing the space
-	count := func() (a, b uint64, c int64) { return m.fs.syncs.Load(), m.fs.written.Load(), m.store.Stats().Flushes }
-	s, w, f := count()
-	applied := m.store.Applied()
-	time.Sleep(time.Second)
-	if s2, w2, f2 := count(); s2 != s || w2 != w || f2 != f {
-		t.Errorf("in an idle second: %d syncs and %d bytes of log, %d flushes", s2-s, w2-w, f2-f)
+	// What follows from that, e.g. freeing the space, takes as long as the machine is slow; but it has an end.
+	type counts struct {
+		syncs, written, applied uint64
+		flushes                 int64
 	}
-	if m.store.Applied() != applied {
-		t.Error("something was proposed in an idle second")
+	count := func() counts {
+		return counts{m.fs.syncs.Load(), m.fs.written.Load(), m.store.Applied(), m.store.Stats().Flushes}
 	}
+	var before, after counts
+	for range 10 {
+		before = count()
+		time.Sleep(time.Second)
+		if after = count(); after == before {
+			return
+		}
+	}
+	t.Errorf("in each of ten idle seconds something was written, from %+v to %+v in the last", before, after)
 }
 
 func TestHistoryIsKeptForAsLongAsAsked(t *testing.T) {

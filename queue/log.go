@@ -49,7 +49,8 @@ type log struct {
 
 	mu       sync.Mutex
 	filling  *commit
-	busy     bool // a leader is writing
+	writing  *commit // by a leader; nil: there is none
+	ended    bool    // nothing is appended any more; see end
 	segments []*segment
 	failed   error
 	commits  uint64
@@ -102,12 +103,12 @@ func (l *log) append(recs []record, at []*place) error {
 			l.mu.Unlock()
 			return c.err
 		}
-		if !l.busy && l.filling == c {
-			l.busy, l.filling = true, nil
+		if l.writing == nil && l.filling == c {
+			l.writing, l.filling = c, nil
 			l.mu.Unlock()
 			c.err = l.write(c)
 			l.mu.Lock()
-			l.busy = false
+			l.writing = nil
 			if c.err != nil && l.failed == nil && kv.CodeOf(c.err) != kv.NoSpace {
 				l.failed = c.err
 			}
@@ -147,9 +148,13 @@ func (l *log) join(recs []record, at []*place) (*commit, error) {
 		<-full.done
 		l.mu.Lock()
 	}
-	if l.failed != nil {
+	switch {
+	case l.failed != nil:
 		defer l.mu.Unlock()
 		return nil, l.failed
+	case l.ended:
+		defer l.mu.Unlock()
+		return nil, kv.Errorf(kv.Stopping, "this node is stopping; nothing was stored: ask another one, or this one once it is back")
 	}
 	if l.filling == nil {
 		l.filling = &commit{done: make(chan struct{}), body: l.spare}
@@ -255,7 +260,28 @@ func (l *log) last() *segment {
 	return nil
 }
 
-// trim ends the log in order: the zeros ahead of it go. After a fault nothing is touched any more.
+// end refuses what is appended from now on, and waits until what was on its way is on disk: whoever asks does not wait for the end
+// of the queue.
+func (l *log) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ended = true
+	for {
+		c := l.writing
+		if c == nil {
+			c = l.filling
+		}
+		if c == nil {
+			return
+		}
+		l.mu.Unlock()
+		<-c.done
+		l.mu.Lock()
+	}
+}
+
+// trim ends the log in order: the zeros ahead of it go. It is called after end: a write beside it would lie in what goes. After a
+// fault nothing is touched any more.
 func (l *log) trim() error {
 	s := l.last()
 	if s == nil || l.isFaulty() {
@@ -331,7 +357,11 @@ func (l *log) bytes() (n int64) {
 	return n
 }
 
+// close gives up the files, after end.
 func (l *log) close() error {
+	l.end()
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	var errs []error
 	for _, s := range l.segments {
 		errs = append(errs, s.f.Close())

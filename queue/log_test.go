@@ -154,3 +154,82 @@ func TestATornEndIsCutOffAndDamageBeforeItIsRefused(t *testing.T) {
 		t.Errorf("a flipped bit in front of acknowledged writes: got %v, want corrupt, naming the file", err)
 	}
 }
+
+// slow is a disk whose fsyncs wait, once it is armed.
+type slow struct {
+	folder
+	armed      atomic.Bool
+	asked, let chan struct{}
+}
+
+type slowFile struct {
+	file
+	d *slow
+}
+
+func (d *slow) create(path string) (file, error) {
+	f, err := d.folder.create(path)
+	return slowFile{f, d}, err
+}
+
+func (f slowFile) Sync() error {
+	if f.d.armed.Swap(false) {
+		close(f.d.asked)
+		<-f.d.let
+	}
+	return f.file.Sync()
+}
+
+// Who writes does not wait for the queue's end: what ends the file must not cut off what is put behind it meanwhile.
+func TestTheEndWaitsForAWriteUnderWay(t *testing.T) {
+	c := newCluster()
+	o := options(t.TempDir())
+	d := &slow{asked: make(chan struct{}), let: make(chan struct{})}
+	o.disk = d
+	q, err := Open(c, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.set(false, false)
+	write := func(key string) (kv.Result, error) {
+		return q.Do(t.Context(), kv.Command{Write: kv.WriteQueue, Ops: []kv.Op{kv.Put{Key: []byte(key), Value: []byte("v")}}})
+	}
+	if _, err := write("q/none/a"); err != nil {
+		t.Fatal(err)
+	}
+	d.armed.Store(true)
+	wrote, closed := make(chan error, 1), make(chan error, 1)
+	go func() {
+		_, err := write("q/none/b")
+		wrote <- err
+	}()
+	<-d.asked
+	go func() { closed <- q.Close() }()
+	eventually(t, "the end is waited for", func() bool {
+		q.log.mu.Lock()
+		defer q.log.mu.Unlock()
+		return q.log.ended
+	})
+	if _, err := write("q/none/c"); kv.CodeOf(err) != kv.Stopping {
+		t.Errorf("a write behind the end: %v, want stopping", err)
+	}
+	select {
+	case err := <-closed:
+		t.Fatalf("closed (%v) beside a write", err)
+	default:
+	}
+	close(d.let)
+	if err := <-wrote; err != nil {
+		t.Errorf("the write under way: %v", err)
+	}
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+	o.disk = nil
+	b := start(t, c, o)
+	c.set(true, false)
+	eventually(t, "drained", func() bool { return b.Status().Depth == 0 })
+	if got := c.log(); !slices.Equal(got, []string{"v", "v"}) {
+		t.Errorf("applied %v, want both that were acknowledged", got)
+	}
+}

@@ -112,7 +112,9 @@ func def[T comparable](v, d T) T {
 // Close closes the files. Run must have returned.
 func (q *Queue) Close() error {
 	q.met.unregister()
-	return errors.Join(q.flushEnds(), q.log.trim(), q.log.close())
+	err := q.flushEnds()
+	q.log.end()
+	return errors.Join(err, q.log.trim(), q.log.close())
 }
 
 // Read asks the node behind and says how many queued writes the answer does not show.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -105,6 +106,41 @@ func TestSessionThatIsOfNoUseCostsAHandshakeOnly(t *testing.T) {
 				_ = b
 			})
 		})
+	}
+}
+
+// TestSessionOutlivesADayOfItsKey has the day change, and with it the key that seals sessions, between one dial and the next.
+func TestSessionOutlivesADayOfItsKey(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, w *world) {
+		for _, n := range []string{"a", "b"} {
+			w.role(n, Grant{Life: 1000 * time.Hour})
+		}
+		a, _ := earlyWorld(w, "")
+		time.Sleep(12 * time.Hour) // a bubble begins at midnight
+		firstReply(t, w, a)
+		time.Sleep(23 * time.Hour)
+		if took, early := firstReply(t, w, a); !early || took > 120*time.Millisecond {
+			t.Errorf("the day after: %v, early %v; want at most 120ms", took, early)
+		}
+	})
+}
+
+// TestKeysOfSessionsChangeDaily: what is sealed on a day opens on that and on the next, wherever in the day, and not later; no two
+// nodes have the same.
+func TestKeysOfSessionsChangeDaily(t *testing.T) {
+	a, b := &Identity{secret: [32]byte{1}}, &Identity{secret: [32]byte{2}}
+	midnight := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
+	for day := range 3 {
+		sealing := a.ticketKeys(midnight.Add(23 * time.Hour))[0]
+		for _, at := range []time.Duration{0, 24*time.Hour - 1} {
+			opens := slices.Contains(a.ticketKeys(midnight.AddDate(0, 0, day).Add(at)), sealing)
+			if want := day < 2; opens != want {
+				t.Errorf("%d days and %s later it opens %t, want %t", day, at, opens, want)
+			}
+		}
+	}
+	if slices.Contains(b.ticketKeys(midnight), a.ticketKeys(midnight)[0]) {
+		t.Error("two nodes have the same key")
 	}
 }
 

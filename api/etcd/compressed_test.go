@@ -15,7 +15,7 @@ func TestACompressedMessageIsRefused(t *testing.T) {
 	n := openRig(t, nil)
 	client, watch := pb.NewKVClient(n.conn), pb.NewWatchClient(n.conn)
 	const text = "grpc: failed to decompress the received message: this server takes no compressed messages: send them as they are"
-	for _, size := range []int{1, 64 << 20} {
+	for _, size := range []int{1, 8 << 20} {
 		_, err := client.Put(n.ctx, &pb.PutRequest{Key: []byte("k"), Value: make([]byte, size)}, grpc.UseCompressor(gzip.Name))
 		n.refused(err, codes.Internal, text)
 	}

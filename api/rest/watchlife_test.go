@@ -292,7 +292,8 @@ func TestAnIdleSlowConsumerIsToldSo(t *testing.T) {
 
 // Over HTTP/2 a write deadline that is left behind ends a stream on which nothing is written.
 func TestAnIdleWatchOverHTTP2LivesOn(t *testing.T) {
-	n := serve(t, func(o *Options) { o.WatchStall = 10 * time.Millisecond })
+	const stall = 200 * time.Millisecond // no write waits for so long for a turn on the processor
+	n := serve(t, func(o *Options) { o.WatchStall = stall })
 	resp, err := n.h2c().Do(n.request("GET", "/v1/kv/k?watch", "", "Accept", forms["NDJSON"]))
 	if err != nil {
 		t.Fatal(err)
@@ -300,7 +301,7 @@ func TestAnIdleWatchOverHTTP2LivesOn(t *testing.T) {
 	defer resp.Body.Close()
 	f := &following{t: t, resp: resp, lines: bufio.NewScanner(resp.Body)}
 	f.want("created")
-	time.Sleep(100 * time.Millisecond)
+	time.Sleep(2 * stall)
 	n.put("k", "v")
 	f.want("put k v")
 }

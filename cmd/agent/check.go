@@ -158,10 +158,13 @@ func (p *program) lookAt(ctx context.Context, f *clientFlags, names []string) []
 		wanted[name] = true
 	}
 	var found []finding
+	at := p.steps("asking the agent")
+	defer at.end()
 	for _, c := range checks {
 		if len(names) > 0 && !wanted[c.name] {
 			continue
 		}
+		at.next("checking " + c.name)
 		one := c.look(ctx, u)
 		one.Check = c.name
 		found = append(found, one)

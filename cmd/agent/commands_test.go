@@ -264,35 +264,45 @@ Usage:
   agent [flags]
   agent [command]
 
-Available Commands:
-  auth           Turn authentication on or off, or tell whether it is on
-  cert           Show and renew this node's certificate, and replace the cluster's CA
-  check          Look for what is wrong with this machine and its agent, and say what to do about it
-  completion     Generate the autocompletion script for the specified shell
-  config         Write, check and show the configuration
-  demote         Make a member a proxy
-  help           Help about any command
-  kv             Read, write and watch keys
-  leave          Take this node out of its cluster
-  man            Print the manual page, or write all of them into a folder
-  members        List the members of the cluster, add and remove them
-  nodes          List the members and proxies of the cluster, and shut one out
-  prepare-image  Take the identity out of a data directory, so that an image of this machine can be copied
-  promote        Make a proxy a member
-  queue          Look at the writes that wait for the cluster
-  recover        Make a cluster of one of a member whose cluster has lost its quorum for good
-  reseal         Seal the keys of a stopped agent with another secret, or with none
-  role           Make and change roles, as etcdctl role does
+Run a node:
   run            Run a node; the default
-  snapshot       Take, verify and restore backups
   status         Show how the agent is doing
-  support-bundle Collect what somebody who helps from afar needs, without secrets
-  token          Make and end the tokens with which nodes join and devices are let in
-  user           Make and change users, as etcdctl user does
+  check          Look for what is wrong with this machine and its agent, and say what to do about it
+  config         Write, check and show the configuration
   version        Print the version
 
-Flags:
-      --audit-file text`
+Keys and values:
+  kv             Read, write and watch keys
+  queue          Look at the writes that wait for the cluster
+
+The cluster:
+  members        List the members of the cluster, add and remove them
+  nodes          List the members and proxies of the cluster, and shut one out
+  token          Make and end the tokens with which nodes join and devices are let in
+  promote        Make a proxy a member
+  demote         Make a member a proxy
+  leave          Take this node out of its cluster
+  cert           Show and renew this node's certificate, and replace the cluster's CA
+
+Who may do what:
+  auth           Turn authentication on or off, or tell whether it is on
+  user           Make and change users, as etcdctl user does
+  role           Make and change roles, as etcdctl role does
+
+When it matters:
+  snapshot       Take, verify and restore backups
+  recover        Make a cluster of one of a member whose cluster has lost its quorum for good
+  support-bundle Collect what somebody who helps from afar needs, without secrets
+  reseal         Seal the keys of a stopped agent with another secret, or with none
+  prepare-image  Take the identity out of a data directory, so that an image of this machine can be copied
+
+Others:
+  completion     Generate the autocompletion script for the specified shell
+  help           Help about any command
+  man            Print the manual page, or write all of them into a folder
+
+Flags, used most:
+`
 
 func TestHelp(t *testing.T) {
 	w := newWorld(t)
@@ -301,9 +311,36 @@ func TestHelp(t *testing.T) {
 			t.Errorf("%v: got\n%s\nwant\n%s", args, got, help)
 		}
 	}
+	if got := w.runs(0, "--help"); strings.Contains(got, "--limits-txn-ops") || !strings.Contains(got, "--join") {
+		t.Errorf("the help of all has not the flags that are used most, and only those:\n%s", got)
+	}
+	for _, args := range [][]string{{"run", "-h"}, {"config", "check", "-h"}, {"config", "show", "-h"}} {
+		got := w.runs(0, args...)
+		for _, flag := range []string{"--limits-txn-ops ", "--join ", "--help "} {
+			if strings.Count(got, flag) != 1 {
+				t.Errorf("%v: %s is there %d times in\n%s", args, flag, strings.Count(got, flag), got)
+			}
+		}
+	}
+	for _, c := range completeRoot().Commands() {
+		if got := w.runs(0, "--help"); !c.Hidden && !strings.Contains(got, "\n  "+c.Name()+" ") {
+			t.Errorf("the help of all does not list %s", c.Name())
+		}
+	}
 	for _, args := range [][]string{{"run", "-h"}, {"kv", "-h"}, {"kv", "get", "-h"}, {"help", "kv", "watch"}, {"config", "show", "--help"}} {
 		if got := w.runs(0, args...); !strings.Contains(got, "Usage:\n  agent ") {
 			t.Errorf("%v: got %s", args, got)
+		}
+	}
+}
+
+func TestEveryChapterOfHelpNamesCommandsThatExist(t *testing.T) {
+	root := completeRoot()
+	for _, chapter := range chapters {
+		for _, name := range chapter.commands {
+			if c, _, err := root.Find([]string{name}); err != nil || c == root {
+				t.Errorf("%s: there is no command %s", chapter.title, name)
+			}
 		}
 	}
 }

@@ -342,13 +342,13 @@ func TestAWatchGoesOnUntilItIsInterrupted(t *testing.T) {
 	f := newFakeAgent(t, w.path("a.sock"), func(rw http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(rw, stream)
 		_ = http.NewResponseController(rw).Flush()
-		time.Sleep(700 * time.Millisecond) // beyond the timeout, which is for the beginning only
+		time.Sleep(2200 * time.Millisecond) // beyond the timeout, which is for the beginning only
 		_, _ = io.WriteString(rw, `{"type":"delete","key_base64":"YQ==","mod_revision":5}`+"\n")
 		_ = http.NewResponseController(rw).Flush()
 		<-r.Context().Done()
 	})
 	code := make(chan int, 1)
-	go func() { code <- w.run("kv", "watch", "a", "--socket", f.socket, "--timeout=500ms") }()
+	go func() { code <- w.run("kv", "watch", "a", "--socket", f.socket, "--timeout=2s") }()
 	eventually(t, "four lines", func() bool { return strings.Count(w.stdout.String(), "\n") == 4 })
 	w.send <- syscall.SIGINT
 	if got := <-code; got != 0 {
@@ -394,14 +394,14 @@ func TestRefusalsSayWhatTheAgentSaid(t *testing.T) {
 func TestAnAnswerThatDoesNotComeIsNotWaitedForForever(t *testing.T) {
 	w := newWorld(t)
 	f := newFakeAgent(t, w.path("a.sock"), func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
-	w.runs(75, "kv", "put", "k", "v", "--timeout=200ms", "--socket", f.socket)
-	w.says("no answer from", "within 200ms; whether it was done is not known", "--timeout")
-	w.runs(75, "kv", "get", "k", "--timeout=200ms", "--socket", f.socket)
+	w.runs(75, "kv", "put", "k", "v", "--timeout=600ms", "--socket", f.socket)
+	w.says("no answer from", "within 600ms; whether it was done is not known", "--timeout")
+	w.runs(75, "kv", "get", "k", "--timeout=600ms", "--socket", f.socket)
 	if strings.Contains(w.stderr.String(), "not known") {
 		t.Errorf("a read has no outcome: %s", w.stderr)
 	}
-	w.runs(75, "kv", "watch", "k", "--timeout=200ms", "--socket", f.socket)
-	w.says("no answer from", "within 200ms")
+	w.runs(75, "kv", "watch", "k", "--timeout=600ms", "--socket", f.socket)
+	w.says("no answer from", "within 600ms")
 	w.runs(2, "kv", "get", "k", "--timeout=0s", "--socket", f.socket)
 	w.send <- syscall.SIGTERM
 	w.runs(75, "kv", "put", "k", "v", "--socket", f.socket)

@@ -50,7 +50,10 @@ func manPage(root *cobra.Command) []byte {
 	b.WriteString(".SH COMMANDS\n")
 	manCommands(&b, root)
 	b.WriteString(".SH SETTINGS\nFlags of\n.B agent run\nare settings: each is also a key of the configuration file and a variable; see\n.BR agent.yaml (5).\n")
-	manFlags(&b, root.LocalNonPersistentFlags())
+	for _, g := range config.FlagGroups(root.Flags()) {
+		fmt.Fprintf(&b, ".SS Flags, %s\n", roff(g.Title))
+		manFlags(&b, g.Flags)
+	}
 	b.WriteString(".SH EXIT STATUS\n")
 	for _, code := range [][2]string{
 		{"0", "done"}, {"1", "the server said no; the message says what"}, {"2", "usage"}, {"69", "no agent there"},

@@ -20,11 +20,12 @@ func (p *program) membersCommand() *cobra.Command {
 		Long: `List the members of the cluster, add and remove them.
 
 It works on a member, and changes over its administration socket only. Where more voters are wanted
-than there are, a box that joins becomes one by itself.`,
-		RunE: group,
+than there are, a box that joins becomes one by itself. Without a command it lists.`,
 	}
 	f := addClientFlags(cmd)
-	cmd.AddCommand(p.membersListCommand(f), p.membersAddCommand(f), p.membersRemoveCommand(f), p.membersSetCommand(f))
+	list := p.membersListCommand(f)
+	cmd.RunE = alone(list.RunE)
+	cmd.AddCommand(list, p.membersAddCommand(f), p.membersRemoveCommand(f), p.membersSetCommand(f))
 	return cmd
 }
 

@@ -26,12 +26,7 @@ queued is set with queue.prefixes.`,
 	}
 	f := addClientFlags(cmd)
 	status := p.show(f, queuePath, p.printStatus)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if len(args) > 0 {
-			return unknownCommand(cmd, args[0])
-		}
-		return status(cmd, args)
-	}
+	cmd.RunE = alone(status)
 	cmd.AddCommand(
 		&cobra.Command{Use: "status [flags]", Short: "Show how much waits, and since when", Args: noArgs(exitUsage), RunE: status},
 		p.queueListCommand(f), p.queueShowCommand(f), p.queueWaitCommand(f), p.queueRetryCommand(f), p.queueDiscardCommand(f),

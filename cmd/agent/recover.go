@@ -45,6 +45,9 @@ The agent has to be stopped. The former data is kept below retired/, and is the 
 		if err != nil {
 			return err
 		}
+		if isTerminal(p.stderr) { // lines that stay: it asks in between
+			o.Tell = func(what string) { p.note("%s", what) }
+		}
 		var asking error
 		done, err := agent.Recover(ctx, agent.Recovery{Offline: o, Confirm: func(l agent.Loss) bool {
 			switch {

@@ -28,6 +28,7 @@ Without a command it runs a node, as "agent run" does; no configuration is neede
 	}
 	config.AddFlags(root.Flags())
 	root.SetFlagErrorFunc(p.flagError)
+	root.SetUsageFunc(p.usage(new(cobra.Command).UsageFunc()))
 	root.AddCommand(p.runCommand(), p.kvCommand(), p.queueCommand(), p.tokenCommand(), p.userCommand(), p.roleCommand(), p.authCommand(), p.membersCommand(), p.nodesCommand(), p.certCommand(), p.statusCommand(),
 		p.snapshotCommand(), p.recoverCommand(), p.prepareImageCommand(), p.resealCommand(), p.configCommand(), p.versionCommand(), p.manCommand(), p.checkCommand(), p.supportBundleCommand())
 	root.AddCommand(p.switchCommands()...)
@@ -69,6 +70,16 @@ func group(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	return &exitError{code: exitUsage}
+}
+
+// alone is the behaviour of a command that has subcommands and does as one of them where none is named.
+func alone(do func(*cobra.Command, []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return unknownCommand(cmd, args[0])
+		}
+		return do(cmd, args)
+	}
 }
 
 // configures marks the commands whose flags are the settings of an agent: a fault in these is one of configuration.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"strconv"
 	"time"
 
@@ -82,7 +81,9 @@ FILE may also be a snapshot of etcd. Nothing is changed, and no agent is asked.`
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ctx, stop := p.interruptible(cmd.Context())
 		defer stop()
+		at := p.steps("reading " + args[0])
 		r, err := agent.VerifyBackup(ctx, args[0])
+		at.end()
 		if err != nil {
 			return offlineError(err)
 		}
@@ -159,7 +160,10 @@ was there.`,
 			return err
 		}
 		r.File = args[0]
+		at := p.steps("looking at " + r.File)
+		r.Tell = at.next
 		done, err := agent.Restore(ctx, r)
+		at.end()
 		if err != nil {
 			return offlineError(err)
 		}
@@ -180,11 +184,7 @@ func (p *program) offline(dir string) (agent.Offline, error) {
 		}
 		dir = loaded.Config.DataDir
 	}
-	o := agent.Offline{DataDir: dir, Version: buildOf().Version}
-	if isTerminal(p.stderr) {
-		o.Tell = func(what string) { p.note("%s", what) }
-	}
-	return o, nil
+	return agent.Offline{DataDir: dir, Version: buildOf().Version}, nil
 }
 
 func (p *program) printRestored(form output, dir string, r agent.Restored) error {
@@ -209,36 +209,4 @@ func (p *program) printRestored(form output, dir string, r agent.Restored) error
 		p.note("this is a new node with a new CA: other boxes have to join it anew, with tokens of its own (agent token create)")
 	}
 	return nil
-}
-
-// progress shows on a terminal how far something has come; elsewhere nothing.
-type progress struct {
-	out   io.Writer // nil: not a terminal
-	last  time.Time
-	shown bool
-}
-
-func (p *program) progress() *progress {
-	if isTerminal(p.stderr) {
-		return &progress{out: p.stderr}
-	}
-	return &progress{}
-}
-
-// progressEvery is how often a line is written anew.
-const progressEvery = 200 * time.Millisecond
-
-func (g *progress) show(format string, args ...any) {
-	if g.out == nil || time.Since(g.last) < progressEvery {
-		return
-	}
-	g.last, g.shown = time.Now(), true
-	fmt.Fprintf(g.out, "\r\x1b[K"+format, args...)
-}
-
-// end takes the line away.
-func (g *progress) end() {
-	if g.shown {
-		fmt.Fprint(g.out, "\r\x1b[K")
-	}
 }

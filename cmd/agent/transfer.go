@@ -211,7 +211,10 @@ func (p *program) importFile(ctx context.Context, name string, b *batcher) error
 			return exitf(exitUsage, "%w", err)
 		}
 		defer f.Close()
-		if _, err := readExport(f, func(batchLine) error { return ctx.Err() }); err != nil {
+		at := p.steps("reading " + name)
+		_, err = readExport(f, func(batchLine) error { return ctx.Err() })
+		at.end()
+		if err != nil {
 			return exitf(exitRefused, "%s: %w; nothing was written", name, err)
 		}
 		if _, err := f.Seek(0, io.SeekStart); err != nil {

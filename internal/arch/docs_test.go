@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -13,6 +15,7 @@ var (
 	citedTest  = regexp.MustCompile("`((?:Test|Fuzz|Benchmark)[A-Z][A-Za-z0-9]*)`")
 	aTest      = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz|Benchmark)[A-Z][A-Za-z0-9]*)\(`)
 	aLink      = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	aPromise   = regexp.MustCompile(`(?m)^(\d+)\. `)
 	aHeading   = regexp.MustCompile(`(?m)^#+ +(.*)$`)
 	notInSlugs = regexp.MustCompile("[^a-z0-9 _-]")
 )
@@ -95,4 +98,42 @@ func TestALinkThatLeadsNowhereIsReported(t *testing.T) {
 			t.Errorf("%s: %q", link, got)
 		}
 	}
+}
+
+// TestEveryPromiseNamesItsTest reads docs/semantics.md: each promise has a number of its own, which others go by and which it
+// keeps wherever it stands, and names a test that checks it.
+func TestEveryPromiseNamesItsTest(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "semantics.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	promises := unchecked(string(page), func(n int, why string) { t.Errorf("promise %d: %s", n, why) })
+	if promises < 130 {
+		t.Errorf("%d promises: the page was not understood", promises)
+	}
+	var found []int
+	unchecked("# A\n\n1. It is. (`TestIt`)\n2. It is\n   too.\n\n6. So\n   (`TestSo`)\n1. Again (`TestIt`)\n3. Or (`TestSo`)\n", func(n int, _ string) { found = append(found, n) })
+	if !slices.Equal(found, []int{2, 6, 1}) {
+		t.Errorf("of a page whose 2 names no test, whose 6 is beyond their number and whose 1 comes twice: %v", found)
+	}
+}
+
+// unchecked tells of each promise that names no test or whose number is not its own, and counts all.
+func unchecked(page string, tell func(n int, why string)) (promises int) {
+	seen := map[int]bool{}
+	starts := aPromise.FindAllStringSubmatchIndex(page, -1)
+	for i, at := range starts {
+		end := len(page)
+		if i+1 < len(starts) {
+			end = starts[i+1][0]
+		}
+		n, err := strconv.Atoi(page[at[2]:at[3]])
+		if err != nil || n < 1 || n > len(starts) || seen[n] {
+			tell(n, "the number is one that another has, or leaves a gap")
+		} else if text, _, _ := strings.Cut(page[at[0]:end], "\n## "); !citedTest.MatchString(text) {
+			tell(n, "it names no test")
+		}
+		seen[n] = true
+	}
+	return len(starts)
 }

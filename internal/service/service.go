@@ -48,16 +48,13 @@ func (e *Error) Unwrap() error { return e.Err }
 type Group struct {
 	log     *slog.Logger
 	parts   []Part
-	started chan struct{}
+	started chan struct{} // closed once every part is ready; it stays open if one fails before that
 }
 
 // New returns a Group of parts in the order in which they start.
 func New(log *slog.Logger, parts ...Part) *Group {
 	return &Group{log: log, parts: parts, started: make(chan struct{})}
 }
-
-// Started is closed once every part is ready. It stays open if one fails before that.
-func (g *Group) Started() <-chan struct{} { return g.started }
 
 // Run starts the parts, each once the one before it is ready, and blocks until ctx ends or a part fails. Then it stops
 // what it started, the last part first, each one only after the one before has ended or used up its time. It returns

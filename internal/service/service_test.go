@@ -65,7 +65,7 @@ func TestPartsStartInOrderAndStopInReverse(t *testing.T) {
 		result := make(chan error, 1)
 		go func() { result <- g.Run(ctx) }()
 
-		<-g.Started()
+		<-g.started
 		j.check(t, "store up", "core up", "door up")
 		cancel()
 		if err := <-result; err != nil {
@@ -88,7 +88,7 @@ func TestFailureWhileStartingStopsWhatIsUp(t *testing.T) {
 		}
 		j.check(t, "store up", "store down")
 		select {
-		case <-g.Started():
+		case <-g.started:
 			t.Error("Started is closed although a part never was ready")
 		default:
 		}
@@ -143,7 +143,7 @@ func TestFailureWhileStoppingIsReturnedWhenItIsTheFirst(t *testing.T) {
 		broken := errors.New("flush refused")
 		g := New(quiet(), endsWith("store", broken))
 		ctx, cancel := context.WithCancel(t.Context())
-		go func() { <-g.Started(); cancel() }()
+		go func() { <-g.started; cancel() }()
 		if err := g.Run(ctx); !errors.Is(err, broken) || err.Error() != "store: flush refused" {
 			t.Errorf("Run returned %v", err)
 		}
@@ -178,7 +178,7 @@ func TestStuckPartIsNamedAndDoesNotHoldUpTheOthers(t *testing.T) {
 				return nil
 			}})
 		ctx, cancel := context.WithCancel(t.Context())
-		go func() { <-g.Started(); cancel() }()
+		go func() { <-g.started; cancel() }()
 		begin := time.Now()
 		err := g.Run(ctx)
 		if e, ok := errors.AsType[*Error](err); !ok || e.Part != "core" || !errors.Is(err, ErrStuck) {

@@ -109,8 +109,10 @@ func (l *link) serveStream(ctx context.Context, s Stream) {
 	h, err := l.welcomeStream(s)
 	switch {
 	case err != nil:
-		l.net.metrics.dropped("refused", 1)
-		l.net.opts.Log.Debug("a stream of another member was refused", "peer", l.peer.node, "err", err)
+		if isRefusal(err) { // else the peer has given it up before it had begun: it went another way
+			l.net.metrics.dropped("refused", 1)
+			l.net.opts.Log.Debug("a stream of another member was refused", "peer", l.peer.node, "err", err)
+		}
 		giveUp(s, codeRefused)
 	case h.kind == kindLives:
 		if err := l.serveLives(ctx, s); err != nil {
@@ -148,6 +150,8 @@ func (l *link) welcomeStream(s Stream) (hello, error) {
 	case h.cluster != l.net.opts.Cluster:
 		return h, fmt.Errorf("stream of cluster %016x: %w", h.cluster, errCluster)
 	case h.kind == kindLives && len(l.net.opts.Lives) > 0:
+	case h.kind == kindSlices && l.net.opts.Dialect < dialectSlices:
+		return h, fmt.Errorf("a stream of %s: %w", h.kind, errFormat)
 	case h.kind != kindAsk && h.kind != kindStripe && h.kind != kindSlices:
 		return h, fmt.Errorf("the %s lane on a stream of two directions: %w", h.kind, errFormat)
 	}

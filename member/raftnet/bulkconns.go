@@ -3,6 +3,7 @@ package raftnet
 import (
 	"context"
 	"sync"
+	"time"
 
 	"holdfast/transport/courier"
 )
@@ -67,6 +68,13 @@ func (b *bulkConns) most() (n int) {
 	return n
 }
 
+// short reports whether there are fewer than the transfers from here want.
+func (b *bulkConns) short() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.conns) < b.most()
+}
+
 // wantedHere is how many the transfers from here want.
 func (b *bulkConns) wantedHere() int {
 	b.mu.Lock()
@@ -99,9 +107,30 @@ func (b *bulkConns) add(c Conn) (remove func()) {
 	}
 }
 
-// tellBulk tells the peer how many connections for bulk are wanted here: only one of the two ends can open them.
-func (p *peer) tellBulk() {
-	p.send(note{what: noteBulk, number: uint64(p.bulk.wantedHere())}, courier.Sure)
+// tellBulk tells the peer how many connections for bulk are wanted here: only one of the two ends can open them. It reports
+// whether the courier has taken that.
+func (p *peer) tellBulk() bool {
+	return p.send(note{what: noteBulk, number: uint64(p.bulk.wantedHere())}, courier.Sure)
+}
+
+// bulkTellEvery is the pause before the peer is told again at the beginning of a connection.
+const bulkTellEvery = time.Second
+
+// beginBulk tells the peer what is wanted here, as soon as there is a way to: what it was told on the connection before may not have
+// arrived, or another life of this node has told it. Without that, it could keep connections for ever that nobody wants.
+func (l *link) beginBulk(ctx context.Context) {
+	select {
+	case <-l.cleared:
+	case <-ctx.Done():
+		return
+	}
+	for !l.peer.tellBulk() {
+		select {
+		case <-time.After(bulkTellEvery):
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // BulkWanted is how many connections for snapshots the two ends want, and a channel that is closed when that, or what

@@ -14,8 +14,8 @@
 // each direction of a connection, the lanes: one for what keeps a leader in office (heartbeats, votes, answers, read
 // index), and one for what carries log entries, of which a single message may have 64 MiB. So entries on a slow link hold
 // up no heartbeat. Both ways share the numbers of a lane. A snapshot is kept in a file on both sides and goes in pieces over
-// connections of its own, or beside all the rest where there are none (stripe), as fast as heartbeats are not held up by it
-// (pace), and so do long batches of entries on a long link; on a nearer one that loses they go in slices over those
+// connections of its own, or beside all the rest where there are none (stripe), one at a time to a peer (turns), as fast as heartbeats
+// are not held up by it (pace), and so do long batches of entries on a long link; on a nearer one that loses they go in slices over those
 // connections (slices). A question to another member, about what only the leader knows, has a stream that goes before log
 // entries, and the answer comes back on it. Heartbeats that both ends know are left out: see hush.
 //

@@ -314,4 +314,4 @@ func (n *Net) hold(p *peer, messages []pb.Message) []pb.Message {
 	return rest
 }
 
-func (p *peer) send(n note, care courier.Care) { p.post.Send(n.append(nil), care) }
+func (p *peer) send(n note, care courier.Care) bool { return p.post.Send(n.append(nil), care) }

@@ -74,6 +74,7 @@ func (l *link) run(ctx context.Context) error {
 	g.Go(func() error { return l.acceptLanes(ctx, g) })
 	g.Go(func() error { return l.acceptStreams(ctx, g) })
 	g.Go(func() error { return l.watchLoss(ctx) })
+	g.Go(func() error { l.beginBulk(ctx); return nil })
 	g.Go(func() error { l.peer.post.Run(ctx); return nil })
 	g.Go(func() error { l.net.keepQuiet(ctx, l.peer); return nil })
 	g.Go(func() error { l.net.waitForHoles(ctx, l.peer); return nil })

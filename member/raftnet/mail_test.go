@@ -69,17 +69,23 @@ func (p *paper) ReceiveDatagram(ctx context.Context) ([]byte, error) {
 	}
 }
 
+// mailBetween gives two ends a path that loses.
+func mailBetween(t *testing.T, a, b *end, seed uint64) {
+	t.Helper()
+	there, back := papers(seed)
+	var wg sync.WaitGroup
+	wg.Go(func() { a.ServePath(t.Context(), b.node, there) })
+	wg.Go(func() { b.ServePath(t.Context(), a.node, back) })
+	t.Cleanup(func() { there.Close(""); wg.Wait() })
+}
+
 // TestDatagramsKeepWhatStreamsPromise sends over a path that loses a tenth, repeats half and changes the order.
 func TestDatagramsKeepWhatStreamsPromise(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		seed := rand.Uint64()
 		a, b := newEnd(t, "a", testCluster), newEnd(t, "b", testCluster)
 		connect(t, a, b)
-		pa, pb2 := papers(seed)
-		var wg sync.WaitGroup
-		wg.Go(func() { a.ServePath(t.Context(), "b", pa) })
-		wg.Go(func() { b.ServePath(t.Context(), "a", pb2) })
-		t.Cleanup(func() { pa.Close(""); wg.Wait() })
+		mailBetween(t, a, b, seed)
 		time.Sleep(time.Second)
 		const count = 2000
 		for i := range uint64(count) {
@@ -198,7 +204,7 @@ func TestANoticeWaitsForNothing(t *testing.T) {
 // TestWhatMattersLess has an answer said twice, and news of commits.
 func TestWhatMattersLess(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPeer("b", courier.Life{1}, nil)
+		p := newPeer("b", courier.Life{1}, Options{Dialect: dialect})
 		answer := pb.Message{Type: pb.ReplicateResp, ShardID: 1, From: 2, To: 1, Term: 4, LogIndex: 9}
 		later, refused := answer, answer
 		later.LogIndex, refused.Reject = 10, true
@@ -240,7 +246,7 @@ func (straight) Quality() courier.Quality {
 func TestAnOlderPeerGetsWhatItReads(t *testing.T) {
 	for says := range 2 {
 		synctest.Test(t, func(t *testing.T) {
-			p := newPeer("b", courier.Life{1}, nil)
+			p := newPeer("b", courier.Life{1}, Options{Dialect: dialect})
 			older := courier.New(courier.Options{Life: courier.Life{2}, Dialect: says})
 			var mu sync.Mutex
 			var forms []byte

@@ -32,6 +32,10 @@ type Options struct {
 	Lives   []Life
 	Copied  func(error) // hears ErrCopied, of each member that says so; needed with Lives
 
+	// Dialect is what this node reads and writes of letters and slices; see letter.go. 0: all that this version can. Tests play an earlier
+	// version with a lesser one.
+	Dialect int
+
 	// Sparing reports whether no copies are to be made against loss. It must not block. Nil: they always are.
 	Sparing func() bool
 
@@ -70,6 +74,9 @@ func New(opts Options) (*Net, error) {
 	}
 	if len(opts.Lives) > 0 && opts.Copied == nil {
 		return nil, errors.New("raftnet: who hears that this node is a copy is required")
+	}
+	if opts.Dialect == 0 {
+		opts.Dialect = dialect
 	}
 	if opts.Room == nil {
 		opts.Room = func(int64) error { return nil }
@@ -121,17 +128,22 @@ func (n *Net) Connect(_ context.Context, node string) (raftio.IConnection, error
 }
 
 // ConnectBulk begins to send one snapshot, which ends with ctx at the latest: over connections of its own where there are
-// some within stripeWait, else beside all the rest.
+// some within stripeWait, else beside all the rest. While another one goes to the node it waits; see turns.
 func (n *Net) ConnectBulk(ctx context.Context, node string) (raftio.ISnapshotConnection, error) {
 	p, err := n.peer(node)
 	if err != nil {
 		return nil, err
 	}
+	if err := p.turns.take(ctx, n.closing); err != nil {
+		return nil, fmt.Errorf("a snapshot to node %s: %w", node, err)
+	}
 	if _, err := p.usable(); err != nil {
+		p.turns.end(false)
 		return nil, err
 	}
 	s, err := n.openStriped(ctx, p)
 	if err != nil {
+		p.turns.end(false)
 		return nil, err
 	}
 	return s, nil
@@ -206,7 +218,7 @@ func (n *Net) peer(node string) (*peer, error) {
 func (n *Net) peerLocked(node string) *peer {
 	p, ok := n.peers[node]
 	if !ok {
-		p = newPeer(node, n.boot.life(), n.opts.Sparing)
+		p = newPeer(node, n.boot.life(), n.opts)
 		n.peers[node] = p
 	}
 	return p

@@ -19,8 +19,9 @@ type peer struct {
 
 	hush hush // what need not be said
 
-	bulk bulkConns
-	pace pace // of snapshots to the peer
+	bulk  bulkConns
+	turns turns // of snapshots to the peer
+	pace  pace  // of them
 
 	bulkSent atomic.Uint64 // bytes of snapshots
 
@@ -42,8 +43,9 @@ type peer struct {
 	replicas map[replicas]struct{}
 }
 
-func newPeer(node string, life courier.Life, sparing func() bool) *peer {
-	p := &peer{node: node, replicas: make(map[replicas]struct{}), post: courier.New(courier.Options{Life: life, Dialect: dialect, Sparing: sparing}), hush: newHush()}
+func newPeer(node string, life courier.Life, opts Options) *peer {
+	p := &peer{node: node, replicas: make(map[replicas]struct{}), hush: newHush(), turns: newTurns(),
+		post: courier.New(courier.Options{Life: life, Dialect: opts.Dialect, Sparing: opts.Sparing})}
 	for i := range p.in {
 		p.in[i].ordered = kind(i+1) == kindLog
 		p.in[i].wake = make(chan struct{}, 1)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -84,7 +85,7 @@ func (l *link) slice(ctx context.Context, s *slicing, number uint64, frame []byt
 	body := frame[frameHeader:]
 	rtt, loss, ok := l.peer.post.Link()
 	if len(body) < sliceLeast || !ok || loss < nearLoss || rtt < nearRTT || rtt >= paceNear ||
-		l.peer.post.Dialect() < dialectSlices || time.Now().Before(s.until) {
+		min(l.peer.post.Dialect(), l.net.opts.Dialect) < dialectSlices || time.Now().Before(s.until) {
 		return false
 	}
 	if n := min(max(len(body)/slicePerConn, stripeMin), l.peer.stripes()); n > s.wanted {
@@ -339,6 +340,10 @@ type slicesIn struct {
 	left   int
 }
 
+// errOver is what becomes of slices of a batch that its sender is done with: a stream of it may come later than those of the next. It is
+// no fault of the sender's.
+var errOver = errors.New("the batch is over")
+
 // begin makes a batch the one that comes in, unless it is, or a later one was; whole says that it has come already.
 func (in *slicesIn) begin(life courier.Life, number uint64, size int) (whole bool, err error) {
 	in.mu.Lock()
@@ -350,7 +355,7 @@ func (in *slicesIn) begin(life courier.Life, number uint64, size int) (whole boo
 		return in.left == 0, nil
 	}
 	if life == in.life && number < in.number {
-		return false, fmt.Errorf("slices of batch %d after those of %d: %w", number, in.number, errFormat)
+		return false, fmt.Errorf("slices of batch %d after those of %d: %w", number, in.number, errOver)
 	}
 	count := (size + sliceSize - 1) / sliceSize
 	in.life, in.number, in.size, in.parts, in.left = life, number, size, make([][]byte, count), count
@@ -362,7 +367,7 @@ func (in *slicesIn) put(life courier.Life, number uint64, i int, part []byte) (f
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if life != in.life || number != in.number {
-		return nil, false, fmt.Errorf("slice of batch %d, which is over: %w", number, errFormat)
+		return nil, false, fmt.Errorf("slice of batch %d: %w", number, errOver)
 	}
 	if in.left == 0 {
 		return nil, true, nil

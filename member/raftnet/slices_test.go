@@ -41,13 +41,14 @@ func TestSlicesMakeABatchInAnyOrder(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		err  error
+		want error
 	}{
-		{"another size", second(in.begin(life, 7, len(frame)+1))},
-		{"one before it", second(in.begin(life, 6, len(frame)))},
-		{"a slice of another batch", third(in.put(life, 8, 0, part(0)))},
-		{"a slice of another life", third(in.put(other, 7, 0, part(0)))},
+		{"another size", second(in.begin(life, 7, len(frame)+1)), errFormat},
+		{"one before it", second(in.begin(life, 6, len(frame))), errOver},
+		{"a slice of another batch", third(in.put(life, 8, 0, part(0))), errOver},
+		{"a slice of another life", third(in.put(other, 7, 0, part(0))), errOver},
 	} {
-		if !errors.Is(c.err, errFormat) {
+		if !errors.Is(c.err, c.want) {
 			t.Errorf("%s: %v", c.name, c.err)
 		}
 	}
@@ -57,13 +58,14 @@ func TestSlicesMakeABatchInAnyOrder(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		err  error
+		want error
 	}{
-		{"too short", third(in.put(other, 1, 0, part(0)[1:]))},
-		{"too long", third(in.put(other, 1, 5, part(0)))},
-		{"beyond the last", third(in.put(other, 1, 6, part(5)))},
-		{"of the life before", third(in.put(life, 7, 0, part(0)))},
+		{"too short", third(in.put(other, 1, 0, part(0)[1:])), errFormat},
+		{"too long", third(in.put(other, 1, 5, part(0))), errFormat},
+		{"beyond the last", third(in.put(other, 1, 6, part(5))), errFormat},
+		{"of the life before", third(in.put(life, 7, 0, part(0))), errOver},
 	} {
-		if !errors.Is(c.err, errFormat) {
+		if !errors.Is(c.err, c.want) {
 			t.Errorf("%s: %v", c.name, c.err)
 		}
 	}

@@ -137,6 +137,9 @@ func (s *striped) run() {
 		select {
 		case <-changed:
 		case <-alone.C:
+			if s.peer.bulk.short() { // what it was told may not have arrived
+				s.peer.tellBulk()
+			}
 			if len(conns) == 0 {
 				s.makeDo()
 			}
@@ -147,9 +150,8 @@ func (s *striped) run() {
 	}
 }
 
-// makeDo uses the connection of all the rest, and tells the peer once more what is wanted: it may have been told on one that has ended.
+// makeDo uses the connection of all the rest.
 func (s *striped) makeDo() {
-	s.peer.tellBulk()
 	l, err := s.peer.usable()
 	if err != nil {
 		return
@@ -242,7 +244,10 @@ func (s *striped) stripe(c Conn) {
 	b = append(b, flag(s.heard))
 	b = binary.BigEndian.AppendUint64(b, s.next)
 	s.mu.Unlock()
-	for {
+	for { // the head goes at once, pieces or not: the receiver may have more to say than that it has them
+		if s.write(ctx, st, b) != nil {
+			break
+		}
 		number, ok := s.take(ctx, taken)
 		if !ok {
 			break
@@ -252,10 +257,7 @@ func (s *striped) stripe(c Conn) {
 			s.fail(err)
 			break
 		}
-		if b = appendPiece(b, p); s.write(ctx, st, b) != nil {
-			break
-		}
-		b = b[:0]
+		b = appendPiece(b[:0], p)
 	}
 	cancel()
 	acks.Wait()
@@ -472,6 +474,10 @@ func (s *striped) Close() {
 	if err := s.file.remove(); err != nil {
 		s.net.opts.Log.Warn("the file of a snapshot that was sent stays", "err", err)
 	}
+	s.mu.Lock()
+	whole := s.status == statusWhole
+	s.mu.Unlock()
+	s.peer.turns.end(whole)
 }
 
 func flag(b bool) byte {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -24,6 +25,15 @@ type intake struct {
 type ended struct {
 	id     transferID
 	status byte
+}
+
+// remember notes how a transfer has ended. in.mu is held.
+func (in *intake) remember(id transferID, status byte) {
+	if slices.ContainsFunc(in.ended, func(e ended) bool { return e.id == id }) {
+		return
+	}
+	in.ended = append(in.ended, ended{id, status})
+	in.ended = in.ended[max(0, len(in.ended)-maxEnded):]
 }
 
 // maxEnded is how many are remembered. One that is forgotten and still sent is refused, since it is not the present one.
@@ -98,9 +108,10 @@ func (n *Net) beginLocked(t *transfer, node string, open func() error) error {
 	if _, err := n.enter(node); err != nil { // Close waits for the goroutine
 		return err
 	}
-	before := n.intake.now
-	if before != nil {
-		before.supersede()
+	if before := n.intake.now; before != nil {
+		if before.supersede() { // at once: a stripe of it that comes before its goroutine has ended must not begin it anew
+			n.intake.remember(before.id, statusRefused)
+		}
 	}
 	n.intake.now = t
 	go func() {
@@ -115,14 +126,16 @@ func (n *Net) beginLocked(t *transfer, node string, open func() error) error {
 	return nil
 }
 
-// supersede ends a transfer for a later one, unless it is being handed over.
-func (t *transfer) supersede() {
+// supersede ends a transfer, unless it is being handed over or has ended, and reports whether it has.
+func (t *transfer) supersede() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.status == statusGoing && !t.feeding {
-		t.status = statusRefused
-		t.tell()
+	if t.status != statusGoing || t.feeding {
+		return false
 	}
+	t.status = statusRefused
+	t.tell()
+	return true
 }
 
 // revive takes up the snapshot that came in when the node stopped, and clears away what is left of others.
@@ -296,8 +309,7 @@ func (n *Net) finish(t *transfer, node string, err error) {
 	if n.intake.now == t {
 		n.intake.now = nil
 	}
-	n.intake.ended = append(n.intake.ended, ended{t.id, status})
-	n.intake.ended = n.intake.ended[max(0, len(n.intake.ended)-maxEnded):]
+	n.intake.remember(t.id, status)
 	n.intake.mu.Unlock()
 	t.mu.Lock()
 	defer t.mu.Unlock()

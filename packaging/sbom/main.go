@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"strings"
 )
 
 type document struct {
@@ -65,6 +66,9 @@ func run(program, version string) error {
 	for _, m := range info.Deps {
 		if m.Replace != nil {
 			m = m.Replace
+		}
+		if strings.HasPrefix(m.Path, "./") { // a folder of our own stands in its place: internal/absent
+			continue
 		}
 		purl := "pkg:golang/" + m.Path + "@" + m.Version
 		doc.Components = append(doc.Components, component{

@@ -57,6 +57,7 @@ type Node struct {
 
 	Name    string
 	Replica uint64
+	Dialect int // of raftnet, from the next start on; 0: the newest
 
 	c       *Cluster
 	raft    *raftnet.Net
@@ -277,7 +278,7 @@ func (n *Node) Start() {
 	n.lives = append([]raftnet.Life{raftnet.NewLife()}, n.lives...)
 	raft, err := raftnet.New(raftnet.Options{Cluster: clusterID, Node: bridge.MemberNode(n.id.Node()), Replica: n.Replica, Lives: n.lives,
 		Copied: func(err error) { t.Errorf("%s: %v", n.Name, err) }, Spool: filepath.Join(n.dir, "spool"),
-		Log: log, Metrics: n.metrics})
+		Log: log, Metrics: n.metrics, Dialect: n.Dialect})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -386,15 +387,19 @@ func (n *Node) end(kill bool) {
 // Chunks is how many chunks of snapshots the node has sent since it started.
 func (n *Node) Chunks() float64 { return n.counted("holdfast_raftnet_snapshot_chunks_sent_total") }
 
-// counted reads a counter of the node, over all labels.
-func (n *Node) counted(name string) (sum float64) {
+// counted reads a counter of the node, over all labels, or those series of it that have one of the values named.
+func (n *Node) counted(name string, values ...string) (sum float64) {
 	families, err := n.metrics.Gather()
 	if err != nil {
 		n.c.t.Fatal(err)
 	}
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
-			if f.GetName() == name {
+			named := len(values) == 0
+			for _, l := range m.GetLabel() {
+				named = named || slices.Contains(values, l.GetValue())
+			}
+			if f.GetName() == name && named {
 				sum += m.GetCounter().GetValue()
 			}
 		}

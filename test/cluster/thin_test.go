@@ -144,3 +144,44 @@ func snapshotOnAThinLink(t *testing.T, seed uint64, loss float64, size int, gap,
 		}
 	})
 }
+
+// TestSnapshotThatCameTooLateIsFollowedByOne has the log compacted beyond a snapshot while that is under way on a thin link. The
+// member needs another one then, and the library goes on to report how the first one ended.
+func TestSnapshotThatCameTooLateIsFollowedByOne(t *testing.T) {
+	opts := Options{Seed: 43, Change: func(c *member.Config) { c.SnapshotEntries = 100 }}
+	synctest.Test(t, func(t *testing.T) {
+		c := New(t, opts)
+		c.Start()
+		leader := c.Leader()
+		behind := c.Others(leader)[0]
+		behind.Kill()
+		write := func(size int) {
+			var wg sync.WaitGroup
+			for i := range 250 {
+				wg.Go(func() {
+					if _, err := leader.Do(t.Context(), put(fmt.Sprintf("k%d", i), noise(size))); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			wg.Wait()
+		}
+		write(256)
+		for _, o := range c.Others(behind) {
+			c.Net.Link(o.Name, behind.Name).Delay(300 * time.Millisecond).Rate(50_000).Buffer(3 * time.Second)
+		}
+		sent := leader.Chunks()
+		behind.Start()
+		for leader.Chunks() == sent {
+			time.Sleep(100 * time.Millisecond)
+		}
+		write(1)
+		began := time.Now()
+		select {
+		case <-behind.Ready():
+		case <-time.After(10 * time.Minute):
+			t.Error("not within ten minutes")
+		}
+		t.Logf("caught up in %s, %v chunks", time.Since(began), leader.Chunks()-sent)
+	})
+}

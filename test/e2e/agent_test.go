@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -29,8 +30,15 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
 		os.Exit(1)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	for _, dir := range leftBehind {
+		_ = os.RemoveAll(dir) // of use to nobody, and in the way of nobody either
+	}
+	os.Exit(code)
 }
+
+// leftBehind is folders that several tests use.
+var leftBehind []string
 
 func preconditions() error {
 	if os.Geteuid() != 0 {
@@ -64,16 +72,27 @@ func cleanEnv(t *testing.T, more ...string) []string {
 	return append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "TMPDIR=" + os.TempDir()}, more...)
 }
 
-// freeAddr returns an address on which nothing listens.
+// freeAddr returns an address on which nothing listens, another one each time: the kernel may give out one again before an
+// agent has taken it.
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr := l.Addr().String()
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if _, taken := givenOut.LoadOrStore("tcp "+addr, true); !taken {
+			return addr
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
 }
+
+// givenOut is the addresses that freeAddr and freeUDP have returned.
+var givenOut sync.Map
 
 // launch starts an agent on dir and addr and does not wait; unless args say where, it listens for other nodes on a free
 // port. It is killed when the test ends; its log is shown if the test fails while it runs.

@@ -64,12 +64,19 @@ func (c *cluster) file(name, text string) string {
 // freeUDP returns an address that no node has taken.
 func freeUDP(t *testing.T) string {
 	t.Helper()
-	l, err := net.ListenPacket("udp", "127.0.0.1:0") //nolint:noctx // returns at once
-	if err != nil {
-		t.Fatal(err)
+	for {
+		l, err := net.ListenPacket("udp", "127.0.0.1:0") //nolint:noctx // returns at once
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr := l.LocalAddr().String()
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if _, taken := givenOut.LoadOrStore("udp "+addr, true); !taken {
+			return addr
+		}
 	}
-	defer l.Close()
-	return l.LocalAddr().String()
 }
 
 // overSocket is a client of the administration socket of an agent, in whatever network namespace that runs.

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -54,14 +55,28 @@ func (c *crash) nodeFile(dir string) string {
 // failpointsProgram builds the program that can die and hang.
 func failpointsProgram(t *testing.T) (path string) {
 	t.Helper()
-	binary := filepath.Join(t.TempDir(), "agent")
-	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "grpcnotrace,failpoints", "-o", binary, "holdfast/cmd/agent")
+	path, err := builtFailpoints()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// builtFailpoints is that program, linked once for all tests. TestMain removes its folder.
+var builtFailpoints = sync.OnceValues(func() (path string, err error) {
+	dir, err := os.MkdirTemp("", "agent-failpoints-")
+	if err != nil {
+		return "", err
+	}
+	path = filepath.Join(dir, "agent")
+	leftBehind = append(leftBehind, dir)
+	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "grpcnotrace,failpoints", "-o", path, "holdfast/cmd/agent")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build with failpoints: %v\n%s", err, out)
+		return "", fmt.Errorf("build with failpoints: %w\n%s", err, out)
 	}
-	return binary
-}
+	return path, nil
+})
 
 // buildFailpoints builds that program, once, and has launch start it.
 func buildFailpoints(t *testing.T) (points []string) {

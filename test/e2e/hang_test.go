@@ -20,6 +20,7 @@ Environment=FAILPOINT_HANG_IF=/run/hang FAILPOINT_HANG=`
 // TestALoopThatHangsIsNamedAndTheAgentStartedAgain has each of the loops that the watchdog goes by hang, in a program built for
 // that, under a real systemd: it ends the agent with SIGABRT and starts it again, and the journal says which loop it was, and where.
 func TestALoopThatHangsIsNamedAndTheAgentStartedAgain(t *testing.T) {
+	t.Parallel()
 	program := failpointsProgram(t)
 
 	t.Run("the loop that applies log entries", func(t *testing.T) {

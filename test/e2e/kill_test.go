@@ -82,7 +82,7 @@ type killing struct {
 
 // args are settings of one start. Short flushes make kills meet the writing of the state file.
 func (k *killing) args() []string {
-	flush := []string{"100ms", "500ms", "30s"}[k.rng.IntN(3)]
+	flush := []string{"100ms", "100ms", "500ms", "30s"}[k.rng.IntN(4)]
 	return []string{"--store-flush", flush, "--store-history", "1h"}
 }
 
@@ -112,7 +112,7 @@ func (k *killing) killUnderLoad() {
 	defer cancel()
 	k.driven = k.round
 	wg := drive(ctx, k.writers, k.rng, a.url, k.round, k.history)
-	time.Sleep(time.Duration(5+k.rng.IntN(300)) * time.Millisecond)
+	time.Sleep(time.Duration(5+k.rng.IntN(200)) * time.Millisecond) // none, one or two flushes
 	a.kill()
 	k.kills++
 	cancel()

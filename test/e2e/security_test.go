@@ -159,16 +159,16 @@ func TestHTTPSLetsInWhoBelongsAndNobodyElse(t *testing.T) {
 			t.Errorf("%s: answered %d", name, r.status)
 		}
 	}
-	etcdctl := func(more ...string) ([]byte, error) {
-		cmd := exec.Command("etcdctl", append([]string{"--endpoints", url, "--cacert", p.path("ca.pem"), "--command-timeout", "5s"}, more...)...)
+	etcdctl := func(within string, more ...string) ([]byte, error) {
+		cmd := exec.Command("etcdctl", append([]string{"--endpoints", url, "--cacert", p.path("ca.pem"), "--command-timeout", within}, more...)...)
 		cmd.Env = cleanEnv(t, "ETCDCTL_API=3")
 		return cmd.CombinedOutput()
 	}
 	if _, err := exec.LookPath("etcdctl"); err == nil {
-		if out, err := etcdctl("--cert", p.path("good.pem"), "--key", p.path("good.key"), "put", "a", "b"); err != nil || !bytes.Contains(out, []byte("OK")) {
+		if out, err := etcdctl("30s", "--cert", p.path("good.pem"), "--key", p.path("good.key"), "put", "a", "b"); err != nil || !bytes.Contains(out, []byte("OK")) {
 			t.Errorf("etcdctl: %s, %v", out, err)
 		}
-		if out, err := etcdctl("put", "a", "b"); err == nil {
+		if out, err := etcdctl("3s", "put", "a", "b"); err == nil {
 			t.Errorf("etcdctl without a certificate: %s", out)
 		}
 	}

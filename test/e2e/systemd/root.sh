@@ -10,6 +10,9 @@ if ! command -v mmdebstrap >/dev/null; then
   DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends mmdebstrap
 fi
 mkdir -p "$(dirname "$tar")"
+exec 9>"$tar.lock" # tests that run side by side want the same one
+flock 9
+[[ -s $tar ]] && exit 0
 part=$(mktemp -d "$(dirname "$tar")/root.XXXXXX")
 trap 'rm -rf "$part"' EXIT
 mmdebstrap --quiet --variant=minbase --mode=root --include="${2:?packages}" \
