@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"holdfast/api"
+	"holdfast/internal/relay"
 	"holdfast/kv"
 )
 
@@ -28,7 +29,10 @@ type gate struct {
 	idle    chan struct{} // made by drain, closed when running is 0
 }
 
-var _ api.Backend = (*gate)(nil)
+var (
+	_ api.Backend  = (*gate)(nil)
+	_ relay.Pusher = (*gate)(nil)
+)
 
 // openWait is how long a request waits for a node that is still replaying: as long as for a leader.
 const openWait = 3 * time.Second
@@ -209,3 +213,38 @@ func (g *gate) Watch(ctx context.Context, w kv.WatchSpec) iter.Seq2[kv.Batch, er
 
 //go:noinline
 func fail(yield func(kv.Batch, error) bool, err error) { yield(kv.Batch{}, err) }
+
+// Push is Watch for a consumer that does not wait: see kv.WatchPush.
+func (g *gate) Push(ctx context.Context, w kv.WatchSpec, to kv.WatchSink) (kv.WatchPush, error) {
+	p := &gatePush{to: to}
+	if err := g.pass(ctx, useWatch, &p.passage); err != nil {
+		return nil, err
+	}
+	inner, err := relay.Push(ctx, p.node, w, p)
+	if err != nil {
+		p.out()
+		return nil, err
+	}
+	p.WatchPush = inner
+	p.free = context.AfterFunc(g.draining, inner.Stop)
+	return p, nil
+}
+
+// gatePush is a pushed stream that has passed the gate.
+type gatePush struct {
+	kv.WatchPush
+	passage
+	to   kv.WatchSink
+	free func() bool // draining no longer stops it
+}
+
+func (p *gatePush) Bring(b kv.Batch) (more bool) { return p.to.Bring(b) }
+
+func (p *gatePush) End(err error) {
+	p.free()
+	if p.gate.isDraining() {
+		err = stopping()
+	}
+	p.to.End(err)
+	p.out()
+}

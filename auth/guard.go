@@ -88,6 +88,8 @@ type Guard struct {
 	basics memory[struct{}] // by digest of user, password and hash
 	salt   [32]byte
 	paces  paces
+
+	reviews reviews
 }
 
 // NewGuard returns a Guard. Source is asked for each request, because a node may change its kind.

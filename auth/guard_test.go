@@ -310,7 +310,7 @@ func TestAWatchEndsWithItsRight(t *testing.T) {
 		wg.Go(func() {
 			spec := kv.WatchSpec{By: kv.By{Principal: "reader"}, Control: controls, Watches: []kv.Watch{
 				{ID: 1, Key: []byte("a")}, {ID: 2, Key: []byte("z")}}}
-			for b, err := range g.Watch(ctx, spec) {
+			for b, err := range streamed(ctx, t, g, spec) {
 				if err != nil {
 					t.Error(err)
 				}

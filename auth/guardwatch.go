@@ -22,7 +22,7 @@ type watching struct {
 	ctx  context.Context // ended when the consumer has gone
 	in   <-chan kv.WatchControl
 	out  chan kv.WatchControl // to the node behind; closed by run
-	poke chan struct{}        // of one slot: a watch has ended, or is to be cut
+	poke chan struct{}        // of one slot: a watch has ended, or is to be cut; nil: nobody waits for that
 
 	inner   kv.WatchSpec // what the node behind is asked for
 	yield   func(kv.Batch, error) bool
@@ -64,15 +64,22 @@ func (g *Guard) Watch(ctx context.Context, spec kv.WatchSpec) iter.Seq2[kv.Batch
 	}
 }
 
-// begin judges the watches that are asked for at first. Nil: none may be, and no more can be asked for.
-func (g *Guard) begin(ctx context.Context, src Source, spec *kv.WatchSpec, yield func(kv.Batch, error) bool) *watching {
-	w := &watching{g: g, src: src, by: spec.By, ctx: ctx, in: spec.Control, yield: yield, out: make(chan kv.WatchControl, watchControls), poke: make(chan struct{}, 1),
-		open: map[int64]*kv.Watch{}}
+// judging judges the watches that are asked for at first.
+func (g *Guard) judging(ctx context.Context, src Source, spec *kv.WatchSpec) *watching {
+	w := &watching{g: g, src: src, by: spec.By, ctx: ctx, open: map[int64]*kv.Watch{}}
 	w.inner = *spec
 	w.inner.Watches = make([]kv.Watch, 0, len(spec.Watches))
 	for _, one := range spec.Watches {
 		w.inner.Watches = append(w.inner.Watches, w.admit(ctx, one))
 	}
+	w.inner.By = w.name()
+	return w
+}
+
+// begin begins a stream that is iterated over. Nil: no watch may be, and no more can be asked for.
+func (g *Guard) begin(ctx context.Context, src Source, spec *kv.WatchSpec, yield func(kv.Batch, error) bool) *watching {
+	w := g.judging(ctx, src, spec)
+	w.in, w.yield, w.out, w.poke = spec.Control, yield, make(chan kv.WatchControl, watchControls), make(chan struct{}, 1)
 	if spec.Control == nil && len(w.open) == 0 { // nothing to ask a node for that may be out of reach
 		for _, one := range spec.Watches {
 			if !yield(kv.Batch{WatchID: one.ID, Created: true, Canceled: true, Err: w.why[one.ID]}, nil) {
@@ -81,7 +88,7 @@ func (g *Guard) begin(ctx context.Context, src Source, spec *kv.WatchSpec, yield
 		}
 		return nil
 	}
-	w.inner.By, w.inner.Control = w.name(), w.out
+	w.inner.Control = w.out
 	return w
 }
 

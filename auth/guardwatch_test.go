@@ -25,7 +25,7 @@ func watches(t *testing.T, g *Guard, by kv.By, all ...kv.Watch) *watchedNode {
 	w := &watchedNode{t: t, controls: make(chan kv.WatchControl), got: make(chan kv.Batch, 16)}
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		for b, err := range g.Watch(ctx, kv.WatchSpec{By: by, Control: w.controls, Watches: all}) {
+		for b, err := range streamed(ctx, t, g, kv.WatchSpec{By: by, Control: w.controls, Watches: all}) {
 			if err != nil {
 				t.Error(err)
 			}

@@ -228,6 +228,38 @@ func (m *Member) Watch(ctx context.Context, w kv.WatchSpec) iter.Seq2[kv.Batch, 
 	}
 }
 
+// Push is Watch for a consumer that does not wait: see kv.WatchPush.
+func (m *Member) Push(_ context.Context, w kv.WatchSpec, to kv.WatchSink) (kv.WatchPush, error) {
+	p := &pushed{member: m, to: to}
+	p.WatchPush = m.store.Push(w, p)
+	p.free = context.AfterFunc(m.watching, p.Stop)
+	return p, nil
+}
+
+// pushed is a pushed stream of this replica's store.
+type pushed struct {
+	kv.WatchPush
+	member *Member
+	to     kv.WatchSink
+	free   func() bool // the member's end no longer stops it
+}
+
+func (p *pushed) Bring(b kv.Batch) (more bool) {
+	p.member.stamp(&b.Header)
+	return p.to.Bring(b)
+}
+
+func (p *pushed) End(err error) {
+	p.free()
+	switch {
+	case err != nil:
+		err = asKV(err)
+	case p.member.watching.Err() != nil:
+		err = errStopping()
+	}
+	p.to.End(err)
+}
+
 //go:noinline
 func sayStopping(yield func(kv.Batch, error) bool) { yield(kv.Batch{}, errStopping()) }
 

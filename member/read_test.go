@@ -291,3 +291,41 @@ func TestWatchSeesEveryChangeAndEndsWithTheMember(t *testing.T) {
 		t.Error("the stream did not end with the member")
 	}
 }
+
+// collected keeps what a pushed stream brings.
+type collected struct {
+	events chan kv.Event
+	ended  chan error
+}
+
+func (c *collected) Bring(b kv.Batch) (more bool) {
+	if b.Member != 1 || b.Epoch.IsZero() {
+		c.ended <- fmt.Errorf("header %+v", b.Header)
+	}
+	for _, e := range b.Events {
+		c.events <- e
+	}
+	return true
+}
+
+func (c *collected) End(err error) { c.ended <- err }
+
+func TestAPushedStreamSeesChangesAndEndsWithTheMember(t *testing.T) {
+	m := start(t, t.TempDir(), quiet)
+	to := &collected{events: make(chan kv.Event, 10), ended: make(chan error, 10)}
+	p, err := m.Push(t.Context(), kv.WatchSpec{Watches: []kv.Watch{{ID: 1, Key: []byte("w"), From: 2}}}, to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Start()
+	for i := range 10 {
+		m.put("w", fmt.Sprint(i))
+		if e := <-to.events; string(e.KV.Value) != fmt.Sprint(i) {
+			t.Fatalf("got %s, want %d", e.KV.Value, i)
+		}
+	}
+	m.close()
+	if err := <-to.ended; kv.CodeOf(err) != kv.Stopping {
+		t.Errorf("the stream ended with %v, want stopping", err)
+	}
+}

@@ -160,7 +160,7 @@ func (h *hub) reset(rev int64, continues bool) {
 			st.replaced.Store(true)
 		}
 		st.tell(h.notified.Load()+1, rev, nil, nil)
-		wake(st.wake)
+		st.rouse()
 	}
 	h.notified.Store(rev)
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"iter"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -131,9 +132,15 @@ func watched(t tb, s *Store, w kv.Watch) (events []kv.Event, canceled *kv.Error)
 	t.Helper()
 	control := make(chan kv.WatchControl, 1)
 	control <- kv.WatchControl{Progress: true}
+	by := func(ctx context.Context, s *Store, spec kv.WatchSpec) iter.Seq2[kv.Batch, error] {
+		return s.Watch(ctx, spec)
+	}
+	if w.From%2 == 1 {
+		by = pull
+	}
 	last := int64(0)
 	first := true
-	for b, err := range s.Watch(context.Background(), kv.WatchSpec{Watches: []kv.Watch{w}, Control: control}) {
+	for b, err := range by(context.Background(), s, kv.WatchSpec{Watches: []kv.Watch{w}, Control: control}) {
 		if err != nil {
 			t.Fatalf("watch: %v", err)
 		}

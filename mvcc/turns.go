@@ -49,7 +49,7 @@ func (h *hub) wakeTold() {
 		return
 	case t.ended || !t.walks && len(t.told) <= turnsAtOnce:
 		for _, st := range t.told {
-			wake(st.wake)
+			st.rouse()
 		}
 	default:
 		for _, st := range t.told {
@@ -76,7 +76,7 @@ func (h *hub) walk() {
 		began := time.Now()
 		for _, st := range few {
 			st.inLine.Store(false) // first: once it is awake it may be told of what it will not find this time
-			wake(st.wake)
+			st.rouse()
 		}
 		clear(few)
 		runtime.Gosched()
@@ -109,7 +109,7 @@ func (h *hub) end() {
 	h.mu.Lock()
 	h.turns.ended = true
 	for st := range h.streams {
-		wake(st.wake)
+		st.rouse()
 	}
 	h.mu.Unlock()
 	h.turns.walking.Wait()

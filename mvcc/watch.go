@@ -66,6 +66,8 @@ type stream struct {
 	yield   func(kv.Batch, error) bool
 	control <-chan kv.WatchControl
 	wake    chan struct{} // of one slot: it was told something, its context has ended, or the store is closed
+	push    *pushed       // the stream is part of that, which needs no wake; nil: it is not
+	hubbed  bool          // the hub has it
 	told    notice
 	inLine  atomic.Bool // it will be woken when it is its turn
 
@@ -96,9 +98,8 @@ type hit struct {
 const kept = 16
 
 func (st *stream) run(ctx context.Context, watches []kv.Watch) error {
-	st.pos = st.s.hub.open(st)
-	st.upTo = st.pos
-	defer context.AfterFunc(ctx, func() { wake(st.wake) })()
+	st.enter()
+	defer context.AfterFunc(ctx, st.rouse)()
 	for _, w := range watches {
 		if err := st.add(w); err != nil {
 			return err
@@ -120,6 +121,22 @@ func (st *stream) run(ctx context.Context, watches []kv.Watch) error {
 		}
 	}
 	return nil
+}
+
+// enter has the hub tell the stream of changes from here on.
+func (st *stream) enter() {
+	st.hubbed = true
+	st.pos = st.s.hub.open(st)
+	st.upTo = st.pos
+}
+
+// rouse has the stream look around. It may be called with the hub's mu held.
+func (st *stream) rouse() {
+	if st.push != nil {
+		st.push.rouse()
+		return
+	}
+	wake(st.wake)
 }
 
 // wait takes one request, and waits for something to happen if there is nothing else to do.
@@ -182,7 +199,11 @@ func (st *stream) add(spec kv.Watch) error {
 	if w.behind = w.next <= w.since; w.behind {
 		st.behind++
 	}
-	if w.Progress && st.ticker == nil {
+	switch {
+	case !w.Progress:
+	case st.push != nil:
+		st.push.announces()
+	case st.ticker == nil:
 		st.ticker = time.NewTicker(st.s.opts.ProgressEvery)
 	}
 	compact := st.s.CompactRevision()

@@ -27,7 +27,7 @@ func view(t *testing.T, s *Store, watches ...kv.Watch) *viewer {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	v := &viewer{t: t, control: make(chan kv.WatchControl, 16), cancel: cancel}
-	v.next, v.stop = iter.Pull2(s.Watch(ctx, kv.WatchSpec{Watches: watches, Control: v.control}))
+	v.next, v.stop = iter.Pull2(watching(ctx, t, s, kv.WatchSpec{Watches: watches, Control: v.control}))
 	t.Cleanup(func() { cancel(); v.stop() })
 	for _, w := range watches {
 		if b := v.batch(); !b.Created || b.WatchID != w.ID || b.Canceled {
@@ -366,7 +366,7 @@ func TestStreamEndsWithoutWatchesWhenNoneCanCome(t *testing.T) {
 	g.put("a", "2")
 	g.compact(3)
 	n := 0
-	for b, err := range g.s.Watch(t.Context(), kv.WatchSpec{Watches: []kv.Watch{{ID: 1, Key: []byte("a"), From: 2}}}) {
+	for b, err := range watching(t.Context(), t, g.s, kv.WatchSpec{Watches: []kv.Watch{{ID: 1, Key: []byte("a"), From: 2}}}) {
 		must(t, err)
 		if n++; n == 2 && !b.Canceled {
 			t.Errorf("got %+v", b)
@@ -397,7 +397,7 @@ func TestCloseEndsStreams(t *testing.T) {
 	done := make(chan error, 1)
 	created := make(chan struct{})
 	go func() {
-		for b, err := range g.s.Watch(t.Context(), kv.WatchSpec{Watches: []kv.Watch{watchAll(1)}}) {
+		for b, err := range watching(t.Context(), t, g.s, kv.WatchSpec{Watches: []kv.Watch{watchAll(1)}}) {
 			if b.Created {
 				close(created)
 			}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync"
 	"testing"
 	"testing/synctest"
 
@@ -49,19 +50,36 @@ func (c *earlyConn) Confirm(ctx context.Context) error {
 // asked is a stream that has a request to read.
 type asked struct {
 	io.Reader
+	mu     sync.Mutex
 	answer bytes.Buffer
 	closed bool
 }
 
 func (s *asked) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.closed {
 		return 0, errors.New("closed")
 	}
 	return s.answer.Write(p)
 }
-func (s *asked) Close() error      { s.closed = true; return nil }
+
+// answered is how many bytes were.
+func (s *asked) answered() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.answer.Len()
+}
+
+func (s *asked) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	return nil
+}
+
 func (s *asked) CancelRead(uint64) {}
-func (s *asked) Abort(uint64)      { s.closed = true }
+func (s *asked) Abort(uint64)      { _ = s.Close() }
 
 func TestOnlyWhatDoesNoHarmTwiceIsDoneBeforeThePeerIsCertain(t *testing.T) {
 	put := []kv.Op{kv.Put{Key: []byte("k"), Value: []byte("v")}}
@@ -93,12 +111,12 @@ func TestOnlyWhatDoesNoHarmTwiceIsDoneBeforeThePeerIsCertain(t *testing.T) {
 					close(done)
 				}()
 				synctest.Wait()
-				if got := s.answer.Len() > 0; got != c.early {
+				if got := s.answered() > 0; got != c.early {
 					t.Errorf("answered early: %v, want %v", got, c.early)
 				}
 				close(conn.confirmed)
 				synctest.Wait()
-				if s.answer.Len() == 0 {
+				if s.answered() == 0 {
 					t.Error("not answered once the peer was certain")
 				}
 				cancel()

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"holdfast/internal/wire"
 )
@@ -15,30 +16,55 @@ import (
 // stack: a request that lasts is decoded and begun by a call that returns before the wait, and what it needs then is in a
 // struct.
 
-// line is a connection that is served.
-type line struct {
+// Line is a connection that is served.
+type Line struct {
 	server  *Server
 	conn    Conn
 	peer    Peer
 	ctx     context.Context
+	cancel  context.CancelFunc
 	taking  context.Context // of ctx; ends first when the server is to end
-	running sync.WaitGroup  // of requests
+	enough  context.CancelFunc
+	free    func() bool    // the server's end no longer ends taking
+	running sync.WaitGroup // of requests
+}
+
+// Serve answers requests until the connection or its context ends, or no more are to come, and waits for the answers under way.
+func (l *Line) Serve() {
+	l.accept()
+	l.end()
+}
+
+func (l *Line) end() {
+	defer l.running.Wait()
+	defer l.cancel()
+	defer l.enough()
+	defer l.free()
+	if l.server.ending.Err() == nil {
+		return
+	}
+	late := time.AfterFunc(endGrace, l.cancel)
+	defer late.Stop()
+	l.running.Wait()
 }
 
 // accept takes requests until no more are to come.
-func (l *line) accept() {
+func (l *Line) accept() {
 	for {
 		st, err := l.conn.AcceptStream(l.taking)
 		if err != nil {
 			return
 		}
-		l.running.Go((&request{line: l, st: st}).serve)
+		l.take(st)
 	}
 }
 
+//go:noinline
+func (l *Line) take(st Stream) { l.running.Go((&request{Line: l, st: st}).serve) }
+
 // request is one stream.
 type request struct {
-	*line
+	*Line
 	st Stream
 	r  *bufio.Reader
 }

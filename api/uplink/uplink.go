@@ -96,23 +96,19 @@ func New(b api.Backend, log *slog.Logger, hooks ...Hooks) *Server {
 func (s *Server) End() { s.end() }
 
 // Serve answers the streams of a connection until it or ctx ends, and waits for the answers under way.
-func (s *Server) Serve(ctx context.Context, conn Conn, peer Peer) {
-	peer.below = &below{}
-	ctx, cancel := context.WithCancel(ctx)
-	l := &line{server: s, conn: conn, peer: peer, ctx: ctx}
-	defer l.running.Wait()
-	defer cancel()
-	var enough context.CancelFunc
-	l.taking, enough = context.WithCancel(ctx)
-	defer enough()
-	defer context.AfterFunc(s.ending, enough)()
-	l.accept()
-	if s.ending.Err() == nil {
-		return
-	}
-	late := time.AfterFunc(endGrace, cancel)
-	defer late.Stop()
-	l.running.Wait()
+func (s *Server) Serve(ctx context.Context, conn Conn, peer Peer) { s.Line(ctx, conn, &peer).Serve() }
+
+// Line is the first half of Serve, which does not wait: the Serve of what it returns has to be called. It is apart because the
+// less is on the stack of who waits the less memory that takes.
+//
+//go:noinline
+func (s *Server) Line(ctx context.Context, conn Conn, peer *Peer) *Line {
+	l := &Line{server: s, conn: conn, peer: *peer}
+	l.peer.below = &below{}
+	l.ctx, l.cancel = context.WithCancel(ctx)
+	l.taking, l.enough = context.WithCancel(l.ctx)
+	l.free = context.AfterFunc(s.ending, l.enough)
+	return l
 }
 
 // harmlessTwice reports whether a request may be served that somebody else may have sent again: reads, watches, and commands

@@ -7,24 +7,19 @@ import (
 	"io"
 	"sync"
 
+	"holdfast/internal/relay"
 	"holdfast/internal/wire"
 	"holdfast/kv"
 )
 
-// controlQueue is how many watch controls wait; when it is full the stream is read no further.
-const controlQueue = 16
-
 // watching is a stream of batches, with the controls that come up meanwhile.
 type watching struct {
 	*request
-	ctx      context.Context
-	cancel   context.CancelFunc
-	spec     kv.WatchSpec
-	controls chan kv.WatchControl
-	reading  sync.WaitGroup
+	push  kv.WatchPush
+	ended chan struct{} // closed by End
 
 	mu  sync.Mutex // one frame at a time
-	err error      // why a batch could not be written
+	err error      // why a batch could not be written; read once ended is closed
 }
 
 // watch begins a watch.
@@ -39,28 +34,43 @@ func (q *request) watch(body []byte) (lasting func() error, err error) {
 	if fault != nil {
 		return nil, wire.WriteFrame(q.st, wire.AppendError(nil, fault))
 	}
-	w := &watching{request: q, spec: spec, controls: make(chan kv.WatchControl, controlQueue)}
-	w.spec.By.Node, w.spec.Control = q.peer.speaker(spec.By.Node), w.controls
-	w.ctx, w.cancel = context.WithCancel(q.taking)
+	w := &watching{request: q, ended: make(chan struct{})}
+	spec.By.Node = q.peer.speaker(spec.By.Node)
+	if w.push, err = relay.Push(q.taking, q.server.backend, spec, w); err != nil {
+		return nil, wire.WriteFrame(q.st, wire.AppendAnyError(nil, err))
+	}
 	return w.run, nil
 }
 
-// run writes the watch down the stream.
+// run has the watch written down the stream, and passes on what the peer asks for, until it has said that no more will come, or
+// has gone away, which ends the watch.
 func (w *watching) run() error {
-	w.reading.Go(w.read)
-	w.server.backend.Watch(w.ctx, w.spec)(w.send)
-	w.cancel()
-	w.st.CancelRead(codeDone) // wakes the reader of controls
-	w.reading.Wait()
+	w.push.Start()
+	for {
+		if _, err := w.r.Peek(1); err != nil { // waits, from a shallow stack: see Line
+			if errors.Is(err, io.EOF) {
+				w.push.Close()
+			} else {
+				w.push.Stop()
+			}
+			break
+		}
+		if !w.control() {
+			w.push.Stop()
+			break
+		}
+	}
+	select {
+	case <-w.ended:
+	case <-w.taking.Done():
+		w.push.Stop()
+		<-w.ended
+	}
 	return w.err
 }
 
-// send writes a batch, or the end of all.
-func (w *watching) send(b kv.Batch, err error) (more bool) {
-	if err != nil {
-		w.err = w.write(wire.AppendAnyError(nil, err))
-		return false
-	}
+// Bring writes a batch.
+func (w *watching) Bring(b kv.Batch) (more bool) {
 	if err := w.write(wire.AppendBatch(nil, b)); err != nil {
 		w.err = fmt.Errorf("write a batch: %w", err)
 		return false
@@ -68,32 +78,19 @@ func (w *watching) send(b kv.Batch, err error) (more bool) {
 	return true
 }
 
+// End writes why the watch has ended, if that has to be said.
+func (w *watching) End(err error) {
+	if err != nil && w.err == nil {
+		w.err = w.write(wire.AppendAnyError(nil, err))
+	}
+	w.st.CancelRead(codeDone) // wakes the reader of controls
+	close(w.ended)
+}
+
 func (w *watching) write(b []byte) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return wire.WriteFrame(w.st, b)
-}
-
-// read passes on what the peer asks for, until it has said that no more will come, or has gone away, which ends the watch.
-func (w *watching) read() {
-	for {
-		if _, err := w.r.Peek(1); err != nil { // waits, from a shallow stack: see line
-			w.readAll(errors.Is(err, io.EOF))
-			return
-		}
-		if !w.control() {
-			w.readAll(false)
-			return
-		}
-	}
-}
-
-func (w *watching) readAll(asked bool) {
-	if asked {
-		close(w.controls)
-	} else {
-		w.cancel()
-	}
 }
 
 // control takes one control, and reports whether the watch goes on. A round takes a read index first; rounds are asked for one
@@ -114,17 +111,13 @@ func (w *watching) control() (more bool) {
 		}
 	}
 	if c.Progress {
-		rctx, cancel := context.WithTimeout(w.ctx, requestTimeout)
+		rctx, cancel := context.WithTimeout(w.taking, requestTimeout)
 		_, err := w.server.backend.Read(rctx, kv.Query{By: kv.By{Node: w.peer.Node}})
 		cancel()
 		if err != nil {
 			return w.write(wire.AppendBatch(nil, kv.Batch{WatchID: kv.WatchAll, Progress: true, Err: asError(err)})) == nil
 		}
 	}
-	select {
-	case w.controls <- c:
-		return true
-	case <-w.ctx.Done():
-		return false
-	}
+	w.push.Ask(c)
+	return true
 }

@@ -39,10 +39,11 @@ var ours = []rule{
 	{"api", []string{"kv", "internal/wire"}},
 	{"api/apitest", []string{"kv", "api", "internal/wire"}},
 	{"api/etcd", []string{"kv", "api", "auth", "internal/liblog", "internal/wire"}},
+	{"api/uplink", []string{"kv", "api", "internal/relay", "internal/wire"}},
 	{"api/...", []string{"kv", "api", "internal/wire"}},
 
 	// who may do what
-	{"auth", []string{"kv", "internal/wire"}},
+	{"auth", []string{"kv", "internal/relay", "internal/wire"}},
 
 	// nodes and what stands in front of them; they fit api.Backend by shape and never import api or each other
 	{"mvcc", []string{"kv", "internal/wire", "auth"}},
@@ -68,7 +69,7 @@ var ours = []rule{
 	{"internal/relay", []string{"kv"}},
 	{"internal/service", nil},
 	{"internal/simnet", nil},
-	{"internal/tracing", []string{"kv", "internal/liblog"}},
+	{"internal/tracing", []string{"kv", "internal/liblog", "internal/relay"}},
 	{"internal/sniff", nil},
 	{"internal/servertls", nil},
 	{"internal/budget", nil},
@@ -82,7 +83,7 @@ var ours = []rule{
 	{"packaging/sbom", nil},
 
 	// who puts them together; only agent and cmd read config
-	{"agent", []string{"kv", "auth", "internal/wire", "internal/atrest", "internal/failpoint", "internal/liblog", "internal/namespace", "internal/pivot", "internal/service", "internal/bridge", "internal/budget", "internal/netwatch", "internal/sniff", "internal/servertls", "internal/tracing", "config", "api/...", "mvcc", "member/...", "proxy/...",
+	{"agent", []string{"kv", "auth", "internal/wire", "internal/atrest", "internal/failpoint", "internal/liblog", "internal/namespace", "internal/pivot", "internal/relay", "internal/service", "internal/bridge", "internal/budget", "internal/netwatch", "internal/sniff", "internal/servertls", "internal/tracing", "config", "api/...", "mvcc", "member/...", "proxy/...",
 		"queue", "client", "enroll", "transport", "transport/courier"}},
 	{"examples/...", []string{"kv", "config", "agent"}},
 	{"cmd/...", []string{"kv", "internal/wire", "internal/failpoint", "internal/gcpace", "internal/journald", "config", "api", "agent", "client", "cmd/..."}},

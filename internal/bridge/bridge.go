@@ -86,8 +86,14 @@ func (a Accepted) AcceptStream(ctx context.Context) (uplink.Stream, error) {
 // Serve lets ep answer uplinks from s.
 func Serve(ep *transport.Endpoint, s *uplink.Server) {
 	ep.Listen(transport.Uplink, func(ctx context.Context, c *transport.Conn) {
-		s.Serve(ctx, Accepted{c}, peerOf(c))
+		line(ctx, s, c).Serve() // nothing else: ten thousand wait in it
 	})
+}
+
+//go:noinline
+func line(ctx context.Context, s *uplink.Server, c *transport.Conn) *uplink.Line {
+	peer := peerOf(c)
+	return s.Line(ctx, Accepted{c}, &peer)
 }
 
 func peerOf(c *transport.Conn) uplink.Peer {

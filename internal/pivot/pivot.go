@@ -4,7 +4,7 @@
 //   - A request that is under way when the exchange happens ends where it began.
 //   - What has been shown here is not unseen: before the new one answers anybody it has reached every revision that the
 //     old one has shown.
-//   - A watch goes on where it was, each event once and in order.
+//   - A watch goes on where it was, each event once and in order. One that is pushed ends, and who asks again goes on.
 package pivot
 
 import (

@@ -227,3 +227,43 @@ func TestFragmentsComeOnce(t *testing.T) {
 		}
 	}
 }
+
+// ends keeps the end of a pushed stream.
+type ends struct{ with chan error }
+
+func (ends) Bring(kv.Batch) (more bool) { return true }
+func (e ends) End(err error)            { e.with <- err }
+
+// A pushed stream does not move, and neither does it hold up the node that leaves: who asks again is served by the next one.
+func TestAPushedStreamEndsWhenNodesAreExchanged(t *testing.T) {
+	data := apitest.NewMemory()
+	p := New()
+	if _, err := p.Turn(t.Context(), Node{Backend: data}); err != nil {
+		t.Fatal(err)
+	}
+	push := func() (kv.WatchPush, ends) {
+		to := ends{make(chan error, 1)}
+		w, err := p.Push(t.Context(), kv.WatchSpec{Watches: []kv.Watch{{ID: 1, Key: []byte("k")}}}, to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Start()
+		return w, to
+	}
+	_, to := push()
+	drained, err := p.Turn(t.Context(), Node{Backend: data})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := <-to.with; kv.CodeOf(err) != kv.NoLeader {
+		t.Errorf("it ended with %v", err)
+	}
+	if left := drained(t.Context()); left != 0 {
+		t.Errorf("%d are left on the node that left", left)
+	}
+	w, to := push()
+	w.Stop()
+	if err := <-to.with; err != nil {
+		t.Errorf("stopped, it ended with %v", err)
+	}
+}

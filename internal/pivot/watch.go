@@ -48,3 +48,41 @@ func (p *Pivot) feed(ctx context.Context, w *relay.Stream, s *stand) (again bool
 	}
 	return false
 }
+
+// Push is Watch for a consumer that does not wait: see kv.WatchPush. It does not go on with the next node: when another has taken the place
+// of this one it ends with kv.NoLeader, and who asks again gets the other.
+func (p *Pivot) Push(ctx context.Context, spec kv.WatchSpec, to kv.WatchSink) (kv.WatchPush, error) {
+	s, err := p.enter(ctx, watches)
+	if err != nil {
+		return nil, err
+	}
+	w := &pushed{pivot: p, stand: s, to: to}
+	if w.WatchPush, err = relay.Push(ctx, s.Backend, spec, w); err != nil {
+		p.leave(s, watches)
+		return nil, err
+	}
+	w.free = context.AfterFunc(s.left, w.Stop)
+	return w, nil
+}
+
+// pushed is a pushed stream of one node.
+type pushed struct {
+	kv.WatchPush
+	pivot *Pivot
+	stand *stand
+	to    kv.WatchSink
+	free  func() bool // that another node takes the place no longer stops it
+}
+
+func (w *pushed) Bring(b kv.Batch) (more bool) {
+	return w.pivot.show(w.stand, b.Header) && w.to.Bring(b)
+}
+
+func (w *pushed) End(err error) {
+	w.free()
+	if w.pivot.at.Load() != w.stand {
+		err = kv.Errorf(kv.NoLeader, "this node has changed its mode: ask again from where the watch was")
+	}
+	w.to.End(err)
+	w.pivot.leave(w.stand, watches)
+}

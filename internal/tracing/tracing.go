@@ -28,6 +28,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"holdfast/internal/liblog"
+	"holdfast/internal/relay"
 	"holdfast/kv"
 )
 
@@ -141,6 +142,11 @@ type traced struct {
 	Backend
 	t    *Tracer
 	name string
+}
+
+// Push is as of what is behind.
+func (b *traced) Push(ctx context.Context, w kv.WatchSpec, to kv.WatchSink) (kv.WatchPush, error) {
+	return relay.Push(ctx, b.Backend, w, to)
 }
 
 func (b *traced) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
