@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -258,21 +259,32 @@ func TestPoolWorksOverTCP(t *testing.T) {
 	})
 }
 
+// listenBoth listens on a port that is free for UDP and TCP: of one that is for the former, somebody may have the latter.
+func listenBoth(t *testing.T, listen string) (net.PacketConn, net.Listener) {
+	t.Helper()
+	for try := 1; ; try++ {
+		conn, err := new(net.ListenConfig).ListenPacket(t.Context(), "udp", listen)
+		if err != nil {
+			t.Skipf("no such address here: %v", err)
+		}
+		ln, err := new(net.ListenConfig).Listen(t.Context(), "tcp", conn.LocalAddr().String())
+		if err == nil {
+			return conn, ln
+		}
+		_ = conn.Close()
+		if !errors.Is(err, syscall.EADDRINUSE) || try == 100 {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestRelayOnTheMachinesOwnSockets carries packets through real sockets, for each kind of address a node may listen on.
 func TestRelayOnTheMachinesOwnSockets(t *testing.T) {
 	for _, listen := range []string{"127.0.0.1:0", "0.0.0.0:0", "[::]:0"} {
 		t.Run(listen, func(t *testing.T) {
 			ca := mustCA(t, "c1")
 			start := func(listen string) (*Endpoint, *net.UDPConn) {
-				conn, err := new(net.ListenConfig).ListenPacket(t.Context(), "udp", listen)
-				if err != nil {
-					t.Skipf("no such address here: %v", err)
-				}
-				at := conn.LocalAddr().(*net.UDPAddr)
-				ln, err := new(net.ListenConfig).Listen(t.Context(), "tcp", at.String())
-				if err != nil {
-					t.Fatal(err)
-				}
+				conn, ln := listenBoth(t, listen)
 				id := newIdentity(t, ca, Grant{})
 				ep, err := New(Config{Conn: conn, ListenTCP: ln, Identity: func() *Identity { return id }, Log: testLog(t, listen),
 					DialTCP: func(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
