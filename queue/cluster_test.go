@@ -16,6 +16,7 @@ type cluster struct {
 	mu      sync.Mutex
 	up      bool
 	mute    bool // applies, and loses the answer
+	blank   bool // the node behind knows no key by itself
 	rev     int64
 	keys    map[string]*stored
 	epochs  map[[16]byte]uint64
@@ -226,6 +227,9 @@ func (c *cluster) Read(_ context.Context, q kv.Query) (kv.Page, error) {
 	defer c.mu.Unlock()
 	if len(q.Ops) == 0 {
 		return kv.Page{Header: kv.Header{Revision: c.rev, Epoch: c.epoch}}, nil
+	}
+	if q.LocalOnly && c.blank {
+		return kv.Page{}, &kv.Error{Code: kv.NotCached, Revision: c.rev}
 	}
 	r, ok := q.Ops[0].(kv.Range)
 	if !ok {

@@ -267,11 +267,16 @@ func TestARestoredClusterGetsWhatItSurelyDoesNotHave(t *testing.T) {
 	c.set(false, false)
 	b = start(t, c, options(dir))
 	seen := b.mustQueue("q/a", "goes by the old history")
+	c.mu.Lock()
+	c.blank = true
+	c.mu.Unlock()
+	newest := b.mustQueue("q/b", "goes by all that was seen in the old history")
 	b.mustQueue("q/none/a", "goes by nothing")
 	eventually(t, "the loss is noticed", func() bool { return b.Status().Down != "" })
 	b.crash()
 	c.mu.Lock() // as a backup would have it: the same numbers, another history
 	c.epoch.Nonce[0] = 2
+	c.keys["q/b"] = &stored{value: "written since", mod: c.rev}
 	c.mu.Unlock()
 	c.set(true, false)
 	b = start(t, c, options(dir))
@@ -282,6 +287,9 @@ func TestARestoredClusterGetsWhatItSurelyDoesNotHave(t *testing.T) {
 	item, _, err := b.Get(seen)
 	if err != nil || item.State != Conflict || c.keys["q/a"].value != "before" {
 		t.Errorf("a base of another history: %+v, %v, the key is %q", item, err, c.keys["q/a"].value)
+	}
+	if item, _, err := b.Get(newest); err != nil || item.State != Conflict || c.keys["q/b"].value != "written since" {
+		t.Errorf("the newest of another history: %+v, %v, the key is %q", item, err, c.keys["q/b"].value)
 	}
 	if got := b.Status().Epoch; got != 2 {
 		t.Errorf("queue epoch %d, want the next one, 2", got)

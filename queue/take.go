@@ -113,17 +113,18 @@ type base struct {
 	history  uint64 // of the cluster that it was seen in, 0 if not known
 }
 
-// seen is what this node knows about the key: its revision if it is sure, else the newest revision of anything.
+// seen is what this node knows about the key: its revision if it is sure, else the newest revision of anything. Either is of one
+// history, whose revisions mean nothing in another.
 func (q *Queue) seen(ctx context.Context, key []byte, rule int) (b base) {
 	if q.opts.Rules[rule].Guard == GuardNone {
 		return b
 	}
 	page, err := q.next.Read(ctx, kv.Query{Ops: []kv.Op{kv.Range{Key: key, KeysOnly: true}}, MaxAge: kv.Unlimited, LocalOnly: true})
-	if e, ok := errors.AsType[*kv.Error](err); ok {
-		return base{revision: e.Revision}
-	}
 	if err != nil || len(page.Ops) == 0 {
-		return b
+		if page, err = q.next.Read(ctx, kv.Query{MaxAge: kv.Unlimited}); err == nil {
+			b = base{revision: page.Revision, history: historyOf(page.Epoch)}
+		}
+		return b // nothing: only a key that does not exist is written
 	}
 	b = base{covered: true, history: historyOf(page.Epoch)}
 	if kvs := page.Ops[0].KVs; len(kvs) > 0 {
