@@ -111,9 +111,18 @@ func (l *link) holdAnswers() (release func()) {
 	return func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		l.loose = nil
+		if l.loose == loose {
+			l.loose = nil
+		}
 		close(loose)
 	}
+}
+
+// holdNoMore lets answers pass again, but for those that are held already.
+func (l *link) holdNoMore() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.loose = nil
 }
 
 func (l *link) asked() int {

@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"context"
+	"math"
 	"time"
 
 	"holdfast/kv"
@@ -44,6 +45,7 @@ func (p *Proxy) hideRange(r kv.Range, res kv.OpResult, revision int64) (behind b
 	if r.Revision > 0 {
 		revision = r.Revision
 	}
+	p.cache.Shown(r.Key, r.End, revision)
 	end, known := told(r, res)
 	older, most, err := p.cache.Older(r.Key, end, res.KVs, known, revision)
 	if err != nil {
@@ -127,7 +129,9 @@ func (p *Proxy) refused(c kv.Command, e *kv.Error) {
 		p.showing([]kv.Op{kv.Range{Key: key}}, []kv.OpResult{{Count: 1, KVs: []kv.KeyValue{{Key: key, ModRevision: e.Revision}}}}, e.Revision)
 		return
 	}
-	// It does not exist. If it does here, it was deleted after that, so the cluster is further at least by one.
+	// It does not exist. If it does here, it was deleted after that, so the cluster is further at least by one. How far the
+	// refusal does not say, so no answer that is under way is held.
+	p.cache.Shown(key, nil, math.MaxInt64)
 	f, covered, err := p.cache.Get(key)
 	if err == nil && covered && f.KV != nil && p.feed.touch(key, nil, max(f.Span.Revision, f.KV.ModRevision)+1) {
 		p.feed.nudge()

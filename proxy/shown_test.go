@@ -92,14 +92,21 @@ func TestWhatWasShownInAnyWayIsNotReadOlder(t *testing.T) {
 					continue
 				}
 				t.Run(way.name+"/"+change+"/mirror "+mirror, func(t *testing.T) {
-					synctest.Test(t, func(t *testing.T) { shownOnce(t, mirror, change, way.show) })
+					synctest.Test(t, func(t *testing.T) { shownOnce(t, mirror, change, false, way.show) })
+				})
+				if mirror != "" {
+					continue
+				}
+				t.Run(way.name+"/"+change+"/while an older answer is under way", func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) { shownOnce(t, mirror, change, true, way.show) })
 				})
 			}
 		}
 	}
 }
 
-func shownOnce(t *testing.T, mirror, change string, show func(*testing.T, *Proxy)) {
+// shownOnce changes k/1, which was read before or, with underWay, is being read, shows it and looks at what is read then.
+func shownOnce(t *testing.T, mirror, change string, underWay bool, show func(*testing.T, *Proxy)) {
 	l := late{newLink(), make(chan struct{})}
 	put(t, l.link, "k/1", "old")
 	put(t, l.link, "k/2", "other")
@@ -111,8 +118,19 @@ func shownOnce(t *testing.T, mirror, change string, show func(*testing.T, *Proxy
 	})
 	defer shut()
 	time.Sleep(time.Second)
-	if _, v, err := get(p, "k/1", kv.Query{MaxAge: kv.Unlimited}); err != nil || v != "old" {
-		t.Fatalf("at first %q, %v", v, err)
+	first := func() {
+		if _, v, err := get(p, "k/1", kv.Query{MaxAge: kv.Unlimited}); err != nil || v != "old" {
+			t.Errorf("at first %q, %v", v, err)
+		}
+	}
+	arrive := func() {}
+	if underWay {
+		arrive = l.holdAnswers()
+		go first()
+		synctest.Wait()
+		l.holdNoMore()
+	} else {
+		first()
 	}
 	op, want := kv.Op(kv.Put{Key: []byte("k/1"), Value: []byte("new")}), "new"
 	if change == "delete" {
@@ -123,6 +141,8 @@ func shownOnce(t *testing.T, mirror, change string, show func(*testing.T, *Proxy
 	}
 	time.Sleep(time.Second)
 	show(t, p)
+	arrive()
+	synctest.Wait()
 	key, end := kv.PrefixRange([]byte("k/"))
 	for _, q := range []kv.Query{local, {MaxAge: kv.Unlimited}} {
 		if _, v, err := get(p, "k/1", q); err == nil && v != want || err != nil && (kv.CodeOf(err) != kv.NotCached || !q.LocalOnly) {

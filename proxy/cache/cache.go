@@ -100,6 +100,7 @@ type Cache struct {
 	own     map[string]kv.Event     // writes of this node that the feed has not brought yet
 	veils   []veil                  // what of the spans may not be shown
 	asked   map[string]*Ask         // keys that are being asked for upstream
+	taking  *taking                 // what is being held at this moment, nil for nothing; writing is held for it
 	missed  ring                    // keys that were turned away of late
 	gone    [][]byte                // held keys that were let go, for whoever asks
 	leaving [][]byte                // and for the journal

@@ -109,8 +109,15 @@ func (c *Cache) leave(a *Ask) bool {
 }
 
 // Shown says that a range was answered by the upstream as of a revision: older answers that are still on their way are not
-// held any more.
+// held any more. One that has been admitted already is held when Shown returns, so that Older tells of it.
 func (c *Cache) Shown(key, end []byte, revision int64) {
+	if done := c.shown(key, end, revision); done != nil {
+		<-done
+	}
+}
+
+// shown returns what to wait for, nil for nothing.
+func (c *Cache) shown(key, end []byte, revision int64) (done <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for k, a := range c.asked {
@@ -118,6 +125,22 @@ func (c *Cache) Shown(key, end []byte, revision int64) {
 			a.wrote = max(a.wrote, revision)
 		}
 	}
+	if t := c.taking; t != nil && kv.Contains(key, end, []byte(t.key)) {
+		return t.done
+	}
+	return nil
+}
+
+// taking is an answer between the decision to hold it and its place in memory, while the journal gets it.
+type taking struct {
+	key  string
+	done chan struct{} // closed when it is held, or is not to be after all
+}
+
+// taken ends what admit began. mu is held.
+func (c *Cache) taken() {
+	close(c.taking.done)
+	c.taking = nil
 }
 
 // Hold takes in the answer to an Ask: the key as of revision, nil if it does not exist. It reports whether the key is held
@@ -143,12 +166,18 @@ func (c *Cache) hold(a *Ask, epoch kv.Epoch, v *kv.KeyValue, revision int64) (bo
 	if v != nil {
 		e = kv.Event{KV: *v}
 	}
-	if at, ok := c.at(key, nil); ok && at >= revision {
-		return true, nil // known as of later; the journal gets only what has an effect, since a replay may not tell
+	at, ok := c.at(key, nil)
+	known := ok && at >= revision // as of later; the journal gets only what has an effect, since a replay may not tell
+	var err error
+	if !known {
+		err = c.journal.add(change{Event: e, held: revision}) // it is held all the same: it may be shown as soon as this returns
 	}
-	err := c.journal.add(change{Event: e, held: revision}) // it is held all the same: it may be shown as soon as this returns
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	defer c.taken()
+	if known {
+		return true, nil
+	}
 	err = errors.Join(err, c.take(e, revision), c.fit())
 	return c.held[a.key] != nil, err
 }
@@ -177,10 +206,19 @@ func (c *Cache) take(e kv.Event, revision int64) error {
 	return c.change(e)
 }
 
-// admit decides whether an answer is worth holding, and ends its Ask.
+// admit decides whether an answer is worth holding, and ends its Ask. True is to be followed by taken; writing is held until then.
 func (c *Cache) admit(a *Ask, epoch kv.Epoch, v *kv.KeyValue, revision int64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if !c.worth(a, epoch, v, revision) {
+		return false
+	}
+	c.taking = &taking{a.key, make(chan struct{})}
+	return true
+}
+
+// worth is what admit decides. mu is held.
+func (c *Cache) worth(a *Ask, epoch kv.Epoch, v *kv.KeyValue, revision int64) bool {
 	if !c.leave(a) || c.epoch != epoch || revision <= 0 {
 		return false
 	}

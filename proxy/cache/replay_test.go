@@ -6,6 +6,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 
 	"holdfast/kv"
 )
@@ -80,6 +81,43 @@ func TestAnOldAnswerThatWasLeftOutIsNotLetInByAReplay(t *testing.T) {
 	defer d.db.Close()
 	want(t, d, "z", "\x04")
 	want(t, d, "x", "\x02")
+}
+
+// What is shown while an older answer is between the decision to hold it and its place in memory waits for that, or nobody would
+// say that what is held then is older.
+func TestWhatIsShownWaitsForAnOlderAnswerThatIsBeingHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := open(t, filepath.Join(t.TempDir(), "c.db"), boot1)
+		if err := c.Turn(epoch); err != nil {
+			t.Fatal(err)
+		}
+		key, old, newer := []byte("z"), wide("z", 2), wide("z", 3)
+		older := make(chan bool, 1)
+		err := c.write(func() error { // what Hold does, step by step
+			if !c.admit(c.Ask(key), epoch, &old, 2) {
+				t.Fatal("there is room, and it is not let in")
+			}
+			go func() {
+				c.Shown(key, nil, 3)
+				is, err := c.OlderKey(kv.Event{KV: newer})
+				older <- is && err == nil
+			}()
+			synctest.Wait()
+			if len(older) != 0 {
+				t.Error("it did not wait")
+			}
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			defer c.taken()
+			return c.take(kv.Event{KV: old}, 2)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !<-older {
+			t.Error("what is held is older than what was shown, and nobody was told")
+		}
+	})
 }
 
 // Whoever asked is shown the answer, so what is held must not stay older, though somebody was shown something newer yet.
