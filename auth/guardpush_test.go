@@ -67,7 +67,7 @@ func streamed(ctx context.Context, t *testing.T, g *Guard, spec kv.WatchSpec) it
 			case b := <-to.batches:
 				if !yield(b, nil) {
 					p.Stop()
-					_ = <-to.ended
+					<-to.ended
 					return
 				}
 			case err := <-to.ended:
