@@ -67,7 +67,9 @@ func streamed(ctx context.Context, t *testing.T, g *Guard, spec kv.WatchSpec) it
 			case b := <-to.batches:
 				if !yield(b, nil) {
 					p.Stop()
-					<-to.ended
+					if err := <-to.ended; err != nil && ctx.Err() == nil {
+						t.Errorf("a stream that was stopped ended with %v", err)
+					}
 					return
 				}
 			case err := <-to.ended:
