@@ -107,7 +107,9 @@ func (m *Member) awaitRevision(ctx context.Context, q kv.Query) error {
 // Sent is told the time right before each attempt.
 func (m *Member) readIndex(ctx context.Context, sent func()) error {
 	began := time.Now()
+	tried := began // since when raft has turned it away though there was a leader
 	for {
+		_, before := m.leader.get()
 		if err := m.leader.await(ctx); err != nil {
 			return err
 		}
@@ -115,12 +117,15 @@ func (m *Member) readIndex(ctx context.Context, sent func()) error {
 			return err
 		}
 		_, changed := m.leader.get()
+		if changed != before && time.Since(began) < readElections {
+			tried = time.Now() // there was none: a new one takes no question before its term has an entry
+		}
 		sent()
 		again, err := m.askIndex(ctx, changed)
 		if !again {
 			return err
 		}
-		if time.Since(began) > leaderWait {
+		if time.Since(tried) > leaderWait {
 			return noLeader("a read was turned away for %s", leaderWait)
 		}
 		timer := time.NewTimer(readRetry)
@@ -136,8 +141,10 @@ func (m *Member) readIndex(ctx context.Context, sent func()) error {
 // A follower's question to its leader, or the answer, is lost when the connection that carries it ends, and raft does not
 // repeat it. So it is put again while no answer has come; any answer counts.
 const (
-	readAsks  = 3
-	readAgain = 900 * time.Millisecond
+	readAsks = 3
+	// readElections bounds how long elections put off the end of a read's patience: two that came to nothing, as they do by chance.
+	readElections = 2 * leaderWait
+	readAgain     = 900 * time.Millisecond
 	// readLate is how much later than it should raft may give a question up. Its clock stands still while the disk holds back
 	// a write of the log.
 	readLate = 500 * time.Millisecond
