@@ -60,6 +60,7 @@ func TestARepeatableCommandOutlivesItsLeader(t *testing.T) {
 		command.ID = kv.ID{Key: [16]byte{1}}
 		res, err := asked.Do(t.Context(), command)
 		for kv.CodeOf(err) == kv.NoLeader || kv.CodeOf(err) == kv.OutcomeUnknown { // votes may split: then there is none for longer than a call waits
+			time.Sleep(10 * time.Millisecond)
 			res, err = asked.Do(t.Context(), command)
 		}
 		if err != nil || res.Revision != before+1 {
