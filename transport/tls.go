@@ -84,7 +84,7 @@ type protocolConfig struct {
 	day int64
 }
 
-func (c *protocolConfigs) config(p Protocol, id *Identity, day int64, make func(Protocol, *Identity, int64) *tls.Config) *tls.Config {
+func (c *protocolConfigs) config(p Protocol, id *Identity, day int64, fresh func(Protocol, *Identity, int64) *tls.Config) *tls.Config {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	last := c.last[p]
@@ -92,7 +92,7 @@ func (c *protocolConfigs) config(p Protocol, id *Identity, day int64, make func(
 		if c.last == nil {
 			c.last = map[Protocol]protocolConfig{}
 		}
-		last = protocolConfig{make(p, id, day), id, day}
+		last = protocolConfig{fresh(p, id, day), id, day}
 		c.last[p] = last
 	}
 	return last.Config
