@@ -2,6 +2,7 @@ package transport
 
 import (
 	"crypto/tls"
+	"sync"
 
 	"github.com/quic-go/quic-go"
 )
