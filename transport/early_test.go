@@ -131,15 +131,15 @@ func TestKeysOfSessionsChangeDaily(t *testing.T) {
 	a, b := &Identity{secret: [32]byte{1}}, &Identity{secret: [32]byte{2}}
 	midnight := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
 	for day := range 3 {
-		sealing := a.ticketKeys(midnight.Add(23 * time.Hour))[0]
+		sealing := a.ticketKeys(ticketDay(midnight.Add(23 * time.Hour)))[0]
 		for _, at := range []time.Duration{0, 24*time.Hour - 1} {
-			opens := slices.Contains(a.ticketKeys(midnight.AddDate(0, 0, day).Add(at)), sealing)
+			opens := slices.Contains(a.ticketKeys(ticketDay(midnight.AddDate(0, 0, day).Add(at))), sealing)
 			if want := day < 2; opens != want {
 				t.Errorf("%d days and %s later it opens %t, want %t", day, at, opens, want)
 			}
 		}
 	}
-	if slices.Contains(b.ticketKeys(midnight), a.ticketKeys(midnight)[0]) {
+	if slices.Contains(b.ticketKeys(ticketDay(midnight)), a.ticketKeys(ticketDay(midnight))[0]) {
 		t.Error("two nodes have the same key")
 	}
 }

@@ -204,11 +204,13 @@ func (id *Identity) sessionKey(p Protocol, t Target, addr string) string {
 	return strings.Join([]string{string(p), t.Node, strconv.FormatBool(t.AllowProxy), addr, id.info.Serial, fmt.Sprintf("%x", trust.Sum(nil)[:8])}, " ")
 }
 
+// ticketDay is the day by which ticketKeys change.
+func ticketDay(now time.Time) int64 { return now.Unix() / int64(24*time.Hour/time.Second) }
+
 // ticketKeys seal the sessions that peers keep: today's key, and yesterday's for those that it has sealed. They are drawn
 // from the node's secret, so they survive a restart, and are not shared between members: a resumed session shows the
 // certificate of the first handshake, and a node would not know which member it speaks to.
-func (id *Identity) ticketKeys(now time.Time) [][32]byte {
-	day := now.Unix() / int64(24*time.Hour/time.Second)
+func (id *Identity) ticketKeys(day int64) [][32]byte {
 	secret := id.derive("session tickets")
 	keys := make([][32]byte, 2)
 	for i := range keys {
