@@ -34,9 +34,10 @@ test: ## all tests; no root, under five minutes on two cores
 race: ## the packages with goroutines, under the race detector
 	go test -race -timeout 10m $$(go list ./... | grep -vE '$(UNRACED)')
 
-lint: $(CACHE)/golangci-lint-$(LINT) ## golangci-lint, at its pinned version
+lint: $(CACHE)/golangci-lint-$(LINT) ## golangci-lint with gosec, and govulncheck, each at its pinned version
 	$< run ./...
 	cd test/compat && $< run ./...
+	.ci/vulns
 
 # Built from its module in a folder of its own, so that its dependencies stay out of go.mod.
 $(CACHE)/golangci-lint-$(LINT):

@@ -161,7 +161,7 @@ func (a *Agent) endTunnel(ctx context.Context, conn uplink.Conn, peer uplink.Pee
 	if !ok || r == nil {
 		return errors.New("this node keeps no list of nodes")
 	}
-	in := bufio.NewReaderSize(t, 512)
+	in := wire.NewPatient(t)
 	if err := readNodeRequest(in); err != nil {
 		return err
 	}
@@ -178,7 +178,7 @@ func (a *Agent) endTunnel(ctx context.Context, conn uplink.Conn, peer uplink.Pee
 	return listen()
 }
 
-func readNodeRequest(in *bufio.Reader) error {
+func readNodeRequest(in *wire.Patient) error {
 	frame, err := wire.ReadFrame(in)
 	if err != nil {
 		return err

@@ -80,10 +80,27 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		if limited := l.limiter.admit(c); limited != nil {
+			keepAlive(c)
 			return limited, nil
 		}
 		l.limiter.dropped.Add(1)
-		_ = c.Close() // nothing was said on it that could be lost
+		drop(c)
+	}
+}
+
+// drop closes a connection on which nothing was said, by a reset: one packet where an end that both sides agree upon takes four,
+// and the kernel remembers it for a minute. It makes a flood of connections half as dear.
+func drop(c net.Conn) {
+	if tcp, ok := c.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0) // it is closed in any case
+	}
+	_ = c.Close() // likewise
+}
+
+// keepAlive has the kernel find out whether a client is still there. Listeners leave it to those that may stay: it takes four system calls.
+func keepAlive(c net.Conn) {
+	if tcp, ok := c.(*net.TCPConn); ok {
+		_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true}) // one that is gone is noticed by its first read
 	}
 }
 

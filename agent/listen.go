@@ -114,7 +114,7 @@ func (s *locksmith) openAt(ctx context.Context, p purpose, u config.URL) (*door,
 	case u.Network == "unix":
 		l, err = listenUnix(ctx, u.Address)
 	default:
-		l, err = new(net.ListenConfig).Listen(ctx, u.Network, u.Address)
+		l, err = (&net.ListenConfig{KeepAlive: -1}).Listen(ctx, u.Network, u.Address) // see keepAlive
 	}
 	if err != nil {
 		return nil, listenError(p, u, err)

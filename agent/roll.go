@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +12,7 @@ import (
 	"holdfast/api/uplink"
 	"holdfast/enroll"
 	"holdfast/internal/bridge"
+	"holdfast/internal/wire"
 	"holdfast/member"
 )
 
@@ -45,7 +45,7 @@ func (a *Agent) openRoll(m *member.Member, auth *enroll.Authority) {
 }
 
 // attend begins to serve the control stream of a node that is connected here.
-func (a *Agent) attend(ctx context.Context, conn uplink.Conn, peer uplink.Peer, in *bufio.Reader, out io.Writer) (listen func() error, err error) {
+func (a *Agent) attend(ctx context.Context, conn uplink.Conn, peer uplink.Peer, in *wire.Patient, out io.Writer) (listen func() error, err error) {
 	r := a.roll.Load()
 	c, ok := conn.(bridge.Accepted)
 	if r == nil || !ok {

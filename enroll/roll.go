@@ -184,7 +184,7 @@ var ErrCopied = errors.New("another node with this identity is connected")
 // Attend begins to serve the control stream of a node, which in and out are of, and returns what listens on it until ctx or
 // the stream ends; nil, if there is nothing to listen for. Listen has to be called: it is apart because it waits for as long
 // as the node is connected, and the less is on the stack of who waits the less memory that takes.
-func (r *Roll) Attend(ctx context.Context, node string, link Link, in *bufio.Reader, out io.Writer) (listen func() error, err error) {
+func (r *Roll) Attend(ctx context.Context, node string, link Link, in *wire.Patient, out io.Writer) (listen func() error, err error) {
 	var h Hello
 	if err := readControl(in, &h); err != nil {
 		return nil, fmt.Errorf("read the hello of node %s: %w", node, err)
@@ -228,9 +228,9 @@ func (r *Roll) welcome(s *session) error {
 }
 
 // listen takes in what the node tells until ctx or the stream ends.
-func (s *session) listen(ctx context.Context, in *bufio.Reader) (err error) {
+func (s *session) listen(ctx context.Context, in *wire.Patient) (err error) {
 	for err == nil {
-		if _, err = in.Peek(1); err == nil { // waits
+		if err = in.Await(); err == nil {
 			err = s.take(in)
 		}
 	}
@@ -241,7 +241,7 @@ func (s *session) listen(ctx context.Context, in *bufio.Reader) (err error) {
 	return fmt.Errorf("control stream of node %s: %w", s.node, err)
 }
 
-func (s *session) take(in *bufio.Reader) error {
+func (s *session) take(in *wire.Patient) error {
 	var rep Report
 	err := readControl(in, &rep)
 	if err == nil {
@@ -426,7 +426,7 @@ func (s *session) send(n News) error {
 	return wire.WriteFrame(s.w, b)
 }
 
-func readControl(r *bufio.Reader, v any) error {
+func readControl(r wire.ByteReader, v any) error {
 	b, err := wire.ReadFrame(r)
 	if err != nil {
 		return err

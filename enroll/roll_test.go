@@ -33,7 +33,7 @@ func (r *realm) callRoll(b *box, elsewhere func(context.Context, string, string)
 			if err != nil {
 				return
 			}
-			in := bufio.NewReader(st)
+			in := wire.NewPatient(st)
 			if _, err := wire.ReadFrame(in); err != nil { // the request
 				return
 			}

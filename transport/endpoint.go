@@ -26,6 +26,7 @@ type Endpoint struct {
 	cfg    Config
 	tr     *quic.Transport
 	adm    admission
+	door   protocolConfigs
 	relays *relays
 	known  *sessions
 	silent silent

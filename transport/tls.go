@@ -43,25 +43,59 @@ func (e *Endpoint) serverTLS() *tls.Config {
 		if !id.Joined() {
 			return nil, ErrNotJoined
 		}
-		auth := tls.RequireAnyClientCert // judged by verifier, which can say why it refuses
-		if p.mayDial(None) {
-			auth = tls.NoClientCert
-		}
-		cfg := &tls.Config{
-			MinVersion:             tls.VersionTLS13,
-			Time:                   e.cfg.Now,
-			NextProtos:             []string{string(p)},
-			Certificates:           []tls.Certificate{id.tlsCertificate(p.mayDial(None))},
-			ClientAuth:             auth,
-			VerifyConnection:       e.verifier(p, true, Target{}).verify,
-			SessionTicketsDisabled: !e.cfg.EarlyData || p != Uplink,
-		}
-		if !cfg.SessionTicketsDisabled {
-			cfg.SetSessionTicketKeys(id.ticketKeys(e.cfg.Now()))
-		}
-		return cfg, nil
+		return e.door.config(p, id, ticketDay(e.cfg.Now()), e.protocolTLS), nil
 	}
 	return base
+}
+
+// protocolTLS is what connections of a protocol are accepted with, for as long as the identity and the day are these.
+func (e *Endpoint) protocolTLS(p Protocol, id *Identity, day int64) *tls.Config {
+	auth := tls.RequireAnyClientCert // judged by verifier, which can say why it refuses
+	if p.mayDial(None) {
+		auth = tls.NoClientCert
+	}
+	cfg := &tls.Config{
+		MinVersion:   tls.VersionTLS13,
+		Time:         e.cfg.Now,
+		NextProtos:   []string{string(p)},
+		Certificates: []tls.Certificate{id.tlsCertificate(p.mayDial(None))},
+		ClientAuth:   auth,
+		VerifyConnection: func(s tls.ConnectionState) error {
+			return e.verifier(p, true, Target{}).verify(s) // by what is trusted then
+		},
+		SessionTicketsDisabled: !e.cfg.EarlyData || p != Uplink,
+	}
+	if !cfg.SessionTicketsDisabled {
+		cfg.SetSessionTicketKeys(id.ticketKeys(day))
+	}
+	return cfg
+}
+
+// protocolConfigs keeps the last configuration of each protocol: a connection keeps the one that it was accepted with, and
+// quic-go another copy of it, for as long as it lives.
+type protocolConfigs struct {
+	mu   sync.Mutex
+	last map[Protocol]protocolConfig
+}
+
+type protocolConfig struct {
+	*tls.Config
+	id  *Identity
+	day int64
+}
+
+func (c *protocolConfigs) config(p Protocol, id *Identity, day int64, fresh func(Protocol, *Identity, int64) *tls.Config) *tls.Config {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	last := c.last[p]
+	if last.id != id || last.day != day {
+		if c.last == nil {
+			c.last = map[Protocol]protocolConfig{}
+		}
+		last = protocolConfig{fresh(p, id, day), id, day}
+		c.last[p] = last
+	}
+	return last.Config
 }
 
 func (e *Endpoint) chooseProtocol(offered []string) (Protocol, bool) {
@@ -106,21 +140,4 @@ func (e *Endpoint) verifier(p Protocol, serving bool, t Target) verifier {
 		v.roots, v.cluster, v.pin, v.allowed = nil, "", t.CAHash, nil // knows nobody yet
 	}
 	return v
-}
-
-// keyedTokens files address validation tokens by address, and tells when the first one arrives. A server sends one with
-// the end of the handshake, after it has accepted the client's certificate, and repeats it until it is acknowledged: it
-// is the confirmation that quic-go does not offer otherwise.
-type keyedTokens struct {
-	quic.TokenStore
-	key  string
-	once sync.Once
-	let  chan struct{} // closed by the first token
-}
-
-func (s *keyedTokens) Pop(string) *quic.ClientToken { return s.TokenStore.Pop(s.key) }
-
-func (s *keyedTokens) Put(_ string, t *quic.ClientToken) {
-	s.TokenStore.Put(s.key, t)
-	s.once.Do(func() { close(s.let) })
 }

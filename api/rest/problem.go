@@ -50,7 +50,7 @@ func errEncoding(encoding string) error {
 
 func errBodyTimeout(limit time.Duration) error {
 	return &refusal{status: http.StatusRequestTimeout, code: "body-timeout", title: "Body did not arrive in time",
-		detail: "the body did not arrive within " + limit.String() + " (limits.body); nothing was stored"}
+		detail: "the body did not arrive within " + limit.String() + " (limits.body-timeout); nothing was stored"}
 }
 
 func errNotAcceptable() error {

@@ -1,12 +1,12 @@
 package uplink
 
 import (
-	"bufio"
 	"context"
 	"encoding/hex"
 	"sync"
 	"time"
 
+	"holdfast/internal/wire"
 	"holdfast/kv"
 )
 
@@ -70,7 +70,7 @@ func originInScope(origin [16]byte, peer Peer) *kv.Error {
 // carried is a stream of which something was read ahead.
 type carried struct {
 	Stream
-	r *bufio.Reader
+	r *wire.Patient
 }
 
 func (c carried) Read(p []byte) (int, error) { return c.r.Read(p) }

@@ -1,7 +1,6 @@
 package uplink
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"sync"
@@ -66,7 +65,7 @@ func (l *Line) take(st Stream) { l.running.Go((&request{Line: l, st: st}).serve)
 type request struct {
 	*Line
 	st Stream
-	r  *bufio.Reader
+	r  *wire.Patient
 }
 
 // errGone says that a request was given up, and its stream with it.
@@ -88,7 +87,7 @@ func (q *request) abort() { q.st.Abort(codeDone) }
 // begin reads the request, and answers it or returns what goes on with it.
 func (q *request) begin() (lasting func() error, err error) {
 	defer context.AfterFunc(q.ctx, q.abort)()
-	q.r = bufio.NewReaderSize(q.st, 512) // most requests are small, and there are many connections
+	q.r = wire.NewPatient(q.st)
 	frame, err := wire.ReadFrame(q.r)
 	if err != nil {
 		q.st.Abort(codeProtocol)

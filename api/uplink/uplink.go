@@ -6,7 +6,6 @@
 package uplink
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"io"
@@ -67,7 +66,7 @@ type Server struct {
 
 // Attend begins to serve the control stream of a peer, and returns what goes on with that until it ends. See enroll.Roll for
 // what is spoken on it.
-type Attend func(ctx context.Context, conn Conn, peer Peer, in *bufio.Reader, out io.Writer) (listen func() error, err error)
+type Attend func(ctx context.Context, conn Conn, peer Peer, in *wire.Patient, out io.Writer) (listen func() error, err error)
 
 // Hooks are what a Server has others do. Without one, what it is for is refused.
 type Hooks struct {

@@ -47,7 +47,7 @@ func (q *request) watch(body []byte) (lasting func() error, err error) {
 func (w *watching) run() error {
 	w.push.Start()
 	for {
-		if _, err := w.r.Peek(1); err != nil { // waits, from a shallow stack: see Line
+		if err := w.r.Await(); err != nil { // waits, from a shallow stack: see Line
 			if errors.Is(err, io.EOF) {
 				w.push.Close()
 			} else {

@@ -31,8 +31,6 @@ const (
 	// connections made within a minute would else cost twice what they hold, for as long as they last.
 	lean      = 24 << 20
 	leanShare = 16
-	// hardLeast is the least growth, in percent, while the process works hard, as when a fleet comes back.
-	hardLeast = 25
 
 	// roomMax is how far the heap may grow beyond what is in use while the process works hard: two or three collections
 	// for ten.
@@ -100,9 +98,9 @@ func (p *pacer) change(percent int) {
 	}
 }
 
-// percentOf is the growth that comes to so much room, and never less than the usual, or than hardLeast.
+// percentOf is the growth that comes to so much room, and never less than the usual.
 func percentOf(room, inUse uint64) int {
-	return int(min(max(room*100/max(inUse, 1), uint64(usualOf(inUse)), hardLeast), math.MaxInt32))
+	return int(min(max(room*100/max(inUse, 1), uint64(usualOf(inUse))), math.MaxInt32))
 }
 
 // usualOf is the growth of a heap at rest.

@@ -22,7 +22,7 @@ func TestPercentOfRoom(t *testing.T) {
 	for _, tc := range []struct {
 		room, inUse uint64
 		want        int
-	}{{24 << 20, 6 << 20, 400}, {24 << 20, 24 << 20, 100}, {24 << 20, 64 << 20, 41}, {24 << 20, 128 << 20, 25}, {24 << 20, 1 << 30, 25}, {0, 5, 100}, {24 << 20, 0, 1<<31 - 1}} {
+	}{{24 << 20, 6 << 20, 400}, {24 << 20, 24 << 20, 100}, {24 << 20, 64 << 20, 41}, {24 << 20, 128 << 20, 23}, {24 << 20, 1 << 30, 8}, {0, 5, 100}, {24 << 20, 0, 1<<31 - 1}} {
 		if got := percentOf(tc.room, tc.inUse); got != tc.want {
 			t.Errorf("%d bytes of room for %d: %d %%, want %d", tc.room, tc.inUse, got, tc.want)
 		}

@@ -1,7 +1,6 @@
 package wire
 
 import (
-	"bufio"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -123,7 +122,7 @@ func WriteFrame(w io.Writer, b []byte) error {
 
 // ReadFrame reads one frame into memory of its own. The end of the stream in front of a frame is io.EOF. What is
 // allocated grows with what has arrived.
-func ReadFrame(r *bufio.Reader) ([]byte, error) {
+func ReadFrame(r ByteReader) ([]byte, error) {
 	n, err := binary.ReadUvarint(r)
 	if err != nil {
 		return nil, err

@@ -24,9 +24,13 @@ import (
 )
 
 // The floods of the suite door. The server is in a network namespace of its own with three addresses, none of them loopback, where a
-// client may have all. The flood comes from one of them, in a process of its own at nice 19: what it takes of the cores it
-// shares with the server is what that leaves. From another one a client writes at a pace of its own, over connections that it
-// keeps; its p99 under the flood over that just before, without, is to be 5 at most.
+// client may have all. The flood comes from one of them, in a process of its own that gets a core only while nobody else
+// wants it (SCHED_IDLE): elsewhere it would have cores of its own. From another one a client writes at a pace of its own,
+// over connections that it keeps.
+//
+// Windows without and with the flood take turns at one server, as many of each as there are rounds, and the p99 is of all
+// samples of a side together: that of one window is decided by the few PUTs that met what a disk does now and then. The p99
+// under the flood over that without is to be floodMost at most.
 const (
 	floodServer = "10.99.0.1"
 	floodFrom   = "10.99.0.2"
@@ -54,16 +58,13 @@ func (b *bench) runFloods(ctx context.Context) error {
 		}
 	}
 	var failed []error // told once the rest is measured
-	for round := range b.options.rounds {
-		for _, f := range list {
-			b.progress("flood, round %d of %d: %s", round+1, b.options.rounds, f.name)
-			if err := b.flooded(ctx, f, round); err != nil {
-				b.progress("**%v**", err)
-				failed = append(failed, fmt.Errorf("flood of %s, round %d: %w", f.name, round+1, err))
-			}
-			if ctx.Err() != nil {
-				return errors.Join(failed...)
-			}
+	for _, f := range list {
+		if err := b.flooded(ctx, f); err != nil {
+			b.progress("**%v**", err)
+			failed = append(failed, fmt.Errorf("flood of %s: %w", f.name, err))
+		}
+		if ctx.Err() != nil {
+			return errors.Join(failed...)
 		}
 	}
 	var rows [][]string
@@ -71,26 +72,37 @@ func (b *bench) runFloods(ctx context.Context) error {
 	for _, f := range list {
 		under, quiet := floodCell(f.name), floodCell(f.name+", "+calmName)
 		get := b.report.figure
+		spread := func(c cell) string {
+			p := figureOf(b.report.series(c, vP99))
+			return fmt.Sprintf("%s (%.2f to %.2f)", get(pooled(c), vP99, hundredth), p.low, p.high)
+		}
 		rows = append(rows, []string{
-			f.name, get(under, "hits", whole), get(quiet, vP50, hundredth), get(quiet, vP99, hundredth), get(under, vP50, hundredth), get(under, vP99, hundredth),
-			get(under, "health_p99_ms", hundredth), get(under, "health_max_ms", hundredth), get(under, "health_failed", whole), get(under, "server_cores", hundredth), get(under, "flood_cores", hundredth),
+			f.name, get(under, "hits", whole), get(pooled(quiet), vP50, hundredth), spread(quiet), get(pooled(under), vP50, hundredth), spread(under),
+			get(pooled(under), "samples", whole), get(pooled(under), "health_p99_ms", hundredth), get(pooled(under), "health_max_ms", hundredth), get(pooled(under), "health_failed", whole),
+			get(quiet, "server_cores", hundredth), get(under, "server_cores", hundredth), get(under, "flood_cores", hundredth), get(under, "client_cores", hundredth),
 		})
-		c := claim{what: "p99 under " + f.name + " over quiet", num: under, den: quiet, value: vP99}
+		c := claim{what: "p99 under " + f.name + " over quiet", num: pooled(under), den: pooled(quiet), value: vP99}
 		if !f.free {
 			c.target, c.must, c.less = floodMost, floodMost, true
 		}
 		claims = append(claims, c)
 	}
-	b.report.table(fmt.Sprintf("PUTs of a client that behaves, 200 a second from when each was due, and /livez on the socket, while another address floods; ms (on %d cores)", runtime.NumCPU()),
-		[]string{"flood of", "a second", "quiet p50", "p99", "flooded p50", "p99", "health p99", "most", "failed", "cores: server", "flood"}, rows)
+	b.report.table(fmt.Sprintf("PUTs of a client that behaves, 200 a second from when each was due, and /livez on the socket, while another address floods; ms, p99 of all windows together and of each (on %d cores)", runtime.NumCPU()),
+		[]string{"flood of", "a second", "quiet p50", "p99 (windows)", "flooded p50", "p99 (windows)", "PUTs", "health p99", "most", "failed", "cores: server, quiet", "flooded", "flood", "client"}, rows)
 	b.report.claims("Floods: ratios", claims)
 	return errors.Join(failed...)
 }
 
 func floodCell(name string) cell { return cell{"door", "flood", name, calmClients} }
 
-// flooded measures a fresh server, quiet and under one flood.
-func (b *bench) flooded(ctx context.Context, f flood, round int) (err error) {
+// pooled is for the values of all windows of a cell together.
+func pooled(c cell) cell {
+	c.what += ", all windows"
+	return c
+}
+
+// flooded measures a fresh server, quiet and under one flood in turns.
+func (b *bench) flooded(ctx context.Context, f flood) (err error) {
 	dir, err := b.tempDir()
 	if err != nil {
 		return err
@@ -101,48 +113,80 @@ func (b *bench) flooded(ctx context.Context, f flood, round int) (err error) {
 		return err
 	}
 	defer v.kill()
+	m := &floodMeter{bench: b, server: v, health: newHealthProbe(filepath.Join(dir, "agent.sock")), took: map[cell][]time.Duration{}}
+	under, quiet := floodCell(f.name), floodCell(f.name+", "+calmName)
+	for round := range b.options.rounds {
+		b.progress("flood, round %d of %d: %s", round+1, b.options.rounds, f.name)
+		values, err := m.window(ctx, quiet)
+		if err != nil {
+			return fmt.Errorf("quiet: %w", err)
+		}
+		b.report.add(quiet, round, values)
+		if values, err = m.flooded(ctx, f, under); err != nil {
+			return err
+		}
+		b.report.add(under, round, values)
+	}
+	for _, c := range []cell{quiet, under} {
+		took := m.took[c]
+		slices.Sort(took)
+		values := map[string]float64{"samples": float64(len(took)), vP50: ms(quantile(took, 0.5)), vP99: ms(quantile(took, 0.99)), "max_ms": ms(quantile(took, 1))}
+		if c == under {
+			slices.Sort(m.health.took)
+			values["health_p99_ms"], values["health_max_ms"], values["health_failed"] = ms(quantile(m.health.took, 0.99)), ms(quantile(m.health.took, 1)), float64(m.health.failed)
+		}
+		b.report.add(pooled(c), 0, values)
+	}
+	return nil
+}
+
+// floodMeter takes the windows of one server.
+type floodMeter struct {
+	*bench
+	server *server
+	health *healthProbe
+	took   map[cell][]time.Duration // of the PUTs of all windows
+}
+
+// window has the client that behaves write for a while.
+func (m *floodMeter) window(ctx context.Context, c cell) (map[string]float64, error) {
 	calm := contender{name: "holdfast", dial: func(context.Context, string, int) (dialer, error) {
 		return dialEach(func(context.Context) (client, error) {
-			conn, err := dialWithin(v.pid, floodCalm, net.JoinHostPort(floodServer, floodPlain))
+			conn, err := dialWithin(m.server.pid, floodCalm, net.JoinHostPort(floodServer, floodPlain))
 			if err != nil {
 				return nil, err
 			}
 			return restClient{&httpConn{conn: conn, in: bufio.NewReaderSize(conn, 4<<10)}}, nil
 		}), nil
 	}}
-	l := load{clients: calmClients, warmup: b.warmup, duration: b.duration, every: calmEvery, due: true, do: put}
-	out, err := drive(ctx, b.options, v, calm, l)
+	out, err := drive(ctx, m.options, m.server, calm, load{clients: calmClients, warmup: m.warmup, duration: m.duration, every: calmEvery, due: true, do: put})
 	if err != nil {
-		return fmt.Errorf("quiet: %w", err)
+		return nil, err
 	}
-	b.report.add(floodCell(f.name+", "+calmName), round, out.values())
+	m.took[c] = append(m.took[c], out.took...)
+	values, length := out.values(), out.end.Sub(out.begin).Seconds()
+	values["server_cores"], values["client_cores"] = out.window.cpu.Seconds()/length, out.self.Seconds()/length
+	return values, nil
+}
 
-	g, err := startFlood(ctx, v.pid, f.name)
+// flooded is a window under a flood, of health too.
+func (m *floodMeter) flooded(ctx context.Context, f flood, c cell) (map[string]float64, error) {
+	g, err := startFlood(ctx, m.server.pid, f.name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer g.kill()
-	health := newHealthProbe(filepath.Join(dir, "agent.sock"))
 	watching, stop := context.WithCancel(ctx)
 	var probing sync.WaitGroup
-	probing.Go(func() { health.run(watching) })
-	out, err = drive(ctx, b.options, v, calm, l)
+	probing.Go(func() { m.health.run(watching) })
+	values, err := m.window(ctx, c)
 	stop()
 	probing.Wait()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	values := out.values()
-	window := out.end.Sub(out.begin).Seconds()
-	values["server_cores"] = out.window.cpu.Seconds() / window
 	values["hits"], values["flood_cores"], err = g.pace()
-	if err != nil {
-		return err
-	}
-	slices.Sort(health.took)
-	values["health_p99_ms"], values["health_max_ms"], values["health_failed"] = ms(quantile(health.took, 0.99)), ms(quantile(health.took, 1)), float64(health.failed)
-	b.report.add(floodCell(f.name), round, values)
-	return nil
+	return values, err
 }
 
 // The ports of the server in its namespace, where nobody else is.
@@ -277,7 +321,7 @@ func startFlood(ctx context.Context, pid int, name string) (*flooding, error) {
 		return nil, fmt.Errorf("find this program: %w", err)
 	}
 	g := &flooding{said: &tail{}, done: make(chan struct{})}
-	g.cmd = exec.CommandContext(ctx, "nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", pid), "nice", "-n", "19", self, floodArg, name, floodServer)
+	g.cmd = exec.CommandContext(ctx, "nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", pid), "chrt", "--idle", "0", self, floodArg, name, floodServer)
 	g.cmd.Stderr = g.said
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	counts, err := g.cmd.StdoutPipe()

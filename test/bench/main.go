@@ -11,7 +11,8 @@
 // members on loopback. lossy measures such clusters, ours of boxes that have joined, over links of 50 ms that lose packets, and
 // wants root, TUN and iproute2; -no-tcp has ours stay with UDP. A cell of it takes a system -duration and half a minute. So does switch, of the product alone: the gap when a leader dies or a box changes its mode, and a box that joins
 // over a slow link. door measures the product alone too: what TLS and rights cost a request, handshakes, half-open ones, and
-// as root PUTs under floods, each from another address, with -only alone those that are named.
+// as root PUTs under floods, each from another address, -rounds windows with each in turns with as many without, with -only alone those
+// that are named.
 // fleet has ten thousand simulated proxies on one member lose the network and come back.
 //
 // Only ratios taken in one run mean anything, so everything here is measured in rounds that alternate between the

@@ -17,7 +17,10 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/authpb"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3election/v3electionpb"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3lock/v3lockpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -25,10 +28,12 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// foreignLease holds site/2, which is none of the device's.
-const foreignLease = 0x5eed
+// foreignLease holds site/2, which is none of the device's. Under emptyLease is nothing: what a device may use.
+const foreignLease, emptyLease = 0x5eed, 0xe41
 
 var foreignKey, ownKey = []byte("site/2"), []byte("q/9")
+
+var foreignLeader = &v3electionpb.LeaderKey{Name: []byte("site"), Key: foreignKey, Rev: 1, Lease: foreignLease}
 
 // overREST, overGateway and overGRPC are what a device's token does not allow (TestEveryDoorRefusesWhatATokenDoesNotAllow),
 // each over its door. What needs somebody else may also be refused because that one is not there.
@@ -47,10 +52,18 @@ var overREST = [][3]string{
 	{"POST", "/v1/txn", `{"then":[{"get":{"key":"site/2"}},{"put":{"key":"q/9","value":"x"}}]}`},
 	{"POST", "/v1/txn", `{"compare":[{"key":"site/2","version":1}],"then":[{"put":{"key":"q/9","value":"x"}}]}`},
 	{"POST", "/v1/txn", `{"compare":[{"key":"q/9","version":7}],"then":[{"put":{"key":"q/9","value":"x"}}],"else":[{"put":{"key":"site/2","value":"x"}}]}`},
+	{"GET", "/v1/leases", ""}, // as in etcd, for the keys under one of them
+	{"GET", "/v1/leases/0000000000005eed?keys", ""},
+	{"POST", "/v1/leases/0000000000005eed/keepalive", ""},
 	{"DELETE", "/v1/leases/0000000000005eed", ""},
 	{"GET", "/v1/snapshot", ""},
 	{"POST", "/v1/queue/pause", ""},
+	{"POST", "/v1/queue/resume", ""},
+	{"POST", "/v1/queue/flush", ""},
+	{"POST", "/v1/queue/normal-1/retry", ""},
+	{"DELETE", "/v1/queue/normal-1", ""},
 	{"GET", "/v1/tokens", ""},
+	{"DELETE", "/v1/tokens/x", ""},
 	{"POST", "/v1/tokens", `{"role":"any"}`},
 	{"GET", "/v1/devices", ""},
 	{"POST", "/v1/devices", `{"name":"x","allow":["get"],"prefixes":[""]}`},
@@ -133,6 +146,15 @@ var overGRPC = map[string]func(context.Context, *grpc.ClientConn) error{
 	"txn that compares":                         asked(txnCall, &pb.TxnRequest{Compare: []*pb.Compare{{Key: foreignKey, Target: pb.Compare_VERSION, TargetUnion: &pb.Compare_Version{Version: 1}}}, Success: []*pb.RequestOp{putOp(ownKey)}}),
 	"txn in a txn":                              asked(txnCall, kvOp(&pb.RequestOp{Request: &pb.RequestOp_RequestTxn{RequestTxn: kvOp(putOp(foreignKey))}})),
 	"txn that only reads":                       asked(txnCall, kvOp(rangeOp(foreignKey))),
+	"range in chunks": func(ctx context.Context, conn *grpc.ClientConn) error {
+		s, err := pb.NewKVClient(conn).RangeStream(ctx, &pb.RangeRequest{Key: foreignKey})
+		if err == nil {
+			_, err = s.Recv()
+		}
+		return err
+	},
+	"txn under another's lease": asked(txnCall, kvOp(&pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: ownKey, Lease: foreignLease}}})),
+	"branch that is not taken":  asked(txnCall, &pb.TxnRequest{Success: []*pb.RequestOp{putOp(ownKey)}, Failure: []*pb.RequestOp{putOp(foreignKey)}}),
 	"compact": asked(func(c grpc.ClientConnInterface) call1[pb.CompactionRequest, pb.CompactionResponse] {
 		return pb.NewKVClient(c).Compact
 	}, &pb.CompactionRequest{Revision: 2}),
@@ -142,6 +164,45 @@ var overGRPC = map[string]func(context.Context, *grpc.ClientConn) error{
 	"keys of another's lease": asked(func(c grpc.ClientConnInterface) call1[pb.LeaseTimeToLiveRequest, pb.LeaseTimeToLiveResponse] {
 		return pb.NewLeaseClient(c).LeaseTimeToLive
 	}, &pb.LeaseTimeToLiveRequest{ID: foreignLease, Keys: true}),
+	"renew another's lease": func(ctx context.Context, conn *grpc.ClientConn) error {
+		s, err := pb.NewLeaseClient(conn).LeaseKeepAlive(ctx)
+		if err != nil {
+			return err
+		}
+		if err := s.Send(&pb.LeaseKeepAliveRequest{ID: foreignLease}); err != nil {
+			return err
+		}
+		_, err = s.Recv()
+		return err
+	},
+	"list leases": asked(func(c grpc.ClientConnInterface) call1[pb.LeaseLeasesRequest, pb.LeaseLeasesResponse] {
+		return pb.NewLeaseClient(c).LeaseLeases
+	}, &pb.LeaseLeasesRequest{}),
+	"lock another's name": asked(func(c grpc.ClientConnInterface) call1[v3lockpb.LockRequest, v3lockpb.LockResponse] {
+		return v3lockpb.NewLockClient(c).Lock
+	}, &v3lockpb.LockRequest{Name: foreignKey, Lease: emptyLease}),
+	"unlock another's key": asked(func(c grpc.ClientConnInterface) call1[v3lockpb.UnlockRequest, v3lockpb.UnlockResponse] {
+		return v3lockpb.NewLockClient(c).Unlock
+	}, &v3lockpb.UnlockRequest{Key: foreignKey}),
+	"stand for another's name": asked(func(c grpc.ClientConnInterface) call1[v3electionpb.CampaignRequest, v3electionpb.CampaignResponse] {
+		return v3electionpb.NewElectionClient(c).Campaign
+	}, &v3electionpb.CampaignRequest{Name: foreignKey, Lease: emptyLease}),
+	"proclaim for another": asked(func(c grpc.ClientConnInterface) call1[v3electionpb.ProclaimRequest, v3electionpb.ProclaimResponse] {
+		return v3electionpb.NewElectionClient(c).Proclaim
+	}, &v3electionpb.ProclaimRequest{Leader: foreignLeader, Value: []byte("x")}),
+	"resign for another": asked(func(c grpc.ClientConnInterface) call1[v3electionpb.ResignRequest, v3electionpb.ResignResponse] {
+		return v3electionpb.NewElectionClient(c).Resign
+	}, &v3electionpb.ResignRequest{Leader: foreignLeader}),
+	"leader of another's name": asked(func(c grpc.ClientConnInterface) call1[v3electionpb.LeaderRequest, v3electionpb.LeaderResponse] {
+		return v3electionpb.NewElectionClient(c).Leader
+	}, &v3electionpb.LeaderRequest{Name: foreignKey}),
+	"leaders of another's name": func(ctx context.Context, conn *grpc.ClientConn) error {
+		s, err := v3electionpb.NewElectionClient(conn).Observe(ctx, &v3electionpb.LeaderRequest{Name: foreignKey})
+		if err == nil {
+			_, err = s.Recv()
+		}
+		return err
+	},
 	"snapshot": func(ctx context.Context, conn *grpc.ClientConn) error {
 		s, err := pb.NewMaintenanceClient(conn).Snapshot(ctx, &pb.SnapshotRequest{})
 		if err == nil {
@@ -155,6 +216,12 @@ var overGRPC = map[string]func(context.Context, *grpc.ClientConn) error{
 	"hash": asked(func(c grpc.ClientConnInterface) call1[pb.HashRequest, pb.HashResponse] {
 		return pb.NewMaintenanceClient(c).Hash
 	}, &pb.HashRequest{}),
+	"hash of the keys": asked(func(c grpc.ClientConnInterface) call1[pb.HashKVRequest, pb.HashKVResponse] {
+		return pb.NewMaintenanceClient(c).HashKV
+	}, &pb.HashKVRequest{}),
+	"downgrade": asked(func(c grpc.ClientConnInterface) call1[pb.DowngradeRequest, pb.DowngradeResponse] {
+		return pb.NewMaintenanceClient(c).Downgrade
+	}, &pb.DowngradeRequest{Action: pb.DowngradeRequest_VALIDATE, Version: "3.6.0"}),
 	"raise an alarm": asked(func(c grpc.ClientConnInterface) call1[pb.AlarmRequest, pb.AlarmResponse] {
 		return pb.NewMaintenanceClient(c).Alarm
 	}, &pb.AlarmRequest{Action: pb.AlarmRequest_ACTIVATE, Alarm: pb.AlarmType_NOSPACE}),
@@ -182,6 +249,42 @@ var overGRPC = map[string]func(context.Context, *grpc.ClientConn) error{
 	"add a role": asked(func(c grpc.ClientConnInterface) call1[pb.AuthRoleAddRequest, pb.AuthRoleAddResponse] {
 		return pb.NewAuthClient(c).RoleAdd
 	}, &pb.AuthRoleAddRequest{Name: "everything"}),
+	"move a member": asked(func(c grpc.ClientConnInterface) call1[pb.MemberUpdateRequest, pb.MemberUpdateResponse] {
+		return pb.NewClusterClient(c).MemberUpdate
+	}, &pb.MemberUpdateRequest{ID: 1, PeerURLs: []string{"http://192.0.2.1:2380"}}),
+	"promote a member": asked(func(c grpc.ClientConnInterface) call1[pb.MemberPromoteRequest, pb.MemberPromoteResponse] {
+		return pb.NewClusterClient(c).MemberPromote
+	}, &pb.MemberPromoteRequest{ID: 1}),
+	"turn authentication on": asked(func(c grpc.ClientConnInterface) call1[pb.AuthEnableRequest, pb.AuthEnableResponse] {
+		return pb.NewAuthClient(c).AuthEnable
+	}, &pb.AuthEnableRequest{}),
+	"look at a user": asked(func(c grpc.ClientConnInterface) call1[pb.AuthUserGetRequest, pb.AuthUserGetResponse] {
+		return pb.NewAuthClient(c).UserGet
+	}, &pb.AuthUserGetRequest{Name: "root"}),
+	"remove a user": asked(func(c grpc.ClientConnInterface) call1[pb.AuthUserDeleteRequest, pb.AuthUserDeleteResponse] {
+		return pb.NewAuthClient(c).UserDelete
+	}, &pb.AuthUserDeleteRequest{Name: "root"}),
+	"grant a role": asked(func(c grpc.ClientConnInterface) call1[pb.AuthUserGrantRoleRequest, pb.AuthUserGrantRoleResponse] {
+		return pb.NewAuthClient(c).UserGrantRole
+	}, &pb.AuthUserGrantRoleRequest{User: "root", Role: "everything"}),
+	"take a role": asked(func(c grpc.ClientConnInterface) call1[pb.AuthUserRevokeRoleRequest, pb.AuthUserRevokeRoleResponse] {
+		return pb.NewAuthClient(c).UserRevokeRole
+	}, &pb.AuthUserRevokeRoleRequest{Name: "root", Role: "root"}),
+	"list roles": asked(func(c grpc.ClientConnInterface) call1[pb.AuthRoleListRequest, pb.AuthRoleListResponse] {
+		return pb.NewAuthClient(c).RoleList
+	}, &pb.AuthRoleListRequest{}),
+	"look at a role": asked(func(c grpc.ClientConnInterface) call1[pb.AuthRoleGetRequest, pb.AuthRoleGetResponse] {
+		return pb.NewAuthClient(c).RoleGet
+	}, &pb.AuthRoleGetRequest{Role: "root"}),
+	"remove a role": asked(func(c grpc.ClientConnInterface) call1[pb.AuthRoleDeleteRequest, pb.AuthRoleDeleteResponse] {
+		return pb.NewAuthClient(c).RoleDelete
+	}, &pb.AuthRoleDeleteRequest{Role: "root"}),
+	"grant a permission": asked(func(c grpc.ClientConnInterface) call1[pb.AuthRoleGrantPermissionRequest, pb.AuthRoleGrantPermissionResponse] {
+		return pb.NewAuthClient(c).RoleGrantPermission
+	}, &pb.AuthRoleGrantPermissionRequest{Name: "everything", Perm: &authpb.Permission{PermType: authpb.READWRITE, Key: foreignKey}}),
+	"take a permission": asked(func(c grpc.ClientConnInterface) call1[pb.AuthRoleRevokePermissionRequest, pb.AuthRoleRevokePermissionResponse] {
+		return pb.NewAuthClient(c).RoleRevokePermission
+	}, &pb.AuthRoleRevokePermissionRequest{Role: "everything", Key: foreignKey}),
 	"watch": func(ctx context.Context, conn *grpc.ClientConn) error {
 		w, err := openGRPCWatch(ctx, conn, []byte("site/"), []byte("site0"))
 		if err != nil {
@@ -202,6 +305,12 @@ var overGRPC = map[string]func(context.Context, *grpc.ClientConn) error{
 	},
 }
 
+// forMany are the calls of which every device may make some: who leads, how the node is, a lease of one's own, a token for a password.
+var forMany = []string{
+	pb.Lease_LeaseGrant_FullMethodName, pb.Cluster_MemberList_FullMethodName, pb.Maintenance_Status_FullMethodName,
+	pb.Auth_AuthStatus_FullMethodName, pb.Auth_Authenticate_FullMethodName,
+}
+
 func openGRPCWatch(ctx context.Context, conn *grpc.ClientConn, key, end []byte) (pb.Watch_WatchClient, error) {
 	w, err := pb.NewWatchClient(conn).Watch(ctx)
 	if err != nil {
@@ -211,9 +320,9 @@ func openGRPCWatch(ctx context.Context, conn *grpc.ClientConn, key, end []byte) 
 }
 
 // grpcConn is a connection of gRPC's to a's listener.
-func (a *agent) grpcConn() *grpc.ClientConn {
+func (a *agent) grpcConn(more ...grpc.DialOption) *grpc.ClientConn {
 	a.t.Helper()
-	conn, err := grpc.NewClient(strings.TrimPrefix(a.url, "http://"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient(strings.TrimPrefix(a.url, "http://"), append(more, grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 	if err != nil {
 		a.t.Fatal(err)
 	}
@@ -272,15 +381,65 @@ func (a *agent) refusesOverGateway(who, token string, may ...codes.Code) {
 	}
 }
 
+// refusesOverGRPC makes every call of overGRPC, which are all that etcd's services have but for those of forMany.
 func (a *agent) refusesOverGRPC(who, token string, may ...codes.Code) {
 	a.t.Helper()
-	conn := a.grpcConn()
+	called := map[string]bool{}
+	conn := a.grpcConn(
+		grpc.WithUnaryInterceptor(func(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			called[method] = true
+			return invoke(ctx, method, req, reply, conn, opts...)
+		}),
+		grpc.WithStreamInterceptor(func(ctx context.Context, desc *grpc.StreamDesc, conn *grpc.ClientConn, method string, stream grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+			called[method] = true
+			return stream(ctx, desc, conn, method, opts...)
+		}))
 	for name, do := range overGRPC {
 		ctx, cancel := context.WithTimeout(showing(a.t.Context(), token), 30*time.Second)
 		if err := do(ctx, conn); !slices.Contains(may, status.Code(err)) {
 			a.t.Errorf("%s: %s: %v, want one of %v", who, name, err, may)
 		}
 		cancel()
+	}
+	for _, service := range []grpc.ServiceDesc{pb.KV_ServiceDesc, pb.Watch_ServiceDesc, pb.Lease_ServiceDesc, pb.Cluster_ServiceDesc, pb.Maintenance_ServiceDesc,
+		pb.Auth_ServiceDesc, v3lockpb.Lock_ServiceDesc, v3electionpb.Election_ServiceDesc} {
+		var methods []string
+		for _, m := range service.Methods {
+			methods = append(methods, m.MethodName)
+		}
+		for _, m := range service.Streams {
+			methods = append(methods, m.StreamName)
+		}
+		for _, m := range methods {
+			if m = "/" + service.ServiceName + "/" + m; !called[m] && !slices.Contains(forMany, m) {
+				a.t.Errorf("nobody asks for %s", m)
+			}
+		}
+	}
+}
+
+// refusesLines sends a batch of which no line is allowed, and wants each refused with one of the statuses, or all of them.
+func (a *agent) refusesLines(who, token string, may ...int) {
+	a.t.Helper()
+	header := []string{"Content-Type", "application/x-ndjson"}
+	if token != "" {
+		header = append(header, "Authorization", "Bearer "+token)
+	}
+	lines := []string{`{"put":{"key":"site/2","value":"x"}}`, `{"put":{"key":"q/9","value":"x","lease":"0000000000005eed"}}`, `{"delete":{"key":"q/9"}}`}
+	r := a.do("POST", "/v1/batch", []byte(strings.Join(lines, "\n")), header...)
+	if slices.Contains(may, r.status) {
+		return
+	}
+	all, end, _ := strings.Cut(string(r.body), `{"end":true`)
+	answers := strings.Split(strings.TrimSpace(all), "\n")
+	if len(answers) != len(lines) || end == "" {
+		a.t.Errorf("%s: %d answers to %d lines: %d %s", who, len(answers), len(lines), r.status, r.body)
+	}
+	for i, text := range answers {
+		var answer struct{ Status int }
+		if err := json.Unmarshal([]byte(text), &answer); err != nil || !slices.Contains(may, answer.Status) {
+			a.t.Errorf("%s: line %d of a batch: %s, %v, want one of %v", who, i+1, text, err, may)
+		}
 	}
 }
 
@@ -290,7 +449,9 @@ func (a *agent) refusesOverGRPC(who, token string, may ...codes.Code) {
 func TestEveryDoorRefusesWhatATokenDoesNotAllow(t *testing.T) {
 	c, member, proxy, root, args := lockedCluster(t)
 	token, _ := deviceToken(t, c.memberDir(), "--device=pump-7", "--allow=get,put,watch", "--prefix=q/", "--prefix=site/1")
-	member.gateway("lease/grant", fmt.Sprintf(`{"TTL":3600,"ID":%d}`, foreignLease), root)
+	for _, lease := range []int{foreignLease, emptyLease} {
+		member.gateway("lease/grant", fmt.Sprintf(`{"TTL":3600,"ID":%d}`, lease), root)
+	}
 	member.gateway("kv/put", fmt.Sprintf(`{"key":"c2l0ZS8y","value":"dGhlaXJz","lease":%d}`, foreignLease), root)
 	for _, a := range []*agent{member, proxy} {
 		a.waitKnown(token)
@@ -303,10 +464,12 @@ func TestEveryDoorRefusesWhatATokenDoesNotAllow(t *testing.T) {
 		t.Logf("at %s", a.url)
 		known := append([]codes.Code{codes.PermissionDenied}, elsewhere...)
 		a.refusesOverREST("the device", token, append(unavailable, 403)...)
+		a.refusesLines("the device", token, append(unavailable, 403)...)
 		a.refusesOverGateway("the device", token, known...)
 		a.refusesOverGRPC("the device", token, known...)
 		forged := token[:len(token)-4] + "AAAA"
 		a.refusesOverREST("a made-up token", forged, append(unavailable, 401)...)
+		a.refusesLines("a made-up token", forged, append(unavailable, 401)...)
 		if r := a.do("GET", "/v1/queue", nil, "Authorization", "Bearer "+forged); !slices.Contains(append(unavailable, 401), r.status) { // a device's own writes are shown to it
 			t.Errorf("a made-up token: GET /v1/queue: %d %s", r.status, firstLine(r.body))
 		}
@@ -314,6 +477,7 @@ func TestEveryDoorRefusesWhatATokenDoesNotAllow(t *testing.T) {
 		a.refusesOverGRPC("a made-up token", forged, append(elsewhere, codes.Unauthenticated)...)
 		// etcd calls it an invalid argument: the user's name is empty. Administration is not there for nobody.
 		a.refusesOverREST("nobody", "", append(unavailable, 401, 404)...)
+		a.refusesLines("nobody", "", append(unavailable, 401)...)
 		a.refusesOverGateway("nobody", "", append(elsewhere, codes.InvalidArgument)...)
 		a.refusesOverGRPC("nobody", "", append(elsewhere, codes.InvalidArgument)...)
 	}
@@ -413,9 +577,21 @@ func TestWatchesOfEveryDoorEndWithTheirRight(t *testing.T) {
 				grpcStream(ctx, a, name+" over gRPC", token))
 		}
 	}
+	narrow, _ := deviceToken(t, c.memberDir(), "--device=one", "--allow=get,watch", "--prefix=site/1")
+	var one []*stream
+	for _, a := range []*agent{member, proxy} { // which has one feed of all keys below site/ for everybody
+		a.waitKnown(narrow)
+		one = append(one, restStream(ctx, a, "one key at "+a.url, "GET", "/v1/kv/site/1?watch&prefix", "", "Authorization", "Bearer "+narrow, "Accept", "application/x-ndjson"))
+	}
+	member.as(root, 201, "PUT", "/v1/kv/site/2", "of another key")
+	member.as(root, 201, "PUT", "/v1/kv/sit/1", "beside the right") // right before and behind what they may see
+	member.as(root, 201, "PUT", "/v1/kv/site0", "beside the right")
 	member.as(root, 200, "PUT", "/v1/kv/site/1", "for all")
 	for _, s := range open {
-		s.sees("for all")
+		s.sees("for all", "beside the right")
+	}
+	for _, s := range one {
+		s.sees("for all", "of another key")
 	}
 	command(t, 0, "token", "revoke", "--data-dir", c.memberDir(), id)
 	member.gateway("auth/user/revoke", `{"name":"ann","role":"reader"}`, root)
@@ -491,13 +667,17 @@ func grpcStream(ctx context.Context, a *agent, name, token string) *stream {
 	}}
 }
 
-func (s *stream) sees(value string) {
+// sees reads up to a value, and wants not to meet another one before.
+func (s *stream) sees(value, without string) {
 	s.t.Helper()
 	for {
 		line, err := s.next()
 		if err != nil {
 			s.t.Errorf("%s: it ended before it saw %q", s.name, value)
 			return
+		}
+		if strings.Contains(line, base64.StdEncoding.EncodeToString([]byte(without))) {
+			s.t.Errorf("%s: it saw %q", s.name, without)
 		}
 		if strings.Contains(line, base64.StdEncoding.EncodeToString([]byte(value))) {
 			return

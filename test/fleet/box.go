@@ -48,7 +48,7 @@ type box struct {
 }
 
 // join makes a box, has the cluster take it in, and starts it. Without a dir it is a light one.
-func join(ctx context.Context, n int, dir string, r *region, member string, token enroll.Token) (b *box, err error) {
+func join(ctx context.Context, n int, dir string, r *region, member string, token enroll.Token, silence time.Duration) (b *box, err error) {
 	id, err := transport.NewIdentity()
 	if err != nil {
 		return nil, err
@@ -66,7 +66,7 @@ func join(ctx context.Context, n int, dir string, r *region, member string, toke
 		}
 	}()
 	b.id.Store(id)
-	if b.ep, err = transport.New(transport.Config{Conn: conn, Identity: b.id.Load, EarlyData: true}); err != nil {
+	if b.ep, err = transport.New(transport.Config{Conn: conn, Identity: b.id.Load, EarlyData: true, KeepAlive: silence}); err != nil {
 		return b, err
 	}
 	b.run(running, b.ep.Run)

@@ -87,7 +87,7 @@ func (f *fleet) gather(ctx context.Context) error {
 			if i < f.light {
 				dir = ""
 			}
-			f.boxes[i], err = join(gctx, i, dir, &f.region, f.member.peer, token)
+			f.boxes[i], err = join(gctx, i, dir, &f.region, f.member.peer, token, f.silence)
 			return err
 		})
 	}

@@ -23,15 +23,16 @@ import (
 )
 
 type options struct {
-	agent  string
-	boxes  int
-	light  int
-	writes int
-	outage time.Duration
-	idle   time.Duration
-	within time.Duration
-	dir    string
-	json   string
+	agent   string
+	boxes   int
+	light   int
+	writes  int
+	outage  time.Duration
+	idle    time.Duration
+	within  time.Duration
+	silence time.Duration
+	dir     string
+	json    string
 
 	profile string
 }
@@ -44,6 +45,7 @@ func main() {
 	flag.IntVar(&o.writes, "writes", 2, "writes that each queues during the outage")
 	flag.DurationVar(&o.outage, "outage", 2*time.Minute, "how long the network is lost; after 75 s without a packet connections end; 0: it is not, and the run ends with the fleet at rest")
 	flag.DurationVar(&o.idle, "idle", time.Minute, "how long the CPU of a fleet at rest is measured")
+	flag.DurationVar(&o.silence, "keep-alive", 25*time.Second, "how long a proxy is silent before it probes: 25s in a network of which nothing is known, 60s where the NAT has been found to allow it")
 	flag.DurationVar(&o.within, "within", 2*time.Minute, "how soon all must be back")
 	flag.StringVar(&o.dir, "dir", "", "where data directories are made (default: the temporary directory)")
 	flag.StringVar(&o.json, "json", "", "write the figures to this file too")
@@ -71,6 +73,8 @@ func (o *options) check() (err error) {
 		files = more
 	}
 	switch {
+	case o.silence <= 0:
+		return errors.New("-keep-alive is more than 0")
 	case o.boxes < 1 || o.light < 0 || o.light > o.boxes || flag.NArg() > 0:
 		return errors.New("usage: fleet [flags], see -help; -boxes is 1 or more, -light is up to that")
 	case files.Max < need:

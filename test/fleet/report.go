@@ -21,7 +21,7 @@ func (f *fleet) print() {
 		{"joined and in step after, s", fmt.Sprintf("%.1f", f.JoinSeconds), "-"},
 		{"memory each at the member, at rest, kB (RssAnon; with a cache fed, a control stream and the record of the node)", fmt.Sprintf("%.1f", float64(f.AnonEach)/1000), "65 / 90"},
 		{"the same when all are back after the outage / when that is over, kB", fmt.Sprintf("%.1f / %.1f", float64(f.AnonPeak)/1000, float64(f.AnonAfter)/1000), "-"},
-		{"CPU of the member at rest, % of a core; must for 10,000", fmt.Sprintf("%.2f", 100*f.IdleCPU), "2 / 10"},
+		{fmt.Sprintf("CPU of the member at rest, %% of a core, keep-alives each %s; must for 10,000", f.silence), fmt.Sprintf("%.2f", 100*f.IdleCPU), "2 / 10"},
 		{fmt.Sprintf("back after an outage of %v: first / median / last, s", f.outage), fmt.Sprintf("%.1f / %.1f / %.1f", f.BackFirst, f.BackMedian, f.BackLast), fmt.Sprintf("- / %.0f", f.within.Seconds())},
 		{"of them in the busiest tenth of that time", fmt.Sprintf("%.0f %%", 100*f.BusiestTen), "-"},
 		{"CPU of the member meanwhile, % of a core", fmt.Sprintf("%.0f", 100*f.StormCPU), "-"},
