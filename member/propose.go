@@ -167,7 +167,7 @@ func (m *Member) proposeAgain(ctx context.Context, entry []byte, repeatable bool
 	defer m.calls.Done()
 	m.metrics.pending.Add(1)
 	defer func() { m.metrics.ended(err) }()
-	began, tried := time.Now(), m.leader.patience()
+	tried := m.leader.patience()
 	sent := false // it may have been applied, whatever becomes of it now
 	refuse := func(why error) ([]byte, error) {
 		if sent {
@@ -191,10 +191,10 @@ func (m *Member) proposeAgain(ctx context.Context, entry []byte, repeatable bool
 			return h.Propose(m.session, entry, proposalTimeout)
 		})
 		if err == nil {
-			data, how, why := m.answer(ctx, rs, changed, repeatable && time.Since(began) < proposalTimeout/2)
+			data, how, why := m.answer(ctx, rs, changed, repeatable && tried.age() < proposalTimeout/2)
 			if how == known {
 				m.door.leave()
-				m.metrics.commitSeconds.Observe(time.Since(began).Seconds())
+				m.metrics.commitSeconds.Observe(tried.age().Seconds())
 				return data, why
 			}
 			err = errDropped
