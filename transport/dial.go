@@ -206,6 +206,7 @@ func (e *Endpoint) newDial(p Protocol, t Target, addr netip.AddrPort, way *tcpWa
 			e.cfg.Log.Warn("TLS sessions are not kept", "err", err)
 		}}
 		d.tls.ClientSessionCache = d.cache
+		d.tokens.kept, d.tokens.session = e.known, key
 	}
 	return d, nil
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -69,6 +70,122 @@ func TestReconnectAnswersInOneRoundTrip(t *testing.T) {
 	info, err := os.Stat(filepath.Join(dir, sessionsFile))
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the file of sessions: %v, %v; want mode 0600", info, err)
+	}
+}
+
+// TestAddressIsProvenAcrossARestart: neither a member with many handshakes under way nor a long answer takes a round trip more, because
+// the token by which a node proves its address outlives it. Without the token both do.
+func TestAddressIsProvenAcrossARestart(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		answer int // bytes; three times the first packet of a node that has proven nothing are 3,600
+		busy   bool
+		forget bool // the token
+		most   time.Duration
+	}{
+		{name: "a short answer", answer: 1 << 10, forget: true, most: 120 * time.Millisecond},
+		{name: "a long answer", answer: 12 << 10, most: 120 * time.Millisecond},
+		{name: "a long answer, without the token", answer: 12 << 10, forget: true, most: 230 * time.Millisecond},
+		{name: "a busy member", answer: 1 << 10, busy: true, most: 120 * time.Millisecond},
+		{name: "a busy member, without the token", answer: 1 << 10, busy: true, forget: true, most: 230 * time.Millisecond},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			dir := t.TempDir()
+			bubble(t, 1, func(t *testing.T, w *world) {
+				w.net.Link("a", "b").Delay(50 * time.Millisecond)
+				b := w.start("b", func(c *Config) {
+					if c.EarlyData = true; tc.busy {
+						c.MaxHandshakes = retryShare - 1 // a share of which is none at all
+					}
+				})
+				b.Listen(Uplink, answering(tc.answer))
+				start := func() *node {
+					return w.start("a", func(c *Config) { c.EarlyData, c.SessionDir = true, dir })
+				}
+				a := start()
+				answered(t, w, a)
+				a.stop()
+				a = start()
+				if tc.forget {
+					for key := range a.known.byKey {
+						a.known.takeToken(key)
+					}
+				}
+				took := answered(t, w, a)
+				t.Logf("%v at an RTT of 100ms", took)
+				if took > tc.most || took < tc.most-50*time.Millisecond {
+					t.Errorf("took %v, want at most %v and not much less", took, tc.most)
+				}
+			})
+		})
+	}
+}
+
+// answering answers each stream with so many bytes once it has read it.
+func answering(size int) Handler {
+	return func(ctx context.Context, c *Conn) {
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		for {
+			s, err := c.AcceptStream(ctx)
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				_, _ = io.Copy(io.Discard, s)
+				_, _ = s.Write(make([]byte, size))
+				_ = s.Close()
+			})
+		}
+	}
+}
+
+// answered dials with a question that goes out early if it can, and returns when all of the answer was there: of that, or of the one that
+// was asked once the peer had let this node in.
+func answered(t *testing.T, w *world, a *node) time.Duration {
+	t.Helper()
+	start := time.Now()
+	early := make(chan time.Duration, 1)
+	asked := false
+	target := w.target("b")
+	target.OnEarly = func(c *Conn) {
+		asked = true
+		go func() {
+			_, err := ask(c, "early", time.Second)
+			if took := time.Since(start); err == nil {
+				early <- took
+			}
+			close(early)
+		}()
+	}
+	c, err := a.Dial(t.Context(), Uplink, target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.CloseWithError(CodeDone, "")
+	if asked {
+		if took := <-early; took > 0 {
+			return took
+		}
+	}
+	if _, err := ask(c, "after the handshake", time.Second); err != nil {
+		t.Fatal(err)
+	}
+	return time.Since(start)
+}
+
+// TestTokensOfAddressesCanBeWrittenDown fails if a new version of quic-go keeps tokens in another form.
+func TestTokensOfAddressesCanBeWrittenDown(t *testing.T) {
+	want := addressToken{Data: []byte("token"), RTT: 70 * time.Millisecond}
+	made := want.token()
+	if made == nil {
+		t.Fatal("it cannot be made")
+	}
+	if got, ok := writeToken(made); !ok || string(got.Data) != string(want.Data) || got.RTT != want.RTT {
+		t.Errorf("%+v, %t; want %+v", got, ok, want)
+	}
+	if (addressToken{}).token() != nil {
+		t.Error("of nothing a token was made")
 	}
 }
 

@@ -28,8 +28,8 @@ const (
 	sessionSave = time.Hour
 )
 
-// sessions keeps what uplinks are opened with early data by: the TLS session of each peer, and whom it is with. They are
-// secrets, and outlive a restart in a file that only its owner may read.
+// sessions keeps what uplinks are opened with early data by: the TLS session of each peer, whom it is with, and the proof of this node's
+// address that the peer has given. They are secrets, and outlive a restart in a file that only its owner may read.
 type sessions struct {
 	dir  string // empty: in memory only
 	seal *atrest.Seal
@@ -45,6 +45,8 @@ type session struct {
 	State  []byte    `json:"state"`
 	Chain  [][]byte  `json:"chain"` // certificates that the peer has shown
 	At     time.Time `json:"at"`
+
+	Token addressToken `json:"token,omitzero"`
 }
 
 // openSessions reads what was kept. A file that cannot be read is of no use and no harm: what it saves is a round trip.
@@ -92,9 +94,49 @@ func (s *sessions) drop(key string) {
 	delete(s.byKey, key)
 }
 
+// takeToken returns the token that came along with a session, if it is of use, and forgets it.
+func (s *sessions) takeToken(key string) (t addressToken) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	kept, ok := s.byKey[key]
+	if age := time.Since(kept.At); ok && age >= 0 && age <= sessionLife {
+		t = kept.Token
+	}
+	if ok {
+		kept.Token = addressToken{}
+		s.byKey[key] = kept
+	}
+	return t
+}
+
+// putToken keeps a token along with the session, which may come before or after it.
+func (s *sessions) putToken(key string, t addressToken) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	kept, ok := s.byKey[key]
+	if !ok {
+		kept.At = time.Now()
+	}
+	kept.Token = t
+	s.byKey[key] = kept
+	s.bound(key)
+}
+
 func (s *sessions) put(key string, kept session) error {
 	s.mu.Lock()
+	kept.Token = s.byKey[key].Token
 	s.byKey[key] = kept
+	s.bound(key)
+	due := time.Since(s.saved) > sessionSave
+	s.mu.Unlock()
+	if due {
+		return s.save()
+	}
+	return nil
+}
+
+// bound lets go of the oldest sessions beyond maxSessions, that of a key excepted. s.mu is held.
+func (s *sessions) bound(key string) {
 	for len(s.byKey) > maxSessions {
 		oldest := key
 		for k, v := range s.byKey {
@@ -104,12 +146,6 @@ func (s *sessions) put(key string, kept session) error {
 		}
 		delete(s.byKey, oldest)
 	}
-	due := time.Since(s.saved) > sessionSave
-	s.mu.Unlock()
-	if due {
-		return s.save()
-	}
-	return nil
 }
 
 // save writes the file.

@@ -141,20 +141,3 @@ func (e *Endpoint) verifier(p Protocol, serving bool, t Target) verifier {
 	}
 	return v
 }
-
-// keyedTokens files address validation tokens by address, and tells when the first one arrives. A server sends one with
-// the end of the handshake, after it has accepted the client's certificate, and repeats it until it is acknowledged: it
-// is the confirmation that quic-go does not offer otherwise.
-type keyedTokens struct {
-	quic.TokenStore
-	key  string
-	once sync.Once
-	let  chan struct{} // closed by the first token
-}
-
-func (s *keyedTokens) Pop(string) *quic.ClientToken { return s.TokenStore.Pop(s.key) }
-
-func (s *keyedTokens) Put(_ string, t *quic.ClientToken) {
-	s.TokenStore.Put(s.key, t)
-	s.once.Do(func() { close(s.let) })
-}

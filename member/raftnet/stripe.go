@@ -73,6 +73,7 @@ type striped struct {
 	ctx  context.Context // of the transfer
 	stop context.CancelFunc
 	wg   sync.WaitGroup
+	once sync.Once // for Close: a second end of the turn would be that of another snapshot
 
 	tail []byte // of what was given, less than a piece; the last chunk files it
 
@@ -463,8 +464,10 @@ func (s *striped) keep(data []byte, last bool) error {
 	return nil
 }
 
-// Close ends the transfer; a snapshot that is not whole is given up.
-func (s *striped) Close() {
+// Close ends the transfer; a snapshot that is not whole is given up. Only the first call does anything, and others wait for it.
+func (s *striped) Close() { s.once.Do(s.end) }
+
+func (s *striped) end() {
 	s.stop()
 	s.wg.Wait()
 	s.peer.pace.end()

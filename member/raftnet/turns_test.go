@@ -85,6 +85,37 @@ func TestOneSnapshotGoesAtATime(t *testing.T) {
 	}
 }
 
+// TestASnapshotThatIsClosedTwiceEndsOnlyItsOwnTurn closes one again when there is none, and when another one goes.
+func TestASnapshotThatIsClosedTwiceEndsOnlyItsOwnTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newEnd(t, "a", testCluster), newEnd(t, "b", testCluster)
+		connect(t, a, b)
+		first := <-beginBulk(t.Context(), a, "b")
+		if first.err != nil {
+			t.Fatal(first.err)
+		}
+		first.s.Close()
+		first.s.Close()
+		second := <-beginBulk(t.Context(), a, "b")
+		if second.err != nil {
+			t.Fatal(second.err)
+		}
+		first.s.Close()
+		third := beginBulk(t.Context(), a, "b")
+		select {
+		case got := <-third:
+			t.Fatalf("the third did not wait for the second: %v", got.err)
+		default:
+		}
+		second.s.Close()
+		if got := <-third; got.err != nil {
+			t.Errorf("the third: %v", got.err)
+		} else {
+			got.s.Close()
+		}
+	})
+}
+
 // TestSnapshotThatWaitsEndsWithTheNode waits for a turn that does not come.
 func TestSnapshotThatWaitsEndsWithTheNode(t *testing.T) {
 	for name, end := range map[string]func(*end, context.CancelFunc) error{
