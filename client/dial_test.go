@@ -16,6 +16,7 @@ type fakeConn struct {
 	mu      sync.Mutex
 	lost    bool
 	rtt     time.Duration
+	loss    float64
 	changed chan struct{}
 	done    chan struct{}
 	once    sync.Once
@@ -28,7 +29,7 @@ func (c *fakeConn) OpenStream(context.Context) (Stream, error) {
 func (c *fakeConn) Line() (time.Duration, float64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.rtt, 0
+	return c.rtt, c.loss
 }
 func (c *fakeConn) Alive(ctx context.Context) error {
 	c.mu.Lock()
@@ -65,6 +66,7 @@ func (c *fakeConn) lose() {
 type town struct {
 	mu     sync.Mutex
 	takes  map[string]time.Duration
+	loses  map[string]float64 // on the way to each
 	dialed []string
 	moved  chan struct{} // closed and replaced when the network of this machine changes
 	conns  map[string][]*fakeConn
@@ -74,6 +76,7 @@ func (w *town) dial(ctx context.Context, at string, _ func(Conn)) (Conn, error) 
 	w.mu.Lock()
 	w.dialed = append(w.dialed, at)
 	takes, there := w.takes[at]
+	loss := w.loses[at]
 	w.mu.Unlock()
 	var answer <-chan time.Time
 	if there {
@@ -87,7 +90,7 @@ func (w *town) dial(ctx context.Context, at string, _ func(Conn)) (Conn, error) 
 		}
 		// It answered at the very moment it was given up.
 	}
-	c := &fakeConn{rtt: takes, changed: make(chan struct{}), done: make(chan struct{})}
+	c := &fakeConn{rtt: takes, loss: loss, changed: make(chan struct{}), done: make(chan struct{})}
 	w.mu.Lock()
 	w.conns[at] = append(w.conns[at], c)
 	w.mu.Unlock()
@@ -247,6 +250,31 @@ func (c *fakeConn) slow(rtt time.Duration) {
 	c.rtt = rtt
 }
 
+// spoil has a link lose packets.
+func (c *fakeConn) spoil(loss float64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.loss = loss
+}
+
+func TestALineThatLosesPacketsIsAsGoodAsALongerOne(t *testing.T) {
+	const rtt = 30 * time.Millisecond
+	inTown(t, map[string]time.Duration{"a": rtt, "b": rtt + 10*time.Millisecond, "c": rtt / 3}, func(w *town, c *Client) {
+		w.mu.Lock()
+		w.loses = map[string]float64{"c": 0.6} // 4 times as long
+		w.mu.Unlock()
+		at(t, c, time.Second, "a")
+		at(t, c, 2*time.Minute, "a")
+		w.conns["a"][0].spoil(0.1) // a half more: no reason to look
+		at(t, c, time.Hour, "a")
+		if len(w.dialed) != 3 {
+			t.Errorf("dialed %v, want each once", w.dialed)
+		}
+		w.conns["a"][0].spoil(0.4) // 3 times as long
+		at(t, c, time.Hour, "b")
+	})
+}
+
 func TestReadsGoOutEarlyOnlyWhileSomethingIsKnownToAnswer(t *testing.T) {
 	inTown(t, map[string]time.Duration{"a": time.Second}, func(w *town, c *Client) {
 		early := func(want bool) {
@@ -352,4 +380,37 @@ func TestAClientThatIsDownDialsWhenTheNetworkChanges(t *testing.T) {
 			t.Errorf("%d dials", n)
 		}
 	})
+}
+
+// Whoever has waited for a member is connected within the longest pause, and not at one moment with all others.
+func TestClientsThatWaitedForTheClusterDoNotComeAtOnce(t *testing.T) {
+	const clients, outage, step = 100, 20 * time.Minute, 100 * time.Millisecond
+	var came []time.Duration // since the member is back
+	var longest time.Duration
+	for range clients {
+		inTown(t, map[string]time.Duration{}, func(w *town, c *Client) {
+			longest = c.opts.MaxBackoff + c.opts.DialTimeout + 2*c.opts.HeadStart // a pause, and a round of dials that nobody answers
+			time.Sleep(outage)
+			w.mu.Lock()
+			w.takes["a"] = time.Millisecond
+			w.mu.Unlock()
+			back := time.Now()
+			for c.State().Endpoint == "" && time.Since(back) < time.Hour {
+				time.Sleep(step)
+			}
+			came = append(came, time.Since(back))
+		})
+	}
+	slices.Sort(came)
+	if late := came[clients-1]; late > longest+step {
+		t.Errorf("one came after %v, want %v at the most", late, longest)
+	}
+	most := 0
+	for i := range came { // a round takes between 23 and 38 s: within a second come three, with a deviation of two
+		n, _ := slices.BinarySearch(came[i:], came[i]+time.Second)
+		most = max(most, n)
+	}
+	if most > 20 {
+		t.Errorf("%d of %d came within a second", most, clients)
+	}
 }

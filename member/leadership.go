@@ -91,6 +91,38 @@ func (l *leadership) await(ctx context.Context) error {
 	}
 }
 
+// electionsMax bounds how long elections put off the end of a call's patience: two that came to nothing, as they do by chance.
+const electionsMax = 2 * leaderWait
+
+// patience is for how long a call has been turned away though there was a leader. The waiting for one does not count: what comes
+// of an election may be another one.
+type patience struct {
+	began  time.Time
+	since  time.Duration   // after began
+	leader <-chan struct{} // closed once it is another leader, or none, than when the call was tried last
+}
+
+func (l *leadership) patience() patience {
+	_, changed := l.get()
+	return patience{began: time.Now(), leader: changed}
+}
+
+// by notes that the call is tried with the leader that there is until changed is closed.
+func (p *patience) by(changed <-chan struct{}) {
+	if changed != p.leader && p.age() < electionsMax {
+		p.renew()
+	}
+	p.leader = changed
+}
+
+// renew has the call be tried from now on.
+func (p *patience) renew() { p.since = p.age() }
+
+// age is how long ago the call began.
+func (p *patience) age() time.Duration { return time.Since(p.began) }
+
+func (p *patience) spent() time.Duration { return p.age() - p.since }
+
 func noLeader(format string, args ...any) *kv.Error {
 	e := kv.Errorf(kv.NoLeader, "no leader: "+format+"; nothing was applied: try again, and if it stays so see "+
 		"which members of the cluster are up", args...)

@@ -69,12 +69,13 @@ const keeperRetry = 20 * time.Millisecond
 // askKeeper puts a LeaseKeepAlive or LeaseTTL to the leader, for as long as a call waits for one. To ask twice does no
 // harm.
 func (m *Member) askKeeper(ctx context.Context, op kv.Op) (kv.Lease, error) {
-	began := time.Now()
+	tried := m.leader.patience()
 	for {
 		if err := m.leader.await(ctx); err != nil {
 			return kv.Lease{}, err
 		}
 		now, changed := m.leader.get()
+		tried.by(changed) // a new leader takes office with its first entry
 		_, office := m.lessor.inOffice()
 		var l kv.Lease
 		var err error
@@ -86,7 +87,7 @@ func (m *Member) askKeeper(ctx context.Context, op kv.Op) (kv.Lease, error) {
 		if kv.CodeOf(err) != kv.NoLeader || ctx.Err() != nil {
 			return l, err
 		}
-		if time.Since(began) > leaderWait {
+		if tried.spent() > leaderWait {
 			return l, noLeader("nobody who keeps the time of leases answered for %s (%v)", leaderWait, err)
 		}
 		timer := time.NewTimer(keeperRetry)

@@ -167,9 +167,8 @@ func (m *Member) proposeAgain(ctx context.Context, entry []byte, repeatable bool
 	defer m.calls.Done()
 	m.metrics.pending.Add(1)
 	defer func() { m.metrics.ended(err) }()
-	began := time.Now()
-	tried := began // since when raft has turned it away
-	sent := false  // it may have been applied, whatever becomes of it now
+	tried := m.leader.patience()
+	sent := false // it may have been applied, whatever becomes of it now
 	refuse := func(why error) ([]byte, error) {
 		if sent {
 			why = unknown("the leader was lost, and sending the command again came to this: %v", why)
@@ -187,23 +186,25 @@ func (m *Member) proposeAgain(ctx context.Context, entry []byte, repeatable bool
 			return refuse(err)
 		}
 		_, changed := m.leader.get()
+		tried.by(changed)
 		rs, err := askHost(m, func(h *nodehost.Host) (*nodehost.RequestState, error) {
 			return h.Propose(m.session, entry, proposalTimeout)
 		})
 		if err == nil {
-			data, how, why := m.answer(ctx, rs, changed, repeatable && time.Since(began) < proposalTimeout/2)
+			data, how, why := m.answer(ctx, rs, changed, repeatable && tried.age() < proposalTimeout/2)
 			if how == known {
 				m.door.leave()
-				m.metrics.commitSeconds.Observe(time.Since(began).Seconds())
+				m.metrics.commitSeconds.Observe(tried.age().Seconds())
 				return data, why
 			}
 			err = errDropped
 			if how == missing {
-				sent, tried = true, time.Now()
+				sent = true
+				tried.renew()
 			}
 		}
 		m.door.leave()
-		if err := turnedAway(err, time.Since(tried)); err != nil {
+		if err := turnedAway(err, tried.spent()); err != nil {
 			return refuse(err)
 		}
 		if err := m.pause(ctx, changed); err != nil {

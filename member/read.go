@@ -106,10 +106,8 @@ func (m *Member) awaitRevision(ctx context.Context, q kv.Query) error {
 // readIndex returns once the replica has applied everything that was committed when it was called, as rounds ask it to.
 // Sent is told the time right before each attempt.
 func (m *Member) readIndex(ctx context.Context, sent func()) error {
-	began := time.Now()
-	tried := began // since when raft has turned it away though there was a leader
+	tried := m.leader.patience()
 	for {
-		_, before := m.leader.get()
 		if err := m.leader.await(ctx); err != nil {
 			return err
 		}
@@ -117,15 +115,13 @@ func (m *Member) readIndex(ctx context.Context, sent func()) error {
 			return err
 		}
 		_, changed := m.leader.get()
-		if changed != before && time.Since(began) < readElections {
-			tried = time.Now() // there was none: a new one takes no question before its term has an entry
-		}
+		tried.by(changed) // a new leader takes no question before its term has an entry
 		sent()
 		again, err := m.askIndex(ctx, changed)
 		if !again {
 			return err
 		}
-		if time.Since(tried) > leaderWait {
+		if tried.spent() > leaderWait {
 			return noLeader("a read was turned away for %s", leaderWait)
 		}
 		timer := time.NewTimer(readRetry)
@@ -141,10 +137,8 @@ func (m *Member) readIndex(ctx context.Context, sent func()) error {
 // A follower's question to its leader, or the answer, is lost when the connection that carries it ends, and raft does not
 // repeat it. So it is put again while no answer has come; any answer counts.
 const (
-	readAsks = 3
-	// readElections bounds how long elections put off the end of a read's patience: two that came to nothing, as they do by chance.
-	readElections = 2 * leaderWait
-	readAgain     = 900 * time.Millisecond
+	readAsks  = 3
+	readAgain = 900 * time.Millisecond
 	// readLate is how much later than it should raft may give a question up. Its clock stands still while the disk holds back
 	// a write of the log.
 	readLate = 500 * time.Millisecond

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 
@@ -107,7 +108,7 @@ func (t *tail) from(epoch kv.Epoch, revision int64) (batches []tailBatch, at int
 	if !t.running || t.epoch != epoch || revision <= t.base {
 		return nil, 0, false
 	}
-	i, _ := slices.BinarySearchFunc(t.batches, revision, func(b tailBatch, rev int64) int { return int(b.last - rev) })
+	i, _ := slices.BinarySearchFunc(t.batches, revision, func(b tailBatch, rev int64) int { return cmp.Compare(b.last, rev) })
 	batches = slices.Clone(t.batches[i:min(len(t.batches), i+tailStep)])
 	if i+len(batches) < len(t.batches) {
 		return batches, batches[len(batches)-1].last, true

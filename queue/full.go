@@ -45,8 +45,11 @@ func (q *Queue) room(o *op, by device) error {
 }
 
 // full says why there is no room for an op, nil if there is.
-func (q *Queue) full(o *op) error {
-	size, r := int64(o.size), &q.opts.Rules[o.rule]
+func (q *Queue) full(o *op) error { return q.fullBut(o, 0) }
+
+// fullBut is full if others of the op's rule that take so many bytes went.
+func (q *Queue) fullBut(o *op, freed int64) error {
+	size, r := int64(o.size)-freed, &q.opts.Rules[o.rule]
 	switch {
 	case q.bytes+size > q.opts.MaxBytes:
 		return kv.Errorf(kv.NoSpace, "queue: %d of %d bytes are in use (queue.max-bytes); nothing was stored: wait until it drains, or raise the limit", q.bytes, q.opts.MaxBytes)
@@ -58,27 +61,27 @@ func (q *Queue) full(o *op) error {
 
 // droppable reports whether an op on disk may be given up for another: it falls under the rule, and was surely not sent.
 func (q *Queue) droppable(o *op, rule int16) bool {
-	return o.durable && !o.skip && o.rule == rule && !o.state.Ended() && o.n > o.lane.handed
+	return o.durable && !o.skip && o.rule == rule && !o.state.Ended() && !o.lane.mayBeKnown(o)
 }
 
-// dropOldest gives up the oldest ops of the rule until there is room for o, or none is left.
+// dropOldest gives up the oldest ops of the rule until there is room for o, or none if all of them would not make it.
 func (q *Queue) dropOldest(o *op) error {
+	var old []*op
+	freed := int64(0)
 	for _, l := range q.lanes {
-		i, _ := l.find(l.handed + 1)
-		for i < len(l.pending) {
-			why := q.full(o)
-			if why == nil {
-				return nil
+		for i, _ := l.find(l.handed + 1); i < len(l.pending) && q.fullBut(o, freed) != nil; i++ {
+			if one := l.pending[i]; q.droppable(one, o.rule) {
+				old, freed = append(old, one), freed+int64(one.size)
 			}
-			if old := l.pending[i]; q.droppable(old, o.rule) {
-				q.drop(old, Discarded, "given up for a newer write: the queue was full (on-full: drop-oldest)")
-				i, _ = l.find(old.n + 1)
-				continue
-			}
-			i++
 		}
 	}
-	return q.full(o)
+	if why := q.fullBut(o, freed); why != nil {
+		return why
+	}
+	for _, one := range old {
+		q.drop(one, Discarded, "given up for a newer write: the queue was full (on-full: drop-oldest)")
+	}
+	return nil
 }
 
 // squeeze keeps of each key under the rule the newest op that is not sent yet.

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -88,6 +89,38 @@ func TestAFullQueueThatDropsGivesUpTheOldestOfItsOwnPrefix(t *testing.T) {
 	}
 	if kept := b.List(int(Conflict), ""); len(kept) > 0 {
 		t.Errorf("a write conflicts with one that was given up: %+v", kept)
+	}
+}
+
+// What was acknowledged is not given up for a write that is refused all the same.
+func TestNothingIsGivenUpForAWriteThatDoesNotFitEvenThen(t *testing.T) {
+	for name, bound := range map[string]func(o *Options){
+		"the queue's bound":  func(*Options) {},
+		"the prefix's bound": func(o *Options) { o.Rules[0].MaxBytes, o.MaxBytes = o.MaxBytes, maxBytesDefault },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCluster()
+			o := narrow(t.TempDir(), OnFullDropOldest, 10)
+			most := int(o.MaxBytes)
+			bound(&o)
+			b := start(t, c, o)
+			c.set(false, false)
+			for i := range 10 {
+				b.mustQueue(fmt.Sprint("q/", i), value(fmt.Sprint(i, " ")))
+			}
+			depth := b.Status().Depth
+			eventually(t, "the loss is noticed", func() bool { return b.Status().Down != "" }) // nothing is on its way
+			if _, err := b.put("q/large", strings.Repeat("v", most), kv.WriteQueue); kv.CodeOf(err) != kv.NoSpace {
+				t.Errorf("larger than all there is: %v", err)
+			}
+			if s := b.Status(); s.Depth != depth || len(b.List(int(Discarded), "")) != 10-depth {
+				t.Errorf("%d wait, %d are given up; want %d as before", s.Depth, len(b.List(int(Discarded), "")), depth)
+			}
+			b.mustQueue("q/large", strings.Repeat("v", most/2))
+			if s := b.Status(); s.Depth < 3 || s.Depth > 6 || s.Bytes > int64(most) {
+				t.Errorf("for one that takes half of it: %+v", s)
+			}
+		})
 	}
 }
 
@@ -341,6 +374,96 @@ func TestARolledBackLineIsNotAppliedAgain(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What another life of this disk has sent is not said to have been applied by nobody: not when its time is over, not when somebody
+// gives it up, and not for want of room.
+func TestARolledBackLineIsNotGivenUpUnasked(t *testing.T) {
+	for name, what := range map[string]func(b *box, ids []string){
+		"expired": func(*box, []string) { time.Sleep(2 * time.Hour) },
+		"discarded": func(b *box, ids []string) {
+			eventually(b.t, "it is known that the disk was rolled back", func() bool {
+				b.mu.Lock()
+				defer b.mu.Unlock()
+				return b.zoned()
+			})
+			for _, id := range ids {
+				if done, err := b.Discard(id); done || err != nil {
+					b.t.Errorf("discard %s: %v, %v, want the cluster asked first", id, done, err)
+				}
+			}
+		},
+		"no room": func(b *box, _ []string) {
+			eventually(b.t, "it is known that the disk was rolled back", func() bool {
+				b.mu.Lock()
+				defer b.mu.Unlock()
+				return b.zoned()
+			})
+			if _, err := b.put("q/none/b", strings.Repeat("v", 300), kv.WriteQueue); kv.CodeOf(err) != kv.NoSpace {
+				b.t.Errorf("a write for which there is room only in the place of what may be applied: %v", err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCluster()
+				dir, old := t.TempDir(), filepath.Join(t.TempDir(), "copy")
+				o := options(dir)
+				o.MaxBytes = 3 * (opOverhead + 100)
+				o.Rules = []Rule{{Prefix: []byte("q/"), Guard: GuardNone, Expires: time.Hour, OnFull: OnFullDropOldest}}
+				b := start(t, c, o)
+				if _, err := b.put("q/none/a", "0", kv.WriteAuto); err != nil {
+					t.Fatal(err)
+				}
+				b.crash() // a mark of its own: what comes now is surely not sent, as far as this disk knows
+				c.set(false, false)
+				b = start(t, c, o)
+				var ids []string
+				for i := range 3 {
+					ids = append(ids, b.mustQueue("q/none/a", fmt.Sprint("in line ", i)))
+				}
+				if err := os.CopyFS(old, os.DirFS(dir)); err != nil {
+					t.Fatal(err)
+				}
+				c.set(true, false)
+				eventually(t, "drained", func() bool { return b.Status().Depth == 0 })
+				b.crash()
+				o.Dir = old
+				late := &lateNext{cluster: c, free: make(chan struct{})}
+				b = start(t, late, o)
+				what(b, ids)
+				close(late.free)
+				eventually(t, "settled", func() bool { s := b.Status(); return s.Depth == 0 && s.Down == "" })
+				if got := c.log(); !slices.Equal(got, []string{"0", "in line 0", "in line 1", "in line 2"}) {
+					t.Errorf("applied %q", got)
+				}
+				for _, id := range ids {
+					if item, found, err := b.Get(id); err != nil || !found || item.State != Committed {
+						t.Errorf("%s: %v, %v, %v; want it committed, as it is", id, item.State, found, err)
+					}
+				}
+			})
+		})
+	}
+}
+
+// lateNext carries up what the queue asks about its numbers, and no write before it is free.
+type lateNext struct {
+	*cluster
+	free chan struct{}
+}
+
+func (l *lateNext) Do(ctx context.Context, cmd kv.Command) (kv.Result, error) {
+	if each, ok := cmd.Ops[0].(kv.Each); ok {
+		if skip, ok := each.Commands[0].Ops[0].(kv.Skip); !ok || skip.From == 1 {
+			select {
+			case <-l.free:
+			case <-ctx.Done():
+				return kv.Result{}, kv.Errorf(kv.OutcomeUnknown, "no answer in time")
+			}
+		}
+	}
+	return l.cluster.Do(ctx, cmd)
 }
 
 func TestWritersDoNotEachFindOutThatNothingComesBack(t *testing.T) {

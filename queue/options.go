@@ -73,7 +73,7 @@ const (
 	endsMax         = kv.OutcomeRing / 2 // outcomes of durable ops that may wait to be written down
 	keptMax         = 1024               // conflicts and the like that stay listed; beyond it the oldest goes
 	keptShare       = 4                  // of so many parts of MaxBytes what stays listed may take one
-	recentMax       = 1024               // settled ops that can still be asked for, until a restart
+	recentMax       = 1024               // settled ops that can still be asked for, until a restart, and as many that were given up
 	sendTimeout     = 10 * time.Second   // an attempt that takes longer counts as unanswered
 	drainShare      = 10                 // of so many batches one takes the lowest lane first
 	loadedBytes     = 8 * batchBytes     // commands of durable ops kept in memory, to spare reading them again

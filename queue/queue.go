@@ -45,8 +45,8 @@ type Queue struct {
 	retries   map[uint64]*op // the op in line with a retry key, by what is short for that; nil: none
 	keeping   map[*op]bool   // ops on their way to disk
 	kept      []*op          // ended ops that stay listed, oldest first
-	recent    []*op          // ended ops that are not kept: a ring of recentMax, so that a writer that asks later is answered
-	recentAt  int
+	recent    bygone         // ended ops that are not kept, so that a writer that asks later is answered
+	dropped   bygone         // of those the ones that were given up, which are listed too
 	ends      []record
 	depth     int              // durable pending ops
 	bytes     int64            // of those

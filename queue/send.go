@@ -200,7 +200,7 @@ func (q *Queue) weed(l *lane) {
 	now := time.Now().UnixMilli()
 	for _, o := range slices.Clone(l.pending[:min(len(l.pending), batchOps)]) {
 		switch {
-		case o.skip || o.n <= l.handed:
+		case o.skip || l.mayBeKnown(o):
 		case o.expires > 0 && now > o.expires:
 			q.giveUp(o, Expired, &kv.Error{Code: kv.UpstreamUnavailable, Detail: "the write could not be sent before it expired; nothing was applied"})
 		case o.guard == GuardSeen && o.durable && o.history != 0 && q.history != 0 && o.history != q.history:
@@ -451,12 +451,26 @@ func (q *Queue) finish(o *op, s State, out kv.Outcome) {
 // rememberEnd keeps a settled op for a while, without its value.
 func (q *Queue) rememberEnd(o *op) {
 	o.place = place{}
-	if len(q.recent) < recentMax {
-		q.recent = append(q.recent, o)
+	if o.state == Superseded || o.state == Discarded {
+		q.dropped.add(o)
 		return
 	}
-	q.recent[q.recentAt] = o
-	q.recentAt = (q.recentAt + 1) % recentMax
+	q.recent.add(o)
+}
+
+// bygone is the newest of the ops that have ended in some way, recentMax of them.
+type bygone struct {
+	ops []*op
+	at  int // the oldest, once there are as many
+}
+
+func (p *bygone) add(o *op) {
+	if len(p.ops) < recentMax {
+		p.ops = append(p.ops, o)
+		return
+	}
+	p.ops[p.at] = o
+	p.at = (p.at + 1) % recentMax
 }
 
 // keepListed lists an ended op until it is discarded or newer ones push it out.

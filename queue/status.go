@@ -116,8 +116,8 @@ func (q *Queue) listed(l *lane, after uint64) iter.Seq[*op] {
 			ended = append(ended, o)
 		}
 	}
-	for _, o := range q.recent {
-		if o.lane == l && o.n > after && (o.state == Superseded || o.state == Discarded) {
+	for _, o := range q.dropped.ops {
+		if o.lane == l && o.n > after {
 			ended = append(ended, o)
 		}
 	}
@@ -245,7 +245,7 @@ func (q *Queue) Discard(id string) (done bool, err error) {
 	case o.state.Ended():
 		q.kept = slices.DeleteFunc(q.kept, func(p *op) bool { return p == o })
 		q.forget(o)
-	case o.n > o.lane.handed:
+	case !o.lane.mayBeKnown(o):
 		q.giveUp(o, Discarded, &kv.Error{Code: kv.UpstreamUnavailable, Detail: "the write was discarded before it was sent; nothing was applied"})
 	default:
 		done = false
@@ -279,9 +279,11 @@ func (q *Queue) find(id string) *op {
 			return o
 		}
 	}
-	for _, o := range q.recent {
-		if o.n == n && o.lane.id == lane {
-			return o
+	for _, ended := range [][]*op{q.recent.ops, q.dropped.ops} {
+		for _, o := range ended {
+			if o.n == n && o.lane.id == lane {
+				return o
+			}
 		}
 	}
 	return nil
