@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -34,6 +35,7 @@ type flood struct {
 const held = 2000
 
 var floods = []flood{
+	{name: "nothing, the cores busy", free: true, run: func(ctx context.Context, f *flooder) { f.spin(ctx) }}, // what a busy machine alone does to the tail
 	{name: "new connections", run: func(ctx context.Context, f *flooder) { f.paced(ctx, 16, 10_000, f.comeAndGo) }},
 	{name: "idle connections", run: func(ctx context.Context, f *flooder) { f.hold(ctx, floodPlain, nil) }},
 	{name: "TLS handshakes", run: func(ctx context.Context, f *flooder) { f.paced(ctx, 64, 5_000, f.shake) }},
@@ -115,6 +117,19 @@ func (f *flooder) paced(ctx context.Context, workers, rate int, do func(ctx cont
 				if do(ctx, i) != nil && sleep(ctx, time.Millisecond) != nil {
 					return
 				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// spin keeps all cores busy, as far as nobody else wants them.
+func (f *flooder) spin(ctx context.Context) {
+	var wg sync.WaitGroup
+	for range runtime.NumCPU() {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				f.hits.Add(1)
 			}
 		})
 	}
