@@ -57,6 +57,26 @@ func noise(size int) string {
 	return string(b)
 }
 
+// TestAClusterStartsOnAThinLinkThatLoses has the first packet go over 50 kbit/s and 600 ms, with 3 % lost each way.
+func TestAClusterStartsOnAThinLinkThatLoses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := New(t, Options{Seed: 44, Loss: .03})
+		for _, a := range c.Nodes() {
+			for _, b := range c.Others(a) {
+				c.Net.Link(a.Name, b.Name).Delay(300 * time.Millisecond).Rate(50_000).Buffer(3 * time.Second)
+			}
+		}
+		began := time.Now()
+		c.Start()
+		took := time.Since(began)
+		w := c.wire()
+		t.Logf("all are ready and know each other after %s, %d kB and %d packets on all links", took, w.Bytes/1000, w.Packets)
+		if limit := 45 * time.Second; took > limit {
+			t.Errorf("it took %s, want %s at most", took, limit)
+		}
+	})
+}
+
 // TestSnapshotLeavesRoomOnAThinLink gives a member that lags a snapshot over 50 kbit/s and 600 ms, behind a modem that
 // holds back seconds. In one run of seventy the modem has no room for one or two heartbeats; most have no gap above 760 ms.
 func TestSnapshotLeavesRoomOnAThinLink(t *testing.T) {

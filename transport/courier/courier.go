@@ -99,11 +99,14 @@ const (
 
 	// Paths: enough for the congestion window of two packets to which a lossy one falls, and one more than one.
 	pathWindow = 3000
-	// pathLeast is how many bytes a second a path beyond minPaths is worth at least: its handshake takes 5 kB, a second of a link of
-	// 50 kbit/s.
+	// pathLeast is how many bytes a second, of those that arrive, a path beyond minPaths is worth at least: its handshake takes 5 kB, a
+	// second of a link of 50 kbit/s.
 	pathLeast = 4 << 10
-	minPaths  = 2
-	maxPaths  = 8
+	// farRTT is how long a round trip is of a link that may be a thin one. There the second path is only made for as much as one
+	// beyond it is elsewhere: with little to send one does as well, since copies leave an instant later.
+	farRTT   = 200 * time.Millisecond
+	minPaths = 2
+	maxPaths = 8
 	// idleAfter is how long paths stay that are no longer needed.
 	idleAfter = time.Minute
 )
@@ -115,9 +118,9 @@ type Courier struct {
 
 	mu       sync.Mutex
 	paths    []*path
-	number   uint64 // of the last datagram
-	flights  []flight
-	oldest   uint64 // number of the oldest flight that may still be open
+	number   uint64   // of the last datagram
+	flights  []flight // ring, by number
+	oldest   uint64   // number of the oldest flight that may still be open
 	waiting  []*message
 	bytes    int // in waiting
 	meter    lossMeter
@@ -142,7 +145,8 @@ type Courier struct {
 	looked   time.Time
 	lost     bool
 
-	rateBytes int
+	rateBytes int // sent, and of those known to have arrived, since rateSince
+	arrived   int
 	rateSince time.Time
 	need      int // paths, by the last measured rate
 	wanted    int
@@ -175,12 +179,18 @@ type flight struct {
 	number uint64
 	at     time.Time
 	held   []*message
+	size   int
 	open   bool // neither acknowledged nor lost
 	lost   bool
 }
 
-// maxFlights is how many datagrams are remembered: at 2,000 a second those of a quarter of a second.
-const maxFlights = 512
+// leastFlights and maxFlights are how many datagrams are remembered. What is lost is known two and a half round trips later, so there are more as
+// a long link with much to send asks for it, up to 5,000 a second at 600 ms, of 72 bytes each. One that is forgotten counts neither as lost nor as
+// arrived: with too few of them the measured loss is that of none, and no copies are made.
+const (
+	leastFlights = 512
+	maxFlights   = 8192
+)
 
 // Stats is what a courier has done. Bytes are of datagrams, without QUIC, UDP and IP.
 type Stats struct {

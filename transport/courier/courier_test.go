@@ -188,6 +188,39 @@ func TestLossDecidesTheCopies(t *testing.T) {
 	}
 }
 
+// TestLossIsSeenWhereMuchIsUnderWay sends 400 messages a second over 600 ms: a thousand datagrams are under way until the first of them is known to be lost.
+func TestLossIsSeenWhereMuchIsUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newPost(t, 1, Options{}), newPost(t, 2, Options{})
+		slowingLink(a, b, 600*time.Millisecond, losing(4, .05))
+		const count = 400 * 30
+		n, seen := uint64(0), 0.0
+		for range count {
+			n++
+			if !a.Send(numbered(n, 100), Sure) {
+				t.Fatal("not taken")
+			}
+			if n > count/2 {
+				seen += a.Stats().Loss / (count / 2)
+			}
+			time.Sleep(time.Second / 400)
+		}
+		if seen < .04 || seen > .06 {
+			t.Errorf("%.3f measured on average, want 0.05", seen)
+		}
+		time.Sleep(2 * lifeMax)
+		if b.count() != int(n) {
+			t.Errorf("%d of %d messages came", b.count(), n)
+		}
+		time.Sleep(2 * idleAfter)
+		a.Courier.mu.Lock()
+		defer a.Courier.mu.Unlock()
+		if kept := len(a.flights); kept > leastFlights {
+			t.Errorf("room for %d datagrams is kept at rest, want %d", kept, leastFlights)
+		}
+	})
+}
+
 func TestLevelIsLeftAtHalfTheLoss(t *testing.T) {
 	var m lossMeter
 	for range 1000 {
@@ -417,6 +450,50 @@ func TestPathsAreWantedWhileThereIsLossAndTraffic(t *testing.T) {
 			t.Errorf("%d are wanted %v after the end of the traffic", want, took)
 		}
 	})
+}
+
+// TestAPathIsMadeForWhatArrives loses 5 % on links of one path. A handshake takes as much as a thin link carries in seconds, and what is sent in
+// vain is no reason for one.
+func TestAPathIsMadeForWhatArrives(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		rtt   time.Duration
+		every time.Duration // between messages of 1,000 bytes
+		most  int           // datagrams a second that the link takes; 0: all
+		want  int
+	}{
+		{name: "near, a trickle", rtt: testRTT, every: time.Second, want: minPaths},
+		{name: "far, a trickle", rtt: 600 * time.Millisecond, every: time.Second},
+		{name: "far and thin, ten times what it takes", rtt: 600 * time.Millisecond, every: 50 * time.Millisecond, most: 3},
+		{name: "far, 40 kB a second in two copies", rtt: 600 * time.Millisecond, every: 50 * time.Millisecond, want: maxPaths},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a, b := newPost(t, 1, Options{}), newPost(t, 2, Options{})
+				unlucky := losing(9, .05)
+				var second time.Time
+				took := 0
+				slowingLink(a, b, tc.rtt, func() bool {
+					if now := time.Now().Truncate(time.Second); now != second {
+						second, took = now, 0
+					}
+					took++
+					return tc.most > 0 && took > tc.most || unlucky()
+				})
+				most := 0
+				for began := time.Now(); time.Since(began) < 2*time.Minute; time.Sleep(tc.every) {
+					a.Send(numbered(1, 1000), Sure) // refused when too many wait
+					most = max(most, a.Stats().Wanted)
+				}
+				if s := a.Stats(); s.Level == levelPlain {
+					t.Fatalf("the loss was not seen: %+v", s)
+				}
+				if most != tc.want {
+					t.Errorf("%d paths were wanted, want %d", most, tc.want)
+				}
+			})
+		})
+	}
 }
 
 func FuzzReceive(f *testing.F) {

@@ -26,23 +26,23 @@ func (l *slowing) SendDatagram(b []byte) error {
 
 func (l *slowing) Quality() Quality { return Quality{RTT: time.Duration(l.measured.Load())} }
 
-// slowingLink is a path each way between two couriers.
-func slowingLink(a, b *post, drop func() bool) (there, back *slowing) {
+// slowingLink is a path each way between two couriers, with a round trip that can change.
+func slowingLink(a, b *post, rtt time.Duration, drop func() bool) (there, back *slowing) {
 	there, back = &slowing{lane: lane{to: b, drop: drop}}, &slowing{lane: lane{to: a}}
 	for _, l := range []*slowing{there, back} {
-		l.oneWay.Store(int64(testRTT / 2))
-		l.measured.Store(int64(testRTT))
+		l.oneWay.Store(int64(rtt / 2))
+		l.measured.Store(int64(rtt))
 	}
 	a.Attach(there)
 	b.Attach(back)
-	time.Sleep(2 * testRTT)
+	time.Sleep(2 * rtt)
 	return there, back
 }
 
 func TestRoundTripIsMeasuredWhereAConnectionDoesNot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := newPost(t, 1, Options{}), newPost(t, 2, Options{})
-		there, back := slowingLink(a, b, nil)
+		there, back := slowingLink(a, b, testRTT, nil)
 		there.oneWay.Store(int64(300 * time.Millisecond))
 		back.oneWay.Store(int64(300 * time.Millisecond))
 		for n := range uint64(100) {
@@ -69,7 +69,7 @@ func TestRoundTripIsMeasuredWhereAConnectionDoesNot(t *testing.T) {
 func TestNothingIsCopiedOnACrowdedLink(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := newPost(t, 1, Options{}), newPost(t, 2, Options{})
-		there, _ := slowingLink(a, b, losing(5, .1))
+		there, _ := slowingLink(a, b, testRTT, losing(5, .1))
 		send := func(from uint64) uint64 {
 			before := a.Stats().Copies
 			for n := range uint64(300) {

@@ -84,6 +84,7 @@ func (c *Courier) settle(now time.Time, a account) {
 			continue
 		}
 		f.open = false
+		c.arrived += f.size
 		for _, m := range f.held {
 			c.finish(m)
 		}
@@ -117,8 +118,8 @@ func (c *Courier) sweep() {
 // expire finds the datagrams that were lost.
 func (c *Courier) expire(now time.Time) {
 	limit := lostAfterRetries * c.retryWait()
-	if c.oldest+maxFlights <= c.number {
-		c.oldest = c.number - maxFlights + 1
+	if kept := uint64(len(c.flights)); c.oldest+kept <= c.number {
+		c.oldest = c.number - kept + 1
 	}
 	for ; c.oldest <= c.number; c.oldest++ {
 		f := c.flight(c.oldest)

@@ -145,7 +145,7 @@ func (c *Courier) transmit(now time.Time, m *message, p *path, repeats bool) int
 	if repeats && c.meter.level >= levelRepeat && !c.crowded {
 		b, held = c.repeat(now, b, held)
 	}
-	c.fly(now, held)
+	c.fly(now, held, len(b))
 	p.used = c.number
 	c.rateBytes += len(b)
 	_ = p.SendDatagram(b) // one that has ended loses it, as any may
@@ -176,18 +176,36 @@ func (c *Courier) header() header {
 }
 
 // fly remembers a datagram under way.
-func (c *Courier) fly(now time.Time, held []*message) {
+func (c *Courier) fly(now time.Time, held []*message, size int) {
 	if c.flights == nil {
-		c.flights = make([]flight, maxFlights)
+		c.flights = make([]flight, leastFlights)
 	}
-	c.flights[c.number%maxFlights] = flight{number: c.number, at: now, held: held, open: true}
+	f := c.slot(c.number)
+	if f.open && now.Sub(f.at) < forgetAfter && len(c.flights) < maxFlights {
+		c.remember(2 * len(c.flights))
+		f = c.slot(c.number)
+	}
+	*f = flight{number: c.number, at: now, held: held, size: size, open: true}
 }
+
+// remember makes room for n datagrams, more than there are.
+func (c *Courier) remember(n int) {
+	former := c.flights
+	c.flights = make([]flight, n)
+	for _, f := range former {
+		if f.number > 0 {
+			*c.slot(f.number) = f
+		}
+	}
+}
+
+func (c *Courier) slot(number uint64) *flight { return &c.flights[number%uint64(len(c.flights))] }
 
 func (c *Courier) flight(number uint64) *flight {
 	if c.flights == nil {
 		return nil
 	}
-	if f := &c.flights[number%maxFlights]; f.number == number {
+	if f := c.slot(number); f.number == number {
 		return f
 	}
 	return nil

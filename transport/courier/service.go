@@ -81,7 +81,7 @@ func (c *Courier) service() time.Time {
 	sooner(c.ackAt)
 	c.expire(now)
 	c.plan(now)
-	if c.wanted > 0 {
+	if c.wanted > 0 || len(c.flights) > leastFlights {
 		sooner(now.Add(idleAfter / 4))
 	}
 	c.armed = next
@@ -117,15 +117,18 @@ func (c *Courier) attend(now time.Time, m *message) {
 // plan decides how many paths there should be.
 func (c *Courier) plan(now time.Time) {
 	if elapsed := now.Sub(c.rateSince); elapsed >= rateEvery {
-		rate := float64(c.rateBytes) / elapsed.Seconds()
-		c.rateBytes, c.rateSince = 0, now
-		c.need = min(max(int(min(rate*c.rtt.Seconds()/pathWindow, rate/pathLeast))+1, minPaths), maxPaths)
+		sent, arrived := float64(c.rateBytes)/elapsed.Seconds(), float64(c.arrived)/elapsed.Seconds()
+		c.rateBytes, c.arrived, c.rateSince = 0, 0, now
+		c.need = min(int(min(sent*c.rtt.Seconds()/pathWindow, arrived/pathLeast))+1, maxPaths)
 	}
-	want := 0
-	if c.meter.level > levelPlain && now.Sub(c.busy) < idleAfter {
+	want, idle := 0, now.Sub(c.busy) >= idleAfter
+	if c.meter.level > levelPlain && !idle {
 		want = max(c.need, minPaths)
 	}
-	if c.crowded {
+	if idle && len(c.flights) > leastFlights {
+		c.flights, c.oldest = nil, c.number+1
+	}
+	if c.crowded || c.rtt >= farRTT && c.need < minPaths {
 		want = min(want, c.wanted)
 	}
 	switch {
