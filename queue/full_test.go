@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -537,5 +538,33 @@ func TestAFullQueueRefusesAndKeepsWhatItHas(t *testing.T) {
 	}
 	if _, err := b.put("q/none/k", "room again", kv.WriteQueue); err != nil {
 		t.Errorf("after it drained: %v", err)
+	}
+}
+
+// Below its reserve nothing is queued, and what waits goes on.
+func TestBelowTheReserveOfTheDiskNothingIsQueued(t *testing.T) {
+	c := newCluster()
+	o := options(t.TempDir())
+	var free atomic.Int64
+	free.Store(11 << 20)
+	o.Free = func() (int64, int64) { return free.Load(), 10 << 20 }
+	b := start(t, c, o)
+	c.set(false, false)
+	b.mustQueue("q/none/a", "before")
+	free.Store(9 << 20)
+	for _, w := range []kv.Write{kv.WriteQueue, kv.WriteAuto} {
+		_, err := b.put("q/none/a", "below", w)
+		if kv.CodeOf(err) != kv.NoSpace || !strings.Contains(err.Error(), "9 MiB free") || !strings.Contains(err.Error(), "queue.disk-reserve") {
+			t.Errorf("got %v, want no-space that says how much there is and names the setting", err)
+		}
+	}
+	c.set(true, false)
+	eventually(t, "drained", func() bool { return b.Status().Depth == 0 })
+	free.Store(10 << 20)
+	if _, err := b.put("q/none/a", "after", kv.WriteAuto); err != nil {
+		t.Errorf("with room again: %v", err)
+	}
+	if got := c.log(); !slices.Equal(got, []string{"before", "after"}) {
+		t.Errorf("applied %q", got)
 	}
 }

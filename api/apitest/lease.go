@@ -336,5 +336,9 @@ func (n *node) keep(key string) (late bool, err error) {
 		}
 		last = asked
 	}
-	return false, nil
+	_, err = n.try(kv.LeaseRevoke{ID: id}) // or it ends beside other claims, and moves the revision that they go by
+	if kv.CodeOf(err) == kv.LeaseNotFound {
+		err = nil
+	}
+	return false, err
 }

@@ -43,19 +43,24 @@ const (
 
 func openMember(t *testing.T) api.Backend {
 	t.Helper()
+	m, _ := openMemberIn(t, filepath.Join(t.TempDir(), "member"))
+	return m
+}
+
+func openMemberIn(t *testing.T, dir string) (m *member.Member, stop func()) {
+	t.Helper()
 	began := time.Now()
-	m, err := member.Open(member.Config{Dir: filepath.Join(t.TempDir(), "member"), DiskReserve: -1,
-		Clock: func() time.Duration { return time.Since(began) * speed }})
+	m, err := member.Open(member.Config{Dir: dir, DiskReserve: -1, Clock: func() time.Duration { return time.Since(began) * speed }})
 	if err != nil {
 		t.Fatal(err)
 	}
-	run(t, m.Run)
+	stop = run(t, m.Run)
 	select {
 	case <-m.Ready():
 	case <-time.After(30 * time.Second):
 		t.Fatal("the member was not ready within 30 s")
 	}
-	return m
+	return m, stop
 }
 
 // cluster is a CA that issues identities to two endpoints on loopback.
@@ -70,7 +75,7 @@ func newCluster(t *testing.T) cluster {
 	return cluster{ca}
 }
 
-func (c cluster) endpoint(t *testing.T, role transport.Role) *transport.Endpoint {
+func (c cluster) endpoint(t *testing.T, role transport.Role, conn net.PacketConn) *transport.Endpoint {
 	t.Helper()
 	id, err := transport.NewIdentity()
 	if err != nil {
@@ -87,11 +92,6 @@ func (c cluster) endpoint(t *testing.T, role transport.Role) *transport.Endpoint
 	if id, err = id.WithCertificate(cert, c.ca.Certificate()); err != nil {
 		t.Fatal(err)
 	}
-	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close() })
 	ep, err := transport.New(transport.Config{Conn: conn, Identity: func() *transport.Identity { return id }})
 	if err != nil {
 		t.Fatal(err)
@@ -109,25 +109,43 @@ func upstream(t *testing.T, b api.Backend) *client.Client {
 // upstreamOf is upstream, and the number under which its node queues.
 func upstreamOf(t *testing.T, b api.Backend) (*client.Client, [16]byte) {
 	t.Helper()
+	return upstreamBy(t, b, socket(t))
+}
+
+// upstreamBy is upstreamOf by a socket of the asker's.
+func upstreamBy(t *testing.T, b api.Backend, conn net.PacketConn) (*client.Client, [16]byte) {
+	t.Helper()
 	c := newCluster(t)
-	server, asker := c.endpoint(t, transport.Member), c.endpoint(t, transport.Proxy)
+	server, asker := c.endpoint(t, transport.Member, socket(t)), c.endpoint(t, transport.Proxy, conn)
 	bridge.Serve(server, uplink.New(b, nil))
 	up, err := client.New(client.Options{Dial: bridge.Dial(asker), Endpoints: []string{server.Addr().String()}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	run(t, up.Run)
-	origin, err := kv.ParseNodeID(asker.Node())
+	return up, origin(t, asker)
+}
+
+// origin is the number under which the node of an endpoint queues.
+func origin(t *testing.T, ep *transport.Endpoint) [16]byte {
+	t.Helper()
+	id, err := kv.ParseNodeID(ep.Node())
 	if err != nil {
 		t.Fatal(err)
 	}
-	return up, origin
+	return id
 }
 
 func openProxy(t *testing.T, up proxy.Upstream, prefixes ...string) *proxy.Proxy {
 	t.Helper()
+	p, _ := openProxyIn(t, t.TempDir(), up, prefixes...)
+	return p
+}
+
+func openProxyIn(t *testing.T, dir string, up proxy.Upstream, prefixes ...string) (p *proxy.Proxy, stop func()) {
+	t.Helper()
 	began := time.Now()
-	o := proxy.Options{Upstream: up, Path: filepath.Join(t.TempDir(), "cache.db"), Clock: func() time.Duration { return time.Since(began) }}
+	o := proxy.Options{Upstream: up, Path: filepath.Join(dir, "cache.db"), Clock: func() time.Duration { return time.Since(began) }}
 	for _, p := range prefixes {
 		o.Prefixes = append(o.Prefixes, []byte(p))
 	}
@@ -135,28 +153,36 @@ func openProxy(t *testing.T, up proxy.Upstream, prefixes ...string) *proxy.Proxy
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := p.Close(); err != nil {
+	return p, ends(t, p.Run, p.Close)
+}
+
+// ends runs a part until the test ends or it is stopped, and then closes it.
+func ends(t *testing.T, part func(context.Context) error, close func() error) (stop func()) {
+	t.Helper()
+	end := run(t, part)
+	stop = sync.OnceFunc(func() {
+		end()
+		if err := close(); err != nil {
 			t.Error(err)
 		}
 	})
-	run(t, p.Run)
-	return p
+	t.Cleanup(stop)
+	return stop
 }
 
 func openQueue(t *testing.T, next queue.Next, origin [16]byte) *queue.Queue {
 	t.Helper()
-	q, err := queue.Open(next, queue.Options{Dir: filepath.Join(t.TempDir(), "queue"), Origin: origin, Rules: []queue.Rule{{Guard: queue.GuardNone}}})
+	q, _ := openQueueIn(t, t.TempDir(), next, origin)
+	return q
+}
+
+func openQueueIn(t *testing.T, dir string, next queue.Next, origin [16]byte) (q *queue.Queue, stop func()) {
+	t.Helper()
+	q, err := queue.Open(next, queue.Options{Dir: filepath.Join(dir, "queue"), Origin: origin, Rules: []queue.Rule{{Guard: queue.GuardNone}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := q.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	run(t, q.Run)
-	return q
+	return q, ends(t, q.Run, q.Close)
 }
 
 // keeps runs the contract suite on a kind of node.
@@ -165,42 +191,37 @@ func keeps(t *testing.T, open func(t *testing.T) api.Backend) {
 	apitest.Harness{Open: open, Second: second, IDs: true}.Run(t)
 }
 
-func TestAMemberKeepsTheContract(t *testing.T) { keeps(t, openMember) }
+func TestAMemberKeepsTheContract(t *testing.T) {
+	handled(t, func(t *testing.T) handle { return memberHandle(t) })
+}
 
 func TestAClientOfAnUplinkKeepsTheContract(t *testing.T) {
-	keeps(t, func(t *testing.T) api.Backend { return upstream(t, openMember(t)) })
+	handled(t, func(t *testing.T) handle { return clientHandle(t, openMember(t)) })
 }
 
 func TestAProxyKeepsTheContract(t *testing.T) {
 	for name, prefixes := range map[string][]string{"mirroring everything": {""}, "on demand": nil} {
 		t.Run(name, func(t *testing.T) {
-			keeps(t, func(t *testing.T) api.Backend {
-				p := openProxy(t, upstream(t, openMember(t)), prefixes...)
-				if len(prefixes) > 0 {
-					synced(t, p)
-				}
-				return p
-			})
+			handled(t, func(t *testing.T) handle { return proxyHandle(t, openMember(t), prefixes...) })
 		})
 	}
 }
 
-// A site's one box may talk to the cluster for all.
+// A site's one box may talk to the cluster for all. It is all the same which of the two links is lost.
 func TestAProxyBehindAProxyKeepsTheContract(t *testing.T) {
 	for name, prefixes := range map[string][]string{"mirroring everything": {""}, "on demand": nil} {
-		t.Run(name, func(t *testing.T) {
-			keeps(t, func(t *testing.T) api.Backend {
-				b := openMember(t)
-				for range 2 {
-					p := openProxy(t, upstream(t, b), prefixes...)
-					if len(prefixes) > 0 {
-						synced(t, p)
+		for _, lost := range []string{"the upper link", "the lower link"} {
+			t.Run(name+", "+lost, func(t *testing.T) {
+				handled(t, func(t *testing.T) handle {
+					upper := proxyHandle(t, openMember(t), prefixes...)
+					lower := proxyHandle(t, upper.node, prefixes...)
+					if lost == "the upper link" {
+						lower.isolate = upper.isolate
 					}
-					b = p
-				}
-				return b
+					return lower
+				})
 			})
-		})
+		}
 	}
 }
 
@@ -218,10 +239,6 @@ func TestAQueueInFrontOfAMemberKeepsTheContract(t *testing.T) {
 }
 
 func TestAQueueInFrontOfAProxyKeepsTheContract(t *testing.T) {
-	apitest.Harness{Queue: true, IDs: true, Second: second, Open: func(t *testing.T) api.Backend {
-		up, origin := upstreamOf(t, openMember(t))
-		p := openProxy(t, up, "")
-		synced(t, p)
-		return openQueue(t, p, origin)
-	}}.Run(t)
+	h := handles{Harness: apitest.Harness{Queue: true}}
+	h.run(t, func(t *testing.T) handle { return queueHandle(t, proxyHandle(t, openMember(t), "")) })
 }

@@ -166,7 +166,8 @@ func (b *box) start() {
 		b.w.t.Fatal(err)
 	}
 	b.q, err = queue.Open(b.p, queue.Options{Dir: filepath.Join(b.dir, "queue"), Origin: origin,
-		Rules: []queue.Rule{{Prefix: []byte("q/")}, {Prefix: []byte("s/"), Guard: queue.GuardNone, Lane: kv.LaneNormal}}})
+		Rules: []queue.Rule{{Prefix: []byte("q/")}, {Prefix: []byte("s/"), Guard: queue.GuardNone, Lane: kv.LaneNormal},
+			{Prefix: []byte("e/"), Guard: queue.GuardNone, Lane: kv.LaneBulk, Expires: 20 * time.Second}}})
 	if err != nil {
 		b.w.t.Fatal(err)
 	}

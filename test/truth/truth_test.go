@@ -176,6 +176,7 @@ func (w *world) run(span time.Duration) {
 		for i := range foreign {
 			keys = append(keys, fmt.Sprint("x/", i))
 		}
+		keys = append(keys, "e/0") // whose writes expire
 		for range 2 {
 			busy(time.Second, func() { b.read(keys[w.n(len(keys))]) })
 		}
@@ -183,6 +184,7 @@ func (w *world) run(span time.Duration) {
 			busy(4*time.Second, func() { b.write(own) })
 		}
 		busy(3*time.Second, func() { b.write(keys[w.n(5)]) })
+		busy(5*time.Second, func() { b.write("e/0") })
 		busy(20*time.Second, b.repeat)
 		busy(10*time.Minute, func() { b.look(true) })
 		devices.Go(func() { b.watch(ctx, "m/") })
