@@ -194,3 +194,30 @@ func TestAListSaysUpToWhereItIsWhole(t *testing.T) {
 		close(l.gate)
 	})
 }
+
+// A list that says nothing of its age is as of one revision: one that meets a write of this node which the feed has not brought is asked for
+// upstream. Here that write ends between the round that the list takes and the look into the cache.
+func TestAListThatMeetsAnOwnWriteIsOfOneRevision(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := late{newLink(), make(chan struct{})}
+		put(t, l.link, "k/1", "old")
+		rev := put(t, l.link, "k/2", "old")
+		p, shut := openWith(t, l.link, t.TempDir(), func(o *Options) {
+			o.Upstream, o.Self.Node, o.Prefixes = l, feeds, [][]byte{[]byte("k/")}
+		})
+		defer shut()
+		time.Sleep(time.Second)
+		put(t, l.link, "k/1", "by another")
+		now := put(t, p, "k/2", "own")
+		key, end := kv.PrefixRange([]byte("k/"))
+		r := kv.Range{Key: key, End: end}
+		page, err := p.local(t.Context(), kv.Query{Ops: []kv.Op{r}}, r, 0, rev) // as of a round that found rev
+		if err != nil {
+			t.Fatal(err)
+		}
+		if kvs := page.Ops[0].KVs; page.Revision != now || page.Source != kv.SourceUpstream || string(kvs[0].Value) != "by another" || string(kvs[1].Value) != "own" {
+			t.Errorf("a list of %s at revision %d from %v has %s and %s; want %d, by another and own", r.Key, page.Revision, page.Source, kvs[0].Value, kvs[1].Value, now)
+		}
+		close(l.gate)
+	})
+}
