@@ -48,8 +48,16 @@ func (m *Member) Alive(ctx context.Context) error {
 
 // raftAnswers asks raft's loop for entries that no log has: it says so at once, from memory, whatever it knows of others.
 func (m *Member) raftAnswers(ctx context.Context) error {
-	asked, err := askHost(m, func(h *nodehost.Host) (*nodehost.RequestState, error) {
-		return h.QueryRaftLog(shardID, math.MaxUint64-1, math.MaxUint64, 1)
+	answered := make(chan struct{})
+	_, err := askHost(m, func(h *nodehost.Host) (*nodehost.RequestState, error) {
+		asked, err := h.QueryRaftLog(shardID, math.MaxUint64-1, math.MaxUint64, 1)
+		if err == nil {
+			m.askingRaft.Go(func() {
+				<-asked.ResultC()
+				close(answered)
+			})
+		}
+		return asked, err
 	})
 	switch {
 	case errors.Is(err, nodehost.ErrSystemBusy):
@@ -58,7 +66,7 @@ func (m *Member) raftAnswers(ctx context.Context) error {
 		return nil //nolint:nilerr // see above
 	}
 	select {
-	case <-asked.ResultC():
+	case <-answered:
 		return nil
 	case <-m.halt.done:
 		return nil

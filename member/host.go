@@ -226,11 +226,14 @@ func (m *Member) requestSnapshot(how nodehost.SnapshotOption) (*nodehost.Request
 	})
 }
 
-// closeHost ends the host, once nobody asks it anything any more; see askHost.
+// closeHost ends the host, once nobody asks it anything any more; see askHost. What raft's loop was asked has to be answered first: an
+// answer to a question that the end has taken back is a panic of the library. It comes as soon as the loop goes round, for which
+// the end would have to wait too.
 func (m *Member) closeHost() {
 	m.hostOpen.Lock()
 	m.hostClosed = true
 	m.hostOpen.Unlock()
+	m.askingRaft.Wait()
 	if m.host != nil {
 		m.host.Close()
 	}

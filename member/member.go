@@ -79,6 +79,7 @@ type Member struct {
 
 	hostOpen   sync.RWMutex // held while the host is asked; see askHost
 	hostClosed bool
+	askingRaft sync.WaitGroup // questions to raft's loop; see closeHost
 
 	mu      sync.Mutex
 	started bool
