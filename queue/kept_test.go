@@ -52,9 +52,9 @@ func TestOfConflictsTheNewestStayListed(t *testing.T) {
 			if tc.stay > 0 {
 				n += tc.stay
 			}
-			ids := make([]string, n)
-			for i := range ids { // one after the other: the first is the oldest
-				ids[i] = b.mustQueue(fmt.Sprintf("q/%04d", i), strings.Repeat("v", tc.size))
+			ids := make([]string, 0, n+1)
+			for i := range n { // one after the other: the first is the oldest
+				ids = append(ids, b.mustQueue(fmt.Sprintf("q/%04d", i), strings.Repeat("v", tc.size)))
 				c.others(fmt.Sprintf("q/%04d", i), "theirs")
 			}
 			c.set(true, false)

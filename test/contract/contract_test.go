@@ -157,12 +157,12 @@ func openProxyIn(t *testing.T, dir string, up proxy.Upstream, prefixes ...string
 }
 
 // ends runs a part until the test ends or it is stopped, and then closes it.
-func ends(t *testing.T, part func(context.Context) error, close func() error) (stop func()) {
+func ends(t *testing.T, part func(context.Context) error, finish func() error) (stop func()) {
 	t.Helper()
 	end := run(t, part)
 	stop = sync.OnceFunc(func() {
 		end()
-		if err := close(); err != nil {
+		if err := finish(); err != nil {
 			t.Error(err)
 		}
 	})
@@ -192,7 +192,7 @@ func keeps(t *testing.T, open func(t *testing.T) api.Backend) {
 }
 
 func TestAMemberKeepsTheContract(t *testing.T) {
-	handled(t, func(t *testing.T) handle { return memberHandle(t) })
+	handled(t, memberHandle)
 }
 
 func TestAClientOfAnUplinkKeepsTheContract(t *testing.T) {
