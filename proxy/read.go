@@ -235,7 +235,7 @@ func (p *Proxy) localKey(ctx context.Context, q kv.Query, r kv.Range, age time.D
 		p.opts.Log.Error("cache cannot be read; the answer is fetched instead", "key", string(r.Key), "error", err)
 		return p.fetch(ctx, q)
 	}
-	epoch, newest := p.seen()
+	epoch, _ := p.seen()
 	if !covered || f.Span.Revision < least || f.Epoch != epoch {
 		return p.fetch(ctx, q)
 	}
@@ -253,7 +253,7 @@ func (p *Proxy) localKey(ctx context.Context, q kv.Query, r kv.Range, age time.D
 	}
 	page := kv.Page{Header: kv.Header{Epoch: epoch, Revision: f.Span.Revision}, Source: kv.SourceCache, Age: age, Ops: a.Ops()}
 	if f.KV != nil {
-		page.Revision = min(max(f.Span.Revision, f.KV.ModRevision), max(newest, f.Span.Revision))
+		page.Revision = max(page.Revision, f.KV.ModRevision) // an own write, or from the journal of a process that was killed
 	}
 	p.met.hits.Inc()
 	return page, nil

@@ -221,3 +221,30 @@ func TestAListThatMeetsAnOwnWriteIsOfOneRevision(t *testing.T) {
 		close(l.gate)
 	})
 }
+
+// What the feed brought last was not written down as a whole revision when the process was killed. Offline it is shown all the same,
+// by the next process and the one after that, as of the revision that it was changed at.
+func TestAKeyIsNotShownAsOfBeforeItsChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLink()
+		put(t, l, "k/1", "one")
+		dir := t.TempDir()
+		p, shut := open(t, l, dir, "k/")
+		synctest.Wait()
+		rev := put(t, l, "k/2", "by another")
+		synctest.Wait()
+		for life := range 3 {
+			page, v, err := get(p, "k/2", local)
+			if err != nil || v != "by another" || page.Revision < rev || page.Ops[0].KVs[0].ModRevision != rev {
+				t.Errorf("life %d: %q as of revision %d, %v; changed at %d", life, v, page.Revision, err, rev)
+			}
+			dir = crash(t, dir)
+			shut()
+			if life == 0 {
+				l.setCut(true)
+			}
+			p, shut = open(t, l, dir, "k/")
+		}
+		shut()
+	})
+}
