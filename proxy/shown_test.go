@@ -170,55 +170,53 @@ func shownOnce(t *testing.T, mirror, change string, underWay bool, show func(*te
 	}
 }
 
-// A list that has a write of this node which the feed has not brought says how far it is otherwise.
-func TestAListSaysUpToWhereItIsWhole(t *testing.T) {
+// ownAhead opens a proxy whose feed has come to revision fed, where k/1 and k/2 are "old", and brings nothing any more. Since then another node has
+// written k/1, and this one k/2 at revision own.
+func ownAhead(t *testing.T, check func(p *Proxy, all kv.Range, fed, own int64)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		l := late{newLink(), make(chan struct{})}
 		put(t, l.link, "k/1", "old")
-		rev := put(t, l.link, "k/2", "old")
+		fed := put(t, l.link, "k/2", "old")
 		p, shut := openWith(t, l.link, t.TempDir(), func(o *Options) {
 			o.Upstream, o.Self.Node, o.Prefixes = l, feeds, [][]byte{[]byte("k/")}
 		})
 		defer shut()
 		time.Sleep(time.Second)
 		put(t, l.link, "k/1", "by another")
-		put(t, p, "k/2", "own")
+		own := put(t, p, "k/2", "own")
 		key, end := kv.PrefixRange([]byte("k/"))
-		page, err := p.Read(t.Context(), kv.Query{MaxAge: kv.Unlimited, LocalOnly: true, Ops: []kv.Op{kv.Range{Key: key, End: end}}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if kvs := page.Ops[0].KVs; page.Revision != rev || string(kvs[0].Value) != "old" || string(kvs[1].Value) != "own" {
-			t.Errorf("a list at revision %d has %s and %s; want %d, old and own", page.Revision, kvs[0].Value, kvs[1].Value, rev)
-		}
+		check(p, kv.Range{Key: key, End: end}, fed, own)
 		close(l.gate)
+	})
+}
+
+// A list that has a write of this node which the feed has not brought says how far it is otherwise.
+func TestAListSaysUpToWhereItIsWhole(t *testing.T) {
+	ownAhead(t, func(p *Proxy, all kv.Range, fed, _ int64) {
+		page, err := p.Read(t.Context(), kv.Query{MaxAge: kv.Unlimited, LocalOnly: true, Ops: []kv.Op{all}})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if kvs := page.Ops[0].KVs; page.Revision != fed || string(kvs[0].Value) != "old" || string(kvs[1].Value) != "own" {
+			t.Errorf("a list at revision %d has %s and %s; want %d, old and own", page.Revision, kvs[0].Value, kvs[1].Value, fed)
+		}
 	})
 }
 
 // A list that says nothing of its age is as of one revision: one that meets a write of this node which the feed has not brought is asked for
 // upstream. Here that write ends between the round that the list takes and the look into the cache.
 func TestAListThatMeetsAnOwnWriteIsOfOneRevision(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := late{newLink(), make(chan struct{})}
-		put(t, l.link, "k/1", "old")
-		rev := put(t, l.link, "k/2", "old")
-		p, shut := openWith(t, l.link, t.TempDir(), func(o *Options) {
-			o.Upstream, o.Self.Node, o.Prefixes = l, feeds, [][]byte{[]byte("k/")}
-		})
-		defer shut()
-		time.Sleep(time.Second)
-		put(t, l.link, "k/1", "by another")
-		now := put(t, p, "k/2", "own")
-		key, end := kv.PrefixRange([]byte("k/"))
-		r := kv.Range{Key: key, End: end}
-		page, err := p.local(t.Context(), kv.Query{Ops: []kv.Op{r}}, r, 0, rev) // as of a round that found rev
+	ownAhead(t, func(p *Proxy, all kv.Range, fed, own int64) {
+		page, err := p.local(t.Context(), kv.Query{Ops: []kv.Op{all}}, all, 0, fed) // as of a round that found fed
 		if err != nil {
-			t.Fatal(err)
+			t.Error(err)
+			return
 		}
-		if kvs := page.Ops[0].KVs; page.Revision != now || page.Source != kv.SourceUpstream || string(kvs[0].Value) != "by another" || string(kvs[1].Value) != "own" {
-			t.Errorf("a list of %s at revision %d from %v has %s and %s; want %d, by another and own", r.Key, page.Revision, page.Source, kvs[0].Value, kvs[1].Value, now)
+		if kvs := page.Ops[0].KVs; page.Revision != own || page.Source != kv.SourceUpstream || string(kvs[0].Value) != "by another" || string(kvs[1].Value) != "own" {
+			t.Errorf("a list at revision %d from %v has %s and %s; want %d, by another and own", page.Revision, page.Source, kvs[0].Value, kvs[1].Value, own)
 		}
-		close(l.gate)
 	})
 }
 
