@@ -181,8 +181,9 @@ func (n *Net) ServeConn(ctx context.Context, node string, c Conn) {
 	select {
 	case <-n.serving:
 		err = l.run(ctx)
-		p.detach(l)
-		p.hush.end()
+		if p.detach(l) {
+			p.hush.end()
+		}
 		n.metrics.dropped("link", l.closeQueues())
 		n.unreachable(p)
 	default: // it has ended before
@@ -265,11 +266,13 @@ func (c *connection) SendMessageBatch(batch pb.MessageBatch) error {
 }
 
 func (c *connection) send(batch pb.MessageBatch) error {
+	if batch.Requests = c.net.hold(c.peer, batch.Requests); len(batch.Requests) == 0 {
+		return nil
+	}
 	l, err := c.peer.usable()
 	if err != nil {
 		return err
 	}
-	batch.Requests = c.net.hold(c.peer, batch.Requests)
 	for i, requests := range byLane(batch.Requests) {
 		if len(requests) == 0 {
 			continue
