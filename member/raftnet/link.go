@@ -55,6 +55,13 @@ func (l *link) rtt() time.Duration {
 	return rtt
 }
 
+// broad reports whether a link is long, loses packets and is known to carry more than a stream does there. Nothing is put behind what a
+// stream has there, which would never catch up: it leaves as a whole later, in datagrams or in slices.
+func (l *link) broad() bool {
+	rtt, loss, ok := l.peer.post.Link()
+	return ok && rtt >= paceNear && loss >= nearLoss && l.peer.burst() > 0
+}
+
 func (l *link) closeQueues() (dropped int) {
 	for _, q := range l.queues {
 		dropped += q.close()

@@ -131,12 +131,20 @@ func (p *peer) mail(lane kind, messages []pb.Message) (left []pb.Message) {
 	if !ok || rtt < nearRTT && loss < nearLoss {
 		return messages
 	}
-	parts := 1
-	if loss >= nearLoss && rtt < paceNear { // on a longer one, which may be thin, long batches have a pace
+	parts, most := 1, 0
+	switch {
+	case loss < nearLoss:
+	case rtt < paceNear:
 		parts = maxParts
+	default: // a longer one may be thin: there long batches have a pace, unless it is known to carry them
+		most = p.burst()
+		parts = min(max(most/p.post.MaxMessage(), 1), maxParts)
 	}
 	if p.mailOne(lane, messages, parts) {
 		return nil
+	}
+	if lane == kindLog && most > 0 {
+		messages = cutLong(messages, parts*p.post.MaxMessage()/2, most)
 	}
 	if len(messages) == 1 {
 		return messages
@@ -177,6 +185,59 @@ func (p *peer) mailOne(lane kind, messages []pb.Message, parts int) bool {
 		return false
 	}
 	return p.dispatch(out, byte(lane), body, care, messages)
+}
+
+const (
+	// burstLeast is how many bytes of messages a second a link of paceNear and more is known to carry that is none of the thin ones: about
+	// 200 kbit/s, with a copy of each.
+	burstLeast = 12 << 10
+	burstTakes = 500 * time.Millisecond
+	// entryOverhead is more than an entry takes beside its command.
+	entryOverhead = 64
+)
+
+// burst is how many bytes of entries may be sent at once on a long link: what it is known to carry within burstTakes; none if it may be a thin one.
+func (p *peer) burst() int {
+	carries := p.post.Carries()
+	if carries < burstLeast {
+		return 0
+	}
+	return int(carries * burstTakes.Seconds())
+}
+
+// cutLong makes several messages of one that has more than most bytes of entries, as a leader does that sends them one after the other, if
+// there are at most all bytes.
+func cutLong(messages []pb.Message, most, all int) (cut []pb.Message) {
+	size := 0
+	for _, m := range messages {
+		for _, e := range m.Entries {
+			size += entryOverhead + len(e.Cmd)
+		}
+	}
+	if size <= most || size > all {
+		return messages
+	}
+	for _, m := range messages {
+		from, size := 0, 0
+		for i, e := range m.Entries {
+			n := entryOverhead + len(e.Cmd)
+			if size += n; size > most && i > from {
+				cut = append(cut, part(m, from, i))
+				from, size = i, n
+			}
+		}
+		cut = append(cut, part(m, from, len(m.Entries)))
+	}
+	return cut
+}
+
+// part is the message with the entries from i to j of m.
+func part(m pb.Message, i, j int) pb.Message {
+	if i > 0 {
+		m.LogIndex, m.LogTerm = m.Entries[i-1].Index, m.Entries[i-1].Term
+	}
+	m.Entries = m.Entries[i:j:j]
+	return m
 }
 
 // long reports whether the commands of messages alone have more bytes than a letter.

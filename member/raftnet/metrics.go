@@ -35,7 +35,7 @@ func newMetrics(mail func() map[string]courier.Stats, bulk func() map[string]Bul
 		}, []string{"outcome"}),
 		drops: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "holdfast", Subsystem: "raftnet", Name: "dropped_total",
-			Help: "What was dropped, by reason: batches (queue_full, link, overtaken, repeated, ancient, refused), snapshots (snapshot, no_room), questions (ask, asks_full), streams of neither (refused, streams_full), connections of copies (copied).",
+			Help: "What was dropped, by reason: batches (queue_full, behind, link, overtaken, repeated, ancient, refused), snapshots (snapshot, no_room), questions (ask, asks_full), streams of neither (refused, streams_full), connections of copies (copied).",
 		}, []string{"reason"}),
 	}
 }

@@ -286,6 +286,11 @@ func (c *connection) send(batch pb.MessageBatch) error {
 			}
 			batch.Requests = requests
 		}
+		if busy && l.broad() {
+			c.net.metrics.dropped("behind", 1)
+			c.net.unreachable(c.peer)
+			continue
+		}
 		if !busy {
 			batch.Requests = c.peer.mail(lane, requests)
 		}

@@ -10,7 +10,8 @@ import (
 
 // A letter that is longer than a datagram goes in parts, if it has few: on a link that loses packets each is sent in copies and
 // again as any message is, so that entries of some kilobytes take one round trip as small ones do. What is longer goes over a stream,
-// which does not pay for copies, and so does all of it on a link that may be a thin one: there it has a pace.
+// which does not pay for copies, and so does all of it on a link that may be a thin one: there it has a pace. A long link that is known to carry
+// more is none of those; see burst.
 //
 // A part is kindPart, the number of the letter among those in parts (uvarint), which part it is and how many there are (1 byte
 // each), and its bytes.

@@ -19,7 +19,8 @@ import (
 // 5 % and 50 ms a value of 1 MiB takes ten seconds. There such a batch is cut into slices, which go over connections of their
 // own, those for bulk, each taken by whichever connection has room; what a slow one holds up goes over another one too. The next batch
 // waits until the peer has said that it has all of it. Where that does not work the whole batch goes over the stream of its lane,
-// under the same number: the peer takes the first that is whole.
+// under the same number: the peer takes the first that is whole. On a long link, which may be a thin one, it is done where what has arrived lately
+// shows that it is not.
 //
 // Slices are on a stream that both sides write: a hello, the number of the batch in its lane, the bytes of the frame that it would be
 // on that lane (4), and frames of slices: which one (4 bytes), and its bytes, sliceSize but for the last. Frames the other way are
@@ -84,7 +85,12 @@ type slicing struct {
 func (l *link) slice(ctx context.Context, s *slicing, number uint64, frame []byte) bool {
 	body := frame[frameHeader:]
 	rtt, loss, ok := l.peer.post.Link()
-	if len(body) < sliceLeast || !ok || loss < nearLoss || rtt < nearRTT || rtt >= paceNear ||
+	trip, thin := float64(sliceFirstTrip), false
+	if rtt >= paceNear {
+		carries := l.peer.post.Carries()
+		trip, thin = carries*rtt.Seconds(), carries < burstLeast
+	}
+	if len(body) < sliceLeast || !ok || loss < nearLoss || rtt < nearRTT || thin ||
 		min(l.peer.post.Dialect(), l.net.opts.Dialect) < dialectSlices || time.Now().Before(s.until) {
 		return false
 	}
@@ -92,7 +98,7 @@ func (l *link) slice(ctx context.Context, s *slicing, number uint64, frame []byt
 		s.wanted = n
 		l.wantSlices(n)
 	}
-	l.peer.pace.begin(time.Now(), rtt, sliceFirstTrip, 0)
+	l.peer.pace.begin(time.Now(), rtt, trip, 0)
 	defer l.peer.pace.end()
 	b := l.cut(number, body, rtt)
 	some, whole := b.send(ctx)

@@ -121,6 +121,44 @@ func TestCommitTakesOneRoundTripUnderLoss(t *testing.T) {
 	}
 }
 
+// TestWritesKeepUpOnALongLink: what a long link does not bring in time is sent again so that it comes, and is not behind for good.
+func TestWritesKeepUpOnALongLink(t *testing.T) {
+	for i, l := range []struct {
+		name string
+		rtt  time.Duration
+		rate int
+		long bool
+	}{
+		{"250 ms, 200 a second", 250 * time.Millisecond, 200, false},
+		{"600 ms, 60 a second", 600 * time.Millisecond, 60, true},
+	} {
+		if l.long && !long() {
+			continue
+		}
+		t.Run(l.name, func(t *testing.T) {
+			seed := uint64(300 + i) //nolint:gosec // few
+			synctest.Test(t, func(t *testing.T) {
+				c := New(t, Options{Seed: seed, Delay: l.rtt / 2})
+				c.Start()
+				leader := c.Leader()
+				for _, a := range c.Nodes() {
+					for _, b := range c.Others(a) {
+						c.Net.Link(a.Name, b.Name).Loss(.03)
+					}
+				}
+				took := writeAt(t, leader, 20*l.rate, time.Second/time.Duration(l.rate)) // from one moment to the next
+				t.Log(took)
+				if p90, p999 := took.quantile(.9), took.quantile(.999); p90 > 2*l.rtt || p999 > 6*l.rtt {
+					t.Errorf("p90 %s, p99.9 %s, want 2 and 6 round trips at most", p90, p999)
+				}
+				if t.Failed() {
+					took.keep(t, seed)
+				}
+			})
+		})
+	}
+}
+
 func (f floor) hold(t *testing.T, seed uint64) {
 	synctest.Test(t, func(t *testing.T) {
 		c := New(t, Options{Seed: seed, Delay: floorRTT / 2})

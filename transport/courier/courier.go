@@ -96,6 +96,7 @@ const (
 
 	qualityEvery = 100 * time.Millisecond
 	rateEvery    = time.Second
+	carriedSpan  = 10 * time.Second
 
 	// Paths: enough for the congestion window of two packets to which a lossy one falls, and one more than one.
 	pathWindow = 3000
@@ -145,6 +146,8 @@ type Courier struct {
 	looked   time.Time
 	lost     bool
 
+	carried   [2]float64 // most bytes a second that arrived in a rateEvery of this carriedSpan and of the one before, without a queue
+	carriedAt time.Time
 	rateBytes int // sent, and of those known to have arrived, since rateSince
 	arrived   int
 	rateSince time.Time
@@ -263,6 +266,15 @@ func (c *Courier) Link() (rtt time.Duration, loss float64, ok bool) {
 		loss = max(loss, c.meter.share)
 	}
 	return c.rtt, loss, len(c.paths) > 0 && !c.lost
+}
+
+// Carries is how many bytes of messages a second the link carries at least, with the copies that go along now: the most that arrived in
+// one of the last ten to twenty seconds in which it had no queue.
+func (c *Courier) Carries() float64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ageCarried(time.Now())
+	return max(c.carried[0], c.carried[1]) / float64(c.meter.copies())
 }
 
 // Wanted is how many paths the two ends want, none or from 2 to 8, and a channel that is closed when that changes.

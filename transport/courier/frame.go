@@ -149,6 +149,29 @@ type received struct {
 	earlier [4]Life // over; a datagram of one of these is left aside
 	next    int
 	account account
+	long    [longAccount / 64]uint64 // bit i%64 of i/64 for number i%longAccount, of those up to the largest
+	late    uint64                   // one that came after its account had passed it by; 0: none that was not told
+}
+
+// longAccount is how many numbers are remembered. An account is of 64, and where datagrams wait on one path and not on another, more
+// come meanwhile. Such a late one gets an account that ends with it.
+const longAccount = 1024
+
+func (r *received) mark(number uint64) { r.long[number%longAccount/64] |= 1 << (number % 64) }
+
+func (r *received) has(number uint64) bool {
+	return number <= r.account.largest && number+longAccount > r.account.largest && r.long[number%longAccount/64]&(1<<(number%64)) != 0
+}
+
+// upTo is the account that ends with a number that has come.
+func (r *received) upTo(number uint64) account {
+	a := account{known: true, tag: r.account.tag, largest: number}
+	for back := range uint64(64) {
+		if number > back+1 && r.has(number-1-back) {
+			a.before |= 1 << back
+		}
+	}
+	return a
 }
 
 // take notes a datagram. It tells whether it is of the present life, which may have begun with it, and whether it has come
@@ -164,12 +187,13 @@ func (r *received) take(h header, now time.Time) (present, begun, again bool) {
 			r.earlier[r.next] = r.life
 			r.next = (r.next + 1) % len(r.earlier)
 		}
-		r.life, r.account = h.life, account{}
+		r.life, r.account, r.long, r.late = h.life, account{}, [longAccount / 64]uint64{}, 0
 	}
 	r.heard = now
 	a := &r.account
 	if !a.known {
 		*a = account{known: true, tag: [4]byte(h.life[:4]), largest: h.number}
+		r.mark(h.number)
 		return true, begun, false
 	}
 	switch {
@@ -180,15 +204,27 @@ func (r *received) take(h header, now time.Time) (present, begun, again bool) {
 		} else {
 			a.before = 0
 		}
+		if by < longAccount {
+			for n := a.largest + 1; n < h.number; n++ {
+				r.long[n%longAccount/64] &^= 1 << (n % 64)
+			}
+		} else {
+			r.long = [longAccount / 64]uint64{}
+		}
 		a.largest = h.number
+		r.mark(h.number)
 	case h.number == a.largest:
 		return true, false, true
 	default:
-		back := a.largest - h.number - 1
-		if back >= 64 || a.before&(1<<back) != 0 {
-			return true, false, back < 64
+		if again = r.has(h.number); again {
+			return true, false, true
 		}
-		a.before |= 1 << back
+		if back := a.largest - h.number - 1; back < 64 {
+			a.before |= 1 << back
+		}
+		if h.number+longAccount > a.largest {
+			r.mark(h.number)
+		}
 	}
 	return true, false, false
 }

@@ -52,6 +52,12 @@ func (c *Courier) Receive(b []byte) (Life, [][]byte, error) {
 		}
 		return h.life, messages, nil
 	}
+	if back := c.in.account.largest - h.number; back > 64 && back < longAccount {
+		if late := c.in.late; late > 0 && max(late, h.number)-min(late, h.number) > 64 {
+			c.acknowledge()
+		}
+		c.in.late = max(c.in.late, h.number)
+	}
 	c.ackCount++
 	if c.ackAt.IsZero() {
 		c.ackAt = now.Add(ackDelay)
@@ -149,6 +155,9 @@ func (c *Courier) acknowledge() {
 	if p == nil {
 		c.ackAt, c.ackCount = time.Time{}, 0
 		return
+	}
+	if c.in.late > 0 {
+		c.account(p)
 	}
 	c.account(p)
 }

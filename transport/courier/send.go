@@ -119,13 +119,22 @@ func (c *Courier) retryWait() time.Duration {
 	return max(time.Duration(retryRTTs*float64(rtt)), rtt+retrySlack)
 }
 
-// Hold is how long whoever wants messages in order waits for a missing one: until it would have come at the second
-// attempt.
+// Hold is how long whoever wants messages in order waits for a missing one: until it would have come at the second attempt, and
+// on a long link, on which to have more sent again takes longest, at the third.
 func (c *Courier) Hold() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.look(time.Now())
-	return c.retryWait() + ackDelay
+	hold := c.retryWait()
+	if c.rtt >= farRTT {
+		hold += c.laterWait(hold)
+	}
+	return hold + ackDelay
+}
+
+// laterWait is how long a message waits after a further attempt, where it waited so long after the one before.
+func (c *Courier) laterWait(before time.Duration) time.Duration {
+	return min(before*3/2, max(retryMax, c.retryWait()))
 }
 
 // transmit sends a datagram with a message on a path, any if it is nil, and returns its size without repeats. Where the loss asks for
@@ -171,8 +180,13 @@ func (c *Courier) repeat(now time.Time, b []byte, held []*message) ([]byte, []*m
 
 func (c *Courier) header() header {
 	c.number++
+	h := header{wanted: c.wanted, dialect: c.opts.Dialect, life: c.opts.Life, number: c.number, account: c.in.account}
+	if c.in.late > 0 { // the next one tells the rest
+		h.account, c.in.late = c.in.upTo(c.in.late), 0
+		return h
+	}
 	c.ackAt, c.ackCount = time.Time{}, 0
-	return header{wanted: c.wanted, dialect: c.opts.Dialect, life: c.opts.Life, number: c.number, account: c.in.account}
+	return h
 }
 
 // fly remembers a datagram under way.

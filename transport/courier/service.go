@@ -103,7 +103,7 @@ func (c *Courier) attend(now time.Time, m *message) {
 	if m.retryAt.After(now) {
 		return
 	}
-	m.wait = min(m.wait*3/2, max(retryMax, c.retryWait()))
+	m.wait = c.laterWait(m.wait)
 	m.retryAt = now.Add(m.wait)
 	if len(c.paths) == 0 || c.lost {
 		return // it waits for the link
@@ -119,6 +119,9 @@ func (c *Courier) plan(now time.Time) {
 	if elapsed := now.Sub(c.rateSince); elapsed >= rateEvery {
 		sent, arrived := float64(c.rateBytes)/elapsed.Seconds(), float64(c.arrived)/elapsed.Seconds()
 		c.rateBytes, c.arrived, c.rateSince = 0, 0, now
+		if c.ageCarried(now); !c.crowded {
+			c.carried[0] = max(c.carried[0], arrived)
+		}
 		c.need = min(int(min(sent*c.rtt.Seconds()/pathWindow, arrived/pathLeast))+1, maxPaths)
 	}
 	want, idle := 0, now.Sub(c.busy) >= idleAfter
@@ -146,6 +149,19 @@ func (c *Courier) plan(now time.Time) {
 			c.account(p) // there may be nothing else to tell the peer by
 		}
 	}
+}
+
+// ageCarried forgets what was long ago.
+func (c *Courier) ageCarried(now time.Time) {
+	switch age := now.Sub(c.carriedAt); {
+	case age >= 2*carriedSpan:
+		c.carried = [2]float64{}
+	case age >= carriedSpan:
+		c.carried = [2]float64{0, c.carried[0]}
+	default:
+		return
+	}
+	c.carriedAt = now
 }
 
 func (c *Courier) tell() {
