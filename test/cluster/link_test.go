@@ -176,6 +176,9 @@ func (f floor) hold(t *testing.T, seed uint64) {
 		gap := time.Second / time.Duration(f.rate)
 		writeAt(t, through, max(200, 4*f.rate), gap) // in which the loss is noticed
 		count := 400
+		if f.burst > 0 { // few runs of losses are worse than many by chance
+			count = 1600
+		}
 		if long() {
 			count = max(4000, 40*f.rate)
 		}
