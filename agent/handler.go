@@ -99,8 +99,7 @@ func (a *Agent) buildDoors(force context.Context) *doors {
 func (a *Agent) openLedger() *ledger {
 	limits := a.cfg.Limits
 	a.ledger = newLedger(limits.ClientShare, limits.Rate, [uses]int64{
-		useConnection: int64(limits.Connections), useHandshake: int64(limits.Handshakes), useRequest: int64(limits.Requests), useWatch: int64(limits.Watches),
-		useBody: int64(limits.Bodies),
+		useHandshake: int64(limits.Handshakes), useRequest: int64(limits.Requests), useWatch: int64(limits.Watches), useBody: int64(limits.Bodies),
 	}, a.opts.Metrics)
 	a.ledger.opens.Store(int64(limits.ConnectionRate))
 	a.gate.ledger = a.ledger

@@ -18,10 +18,10 @@ import (
 // that floods leaves room for the others. A client is a network of api.Caller. Clients on this machine, over loopback or a
 // unix socket, have no share of their own but the whole, and the administration socket is not counted at all: it stays open to the person who looks into it.
 type ledger struct {
-	share atomic.Int64 // percent that one client may take
-	rate  atomic.Int64 // requests a second of one client, 0: as it likes
-	opens atomic.Int64 // connections that one client may open a second, 0: as many as it likes
-	max   [uses]int64  // in all; 0: somebody else counts that
+	share atomic.Int64       // percent that one client may take
+	rate  atomic.Int64       // requests a second of one client, 0: as it likes
+	opens atomic.Int64       // connections that one client may open a second, 0: as many as it likes
+	max   [uses]atomic.Int64 // in all; 0: as many as there are
 
 	mu      sync.Mutex
 	total   [uses]int64
@@ -96,10 +96,11 @@ func (p *pace) full(now time.Time, after time.Duration) bool {
 const clientsMax = 1 << 16
 
 func newLedger(shares int, rate int, most [uses]int64, reg prometheus.Registerer) *ledger {
-	l := &ledger{max: most, clients: map[netip.Prefix]*account{}}
+	l := &ledger{clients: map[netip.Prefix]*account{}}
 	l.share.Store(int64(shares))
 	l.rate.Store(int64(rate))
 	for u := range uses {
+		l.max[u].Store(most[u])
 		reg.MustRegister(counter("holdfast_agent_client_refusals_total", "Refused because one client, or all together, had their share; limit says of what.", prometheus.Labels{"limit": u.String()}, &l.refused[u]))
 	}
 	reg.MustRegister(
@@ -140,7 +141,7 @@ func (l *ledger) takeMany(c api.Caller, u use, n int64) error {
 	client, shares := clientOf(c)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	most := l.max[u]
+	most := l.max[u].Load()
 	if most > 0 && l.total[u]+n > most {
 		l.refused[u].Add(1)
 		return kv.Errorf(kv.Busy, "this node has %s under way, which is its limit (limits.%s)", u.some(l.total[u]), u)

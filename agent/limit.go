@@ -19,12 +19,13 @@ import (
 // set aside for those answers; beyond it a connection is closed at once.
 type limiter struct {
 	purpose purpose
-	ledger  *ledger      // of clients; nil: each may have all
-	beyond  atomic.Int64 // of open, those that get one answer
-	max     atomic.Int64
+	ledger  *ledger       // of clients; nil: each may have all
+	beyond  atomic.Int64  // of open, those that get one answer
+	max     *atomic.Int64 // the ledger's, where there is one
 	open    atomic.Int64
 	refused atomic.Int64 // got a 503
 	dropped atomic.Int64 // closed at once
+	full    error        // the answer of those beyond max
 }
 
 // How many connections a listener takes that is not for clients: a few people and scrapers at a time.
@@ -37,7 +38,12 @@ const (
 const reserve = 64
 
 func newLimiter(p purpose, limit int, clients *ledger, reg prometheus.Registerer) *limiter {
-	l := &limiter{purpose: p, ledger: clients}
+	l := &limiter{purpose: p, ledger: clients, max: new(atomic.Int64), full: errTooManyConnections}
+	if clients != nil {
+		l.max = &clients.max[useConnection]
+	} else {
+		l.full = kv.Errorf(kv.Busy, "the listener for %s has all the %d connections that it may have: close one, and use those again that stay open", p, limit)
+	}
 	l.max.Store(int64(limit))
 	const refusals = "holdfast_agent_connections_refused_total"
 	help := "Connections beyond the limit: answered once with 503, or dropped when the reserve was used up too."
@@ -50,7 +56,7 @@ func newLimiter(p purpose, limit int, clients *ledger, reg prometheus.Registerer
 	}
 	reg.MustRegister(
 		gauge("holdfast_agent_connections", "Open connections.", label(), &l.open),
-		gauge("holdfast_agent_connections_max", "Most connections at a time.", label(), &l.max),
+		gauge("holdfast_agent_connections_max", "Most connections at a time.", label(), l.max),
 		counter(refusals, help, label("answered"), &l.refused),
 		counter(refusals, help, label("dropped"), &l.dropped),
 	)
@@ -109,7 +115,7 @@ func (l *limiter) admit(c net.Conn) *limitedConn {
 	lc := &limitedConn{Conn: c, limiter: l, caller: l.callerOf(c)}
 	regular := l.open.Add(1) - l.beyond.Load()
 	if regular > l.max.Load() {
-		lc.beyond = errTooManyConnections
+		lc.beyond = l.full
 	} else if l.ledger != nil {
 		lc.beyond = l.ledger.take(lc.caller, useConnection)
 		if lc.beyond == error(errTooHasty) { //nolint:errorlint // this very one

@@ -50,6 +50,68 @@ func TestConnectionsBeyondTheLimitAreToldSo(t *testing.T) {
 	}
 }
 
+// A limit that a reload raises lets more in, and one that it lowers fewer, of one client too.
+func TestAReloadMovesTheLimitOfConnections(t *testing.T) {
+	cfg := settings(t)
+	cfg.Limits.Connections, cfg.Limits.ClientShare = 4, 50
+	a := launch(t, cfg, Options{})
+	within(t, "ready", a.Ready())
+	for _, limit := range []int{4, 40, 8} {
+		cfg.Limits.Connections = limit
+		if _, _, err := a.Reload(cfg); err != nil {
+			t.Fatal(err)
+		}
+		for addr, want := range map[string]int{"192.0.2.1": limit / 2, "127.0.0.1": limit} {
+			var open []*limitedConn
+			for range 50 {
+				if c := a.clients.admit(farConn{addr: addr}); c != nil {
+					open = append(open, c)
+				}
+			}
+			served := 0
+			for _, c := range open {
+				if c.beyond == nil {
+					served++
+				}
+				_ = c.Close()
+			}
+			if served != want {
+				t.Errorf("limits.connections %d: %d of %s are served, want %d", limit, served, addr, want)
+			}
+		}
+	}
+}
+
+// What is not for clients has limits that do not go by theirs.
+func TestTheListenersForPeopleHaveLimitsOfTheirOwn(t *testing.T) {
+	cfg := settings(t)
+	cfg.MetricsListen = "http://127.0.0.1:0"
+	a := serving(t, cfg)
+	fill := func(network, address string, n int) {
+		t.Helper()
+		for range n {
+			c, err := net.Dial(network, address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { c.Close() })
+		}
+	}
+	if got := expect(t, httpClient(t, nil), "GET", a.MetricsAddr()+"/livez", "", http.StatusOK); got.last {
+		t.Error("the first connection for metrics is not kept")
+	}
+	fill("tcp", strings.TrimPrefix(a.MetricsAddr(), "http://"), metricsConnections)
+	if got := expect(t, httpClient(t, nil), "GET", a.MetricsAddr()+"/livez", "", http.StatusOK); !got.last {
+		t.Error("a connection for metrics beyond the limit is kept")
+	}
+	expect(t, overSocket(t, a), "PUT", "http://agent/v1/kv/a", "b", http.StatusCreated)
+	fill("unix", a.SocketPath(), adminConnections)
+	got := expect(t, overSocket(t, a), "PUT", "http://agent/v1/kv/a", "b", http.StatusServiceUnavailable)
+	if !got.last || !strings.Contains(got.body, "administration") || strings.Contains(got.body, "limits.connections") {
+		t.Errorf("refused with %+v", got)
+	}
+}
+
 // A client that has gone without a word is noticed, though listeners leave that to what is accepted.
 func TestConnectionsThatStayAreKeptAlive(t *testing.T) {
 	s := &locksmith{log: slog.New(slog.DiscardHandler)}

@@ -35,7 +35,7 @@ func (s leaseService) LeaseGrant(ctx context.Context, r *pb.LeaseGrantRequest) (
 
 // grant makes a lease of an id, 0 for any. That an id which was drawn is taken is as good as impossible among 2^63.
 func (s *Server) grant(ctx context.Context, id, ttl int64) (kv.Lease, kv.Header, error) {
-	for id == 0 {
+	if id == 0 {
 		id = drawLeaseID()
 	}
 	result, err := s.do(ctx, kv.LeaseGrant{ID: id, TTL: ttl})
@@ -46,11 +46,11 @@ func (s *Server) grant(ctx context.Context, id, ttl int64) (kv.Lease, kv.Header,
 	return lease, result.Header, err
 }
 
-// drawLeaseID returns any id. Like etcd's own they are never negative: they are part of the keys of locks, in hex.
+// drawLeaseID returns any id but 0. Like etcd's own they are never negative: they are part of the keys of locks, in hex.
 func drawLeaseID() int64 {
 	var b [8]byte
 	_, _ = rand.Read(b[:]) // never fails
-	return int64(binary.BigEndian.Uint64(b[:]) & math.MaxInt64)
+	return max(1, int64(binary.BigEndian.Uint64(b[:])&math.MaxInt64))
 }
 
 // theLease is the one lease that an answer is about.

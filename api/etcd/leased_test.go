@@ -18,8 +18,11 @@ type leased struct {
 	leases map[int64]kv.Lease
 	keys   map[string]int64 // which lease a key lives under
 
-	// before, if set, is called ahead of each command, and may refuse it.
+	// before, if set, is called with each op ahead of its command, and may refuse that.
 	before func(ctx context.Context, op kv.Op) error
+
+	// lost: the answers of transactions get lost.
+	lost bool
 
 	// opening, if set, is called ahead of each watch.
 	opening func()
@@ -36,16 +39,37 @@ const (
 )
 
 func (l *leased) Do(ctx context.Context, c kv.Command) (kv.Result, error) {
-	if l.before != nil {
-		if err := l.before(ctx, c.Ops[0]); err != nil {
+	for _, op := range c.Ops {
+		if l.before == nil {
+			break
+		}
+		if err := l.before(ctx, op); err != nil {
 			return kv.Result{}, err
 		}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	result, err := l.apply(ctx, c)
+	if _, ok := c.Ops[len(c.Ops)-1].(kv.Txn); ok && l.lost {
+		return kv.Result{}, kv.Errorf(kv.OutcomeUnknown, "no answer (%v)", err)
+	}
+	return result, err
+}
+
+// apply is Do with mu held.
+func (l *leased) apply(ctx context.Context, c kv.Command) (kv.Result, error) {
 	switch op := c.Ops[0].(type) {
 	case kv.LeaseGrant:
-		return l.grant(ctx, op)
+		granted, err := l.grant(ctx, op)
+		if c.Ops = c.Ops[1:]; err != nil || len(c.Ops) == 0 {
+			return granted, err
+		}
+		result, err := l.apply(ctx, c)
+		if err != nil {
+			delete(l.leases, op.ID)
+		}
+		result.Ops = append(granted.Ops, result.Ops...)
+		return result, err
 	case kv.LeaseKeepAlive:
 		return l.answer(ctx, op.ID)
 	case kv.LeaseRevoke:

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"holdfast/api"
 	"holdfast/kv"
 )
 
@@ -58,31 +59,31 @@ func oldest(prefix []byte) kv.Range {
 }
 
 // enter takes a place, or finds the one that the lease has: to ask again changes nothing. Without a lease one is made,
-// which nobody renews unless the caller does; its id is the end of the key.
+// which nobody renews unless the caller does; its id is the end of the key. It is made by the command that takes the place:
+// of a caller who may not have that nothing is left.
 func (l line) enter(ctx context.Context, name, value []byte, lease int64) (*place, error) {
 	p := &place{line: l, prefix: prefixOf(name), lease: lease}
+	var ops []kv.Op
 	if lease == 0 {
-		made, _, err := l.grant(ctx, 0, lineTTL)
-		if err != nil {
-			return nil, err
-		}
-		p.lease, p.lent = made.ID, true
+		p.lease, p.lent = drawLeaseID(), true
+		ops = append(ops, kv.LeaseGrant{ID: p.lease, TTL: lineTTL})
 	}
 	p.key = fmt.Appendf(slices.Clone(p.prefix), "%x", p.lease)
 	mine, holder := kv.Range{Key: p.key}, oldest(p.prefix)
-	res, err := l.do(ctx, kv.Txn{
+	res, err := l.opts.Backend.Do(ctx, kv.Command{Write: kv.WriteSync, Ops: append(ops, kv.Txn{
 		Compares: []kv.Compare{{Key: p.key, Target: kv.TargetCreate, Relation: kv.Equal, Num: 0}},
 		Then:     []kv.Op{kv.Put{Key: p.key, Value: value, Lease: p.lease}, mine, holder},
 		Else:     []kv.Op{mine, holder},
-	})
+	})})
 	if err != nil {
-		if p.lent {
+		if p.lent && api.FaceOf(kv.CodeOf(err)).Outcome == api.OutcomeUnknown {
 			p.leave(ctx)
 		}
-		return nil, err
+		return nil, l.refusal(ctx, err)
 	}
-	found := res.Ops[0].Ops
-	if res.Ops[0].Succeeded {
+	taken := res.Ops[len(ops)]
+	found := taken.Ops
+	if taken.Succeeded {
 		found = found[1:]
 	}
 	me := found[0].KVs[0]

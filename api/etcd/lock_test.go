@@ -26,6 +26,12 @@ func (n *rig) lease(ids ...int64) {
 	}
 }
 
+// leases lists those that there are.
+func (n *rig) leases() []*pb.LeaseStatus {
+	n.Helper()
+	return ok[*pb.LeaseLeasesResponse](n.T)(pb.NewLeaseClient(n.conn).LeaseLeases(n.ctx, &pb.LeaseLeasesRequest{})).Leases
+}
+
 func (n *rig) revoke(id int64) {
 	n.Helper()
 	ok[*pb.LeaseRevokeResponse](n.T)(pb.NewLeaseClient(n.conn).LeaseRevoke(n.ctx, &pb.LeaseRevokeRequest{ID: id}))
@@ -120,11 +126,11 @@ func TestLockIsAKeyUnderTheLease(t *testing.T) {
 func TestLockWithoutALeaseGetsOne(t *testing.T) {
 	n := openRig(t, nil)
 	r := n.lock("l", 0)
-	list := ok[*pb.LeaseLeasesResponse](t)(pb.NewLeaseClient(n.conn).LeaseLeases(n.ctx, &pb.LeaseLeasesRequest{}))
-	if len(list.Leases) != 1 || string(r.Key) != fmt.Sprintf("l/%x", list.Leases[0].ID) {
-		t.Fatalf("locked %v with leases %v", r, list.Leases)
+	made := n.leases()
+	if len(made) != 1 || string(r.Key) != fmt.Sprintf("l/%x", made[0].ID) {
+		t.Fatalf("locked %v with leases %v", r, made)
 	}
-	ttl := ok[*pb.LeaseTimeToLiveResponse](t)(pb.NewLeaseClient(n.conn).LeaseTimeToLive(n.ctx, &pb.LeaseTimeToLiveRequest{ID: list.Leases[0].ID}))
+	ttl := ok[*pb.LeaseTimeToLiveResponse](t)(pb.NewLeaseClient(n.conn).LeaseTimeToLive(n.ctx, &pb.LeaseTimeToLiveRequest{ID: made[0].ID}))
 	if ttl.GrantedTTL != 60 {
 		t.Errorf("it lives %d s, want etcd's 60", ttl.GrantedTTL)
 	}
@@ -183,8 +189,7 @@ func TestLockGivesUpWithTheDeadline(t *testing.T) {
 	_, err := v3lockpb.NewLockClient(n.conn).Lock(ctx, &v3lockpb.LockRequest{Name: []byte("l")})
 	n.refused(err, codes.DeadlineExceeded, "...")
 	n.until("only the holder and its lease are left", func() bool {
-		r := ok[*pb.LeaseLeasesResponse](t)(pb.NewLeaseClient(n.conn).LeaseLeases(n.ctx, &pb.LeaseLeasesRequest{}))
-		return slices.Equal(n.keys(""), []string{"l/1"}) && len(r.Leases) == 1
+		return slices.Equal(n.keys(""), []string{"l/1"}) && len(n.leases()) == 1
 	})
 }
 
@@ -269,18 +274,33 @@ func TestAPlaceLooksAtTheOneJustBefore(t *testing.T) {
 	}
 }
 
-func TestALeaseThatWasMadeForNothingIsRevoked(t *testing.T) {
+// What the store refuses leaves nothing behind, whoever asks: one who may not have the place could not end a lease either.
+func TestALockThatIsRefusedLeavesNoLease(t *testing.T) {
 	n := openRig(t, nil)
 	n.backend.before = func(_ context.Context, op kv.Op) error {
-		if _, ok := op.(kv.Txn); ok {
-			return kv.Errorf(kv.NoSpace, "the disk is full")
+		switch op.(type) {
+		case kv.Txn:
+			return kv.Errorf(kv.PermissionDenied, "device/1 may not write that")
+		case kv.LeaseRevoke:
+			return kv.Errorf(kv.PermissionDenied, "device/1 may not do that with leases")
 		}
 		return nil
 	}
 	_, err := v3lockpb.NewLockClient(n.conn).Lock(n.ctx, &v3lockpb.LockRequest{Name: []byte("l")})
-	n.refused(err, codes.ResourceExhausted, "etcdserver: mvcc: database space exceeded")
-	if r := ok[*pb.LeaseLeasesResponse](t)(pb.NewLeaseClient(n.conn).LeaseLeases(n.ctx, &pb.LeaseLeasesRequest{})); len(r.Leases) != 0 {
-		t.Errorf("leases %v are left", r.Leases)
+	n.refused(err, codes.PermissionDenied, "etcdserver: permission denied")
+	if got := n.leases(); len(got) != 0 {
+		t.Errorf("leases %v are left", got)
+	}
+}
+
+// A place that was perhaps taken is given up.
+func TestALockThatWasPerhapsTakenIsGivenUp(t *testing.T) {
+	n := openRig(t, nil)
+	n.backend.lost = true
+	_, err := v3lockpb.NewLockClient(n.conn).Lock(n.ctx, &v3lockpb.LockRequest{Name: []byte("l")})
+	n.refused(err, codes.Unavailable, "etcdserver: request timed out")
+	if keys, leases := n.keys(""), n.leases(); len(keys)+len(leases) != 0 {
+		t.Errorf("keys %v and leases %v are left", keys, leases)
 	}
 }
 

@@ -18,7 +18,7 @@ import (
 //
 //	loud --- the same heartbeat for hushAfter ---> asked --- the peer agrees ---> quiet
 //	 ^                                                                            |
-//	 +--- news either way, the link lost, raft gives no heartbeat, no renewal ----+
+//	 +-- news either way, a link long lost, raft gives no heartbeat, no renewal --+
 //
 // News is any message but a heartbeat like the last one, or the answer to one, or a follower's word that its log does not
 // press on its memory. It always goes out, and ends the quiet on
@@ -27,6 +27,11 @@ import (
 // renewal for hushLife it is over. So a leader that dies at rest is missed after hushLife and an election timeout at the
 // latest, and one whose step loop stalls after hushStall and an election timeout. Whoever misses it first, because it has
 // something to say, asks for votes, which wakes the others.
+//
+// The two ends need not agree at each moment, for what they say of it may be lost. A follower's end that ends the quiet by
+// itself says so until it hears from the leader; a leader that speaks is answered, even where the quiet goes on. And a link
+// that is lost for less than hushGrace, as one that loses a tenth of its packets is by chance several times an hour, changes
+// nothing: what it was last proven by is not that old.
 //
 // What is told to a replica is never news: the very heartbeat that the leader last sent, and an answer to one that it has
 // just given. Reads and commits do not rest on it, for their confirmations are news.
@@ -39,6 +44,14 @@ const (
 	hushBeat = 300 * time.Millisecond
 	// hushRetry is the least pause between attempts to agree.
 	hushRetry = time.Second
+	// hushGrace is how long a link may be lost before the quiet over it ends.
+	hushGrace = 5 * time.Second
+	// hushWord is how long a leader has, and two round trips, to speak again after the follower's end has ended the quiet,
+	// before it is told so. What ended the quiet may have told it.
+	hushWord = 300 * time.Millisecond
+	// hushOwed bounds the answers that are owed: more than the heartbeats of a long round trip, which are under way when a
+	// follower agrees.
+	hushOwed = 16
 )
 
 // hush is what one end knows of the quiet with a peer.
@@ -59,6 +72,9 @@ type hush struct {
 	// Of the follower's end.
 	heard pb.Message // the last heartbeat of the peer
 	until time.Time  // how long it goes on for the replica here; zero: it does not
+	owed  int        // answers to heartbeats that the peer has sent nevertheless
+	word  time.Time  // when the peer is to be told that it does not go on; zero: there is no need
+	rtt   time.Duration
 }
 
 func newHush() hush { return hush{wake: make(chan struct{}, 1)} }
@@ -137,11 +153,14 @@ func (h *hush) outgoing(now time.Time, messages []pb.Message) (rest, answers []p
 			h.quiet = false
 		case plain(m, pb.HeartbeatResp), plain(m, pb.RateLimit):
 			if now.Before(h.until) && m.To == h.heard.From && m.From == h.heard.To && m.Term <= h.heard.Term {
-				continue
+				if h.owed == 0 || m.Type != pb.HeartbeatResp {
+					continue
+				}
+				h.owed--
 			}
 		default:
 			h.news(now)
-			h.until = time.Time{}
+			h.stop(now)
 		}
 		kept = append(kept, m)
 	}
@@ -158,11 +177,14 @@ func (h *hush) incoming(now time.Time, messages []pb.Message) {
 			if !sameBeat(m, h.heard) {
 				h.until = time.Time{}
 			}
-			h.heard = m
+			h.heard, h.word = m, time.Time{}
+			if now.Before(h.until) {
+				h.owed = min(h.owed+1, hushOwed)
+			}
 		case plain(m, pb.HeartbeatResp), plain(m, pb.RateLimit):
 		default:
 			h.news(now)
-			h.until = time.Time{}
+			h.until, h.word = time.Time{}, time.Time{}
 		}
 	}
 }
@@ -170,27 +192,40 @@ func (h *hush) incoming(now time.Time, messages []pb.Message) {
 // news ends the quiet of the leader's end.
 func (h *hush) news(now time.Time) { h.steady, h.quiet = now, false }
 
-// wakeUp ends the quiet of the follower's end and tells whether there was one.
-func (h *hush) wakeUp(now time.Time) bool {
+// stop ends the quiet of the follower's end, of which the peer will be told if it does not speak by itself.
+func (h *hush) stop(now time.Time) {
+	if now.Before(h.until) {
+		h.word = now.Add(hushWord + 2*h.rtt)
+		h.nudge()
+	}
+	h.until = time.Time{}
+}
+
+// wakeUp ends the quiet of the follower's end soon, and has the peer told so at once: it has time to speak before the replica
+// here misses it. That takes hushWord and two round trips, and as much again where what is said is lost once.
+func (h *hush) wakeUp(now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	was := now.Before(h.until)
-	h.until = time.Time{}
-	return was
+	if soon := now.Add(2 * (hushWord + 2*h.rtt)); soon.Before(h.until) {
+		h.until, h.word = soon, now
+		h.nudge()
+	}
 }
 
 // end ends the quiet of both ends, as far as this one can.
 func (h *hush) end() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.news(time.Now())
-	h.until = time.Time{}
+	now := time.Now()
+	h.news(now)
+	h.stop(now)
 }
 
 // ask returns the note by which to agree, or to go on, if it is time for one.
 func (h *hush) ask(now time.Time, rtt time.Duration) (n note, ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.rtt = rtt
 	switch {
 	case h.beat.Type != pb.Heartbeat, now.Sub(h.seen) > hushStall, now.Sub(h.steady) < hushAfter,
 		now.Sub(h.at) < max(hushRetry, 3*rtt), h.quiet && now.Sub(h.proven) < hushRenew:
@@ -210,7 +245,10 @@ func (h *hush) read(now time.Time, n note) (answer note, ok bool) {
 		if h.heard.Type != pb.Heartbeat || !sameBeat(n.beat, h.heard) {
 			return answer, false
 		}
-		h.until = now.Add(hushLife)
+		if h.until.Before(now) {
+			h.owed = 0
+		}
+		h.until, h.word = now.Add(hushLife), time.Time{}
 		h.nudge()
 		return note{what: noteAgree, number: n.number, beat: n.beat}, true
 	case noteAgree:
@@ -220,28 +258,51 @@ func (h *hush) read(now time.Time, n note) (answer note, ok bool) {
 		}
 	case noteLoud:
 		h.news(now)
-		h.until = time.Time{}
+		h.until, h.word = time.Time{}, time.Time{}
 	}
 	return answer, false
 }
 
-// look is for run: it returns the heartbeat to give to the replica here, whether the peer must be told that raft here
-// has stalled, and when to look again; zero: not before something happens.
-func (h *hush) look(now time.Time) (beat *pb.Message, stalled bool, next time.Time) {
+// look is for run: it returns the heartbeat to give to the replica here, whether the peer must be told that there is no quiet
+// any more, and when to look again; zero: not before something happens.
+func (h *hush) look(now time.Time) (beat *pb.Message, loud bool, next time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	sooner := func(at time.Time) {
+		if next.IsZero() || at.Before(next) {
+			next = at
+		}
+	}
 	if now.Before(h.until) {
 		m := h.heard
-		return &m, false, now.Add(hushBeat)
+		beat = &m
+		sooner(now.Add(hushBeat))
+	}
+	switch {
+	case h.word.IsZero():
+	case h.word.After(now):
+		sooner(h.word)
+	default: // again soon, if it can not be said now
+		loud, h.word = true, now.Add(hushRetry)
+		sooner(h.word)
 	}
 	if h.quiet {
 		if now.Sub(h.seen) <= hushStall {
-			return nil, false, now.Add(hushStall)
+			sooner(now.Add(hushStall))
+		} else {
+			h.news(now)
+			loud, h.word = true, now.Add(hushRetry)
+			sooner(h.word)
 		}
-		h.news(now)
-		return nil, true, time.Time{}
 	}
-	return nil, false, time.Time{}
+	return beat, loud, next
+}
+
+// told takes note that the peer will hear that there is no quiet: the courier sees to that.
+func (h *hush) told() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.word = time.Time{}
 }
 
 func (h *hush) nudge() {
@@ -256,12 +317,12 @@ func (n *Net) keepQuiet(ctx context.Context, p *peer) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
-		beat, stalled, next := p.hush.look(time.Now())
+		beat, loud, next := p.hush.look(time.Now())
 		if beat != nil {
 			n.tell(*beat)
 		}
-		if stalled {
-			p.send(note{what: noteLoud}, courier.Sure)
+		if loud && p.send(note{what: noteLoud}, courier.Sure) {
+			p.hush.told()
 		}
 		var timerC <-chan time.Time
 		if !next.IsZero() {
@@ -277,19 +338,13 @@ func (n *Net) keepQuiet(ctx context.Context, p *peer) {
 	}
 }
 
-// doubt is called when another member asks for a vote: it misses the leader. So the replica here hears no more of it than
+// doubt is called when another member asks for a vote: it misses the leader. So the replica here soon hears no more of it than
 // it says itself, which it is asked to do.
 func (n *Net) doubt() {
 	n.mu.Lock()
-	var quiet []*peer
+	defer n.mu.Unlock()
 	for _, p := range n.peers {
-		if p.hush.wakeUp(time.Now()) {
-			quiet = append(quiet, p)
-		}
-	}
-	n.mu.Unlock()
-	for _, p := range quiet {
-		p.send(note{what: noteLoud}, courier.Sure)
+		p.hush.wakeUp(time.Now())
 	}
 }
 

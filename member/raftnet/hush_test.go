@@ -114,7 +114,7 @@ func TestStalledRaftIsNotCovered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := quietEnds(t)
 		time.Sleep(hushStall + time.Millisecond)
-		if _, stalled, _ := e.leader.look(time.Now()); !stalled {
+		if _, loud, _ := e.leader.look(time.Now()); !loud {
 			t.Error("nobody would be told that the leader's raft has stalled")
 		}
 		if _, ok := e.leader.ask(time.Now().Add(hushRenew), time.Millisecond); ok {
@@ -129,6 +129,80 @@ func TestWithoutAnAgreementTheLeaderSpeaks(t *testing.T) {
 		e.follower = newHush() // started anew: it does not know the heartbeat
 		if sent := e.run(hushLife + time.Second); sent == 0 {
 			t.Error("no heartbeat travelled although nothing was renewed")
+		}
+	})
+}
+
+func TestALeaderThatSpeaksIsAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := quietEnds(t)
+		e.leader.end() // alone
+		if e.answered = 0; e.run(5*time.Second) < 50 || e.answered < 50 {
+			t.Errorf("of %d heartbeats %d were answered", e.sent, e.answered)
+		}
+		if rest, _ := e.follower.outgoing(time.Now(), []pb.Message{{Type: pb.HeartbeatResp, ShardID: 1, From: 2, To: 1, Term: 3}}); len(rest) > 0 {
+			t.Error("what the replica was told here is answered over the link")
+		}
+	})
+}
+
+func TestAFollowerThatEndsTheQuietSaysSo(t *testing.T) {
+	forwarded := pb.Message{Type: pb.Propose, ShardID: 1, From: 2, To: 1}
+	for name, ends := range map[string]func(*hush){
+		"a proposal":  func(h *hush) { h.outgoing(time.Now(), []pb.Message{forwarded}) },
+		"a lost link": func(h *hush) { h.end() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := quietEnds(t)
+				ends(&e.follower)
+				_, loud, next := e.follower.look(time.Now())
+				if loud || next.IsZero() || time.Until(next) > time.Second {
+					t.Fatalf("the leader is told at once: %t; a look in %s", loud, time.Until(next))
+				}
+				time.Sleep(time.Until(next))
+				for range 3 { // what cannot be sent is tried again
+					if _, loud, next = e.follower.look(time.Now()); !loud || next.IsZero() {
+						t.Fatalf("the leader is told: %t", loud)
+					}
+					time.Sleep(time.Until(next))
+				}
+				e.follower.told()
+				if _, loud, next = e.follower.look(time.Now()); loud || !next.IsZero() {
+					t.Errorf("once more: %t, in %s", loud, time.Until(next))
+				}
+				e = quietEnds(t)
+				ends(&e.follower)
+				e.leader.end() // the news came
+				e.beat()
+				time.Sleep(time.Second)
+				if _, loud, _ := e.follower.look(time.Now()); loud {
+					t.Error("a leader that speaks is told to")
+				}
+			})
+		})
+	}
+}
+
+func TestDoubtLeavesTheLeaderTimeToSpeak(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := quietEnds(t)
+		e.follower.wakeUp(time.Now())
+		beat, loud, _ := e.follower.look(time.Now())
+		if beat == nil || !loud {
+			t.Fatalf("the replica hears the leader: %t, which is told: %t", beat != nil, loud)
+		}
+		e.follower.told()
+		began := time.Now()
+		for beat != nil && time.Since(began) < hushLife {
+			time.Sleep(hushBeat)
+			e.follower.wakeUp(time.Now()) // every candidate asks again
+			if beat, loud, _ = e.follower.look(time.Now()); loud {
+				t.Fatal("the leader is told again")
+			}
+		}
+		if took := time.Since(began); took > 2*time.Second {
+			t.Errorf("a leader that is dead is heard for %s", took)
 		}
 	})
 }

@@ -110,16 +110,26 @@ func closeReason(ctx context.Context) string {
 // watchLoss reports the peer once its link is lost. What waits for it stays, in case the link comes back: among it may be
 // commands forwarded to the leader, which nobody sends again. What comes meanwhile waits aside.
 func (l *link) watchLoss(ctx context.Context) error {
+	grace := time.NewTimer(hushGrace)
+	defer grace.Stop()
 	for {
 		lost, changed := l.conn.LossState()
 		if lost {
-			l.peer.hush.end()
+			grace.Reset(hushGrace)
 			l.net.unreachable(l.peer)
 		} else {
+			grace.Stop()
 			l.net.fetch(l.peer)
 		}
 		select {
 		case <-changed:
+		case <-grace.C:
+			l.peer.hush.end()
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return nil
+			}
 		case <-ctx.Done():
 			return nil
 		}

@@ -187,8 +187,9 @@ func (n *Net) ServeConn(ctx context.Context, node string, c Conn) {
 	select {
 	case <-n.serving:
 		err = l.run(ctx)
-		p.detach(l)
-		p.hush.end()
+		if p.detach(l) {
+			p.hush.end()
+		}
 		n.closeQueues(l)
 		n.unreachable(p)
 	default: // it has ended before
@@ -278,6 +279,9 @@ func (*connection) Close() {}
 // up to a second and a half, and what it drops nobody hears of.
 func (c *connection) SendMessageBatch(batch pb.MessageBatch) error {
 	c.peer.note(batch.Requests)
+	if batch.Requests = c.net.hold(c.peer, batch.Requests); len(batch.Requests) == 0 {
+		return nil
+	}
 	l, _ := c.peer.usable()
 	if l == nil {
 		c.net.setAside(c.peer, batch.Requests)
@@ -289,7 +293,6 @@ func (c *connection) SendMessageBatch(batch pb.MessageBatch) error {
 
 // send gives a batch to the courier of a peer, or to the queues of a link to it.
 func (n *Net) send(p *peer, l *link, batch pb.MessageBatch) error {
-	batch.Requests = n.hold(p, batch.Requests)
 	for i, requests := range byLane(batch.Requests) {
 		if len(requests) == 0 {
 			continue

@@ -82,12 +82,14 @@ func (p *peer) attach(l *link) {
 	p.link = l
 }
 
-func (p *peer) detach(l *link) {
+// detach takes a connection that has ended out of use. It tells whether there is none now.
+func (p *peer) detach(l *link) (none bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.link == l {
 		p.link = nil
 	}
+	return p.link == nil
 }
 
 // note remembers between which replicas messages go.

@@ -210,12 +210,17 @@ func (c *Cache) apply(key, end []byte, events []kv.Event, revision int64) ([]*kv
 	if !ok {
 		return nil, nil
 	}
+	var fresh []change
 	for _, e := range events {
 		if e.KV.ModRevision > at {
-			if err := c.journal.add(change{Event: e}); err != nil {
-				return nil, err
-			}
+			fresh = append(fresh, change{Event: e, part: true})
 		}
+	}
+	if n := len(fresh); n > 0 {
+		fresh[n-1].part, fresh[n-1].last = false, true
+	}
+	if err := c.journal.add(fresh...); err != nil {
+		return nil, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

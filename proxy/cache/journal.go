@@ -20,6 +20,8 @@ type change struct {
 	held int64 // the revision, 0 for none of that
 	gone bool
 	veil bool // KV has key, end and revision of one
+	part bool // of what the feed brought at once, and not the last of it
+	last bool // of that: with it everything up to its revision is here
 }
 
 // journal keeps what changed since the last flush where a killed process leaves it: in a file that is appended to and
@@ -58,49 +60,62 @@ const (
 	flagHeld
 	flagGone
 	flagVeil
+	flagPart // neither this nor the next: an earlier version wrote it, and did not say
+	flagLast
 )
 
-// add appends a change.
-func (j *journal) add(c change) error {
+// add appends changes, all or none.
+func (j *journal) add(changes ...change) error {
+	if len(changes) == 0 {
+		return nil
+	}
 	if j.f == nil {
 		if err := j.begin(); err != nil {
 			return err
 		}
 	}
-	body := []byte{0}
-	if c.Delete {
-		body[0] |= flagDelete
+	var recs []byte
+	for _, c := range changes {
+		recs = c.append(recs)
 	}
-	if c.own {
-		body[0] |= flagOwn
-	}
-	if c.held > 0 {
-		body[0] |= flagHeld
-	}
-	if c.gone {
-		body[0] |= flagGone
-	}
-	if c.veil {
-		body[0] |= flagVeil
-	}
-	body = binary.AppendUvarint(body, uint64(len(c.KV.Key)))
-	body = append(body, c.KV.Key...)
-	if c.held > 0 {
-		body = binary.AppendVarint(body, c.held)
-	}
-	if c.Delete {
-		body = binary.AppendVarint(body, c.KV.ModRevision)
-	} else {
-		body = appendValue(body, c.KV)
-	}
-	rec := binary.LittleEndian.AppendUint32(make([]byte, 0, len(body)+8), uint32(len(body)))
-	rec = binary.LittleEndian.AppendUint32(rec, crc32.Checksum(body, castagnoli))
-	rec = append(rec, body...)
-	if _, err := j.f.Write(rec); err != nil { // a part of it would make all that comes behind unreadable
+	if _, err := j.f.Write(recs); err != nil { // a part of it would make all that comes behind unreadable
 		return fmt.Errorf("write %s: %w", j.path, errors.Join(err, j.f.Truncate(j.size)))
 	}
-	j.size += int64(len(rec))
+	j.size += int64(len(recs))
 	return nil
+}
+
+// append appends the record of a change.
+func (c change) append(dst []byte) []byte {
+	at := len(dst)
+	dst = append(dst, 0, 0, 0, 0, 0, 0, 0, 0) // length and checksum
+	dst = append(dst, c.flags())
+	dst = binary.AppendUvarint(dst, uint64(len(c.KV.Key)))
+	dst = append(dst, c.KV.Key...)
+	if c.held > 0 {
+		dst = binary.AppendVarint(dst, c.held)
+	}
+	if c.Delete {
+		dst = binary.AppendVarint(dst, c.KV.ModRevision)
+	} else {
+		dst = appendValue(dst, c.KV)
+	}
+	body := dst[at+8:]
+	binary.LittleEndian.PutUint32(dst[at:], uint32(len(body)))
+	binary.LittleEndian.PutUint32(dst[at+4:], crc32.Checksum(body, castagnoli))
+	return dst
+}
+
+func (c change) flags() (b byte) {
+	for _, f := range []struct {
+		set  bool
+		flag byte
+	}{{c.Delete, flagDelete}, {c.own, flagOwn}, {c.held > 0, flagHeld}, {c.gone, flagGone}, {c.veil, flagVeil}, {c.part, flagPart}, {c.last, flagLast}} {
+		if f.set {
+			b |= f.flag
+		}
+	}
+	return b
 }
 
 // begin makes it durable that there are changes.
@@ -218,7 +233,7 @@ func nextChange(b []byte) (c change, rest []byte, ok bool) {
 		return c, nil, false
 	}
 	c.Delete, c.own, c.gone = body[0]&flagDelete != 0, body[0]&flagOwn != 0, body[0]&flagGone != 0
-	c.veil = body[0]&flagVeil != 0
+	c.veil, c.part, c.last = body[0]&flagVeil != 0, body[0]&flagPart != 0, body[0]&flagLast != 0
 	key := body[1+w : 1+w+int(size)]
 	value := body[1+w+int(size):]
 	if body[0]&flagHeld != 0 {

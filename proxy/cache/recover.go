@@ -16,12 +16,16 @@ func (c *Cache) recover() error {
 	if partial {
 		c.journal.mark[0] ^= 0xff
 	}
-	for _, ch := range changes {
+	shown := len(changes)
+	for !partial && shown > 0 && changes[shown-1].part { // killed before it had all of it: nobody has seen what there is
+		shown--
+	}
+	for _, ch := range changes[:shown] {
 		if err := c.redo(ch); err != nil {
 			return err
 		}
-		if !partial && !ch.own && !ch.gone && !ch.veil && ch.held == 0 {
-			c.redone(ch.Event)
+		if !partial && !ch.part && !ch.own && !ch.gone && !ch.veil && ch.held == 0 {
+			c.redone(ch)
 		}
 	}
 	if partial {
@@ -92,12 +96,17 @@ func (c *Cache) redo(ch change) error {
 	return c.change(kv.Event{Delete: ch.Delete, KV: ch.KV})
 }
 
-// redone notes how far the span of an event has come by it. All before it is in the journal too, but of its own revision there
-// may be more. Without that the feed would go on from further back, and bring back for a moment what the event deleted.
-func (c *Cache) redone(e kv.Event) {
+// redone notes how far the span of an event has come by it. All before it is in the journal too, and of its own revision if it
+// is the last of what came at once; an earlier version did not say. Without that the feed would go on from further back, and
+// bring back for a moment what the event deleted, and a list would have what is newer than it says.
+func (c *Cache) redone(ch change) {
+	to := ch.KV.ModRevision
+	if !ch.last {
+		to--
+	}
 	var of *Span
 	for i, s := range c.spans {
-		if !s.contains(e.KV.Key, nil) {
+		if !s.contains(ch.KV.Key, nil) {
 			continue
 		}
 		if of != nil {
@@ -106,7 +115,7 @@ func (c *Cache) redone(e kv.Event) {
 		of = &c.spans[i]
 	}
 	if of != nil {
-		of.Revision = max(of.Revision, e.KV.ModRevision-1)
+		of.Revision = max(of.Revision, to)
 	}
 }
 

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"errors"
+	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -195,12 +196,15 @@ func TestAnOwnWriteDoesNotComeBackFromBehindTheFeed(t *testing.T) {
 	}
 }
 
-// The feed goes on behind what was replayed.
+// The feed goes on behind what was replayed. The journal is of an earlier version, which did not say whether there is more of
+// its newest revision.
 func TestADeletedKeyDoesNotComeBackWhileTheFeedCatchesUp(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "c.db")
 	c := loaded(t, path)
 	gone := kv.Event{Delete: true, KV: kv.KeyValue{Key: []byte("a/1"), ModRevision: 8}}
-	apply(t, c, event("a/1", "two", 6), event("a/2", "x", 7), gone)
+	if err := c.journal.add(change{Event: event("a/1", "two", 6)}, change{Event: event("a/2", "x", 7)}, change{Event: gone}); err != nil {
+		t.Fatal(err)
+	}
 	d := open(t, crashed(t, path), boot1)
 	if s, _ := d.Covered([]byte("a/1"), nil); s.Revision != 7 {
 		t.Errorf("the span is known as of %d, want 7", s.Revision)
@@ -211,6 +215,46 @@ func TestADeletedKeyDoesNotComeBackWhileTheFeedCatchesUp(t *testing.T) {
 	apply(t, d, event("a/2", "x", 7), gone, event("a/3", "y", 8))
 	want(t, d, "a/1", "")
 	want(t, d, "a/3", "y")
+}
+
+// Wherever in the journal a kill struck: what is listed is what there was at the revision that is said.
+func TestAListAfterAKillIsAsOfItsRevision(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.db")
+	c := loaded(t, path)
+	apply(t, c, event("a/2", "x", 6))
+	apply(t, c, event("a/3", "x", 7), event("a/4", "x", 7), event("a/5", "x", 8), kv.Event{Delete: true, KV: kv.KeyValue{Key: []byte("a/1"), ModRevision: 8}})
+	b, err := os.ReadFile(path + ".journal")
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := map[int64]string{5: "a/1", 6: "a/1 a/2", 8: "a/2 a/3 a/4 a/5"}
+	ends := map[int]int64{journalHeader: 5}
+	for rest, at := b[journalHeader:], int64(6); len(rest) > 0; {
+		ch, behind, ok := nextChange(rest)
+		if !ok {
+			t.Fatal("the journal is damaged")
+		}
+		if ch.last {
+			at = ch.KV.ModRevision
+		}
+		rest = behind
+		ends[len(b)-len(rest)] = at
+	}
+	for cut, at := range ends {
+		to := crashed(t, path)
+		if err := os.WriteFile(to+".journal", b[:cut], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		d := open(t, to, boot1)
+		kvs, f, covered, err := d.Range(all.Key, all.End, 0)
+		var keys []string
+		for _, v := range kvs {
+			keys = append(keys, string(v.Key))
+		}
+		if got := strings.Join(keys, " "); err != nil || !covered || d.Partial() || f.Span.Revision != at || got != there[at] {
+			t.Errorf("cut at %d of %d: %q as of %d, covered %v, partial %v, %v; want %q as of %d", cut, len(b), got, f.Span.Revision, covered, d.Partial(), err, there[at], at)
+		}
+	}
 }
 
 // fullDisk takes half of what is written to it.

@@ -25,8 +25,8 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// foreignLease holds site/2, which is none of the device's. Under emptyLease is nothing: what a device may use.
-const foreignLease, emptyLease = 0x5eed, 0xe41
+// foreignLease holds site/2, which is none of the device's.
+const foreignLease = 0x5eed
 
 var foreignKey, ownKey = []byte("site/2"), []byte("q/9")
 
@@ -177,13 +177,13 @@ var overGRPC = map[string]func(context.Context, *grpc.ClientConn) error{
 	}, &pb.LeaseLeasesRequest{}),
 	"lock another's name": asked(func(c grpc.ClientConnInterface) call1[v3lockpb.LockRequest, v3lockpb.LockResponse] {
 		return v3lockpb.NewLockClient(c).Lock
-	}, &v3lockpb.LockRequest{Name: foreignKey, Lease: emptyLease}),
+	}, &v3lockpb.LockRequest{Name: foreignKey}),
 	"unlock another's key": asked(func(c grpc.ClientConnInterface) call1[v3lockpb.UnlockRequest, v3lockpb.UnlockResponse] {
 		return v3lockpb.NewLockClient(c).Unlock
 	}, &v3lockpb.UnlockRequest{Key: foreignKey}),
 	"stand for another's name": asked(func(c grpc.ClientConnInterface) call1[v3electionpb.CampaignRequest, v3electionpb.CampaignResponse] {
 		return v3electionpb.NewElectionClient(c).Campaign
-	}, &v3electionpb.CampaignRequest{Name: foreignKey, Lease: emptyLease}),
+	}, &v3electionpb.CampaignRequest{Name: foreignKey}),
 	"proclaim for another": asked(func(c grpc.ClientConnInterface) call1[v3electionpb.ProclaimRequest, v3electionpb.ProclaimResponse] {
 		return v3electionpb.NewElectionClient(c).Proclaim
 	}, &v3electionpb.ProclaimRequest{Leader: foreignLeader, Value: []byte("x")}),
@@ -446,9 +446,7 @@ func (a *agent) refusesLines(who, token string, may ...int) {
 func TestEveryDoorRefusesWhatATokenDoesNotAllow(t *testing.T) {
 	c, member, proxy, root, args := lockedCluster(t)
 	token, _ := deviceToken(t, c.memberDir(), "--device=pump-7", "--allow=get,put,watch", "--prefix=q/", "--prefix=site/1")
-	for _, lease := range []int{foreignLease, emptyLease} {
-		member.gateway("lease/grant", fmt.Sprintf(`{"TTL":3600,"ID":%d}`, lease), root)
-	}
+	member.gateway("lease/grant", fmt.Sprintf(`{"TTL":3600,"ID":%d}`, foreignLease), root)
 	member.gateway("kv/put", fmt.Sprintf(`{"key":"c2l0ZS8y","value":"dGhlaXJz","lease":%d}`, foreignLease), root)
 	for _, a := range []*agent{member, proxy} {
 		a.waitKnown(token)

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -379,7 +380,7 @@ func (b *box) read(key string) {
 	ctx, cancel := context.WithTimeout(b.alive, 4*time.Second)
 	defer cancel()
 	page, err := b.q.Read(ctx, q)
-	if r, ok := q.Ops[0].(kv.Range); ok && len(r.End) == 0 {
+	if r, ok := q.Ops[0].(kv.Range); ok && (len(r.End) == 0 || w.plant == plantMixed) {
 		page, err = w.tamper(b, key, page, err)
 	}
 	if err != nil {
@@ -402,6 +403,33 @@ func (b *box) read(key string) {
 		return
 	}
 	v.judge(q.Ops, page.Ops)
+	if r, ok := q.Ops[0].(kv.Range); ok && len(r.End) > 0 {
+		v.judgeList(r, page)
+	}
+}
+
+// judgeList holds a list against what there was at the revision that it says. What this box has written since may be in it.
+func (v view) judgeList(r kv.Range, page kv.Page) {
+	mods := map[string]int64{}
+	for _, one := range page.Ops[0].KVs {
+		mods[string(one.Key)] = one.ModRevision
+	}
+	for key, states := range v.h.keys {
+		if !kv.Contains(r.Key, r.End, []byte(key)) {
+			continue
+		}
+		was, own := int64(0), false
+		for _, s := range states {
+			if s.rev <= page.Revision {
+				was = s.mod
+			} else if s.mod == mods[key] && strings.HasPrefix(s.what, v.b.name+".") {
+				own = true
+			}
+		}
+		if mods[key] != was && !own {
+			v.b.w.complain("%s: %s as of %d has %s at revision %d, which was at %d then: %v", v.b.name, v.how, page.Revision, key, mods[key], was, states)
+		}
+	}
 }
 
 // view is an answer that is held against what happened: none of its keys may be older than what was seen of it before, or

@@ -29,10 +29,11 @@ const (
 	plantLost            // a write that was acknowledged is lost
 	plantOverwrite       // a queued write overwrites a newer one
 	plantInvent          // what is not known is answered
+	plantMixed           // a list has what is newer than it says
 	plants
 )
 
-var plantNames = [plants]string{"none", "twice", "young", "back", "gap", "lost", "overwrite", "invent"}
+var plantNames = [plants]string{"none", "twice", "young", "back", "gap", "lost", "overwrite", "invent", "mixed"}
 
 // world is the cluster, the boxes, their devices, and whatever happens to them.
 type world struct {
@@ -80,6 +81,8 @@ func (w *world) tamper(b *box, key string, page kv.Page, err error) (kv.Page, er
 		epoch := w.cluster.histories[len(w.cluster.histories)-1].epoch
 		return kv.Page{Header: kv.Header{Epoch: epoch, Revision: 1}, Source: kv.SourceCache, Age: kv.AgeUnknown, Ops: []kv.OpResult{{}}}, nil
 	case err != nil:
+	case w.plant == plantMixed && w.rand.IntN(10) == 0:
+		page.Revision--
 	case w.plant == plantYoung && page.Age > 0:
 		page.Age /= 4
 	case w.plant == plantBack:
