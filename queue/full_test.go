@@ -448,6 +448,32 @@ func TestARolledBackLineIsNotGivenUpUnasked(t *testing.T) {
 	}
 }
 
+// Before the cluster has been asked, nobody knows that the disk was not rolled back.
+func TestADiscardSaysWhetherTheClusterWasAsked(t *testing.T) {
+	c := newCluster()
+	o := options(t.TempDir())
+	b := start(t, c, o)
+	if _, err := b.put("q/a", "0", kv.WriteAuto); err != nil {
+		t.Fatal(err)
+	}
+	b.crash()
+	c.set(false, false)
+	b = start(t, c, o)
+	before := b.mustQueue("q/b", "1")
+	b.crash()
+	b = start(t, c, o)
+	for id, unsure := range map[string]bool{before: true, b.mustQueue("q/c", "1"): false} {
+		done, err := b.Discard(id)
+		item, found, gerr := b.Get(id)
+		if !done || err != nil || gerr != nil || !found || item.State != Discarded {
+			t.Fatalf("discard %s: %v, %v; it is %v, %v, %v", id, done, err, item.State, found, gerr)
+		}
+		if strings.Contains(item.Err.Detail, "rolled back") != unsure {
+			t.Errorf("%s, of an earlier life %v: %q", id, unsure, item.Err.Detail)
+		}
+	}
+}
+
 // lateNext carries up what the queue asks about its numbers, and no write before it is free.
 type lateNext struct {
 	*cluster

@@ -246,7 +246,11 @@ func (q *Queue) Discard(id string) (done bool, err error) {
 		q.kept = slices.DeleteFunc(q.kept, func(p *op) bool { return p == o })
 		q.forget(o)
 	case !o.lane.mayBeKnown(o):
-		q.giveUp(o, Discarded, &kv.Error{Code: kv.UpstreamUnavailable, Detail: "the write was discarded before it was sent; nothing was applied"})
+		detail := "the write was discarded before it was sent; nothing was applied"
+		if !q.probed && o.n < o.lane.first { // whether the disk was rolled back is not known yet
+			detail += ", unless this disk was rolled back or is a copy and the write was sent from the other: the cluster was out of reach since the start"
+		}
+		q.giveUp(o, Discarded, &kv.Error{Code: kv.UpstreamUnavailable, Detail: detail})
 	default:
 		done = false
 	}
