@@ -331,3 +331,96 @@ func TestBodiesUnderWayAreCountedAndGivenBack(t *testing.T) {
 		t.Errorf("afterwards %d bytes are counted for %d clients, %d refused", l.total[useBody], len(l.clients), l.refused[useBody].Load())
 	}
 }
+
+// What comes beyond the accounts that there may be shares one.
+func TestClientsBeyondTheAccountsShareOne(t *testing.T) {
+	l := newLedger(50, 0, [uses]int64{useWatch: 4 * clientsMax, useRequest: 8}, prometheus.NewRegistry())
+	for i := range clientsMax {
+		if err := l.take(from(netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}).String()), useWatch); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n, _ := takes(l, from("192.0.2.1"), useRequest); n != 4 {
+		t.Errorf("the first beyond them got %d, want its share", n)
+	}
+	if n, err := takes(l, from("192.0.2.2"), useRequest); n != 0 || kv.CodeOf(err) != kv.RateLimited {
+		t.Errorf("the second got %d, %v", n, err)
+	}
+	if len(l.clients) != clientsMax+1 {
+		t.Errorf("%d accounts", len(l.clients))
+	}
+	l.give(from("192.0.2.1"), useRequest)
+	if n, _ := takes(l, from("192.0.2.2"), useRequest); n != 1 {
+		t.Errorf("what the first gave back the second got %d times", n)
+	}
+}
+
+// opensLeft is how many connections a client may open at once now.
+func opensLeft(l *ledger, addr string) (n int) {
+	for l.take(from(addr), useConnection) == nil {
+		l.give(from(addr), useConnection)
+		n++
+	}
+	return n
+}
+
+// A body of which nobody takes the end costs its client connections, and one that is taken does not.
+func TestABodyThatNobodyTakesIsCharged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLedger(100, 0, [uses]int64{useBody: 1 << 20}, prometheus.NewRegistry())
+		l.opens.Store(10)
+		var limit int64
+		h := l.bodies(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { _, _ = io.CopyN(io.Discard, r.Body, limit) }))
+		for addr, tc := range map[string]struct {
+			read int64
+			want int
+		}{"192.0.2.1": {1 << 20, 10}, "192.0.2.2": {4 * vainBytes, 10 - 1 - 4}, "192.0.2.3": {vainBytes - 1, 10}} { // one for the charge itself
+			limit = tc.read
+			body := strings.NewReader(strings.Repeat("x", 8*vainBytes))
+			h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(api.WithCaller(t.Context(), from(addr)), http.MethodPut, "/", body))
+			if n := opensLeft(l, addr); n != tc.want {
+				t.Errorf("who sent %d bytes of which %d were read may open %d connections, want %d", 8*vainBytes, tc.read, n, tc.want)
+			}
+		}
+	})
+}
+
+// What a connection of HTTP/2 is told of its bounds, the ledger keeps.
+func TestBoundsOfHTTP2AreTheLedgers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &Agent{cfg: settings(t), gate: newGate(), opts: withDefaults([]Options{{}})}
+		a.cfg.Limits.Bodies, a.cfg.Limits.ClientShare, a.cfg.Limits.ConnectionRate = 1000, 50, 10
+		l, b := a.openLedger(), a.bounds()
+		one, other := farConn{addr: "192.0.2.1"}, farConn{addr: "192.0.2.2"}
+		if err := b.Hold(one, 500); err != nil {
+			t.Errorf("a client's share: %v", err)
+		}
+		if err := b.Hold(one, 1); kv.CodeOf(err) != kv.RateLimited {
+			t.Errorf("more than that: %v", err)
+		}
+		if err := errors.Join(b.Hold(other, 100), b.Hold(one, -400), b.Hold(one, 400)); err != nil {
+			t.Errorf("another, and what was given back: %v", err)
+		}
+		if l.total[useBody] != 600 {
+			t.Errorf("%d bytes are counted, want 600", l.total[useBody])
+		}
+		n := 0
+		for n <= sniff.ResetBurst && b.Reset(one) {
+			n++
+		}
+		if n != sniff.ResetBurst || !b.Reset(other) {
+			t.Errorf("%d resets were let through, want %d, and those of another client", n, sniff.ResetBurst)
+		}
+		if b.Timeout != a.cfg.Limits.BodyTimeout {
+			t.Errorf("bodies have %v", b.Timeout)
+		}
+		if n := opensLeft(l, "192.0.2.1"); n != 10 {
+			t.Errorf("before it is ended it opens %d connections", n)
+		}
+		time.Sleep(time.Second)
+		b.Ended(one, sniff.ExcessResets)
+		if time.Sleep(chargeMost * time.Second); opensLeft(l, "192.0.2.1") != 0 || opensLeft(l, "192.0.2.2") != 10 {
+			t.Error("whose connection was ended opens others at once, or somebody else does not")
+		}
+	})
+}

@@ -238,7 +238,7 @@ func (c *Client) dial(ctx context.Context, order []string) (Conn, string, error)
 	for begun := 0; len(errs) < len(order); {
 		select {
 		case <-next.C:
-			if begun < len(order) {
+			if begun < len(order) && (begun == 0 || ctx.Err() == nil) { // nobody waits for the others of a round that is given up
 				go begin(order[begun])
 				begun++
 				next.Reset(c.opts.HeadStart)
@@ -254,6 +254,9 @@ func (c *Client) dial(ctx context.Context, order []string) (Conn, string, error)
 				return a.conn, a.at, nil
 			}
 			errs = append(errs, fmt.Errorf("%s: %w", a.at, a.err))
+			if ctx.Err() != nil && len(errs) == begun {
+				return nil, "", errors.Join(errs...)
+			}
 			next.Reset(0)
 		}
 	}

@@ -168,7 +168,7 @@ func (p *autopilot) watchVoters(ctx context.Context, r Roster) (did bool, err er
 			continue
 		}
 		since, gone := p.gone[s.Replica]
-		switch reached := m.reaches(ctx, s.Node); {
+		switch reached := m.net.net.Reaches(s.Node); {
 		case reached && s.Away:
 			m.cfg.Log.Info("voter is back; its seat is kept", "replica", s.Replica, "node", plainNode(s.Node), "name", s.Name)
 			return true, p.changeRoster(ctx, func(r *Roster) (bool, error) { return r.setAway(s.Replica, false), nil })
@@ -197,16 +197,6 @@ func (r *Roster) setAway(replica uint64, away bool) bool {
 		return false
 	}
 	s.Away = away
-	return true
-}
-
-// reaches reports whether there is a connection to a node that is not lost. It sends nothing.
-func (m *Member) reaches(ctx context.Context, node string) bool {
-	c, err := m.net.net.Connect(ctx, node)
-	if err != nil {
-		return false
-	}
-	c.Close()
 	return true
 }
 

@@ -20,9 +20,11 @@ type Network interface {
 	//
 	// Answer answers what others ask. It is called concurrently as well, with a context that ends when the asker is gone.
 	Serve(recv func(pb.MessageBatch), chunk func(pb.Chunk) bool, answer func(ctx context.Context, request []byte) []byte) error
-	// Connect returns a way to send messages to a node. An error, at once or of the connection later, makes the node
-	// unreachable for raft.
+	// Connect returns a way to send messages to a node, reached or not. After an error, at once or of the connection later, the library
+	// drops what follows for a while, and tells nobody.
 	Connect(ctx context.Context, node string) (raftio.IConnection, error)
+	// Reaches reports whether there is a connection to a node that is not lost. It sends nothing.
+	Reaches(node string) bool
 	// ConnectBulk returns a way to send the chunks of a snapshot to a node.
 	ConnectBulk(ctx context.Context, node string) (raftio.ISnapshotConnection, error)
 	// Ask returns what a node answers, an error if it cannot be asked or does not answer before ctx ends. Request and
@@ -54,6 +56,8 @@ func (alone) Ask(_ context.Context, node string, _ []byte) ([]byte, error) {
 func (alone) Connect(_ context.Context, node string) (raftio.IConnection, error) {
 	return nil, fmt.Errorf("connect to node %s: %w", node, errNoNetwork)
 }
+
+func (alone) Reaches(string) bool { return false }
 
 func (alone) ConnectBulk(_ context.Context, node string) (raftio.ISnapshotConnection, error) {
 	return nil, fmt.Errorf("connect to node %s: %w", node, errNoNetwork)

@@ -95,9 +95,7 @@ func TestTheSameRequestFromManyIsOneWrite(t *testing.T) {
 	c := newCluster()
 	o := options(t.TempDir())
 	b := start(t, c, o)
-	if _, err := b.put("q/none/a", "base", kv.WriteAuto); err != nil {
-		t.Fatal(err)
-	}
+	b.commit("q/none/a", "base")
 	c.hang()
 	var mu sync.Mutex
 	receipts := map[string]int{}
@@ -136,9 +134,7 @@ func TestARequestThatIsTakenBackIsStillTheOthers(t *testing.T) {
 		o := options(t.TempDir())
 		o.Wait = time.Minute
 		b := start(t, c, o)
-		if _, err := b.put("q/none/a", "first", kv.WriteAuto); err != nil {
-			t.Fatal(err)
-		}
+		b.commit("q/none/a", "first")
 		c.hang()
 		b.mustQueue("q/none/a", "sent")
 		synctest.Wait() // what comes behind it is not sent, and can be taken back
@@ -174,9 +170,7 @@ func TestAKeyThatWasContendedIsUsedUp(t *testing.T) {
 	o := options(t.TempDir())
 	o.Wait = time.Minute
 	b := start(t, c, o)
-	if _, err := b.put("q/a", "base", kv.WriteAuto); err != nil {
-		t.Fatal(err)
-	}
+	b.commit("q/a", "base")
 	c.hang()
 	answered := make(chan error, 1)
 	go func() {

@@ -54,6 +54,22 @@ func (b *box) put(key, value string, w kv.Write) (kv.Result, error) {
 	return b.Do(context.Background(), kv.Command{Write: w, Ops: []kv.Op{kv.Put{Key: []byte(key), Value: []byte(value)}}})
 }
 
+// commit writes a key and waits until the cluster has it, though a busy machine takes longer than Options.Wait.
+func (b *box) commit(key, value string) {
+	b.t.Helper()
+	res, err := b.put(key, value, kv.WriteAuto)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	if res.Queued == nil {
+		return
+	}
+	eventually(b.t, "committed", func() bool {
+		item, found, err := b.Get(res.Queued.ID)
+		return err == nil && found && item.State == Committed
+	})
+}
+
 func (b *box) mustQueue(key, value string) string {
 	b.t.Helper()
 	res, err := b.put(key, value, kv.WriteQueue)

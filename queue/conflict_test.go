@@ -10,9 +10,7 @@ import (
 func TestWhatSomebodyElseWroteMeanwhileIsAConflictAndNotOverwritten(t *testing.T) {
 	c := newCluster()
 	b := start(t, c, options(t.TempDir()))
-	if _, err := b.put("q/a", "base", kv.WriteAuto); err != nil {
-		t.Fatal(err)
-	}
+	b.commit("q/a", "base")
 	c.set(false, false)
 	id := b.mustQueue("q/a", "mine")
 	b.mustQueue("q/a", "mine too") // its predecessor conflicts, so does it
@@ -50,9 +48,7 @@ func TestWhatSomebodyElseWroteMeanwhileIsAConflictAndNotOverwritten(t *testing.T
 func TestAnAttemptThatArrivesLateOverwritesNothingNewer(t *testing.T) {
 	c := newCluster()
 	b := start(t, c, options(t.TempDir()))
-	if _, err := b.put("q/a", "base", kv.WriteAuto); err != nil {
-		t.Fatal(err)
-	}
+	b.commit("q/a", "base")
 	c.hang()
 	res, err := b.put("q/a", "mine", kv.WriteAuto)
 	if err != nil || res.Queued == nil {
@@ -76,9 +72,7 @@ func TestAWriterThatWaitsIsTheNewerOne(t *testing.T) {
 	o := options(t.TempDir())
 	o.Wait = time.Minute
 	b := start(t, c, o)
-	if _, err := b.put("q/a", "base", kv.WriteAuto); err != nil {
-		t.Fatal(err)
-	}
+	b.commit("q/a", "base")
 	c.hang()
 	type answer struct {
 		res kv.Result

@@ -13,18 +13,14 @@ func TestARolledBackDiskIsNeverTakenForAnAcknowledgement(t *testing.T) {
 	c := newCluster()
 	dir, old := t.TempDir(), t.TempDir()
 	b := start(t, c, options(dir))
-	if _, err := b.put("q/none/a", "0", kv.WriteAuto); err != nil {
-		t.Fatal(err)
-	}
+	b.commit("q/none/a", "0")
 	b.crash()
 	if err := os.CopyFS(filepath.Join(old, "copy"), os.DirFS(dir)); err != nil {
 		t.Fatal(err)
 	}
 	b = start(t, c, options(dir))
 	for i := range markStep + 100 { // beyond the mark that the copy has
-		if _, err := b.put("q/none/a", fmt.Sprint("new", i), kv.WriteAuto); err != nil {
-			t.Fatal(err)
-		}
+		b.commit("q/none/a", fmt.Sprint("new", i))
 	}
 	b.crash()
 	b = start(t, c, options(filepath.Join(old, "copy")))

@@ -27,70 +27,72 @@ func narrow(dir string, f OnFull, ops int64) Options {
 func value(name string) string { return (name + "................")[:16] }
 
 func TestAFullQueueThatCoalescesKeepsTheNewestOfEachKeyAndItsBase(t *testing.T) {
-	c := newCluster()
-	dir := t.TempDir()
-	o := narrow(dir, OnFullCoalesce, 10)
-	b := start(t, c, o)
-	if _, err := b.put("q/a", "before", kv.WriteAuto); err != nil {
-		t.Fatal(err)
-	}
-	c.set(false, false)
-	for i := range 60 {
-		b.mustQueue(fmt.Sprint("q/", string(rune('a'+i%3))), value(fmt.Sprint(i, " ")))
-	}
-	listed := b.List(int(Superseded), "q/")
-	if len(listed) == 0 || listed[0].Err == nil || !strings.Contains(listed[0].Err.Error(), "coalesce") {
-		t.Fatalf("what was given up is listed as %+v", listed)
-	}
-	if err := b.flushEnds(); err != nil {
-		t.Fatal(err)
-	}
-	b.crash()
-	b = start(t, c, o)
-	c.set(true, false)
-	eventually(t, "drained", func() bool { return b.Status().Depth == 0 })
-	for i, k := range []string{"q/a", "q/b", "q/c"} {
-		if got, want := c.keys[k].value, value(fmt.Sprint(57+i, " ")); got != want {
-			t.Errorf("%s is %q, want the newest, %q", k, got, want)
+	synctest.Test(t, func(t *testing.T) { // or a busy machine tries to send meanwhile, and what may have been sent is not given up
+		c := newCluster()
+		dir := t.TempDir()
+		o := narrow(dir, OnFullCoalesce, 10)
+		b := start(t, c, o)
+		b.commit("q/a", "before")
+		c.set(false, false)
+		for i := range 60 {
+			b.mustQueue(fmt.Sprint("q/", string(rune('a'+i%3))), value(fmt.Sprint(i, " ")))
 		}
-	}
-	if kept := b.List(int(Conflict), ""); len(kept) > 0 {
-		t.Errorf("a coalesced write lost its base: %+v", kept)
-	}
-	order := c.log()
-	if len(order) > 20 {
-		t.Errorf("%d were applied, of 60 that did not fit", len(order))
-	}
+		listed := b.List(int(Superseded), "q/")
+		if len(listed) == 0 || listed[0].Err == nil || !strings.Contains(listed[0].Err.Error(), "coalesce") {
+			t.Fatalf("what was given up is listed as %+v", listed)
+		}
+		if err := b.flushEnds(); err != nil {
+			t.Fatal(err)
+		}
+		b.crash()
+		b = start(t, c, o)
+		c.set(true, false)
+		eventually(t, "drained", func() bool { return b.Status().Depth == 0 })
+		for i, k := range []string{"q/a", "q/b", "q/c"} {
+			if got, want := c.keys[k].value, value(fmt.Sprint(57+i, " ")); got != want {
+				t.Errorf("%s is %q, want the newest, %q", k, got, want)
+			}
+		}
+		if kept := b.List(int(Conflict), ""); len(kept) > 0 {
+			t.Errorf("a coalesced write lost its base: %+v", kept)
+		}
+		order := c.log()
+		if len(order) > 20 {
+			t.Errorf("%d were applied, of 60 that did not fit", len(order))
+		}
+	})
 }
 
 func TestAFullQueueThatDropsGivesUpTheOldestOfItsOwnPrefix(t *testing.T) {
-	c := newCluster()
-	o := narrow(t.TempDir(), OnFullDropOldest, 10)
-	b := start(t, c, o)
-	c.set(false, false)
-	b.mustQueue("r/other", value("r"))
-	for i := range 50 {
-		b.mustQueue(fmt.Sprint("q/", i%2), value(fmt.Sprint("v", i, " ")))
-	}
-	if n := len(b.lanes[kv.LaneHigh].pending); n > 14 {
-		t.Errorf("%d places in line for 10 ops: what is given up leaves one each", n)
-	}
-	if n := len(b.List(int(Discarded), "")); n != 41 {
-		t.Errorf("%d given up are listed, want 41", n)
-	}
-	c.set(true, false)
-	eventually(t, "drained", func() bool { return b.Status().Depth == 0 })
-	want := []string{value("r")}
-	for i := 41; i < 50; i++ {
-		want = append(want, value(fmt.Sprint("v", i, " ")))
-	}
-	got := c.log()
-	if !slices.Equal(got, want) {
-		t.Errorf("applied\n%q\nwant\n%q", got, want)
-	}
-	if kept := b.List(int(Conflict), ""); len(kept) > 0 {
-		t.Errorf("a write conflicts with one that was given up: %+v", kept)
-	}
+	synctest.Test(t, func(t *testing.T) { // or a busy machine tries to send meanwhile, and what may have been sent is not given up
+		c := newCluster()
+		o := narrow(t.TempDir(), OnFullDropOldest, 10)
+		b := start(t, c, o)
+		c.set(false, false)
+		b.mustQueue("r/other", value("r"))
+		for i := range 50 {
+			b.mustQueue(fmt.Sprint("q/", i%2), value(fmt.Sprint("v", i, " ")))
+		}
+		if n := len(b.lanes[kv.LaneHigh].pending); n > 14 {
+			t.Errorf("%d places in line for 10 ops: what is given up leaves one each", n)
+		}
+		if n := len(b.List(int(Discarded), "")); n != 41 {
+			t.Errorf("%d given up are listed, want 41", n)
+		}
+		c.set(true, false)
+		eventually(t, "drained", func() bool { return b.Status().Depth == 0 })
+		want := []string{value("r")}
+		for i := 41; i < 50; i++ {
+			want = append(want, value(fmt.Sprint("v", i, " ")))
+		}
+		got := c.log()
+		if !slices.Equal(got, want) {
+			t.Errorf("applied\n%q\nwant\n%q", got, want)
+		}
+		if kept := b.List(int(Conflict), ""); len(kept) > 0 {
+			t.Errorf("a write conflicts with one that was given up: %+v", kept)
+		}
+	})
 }
 
 // What was acknowledged is not given up for a write that is refused all the same.
@@ -100,27 +102,29 @@ func TestNothingIsGivenUpForAWriteThatDoesNotFitEvenThen(t *testing.T) {
 		"the prefix's bound": func(o *Options) { o.Rules[0].MaxBytes, o.MaxBytes = o.MaxBytes, maxBytesDefault },
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := newCluster()
-			o := narrow(t.TempDir(), OnFullDropOldest, 10)
-			most := int(o.MaxBytes)
-			bound(&o)
-			b := start(t, c, o)
-			c.set(false, false)
-			for i := range 10 {
-				b.mustQueue(fmt.Sprint("q/", i), value(fmt.Sprint(i, " ")))
-			}
-			depth := b.Status().Depth
-			eventually(t, "the loss is noticed", func() bool { return b.Status().Down != "" }) // nothing is on its way
-			if _, err := b.put("q/large", strings.Repeat("v", most), kv.WriteQueue); kv.CodeOf(err) != kv.NoSpace {
-				t.Errorf("larger than all there is: %v", err)
-			}
-			if s := b.Status(); s.Depth != depth || len(b.List(int(Discarded), "")) != 10-depth {
-				t.Errorf("%d wait, %d are given up; want %d as before", s.Depth, len(b.List(int(Discarded), "")), depth)
-			}
-			b.mustQueue("q/large", strings.Repeat("v", most/2))
-			if s := b.Status(); s.Depth < 3 || s.Depth > 6 || s.Bytes > int64(most) {
-				t.Errorf("for one that takes half of it: %+v", s)
-			}
+			synctest.Test(t, func(t *testing.T) {
+				c := newCluster()
+				o := narrow(t.TempDir(), OnFullDropOldest, 10)
+				most := int(o.MaxBytes)
+				bound(&o)
+				b := start(t, c, o)
+				c.set(false, false)
+				for i := range 10 {
+					b.mustQueue(fmt.Sprint("q/", i), value(fmt.Sprint(i, " ")))
+				}
+				depth := b.Status().Depth
+				eventually(t, "the loss is noticed", func() bool { return b.Status().Down != "" }) // nothing is on its way
+				if _, err := b.put("q/large", strings.Repeat("v", most), kv.WriteQueue); kv.CodeOf(err) != kv.NoSpace {
+					t.Errorf("larger than all there is: %v", err)
+				}
+				if s := b.Status(); s.Depth != depth || len(b.List(int(Discarded), "")) != 10-depth {
+					t.Errorf("%d wait, %d are given up; want %d as before", s.Depth, len(b.List(int(Discarded), "")), depth)
+				}
+				b.mustQueue("q/large", strings.Repeat("v", most/2))
+				if s := b.Status(); s.Depth < 3 || s.Depth > 6 || s.Bytes > int64(most) {
+					t.Errorf("for one that takes half of it: %+v", s)
+				}
+			})
 		})
 	}
 }
@@ -294,9 +298,7 @@ func TestARestoredClusterGetsWhatItSurelyDoesNotHave(t *testing.T) {
 	dir := t.TempDir()
 	c.epoch = kv.Epoch{Cluster: 1, Nonce: [16]byte{1}}
 	b := start(t, c, options(dir))
-	if _, err := b.put("q/a", "before", kv.WriteAuto); err != nil {
-		t.Fatal(err)
-	}
+	b.commit("q/a", "before")
 	b.crash() // a mark of its own: what comes now is surely not sent
 	c.set(false, false)
 	b = start(t, c, options(dir))
@@ -337,9 +339,7 @@ func TestARolledBackLineIsNotAppliedAgain(t *testing.T) {
 			c := newCluster()
 			dir, old := t.TempDir(), filepath.Join(t.TempDir(), "copy")
 			b := start(t, c, options(dir))
-			if _, err := b.put("q/none/a", "0", kv.WriteAuto); err != nil {
-				t.Fatal(err)
-			}
+			b.commit("q/none/a", "0")
 			c.set(false, false)
 			for i := range 5 {
 				b.mustQueue("q/none/a", fmt.Sprint("in line ", i))
@@ -350,9 +350,7 @@ func TestARolledBackLineIsNotAppliedAgain(t *testing.T) {
 			c.set(true, false)
 			eventually(t, "drained", func() bool { return b.Status().Depth == 0 })
 			for i := range later {
-				if _, err := b.put("q/none/a", fmt.Sprint("later ", i), kv.WriteAuto); err != nil {
-					t.Fatal(err)
-				}
+				b.commit("q/none/a", fmt.Sprint("later ", i))
 			}
 			b.crash()
 			b = start(t, c, options(old))
@@ -413,9 +411,7 @@ func TestARolledBackLineIsNotGivenUpUnasked(t *testing.T) {
 				o.MaxBytes = 3 * (opOverhead + 100)
 				o.Rules = []Rule{{Prefix: []byte("q/"), Guard: GuardNone, Expires: time.Hour, OnFull: OnFullDropOldest}}
 				b := start(t, c, o)
-				if _, err := b.put("q/none/a", "0", kv.WriteAuto); err != nil {
-					t.Fatal(err)
-				}
+				b.commit("q/none/a", "0")
 				b.crash() // a mark of its own: what comes now is surely not sent, as far as this disk knows
 				c.set(false, false)
 				b = start(t, c, o)
@@ -453,9 +449,7 @@ func TestADiscardSaysWhetherTheClusterWasAsked(t *testing.T) {
 	c := newCluster()
 	o := options(t.TempDir())
 	b := start(t, c, o)
-	if _, err := b.put("q/a", "0", kv.WriteAuto); err != nil {
-		t.Fatal(err)
-	}
+	b.commit("q/a", "0")
 	b.crash()
 	c.set(false, false)
 	b = start(t, c, o)
@@ -499,9 +493,7 @@ func TestWritersDoNotEachFindOutThatNothingComesBack(t *testing.T) {
 		o := options(t.TempDir())
 		o.Wait = 100 * time.Millisecond
 		b := start(t, c, o)
-		if _, err := b.put("q/none/a", "v", kv.WriteAuto); err != nil {
-			t.Fatal(err)
-		}
+		b.commit("q/none/a", "v")
 		c.hang()
 		if res, err := b.put("q/none/a", "v", kv.WriteAuto); err != nil || res.Queued == nil {
 			t.Fatal(res, err)

@@ -126,9 +126,7 @@ func TestAnAuthorFindsItsOwnWrites(t *testing.T) {
 	o := options(t.TempDir())
 	o.DeviceBytes = 2 * opOverhead
 	b := start(t, c, o)
-	if _, err := b.put("q/a", "base", kv.WriteAuto); err != nil {
-		t.Fatal(err)
-	}
+	b.commit("q/a", "base")
 	c.set(false, false)
 	write := func(key, principal, device string) string {
 		t.Helper()

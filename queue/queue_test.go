@@ -65,9 +65,7 @@ func TestALostAnswerIsNotAppliedTwice(t *testing.T) {
 	c := newCluster()
 	dir := t.TempDir()
 	b := start(t, c, options(dir))
-	if _, err := b.put("q/a", "first", kv.WriteAuto); err != nil {
-		t.Fatal(err)
-	}
+	b.commit("q/a", "first")
 	c.set(true, true)
 	res, err := b.put("q/a", "second", kv.WriteAuto)
 	if err != nil || res.Queued == nil {

@@ -12,9 +12,7 @@ func TestWhatMayHaveBeenSentIsGivenUpOnlyIfTheClusterDoesNotHaveIt(t *testing.T)
 	c := newCluster()
 	dir := t.TempDir()
 	b := start(t, c, options(dir))
-	if _, err := b.put("q/a", "first", kv.WriteAuto); err != nil { // sets the mark ahead of what comes now
-		t.Fatal(err)
-	}
+	b.commit("q/a", "first") // sets the mark ahead of what comes now
 	c.set(true, true)
 	arrived := b.mustQueue("q/a", "arrived")
 	eventually(t, "it has arrived", func() bool { return slices.Contains(c.log(), "arrived") })

@@ -171,15 +171,24 @@ func TestWhoHasTooMuchIsEndedAndTold(t *testing.T) {
 			}
 		}
 	}
-	for why, flood := range map[Excess]func(f *http2.Framer){
-		ExcessHeld: many(100, func(f *http2.Framer, i int) { headers(f, uint32(2*i+1)); body(f, uint32(2*i+1), 64<<10) }), //nolint:gosec // it is small
-		ExcessResets: many(ResetBurst+ResetRate+1, func(f *http2.Framer, i int) {
+	for _, tc := range []struct {
+		why   Excess
+		flood func(f *http2.Framer)
+	}{
+		{ExcessHeld, many(100, func(f *http2.Framer, i int) { headers(f, uint32(2*i+1)); body(f, uint32(2*i+1), 64<<10) })}, //nolint:gosec // it is small
+		{ExcessResets, many(ResetBurst+ResetRate+1, func(f *http2.Framer, i int) {
 			headers(f, uint32(2*i+1))                                //nolint:gosec // it is small
 			_ = f.WriteRSTStream(uint32(2*i+1), http2.ErrCodeCancel) //nolint:gosec // it is small
-		}),
-		ExcessSettings: many(SettingsBurst+SettingsRate+1, func(f *http2.Framer, _ int) { _ = f.WriteSettings() }),
-		ExcessControl:  many(ControlBurst+ControlRate+1, func(f *http2.Framer, _ int) { _ = f.WritePing(false, [8]byte{}) }),
+		})},
+		{ExcessSettings, many(SettingsBurst+SettingsRate+1, func(f *http2.Framer, _ int) { _ = f.WriteSettings() })},
+		{ExcessControl, many(ControlBurst+ControlRate+1, func(f *http2.Framer, _ int) { _ = f.WritePing(false, [8]byte{}) })},
+		{ExcessControl, many(ControlBurst+ControlRate+1, func(f *http2.Framer, _ int) { _ = f.WriteWindowUpdate(0, 1) })},
+		{ExcessControl, func(f *http2.Framer) {
+			headers(f, 1)
+			many(ControlBurst+ControlRate+1, func(f *http2.Framer, _ int) { _ = f.WriteData(1, false, nil) })(f)
+		}},
 	} {
+		why, flood := tc.why, tc.flood
 		synctest.Test(t, func(t *testing.T) { // no time passes
 			m := meter(t, 4<<20, 0)
 			told := m.told()

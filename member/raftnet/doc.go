@@ -31,10 +31,11 @@
 //
 // # When it does not work
 //
-// Without a connection, or while its link is lost, sending fails at once. The library reports that to raft under the
-// replica id of the sender, which helps nobody; so this package tells raft itself which peer is unreachable, by a
-// message to this replica such as the library makes: Unreachable from that peer. The leader then stops sending ahead and
-// probes where the peer's log ends.
+// Without a connection, or while its link is lost, messages are dropped at once, but for commands that are handed on to a leader: those wait
+// for the link, ten seconds at most (aside.go). The library hears of no error: it would drop, without a word, all that follows for up to
+// a second and a half, links that are back included, and report the failure under the replica id of the sender, which helps nobody. So
+// this package tells raft itself which peer is unreachable, by a message to this replica such as the library makes: Unreachable
+// from that peer. The leader then stops sending ahead and probes where the peer's log ends.
 //
 // # Locks
 //

@@ -62,12 +62,17 @@ func (l *link) broad() bool {
 	return ok && rtt >= paceNear && loss >= nearLoss && l.peer.burst() > 0
 }
 
-func (l *link) closeQueues() (dropped int) {
+// closeQueues closes the queues of a link that has ended.
+func (n *Net) closeQueues(l *link) {
 	for _, q := range l.queues {
-		dropped += q.close()
+		left := q.close()
+		n.metrics.dropped("link", len(left))
+		n.leftOver(l.peer, left)
 	}
-	return dropped
 }
+
+// over reports whether the queues are closed.
+func (l *link) over() bool { return l.queues[0].over() }
 
 var errEnded = errors.New("the connection has ended")
 
@@ -110,7 +115,7 @@ func closeReason(ctx context.Context) string {
 }
 
 // watchLoss reports the peer once its link is lost. What waits for it stays, in case the link comes back: among it may be
-// commands forwarded to the leader, which nobody sends again. Nothing is added meanwhile.
+// commands forwarded to the leader, which nobody sends again. What comes meanwhile waits aside.
 func (l *link) watchLoss(ctx context.Context) error {
 	grace := time.NewTimer(hushGrace)
 	defer grace.Stop()
@@ -121,6 +126,7 @@ func (l *link) watchLoss(ctx context.Context) error {
 			l.net.unreachable(l.peer)
 		} else {
 			grace.Stop()
+			l.net.fetch(l.peer)
 		}
 		select {
 		case <-changed:
@@ -165,14 +171,19 @@ func (l *link) sendLane(ctx context.Context, lane kind) error {
 				unused.Reset(sliceKept)
 				continue
 			}
+			frames := buf
 			if out == nil {
-				buf = append(hello{lane, l.net.opts.Cluster, l.net.boot}.append(nil), buf...)
 				var err error
 				if out, err = l.open(ctx, lane); err != nil {
+					l.net.leftOver(l.peer, unframe(frames))
 					return err
 				}
+				buf = append(hello{lane, l.net.opts.Cluster, l.net.boot}.append(nil), frames...)
 			}
-			if err := l.write(ctx, out, lane, buf); err != nil {
+			if written, err := l.write(ctx, out, lane, buf); err != nil {
+				if written == 0 {
+					l.net.leftOver(l.peer, unframe(frames))
+				}
 				return fmt.Errorf("send to node %s: %w", l.peer.node, err)
 			}
 			if lane == kindLog {
@@ -185,12 +196,12 @@ func (l *link) sendLane(ctx context.Context, lane kind) error {
 	}
 }
 
-// write writes to the stream of a lane: long batches of entries at the pace of bulk, where that may be needed.
-func (l *link) write(ctx context.Context, out Outgoing, lane kind, b []byte) error {
+// write writes to the stream of a lane: long batches of entries at the pace of bulk, where that may be needed. It returns how many
+// bytes the stream took.
+func (l *link) write(ctx context.Context, out Outgoing, lane kind, b []byte) (written int, err error) {
 	rtt := l.rtt()
 	if lane != kindLog || len(b) < paceLong || rtt < paceNear {
-		_, err := out.Write(b)
-		return err
+		return out.Write(b)
 	}
 	pace := &l.peer.pace
 	pace.begin(time.Now(), rtt, paceFirstLog, 0)
@@ -199,18 +210,20 @@ func (l *link) write(ctx context.Context, out Outgoing, lane kind, b []byte) err
 	for len(b) > 0 {
 		step := min(len(b), pace.slice())
 		if err := pace.take(ctx, step); err != nil {
-			return err
+			return written, err
 		}
 		if rtt, packets := l.conn.Sample(); packets != seen {
 			pace.sample(time.Now(), rtt)
 			seen = packets
 		}
-		if _, err := out.Write(b[:step]); err != nil {
-			return err
+		n, err := out.Write(b[:step])
+		written += n
+		if err != nil {
+			return written, err
 		}
 		b = b[step:]
 	}
-	return nil
+	return written, nil
 }
 
 func (l *link) open(ctx context.Context, lane kind) (Outgoing, error) {

@@ -53,6 +53,7 @@ func (l *link) begin(ctx context.Context) error {
 	}
 	l.peer.attach(l)
 	close(l.cleared)
+	l.net.fetch(l.peer)
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/lni/dragonboat/v4/raftio"
 	pb "github.com/lni/dragonboat/v4/raftpb"
@@ -113,18 +114,23 @@ func (n *Net) Serve(recv func(pb.MessageBatch), chunk func(pb.Chunk) bool, answe
 	return nil
 }
 
-// Connect returns a way to send batches to a node. It never blocks: without a connection, or while its link is lost, it
-// fails.
+// Connect returns a way to send batches to a node, whether there is a connection or not. It never blocks.
 func (n *Net) Connect(_ context.Context, node string) (raftio.IConnection, error) {
 	p, err := n.peer(node)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := p.usable(); err != nil {
-		n.unreachable(p)
-		return nil, err
-	}
 	return &connection{net: n, peer: p}, nil
+}
+
+// Reaches reports whether there is a connection to a node that is not lost.
+func (n *Net) Reaches(node string) bool {
+	p, err := n.peer(node)
+	if err != nil {
+		return false
+	}
+	l, _ := p.usable()
+	return l != nil
 }
 
 // ConnectBulk begins to send one snapshot, which ends with ctx at the latest: over connections of its own where there are
@@ -184,7 +190,7 @@ func (n *Net) ServeConn(ctx context.Context, node string, c Conn) {
 		if p.detach(l) {
 			p.hush.end()
 		}
-		n.metrics.dropped("link", l.closeQueues())
+		n.closeQueues(l)
 		n.unreachable(p)
 	default: // it has ended before
 		c.Close("the member is not there")
@@ -225,6 +231,18 @@ func (n *Net) peerLocked(node string) *peer {
 	return p
 }
 
+// unreachableEvery is how often at most raft is told that a peer for which it has messages cannot be reached. That the link was lost,
+// or the connection has ended, it was told at once.
+const unreachableEvery = 500 * time.Millisecond
+
+// stillUnreachable is unreachable, for one of many messages.
+func (n *Net) stillUnreachable(p *peer) {
+	now, last := time.Now().UnixNano(), p.toldAt.Load()
+	if now-last >= int64(unreachableEvery) && p.toldAt.CompareAndSwap(last, now) {
+		n.unreachable(p)
+	}
+}
+
 // unreachable tells this node's replica that those it has sent to on a node do not get everything. It is the message
 // that the library gives to a replica, which enters the step loop by the queue of received messages. One that does not
 // fit in there is made up for by the next answer to a heartbeat, which shows the leader where the peer's log ends.
@@ -253,26 +271,28 @@ type connection struct {
 // Close lets go of nothing: connections belong to who opened them.
 func (*connection) Close() {}
 
-// SendMessageBatch queues a batch and never blocks. An error says that the node cannot be reached at present, and that
-// its replicas have been reported so. If the queue of entries is full, those of the batch are dropped and the replicas
-// reported, while the rest goes out: a peer that is slow to take entries is still led.
+// SendMessageBatch queues a batch and never blocks. If the node cannot be reached at present, or the queue of a lane is full, what there
+// is no room for is dropped and the node's replicas are reported: a peer that is slow to take entries is still led. Commands that are
+// handed on to a leader wait for a link, see aside.go.
+//
+// An error says that raft made what cannot be sent. For anything else it would be wrong: the library drops all that follows an error, for
+// up to a second and a half, and what it drops nobody hears of.
 func (c *connection) SendMessageBatch(batch pb.MessageBatch) error {
 	c.peer.note(batch.Requests)
-	err := c.send(batch)
-	if err != nil {
-		c.net.unreachable(c.peer)
-	}
-	return err
-}
-
-func (c *connection) send(batch pb.MessageBatch) error {
 	if batch.Requests = c.net.hold(c.peer, batch.Requests); len(batch.Requests) == 0 {
 		return nil
 	}
-	l, err := c.peer.usable()
-	if err != nil {
-		return err
+	l, _ := c.peer.usable()
+	if l == nil {
+		c.net.setAside(c.peer, batch.Requests)
+		c.net.stillUnreachable(c.peer)
+		return nil
 	}
+	return c.net.send(c.peer, l, batch)
+}
+
+// send gives a batch to the courier of a peer, or to the queues of a link to it.
+func (n *Net) send(p *peer, l *link, batch pb.MessageBatch) error {
 	for i, requests := range byLane(batch.Requests) {
 		if len(requests) == 0 {
 			continue
@@ -287,15 +307,17 @@ func (c *connection) send(batch pb.MessageBatch) error {
 			batch.Requests = requests
 		}
 		if busy && l.broad() {
-			c.net.metrics.dropped("behind", 1)
-			c.net.unreachable(c.peer)
-			continue
+			if batch.Requests = withoutEntries(requests); len(batch.Requests) < len(requests) {
+				n.metrics.dropped("behind", 1)
+				n.unreachable(p)
+			}
+			busy = false
 		}
 		if !busy {
-			batch.Requests = c.peer.mail(lane, requests)
+			batch.Requests = p.mail(lane, requests)
 		}
 		if len(batch.Requests) == 0 {
-			c.net.metrics.sent.Inc()
+			n.metrics.sent.Inc()
 			continue
 		}
 		b, err := batch.Marshal()
@@ -305,18 +327,30 @@ func (c *connection) send(batch pb.MessageBatch) error {
 		if len(b) > maxBatchFrame-16 {
 			return fmt.Errorf("batch of %d bytes: %w", len(b), errFrame)
 		}
-		if number, ok := c.peer.out[i].put(l.queues[i], b); ok {
+		if number, ok := p.out[i].put(l.queues[i], b); ok {
 			l.underway.queued(number, len(b), batch.Requests)
-			c.net.metrics.sent.Inc()
+			n.metrics.sent.Inc()
 			continue
 		}
-		c.net.metrics.dropped("queue_full", 1)
-		if lane == kindSwift {
-			return fmt.Errorf("node %s takes nothing: %d bytes wait for it", c.peer.node, maxSwiftBytes)
+		n.stillUnreachable(p)
+		if l.over() {
+			n.metrics.dropped("link", 1)
+			n.setAside(p, batch.Requests)
+			continue
 		}
-		c.net.unreachable(c.peer)
+		n.metrics.dropped("queue_full", 1)
 	}
 	return nil
+}
+
+// withoutEntries is messages but those with entries for a follower.
+func withoutEntries(messages []pb.Message) (rest []pb.Message) {
+	for _, m := range messages {
+		if m.Type != pb.Replicate || len(m.Entries) == 0 {
+			rest = append(rest, m)
+		}
+	}
+	return rest
 }
 
 // byLane sorts messages by lane, in order.

@@ -292,11 +292,13 @@ func TestBatchesArriveOnceAndInOrder(t *testing.T) {
 	})
 }
 
-func TestWithoutALinkSendingFailsAndRaftIsTold(t *testing.T) {
+// TestWithoutALinkRaftIsTold: it is told which peer is unreachable, and the library never hears of an error, after which it would drop
+// what follows.
+func TestWithoutALinkRaftIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := newEnd(t, "a", testCluster), newEnd(t, "b", testCluster)
-		if err := a.send(t, b, message(pb.Heartbeat)); err == nil {
-			t.Error("sent without a connection")
+		if err := a.send(t, b, message(pb.Heartbeat)); err != nil {
+			t.Errorf("without a connection: %v", err)
 		}
 		wa, _ := connect(t, a, b)
 		if err := a.send(t, b, message(pb.Heartbeat)); err != nil {
@@ -318,8 +320,17 @@ func TestWithoutALinkSendingFailsAndRaftIsTold(t *testing.T) {
 		}
 		wa.setLost(true)
 		told("the link is lost")
-		if err := c.SendMessageBatch(testBatch("a", message(pb.Heartbeat))); err == nil {
-			t.Error("sent over a lost link")
+		if a.Reaches("b") || !b.Reaches("a") {
+			t.Error("a reaches b over a lost link, or b does not reach a")
+		}
+		time.Sleep(unreachableEvery)
+		for range 2 {
+			if err := c.SendMessageBatch(testBatch("a", message(pb.Heartbeat))); err != nil {
+				t.Errorf("over a lost link: %v", err)
+			}
+		}
+		if n := len(a.took(pb.Unreachable)); n != 1 {
+			t.Errorf("raft was told %d times at once, want 1", n)
 		}
 		told("sending over a lost link")
 		if _, err := a.ConnectBulk(t.Context(), "b"); err == nil {
@@ -329,11 +340,70 @@ func TestWithoutALinkSendingFailsAndRaftIsTold(t *testing.T) {
 		if err := c.SendMessageBatch(testBatch("a", message(pb.Heartbeat))); err != nil {
 			t.Errorf("the link is back: %v", err)
 		}
+		synctest.Wait()
 		wa.Close("")
 		told("the connection has ended")
-		if err := c.SendMessageBatch(testBatch("a", message(pb.Heartbeat))); err == nil {
-			t.Error("sent over a connection that has ended")
+		time.Sleep(unreachableEvery)
+		if err := c.SendMessageBatch(testBatch("a", message(pb.Heartbeat))); err != nil {
+			t.Errorf("over a connection that has ended: %v", err)
 		}
+		told("sending over a connection that has ended")
+		synctest.Wait()
+		if n := len(b.took(pb.Heartbeat)); n != 2 {
+			t.Errorf("%d heartbeats came, want the 2 for which there was a link", n)
+		}
+	})
+}
+
+// TestACommandWaitsForALink hands commands on to a leader while there is no link to it: each arrives once, when there is one, and none that
+// is as old that whoever sent it has been told that nobody knows.
+func TestACommandWaitsForALink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newEnd(t, "a", testCluster), newEnd(t, "b", testCluster)
+		command := func(index uint64, size int) {
+			t.Helper()
+			m := pb.Message{Type: pb.Propose, ShardID: 1, From: 1, To: 2, LogIndex: index, Entries: []pb.Entry{{Cmd: make([]byte, size)}}}
+			if err := a.send(t, b, m, message(pb.Heartbeat)); err != nil {
+				t.Errorf("command %d: %v", index, err)
+			}
+		}
+		came := func(when string, want ...uint64) {
+			t.Helper()
+			synctest.Wait()
+			got := b.took(pb.Propose)
+			slices.Sort(got)
+			if !slices.Equal(got, want) {
+				t.Errorf("%s: commands %v came, want %v", when, got, want)
+			}
+		}
+		command(1, 10)
+		time.Sleep(asideLife)
+		command(2, 10)
+		command(3, 2000)
+		wa, _ := connect(t, a, b)
+		came("connected", 2, 3)
+		wa.setLost(true)
+		synctest.Wait()
+		command(4, 10)
+		came("the link is lost", 2, 3)
+		wa.setLost(false)
+		came("it is back", 2, 3, 4)
+
+		wa.mu.Lock()
+		wa.stall = make(chan struct{})
+		wa.mu.Unlock()
+		command(5, joinBytes)
+		synctest.Wait() // it is with the stream, which takes none of it
+		command(6, 10)
+		command(7, joinBytes)
+		wa.Close("")
+		synctest.Wait()
+		command(8, maxAsideBytes) // others wait, and there is no room for it
+		command(9, 10)
+		connect(t, a, b)
+		came("another connection", 2, 3, 4, 5, 6, 7, 9)
+		command(10, 10)
+		came("as usual", 2, 3, 4, 5, 6, 7, 9, 10)
 	})
 }
 
@@ -371,21 +441,20 @@ func TestFullQueueOfEntriesHoldsUpNoHeartbeat(t *testing.T) {
 	})
 }
 
-func TestFullQueueOfTheSwiftLaneFails(t *testing.T) {
+func TestFullQueueOfTheSwiftLaneIsReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := newEnd(t, "a", testCluster), newEnd(t, "b", testCluster)
 		wa, _ := connect(t, a, b)
 		wa.mu.Lock()
 		wa.stall = make(chan struct{})
 		wa.mu.Unlock()
-		var err error
-		for i := 0; err == nil; i++ {
-			if err = a.send(t, b, message(pb.Heartbeat)); i > 3*maxQueueBatches {
+		for i := 0; len(a.took(pb.Unreachable)) == 0; i++ {
+			if err := a.send(t, b, message(pb.Heartbeat)); err != nil {
+				t.Fatal(err)
+			}
+			if i > 3*maxQueueBatches {
 				t.Fatalf("%d heartbeats were queued without a word", i)
 			}
-		}
-		if len(a.took(pb.Unreachable)) == 0 {
-			t.Error("raft was not told")
 		}
 	})
 }

@@ -19,6 +19,9 @@ type peer struct {
 
 	hush hush // what need not be said
 
+	aside  aside        // commands that wait for a link
+	toldAt atomic.Int64 // when raft last heard that the peer cannot be reached for one of many messages, in ns
+
 	bulk  bulkConns
 	turns turns // of snapshots to the peer
 	pace  pace  // of them

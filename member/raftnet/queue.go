@@ -1,6 +1,7 @@
 package raftnet
 
 import (
+	"bytes"
 	"encoding/binary"
 	"sync"
 )
@@ -76,11 +77,30 @@ func (q *queue) take(b []byte) (frames []byte, last uint64) {
 	return b, last
 }
 
-// close drops what waits and all that comes.
-func (q *queue) close() (dropped int) {
+// unframe is the inverse of take.
+func unframe(frames []byte) (batches []numbered) {
+	for r := bytes.NewReader(frames); ; {
+		frame, err := readFrame(r, nil, maxBatchFrame)
+		if err != nil {
+			return batches
+		}
+		if number, batch, err := splitNumber(frame); err == nil {
+			batches = append(batches, numbered{number, batch})
+		}
+	}
+}
+
+// close returns what waits and refuses all that comes.
+func (q *queue) close() (left []numbered) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	dropped = len(q.items)
+	left = q.items
 	q.items, q.bytes, q.closed = nil, 0, true
-	return dropped
+	return left
+}
+
+func (q *queue) over() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.closed
 }

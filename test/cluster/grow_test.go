@@ -192,6 +192,7 @@ func TestAMemberAtAnotherAddressIsFound(t *testing.T) {
 		moved.addr = c.Net.Addr(moved.Name)
 		moved.Start()
 		moved.AwaitReady(time.Minute)
+		mustPut(t, moved, "k", "0") // ready is ready
 		deadline := time.Now().Add(time.Minute)
 		for _, n := range c.Nodes() {
 			for s := seat(moved, n); s == nil || !slices.Equal(s.Addresses, []string{moved.addr}); s = seat(moved, n) {

@@ -120,3 +120,28 @@ func TestACommandOfALostLeaderIsGivenUpSoonAfterTheNext(t *testing.T) {
 		})
 	}
 }
+
+// TestACommandOutlivesAGapInTheLink has the link between a follower and the leader away for about as long as it takes to be found lost, and
+// the follower take a command right afterwards. One command for which there was no link at the moment, or right after that, must
+// not be lost for good: raft sends none again.
+func TestACommandOutlivesAGapInTheLink(t *testing.T) {
+	const soon = 1500 * time.Millisecond // a lost link is probed once a second
+	for seed := range uint64(3) {
+		bubble(t, Options{Seed: 50 + seed}, func(t *testing.T, c *Cluster) {
+			for round := range 10 {
+				leader := c.Leader()
+				n := c.Others(leader)[round%2]
+				mustPut(t, n, "k", "v")
+				c.Net.Cut(n.Name, leader.Name)
+				time.Sleep(time.Second + time.Duration(round)*50*time.Millisecond)
+				c.Net.Heal(n.Name, leader.Name)
+				time.Sleep(time.Duration(seed) * 200 * time.Millisecond)
+				began, term := time.Now(), n.Status().Term
+				_, err := n.Do(context.Background(), put("k", "v"))
+				if took := time.Since(began); err != nil || took > soon {
+					t.Errorf("round %d: put in term %d after %s: %v; now it is term %d", round, term, took, err, n.Status().Term)
+				}
+			}
+		})
+	}
+}

@@ -49,10 +49,10 @@ type figures struct {
 	Doubled     int
 }
 
-// joinsAtOnce is how many proxies join at a time; mirroredKeys what each mirrors.
 const (
-	joinsAtOnce  = 16
-	mirroredKeys = 50
+	joinsAtOnce  = 16 // proxies
+	mirroredKeys = 50 // by each
+	probes       = 5  // of quic-go until it knows the size of packets, from 1,200 to 1,452 bytes by halves, and the answer to the last
 )
 
 // gather has the proxies join, and waits until all are in step.
@@ -111,6 +111,10 @@ func (f *fleet) rest(ctx context.Context) error {
 	}
 	var err error
 	if f.PutIdle, err = f.local.end(); err != nil {
+		return err
+	}
+	// With each of its first keep-alives a connection still tries how large a packet its path takes.
+	if err := wait(ctx, probes*f.silence); err != nil {
 		return err
 	}
 	if err := f.settle(ctx); err != nil {

@@ -32,11 +32,12 @@ etcdctl make-mirror $DEST --prefix m/ --dest-prefix x --no-dest-prefix
 untested: make-mirror --dest-cacert: the servers of this suite are without TLS
 untested: make-mirror --dest-cert: the servers of this suite are without TLS
 untested: make-mirror --dest-key: the servers of this suite are without TLS
-# To one that asks who comes.
+# To one that asks who comes. For that end etcdctl does not look into the environment for a --dial-timeout, in which a password has
+# to be checked: 2 s are not enough on a busy machine.
 etcdctl --endpoints $DEST user add root:r
 etcdctl --endpoints $DEST auth enable
-etcdctl make-mirror $DEST --prefix m/ --dest-prefix guarded/ --dest-user root:wrong
-etcdctl make-mirror $DEST --prefix m/ --dest-prefix guarded/ --dest-user root --dest-password wrong
+etcdctl make-mirror $DEST --prefix m/ --dest-prefix guarded/ --dest-user root:wrong --dial-timeout 20s
+etcdctl make-mirror $DEST --prefix m/ --dest-prefix guarded/ --dest-user root --dest-password wrong --dial-timeout 20s
 &guarded etcdctl make-mirror $DEST --prefix m/ --dest-prefix guarded/ --dest-user root --dest-password r
 &guardedseen etcdctl --endpoints $DEST --user root:r watch guarded/ --prefix --rev 1
 until guardedseen "last\n"
