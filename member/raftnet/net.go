@@ -307,11 +307,15 @@ func (n *Net) send(p *peer, l *link, batch pb.MessageBatch) error {
 			batch.Requests = requests
 		}
 		if busy && l.broad() {
-			if batch.Requests = withoutEntries(requests); len(batch.Requests) < len(requests) {
+			rest := withoutEntries(requests)
+			if len(rest) < len(requests) {
 				n.metrics.dropped("behind", 1)
 				n.unreachable(p)
 			}
-			busy = false
+			if requests, busy = rest, false; len(requests) == 0 {
+				continue
+			}
+			batch.Requests = requests
 		}
 		if !busy {
 			batch.Requests = p.mail(lane, requests)
