@@ -29,7 +29,7 @@ import (
 // something to say, asks for votes, which wakes the others.
 //
 // The two ends need not agree at each moment, for what they say of it may be lost. A follower's end that ends the quiet by
-// itself says so until it hears from the leader; a leader that speaks is answered, even where the quiet goes on. And a link
+// itself says so once there is a link, unless the leader speaks before; a leader that speaks is answered, even where the quiet goes on. And a link
 // that is lost for less than hushGrace, as one that loses a tenth of its packets is by chance several times an hour, changes
 // nothing: what it was last proven by is not that old.
 //
@@ -70,11 +70,11 @@ type hush struct {
 	quiet  bool
 
 	// Of the follower's end.
-	heard pb.Message // the last heartbeat of the peer
-	until time.Time  // how long it goes on for the replica here; zero: it does not
-	owed  int        // answers to heartbeats that the peer has sent nevertheless
-	word  time.Time  // when the peer is to be told that it does not go on; zero: there is no need
-	rtt   time.Duration
+	heard pb.Message    // the last heartbeat of the peer
+	until time.Time     // how long it goes on for the replica here; zero: it does not
+	owed  int           // answers to heartbeats that the peer has sent nevertheless
+	word  time.Time     // when the peer is to be told that it does not go on; zero: there is no need
+	rtt   time.Duration // as last known
 }
 
 func newHush() hush { return hush{wake: make(chan struct{}, 1)} }

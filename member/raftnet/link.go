@@ -166,23 +166,32 @@ func (l *link) sendLane(ctx context.Context, lane kind) error {
 			if buf, last = q.take(buf[:0]); last == 0 {
 				break
 			}
-			if lane == kindLog && l.slice(ctx, &slicing, last, buf) {
-				l.underway.took(last)
-				unused.Reset(sliceKept)
-				continue
+			var begun bool
+			if lane == kindLog {
+				var whole bool
+				if whole, begun = l.slice(ctx, &slicing, last, buf); whole {
+					l.underway.took(last)
+					unused.Reset(sliceKept)
+					continue
+				}
 			}
 			frames := buf
+			unsent := func() {
+				if !begun { // what went in slices may have arrived, and would go a second time
+					l.net.leftOver(l.peer, unframe(frames))
+				}
+			}
 			if out == nil {
 				var err error
 				if out, err = l.open(ctx, lane); err != nil {
-					l.net.leftOver(l.peer, unframe(frames))
+					unsent()
 					return err
 				}
 				buf = append(hello{lane, l.net.opts.Cluster, l.net.boot}.append(nil), frames...)
 			}
 			if written, err := l.write(ctx, out, lane, buf); err != nil {
 				if written == 0 {
-					l.net.leftOver(l.peer, unframe(frames))
+					unsent()
 				}
 				return fmt.Errorf("send to node %s: %w", l.peer.node, err)
 			}

@@ -80,9 +80,9 @@ type slicing struct {
 	wanted int       // connections
 }
 
-// slice sends a frame of the lane of entries in slices, if the link is one on which that is better, and reports whether the
-// peer has all of it.
-func (l *link) slice(ctx context.Context, s *slicing, number uint64, frame []byte) bool {
+// slice sends a frame of the lane of entries in slices, if the link is one on which that is better. It reports whether the peer is known
+// to have all of it, and whether it may have: some of it was sent.
+func (l *link) slice(ctx context.Context, s *slicing, number uint64, frame []byte) (whole, begun bool) {
 	body := frame[frameHeader:]
 	rtt, loss, ok := l.peer.post.Link()
 	trip, thin := float64(sliceFirstTrip), false
@@ -92,7 +92,7 @@ func (l *link) slice(ctx context.Context, s *slicing, number uint64, frame []byt
 	}
 	if len(body) < sliceLeast || !ok || loss < nearLoss || rtt < nearRTT || thin ||
 		min(l.peer.post.Dialect(), l.net.opts.Dialect) < dialectSlices || time.Now().Before(s.until) {
-		return false
+		return false, false
 	}
 	if n := min(max(len(body)/slicePerConn, stripeMin), l.peer.stripes()); n > s.wanted {
 		s.wanted = n
@@ -101,12 +101,12 @@ func (l *link) slice(ctx context.Context, s *slicing, number uint64, frame []byt
 	l.peer.pace.begin(time.Now(), rtt, trip, 0)
 	defer l.peer.pace.end()
 	b := l.cut(number, body, rtt)
-	some, whole := b.send(ctx)
+	begun, whole = b.send(ctx)
 	now := time.Now()
-	if took := now.Sub(b.began) - 2*rtt; !some || whole && float64(len(body)) < took.Seconds()*oneCarries(rtt, loss) {
+	if took := now.Sub(b.began) - 2*rtt; !begun || whole && float64(len(body)) < took.Seconds()*oneCarries(rtt, loss) {
 		s.until = now.Add(slicePause)
 	}
-	return whole
+	return whole, begun
 }
 
 // oneCarries is how many bytes a second a connection carries that loses packets. A link that takes no more is thin: there slices cost
